@@ -1,0 +1,117 @@
+"""Plans: which blocks of a streamed convolution are added when.
+
+A plan is a mixed-radix factorisation of the context length (docs/algorithm.md). It is a frozen record of
+numbers; nothing here touches a tensor, and every choice that depends on a size is made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Level:
+    """One block size of a plan.
+
+    index: position in ``Plan.levels``, 0 for the smallest block.
+    block: block size ``T_l`` in tokens.
+    radix: blocks per group, ``b_l = T_{l+1} / T_l``; for the last level, blocks in the context.
+    transform: complex transform length, the smallest power of two ``>= block``.
+    n_spectra: filter spectra ``H_1 .. H_K`` that are not zero.
+    kept: input spectra kept between firings; block ``j`` of a group lives in slot ``j % kept``.
+    """
+
+    index: int
+    block: int
+    radix: int
+    transform: int
+    n_spectra: int
+    kept: int
+
+
+def _next_power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Block sizes for streaming ``length`` tokens through filters of ``filter_length`` taps.
+
+    length: tokens the stream can take, ``N``.
+    block_sizes: ``T_0 < T_1 < ... < T_m``, each dividing the next. ``T_0`` is the block of the
+        short-range convolution; a block size ``>= length`` means that no future fill ever fires.
+    filter_length: taps that may be non-zero; defaults to ``length``.
+
+    Raises ValueError when the sizes are not positive or do not divide each other.
+    """
+
+    length: int
+    block_sizes: tuple[int, ...]
+    filter_length: int | None = None
+
+    def __post_init__(self) -> None:
+        sizes = tuple(int(t) for t in self.block_sizes)
+        object.__setattr__(self, "block_sizes", sizes)
+        taps = self.length if self.filter_length is None else min(self.filter_length, self.length)
+        object.__setattr__(self, "filter_length", taps)
+        if self.length < 1:
+            raise ValueError(f"expected length >= 1, got {self.length}")
+        if taps < 1:
+            raise ValueError(f"expected filter_length >= 1, got {self.filter_length}")
+        if not sizes or sizes[0] < 1:
+            raise ValueError(f"expected block_sizes to be positive integers, got {sizes}")
+        for small, large in zip(sizes, sizes[1:], strict=False):
+            if large <= small or large % small:
+                raise ValueError(
+                    f"expected every block size to be a multiple of the one before, "
+                    f"got {small} then {large} in {sizes}"
+                )
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels that can fire within ``length``, smallest block first."""
+        assert self.filter_length is not None
+        sizes = [t for t in self.block_sizes if t < self.length]
+        levels = []
+        for index, block in enumerate(sizes):
+            last = index == len(sizes) - 1
+            radix = -(-self.length // block) if last else sizes[index + 1] // block
+            n_spectra = min(radix - 1, -(-self.filter_length // block))
+            levels.append(
+                Level(
+                    index, block, radix, _next_power_of_two(block), n_spectra, max(n_spectra - 1, 0)
+                )
+            )
+        return tuple(levels)
+
+    @classmethod
+    def epoched(cls, length: int, block_size: int, filter_length: int | None = None) -> Plan:
+        """Epoched-FutureFill: one level (arXiv 2410.03766, Algorithm 2)."""
+        return cls(length, (block_size,), filter_length)
+
+    @classmethod
+    def continuous(cls, length: int, base: int, filter_length: int | None = None) -> Plan:
+        """Continuous-FutureFill: radix 2 from ``base`` upwards (arXiv 2410.03766, Algorithm 3)."""
+        sizes = [base]
+        while sizes[-1] * 2 < length:
+            sizes.append(sizes[-1] * 2)
+        return cls(length, tuple(sizes), filter_length)
+
+    def level_at(self, t: int) -> int | None:
+        """Level that fires after the step at position ``t`` (0-based), or None."""
+        position = t + 1
+        if position >= self.length:
+            return None
+        fires = [level.index for level in self.levels if position % level.block == 0]
+        return fires[-1] if fires else None
+
+    def spectra_offsets(self) -> Sequence[tuple[int, int]]:
+        """Per level, where its (kept input spectra, filter spectra) start, in complex rows."""
+        offsets, kept, spectra = [], 0, 0
+        for level in self.levels:
+            offsets.append((kept, spectra))
+            kept += level.kept * level.transform
+            spectra += level.n_spectra * level.transform
+        return offsets
