@@ -1,0 +1,1 @@
+"""Mixers built on the decoding cache."""
