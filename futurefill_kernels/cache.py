@@ -30,8 +30,9 @@ from .state import allocate, copy_rows, from_tiles, to_tiles
 class FutureFillCache:
     """Streaming state of causal convolutions whose inputs arrive one at a time.
 
-    After any mix of ``prefill`` and ``step`` calls the outputs are those of one parallel convolution
-    ``y_t = sum_s h_s u_{t-s} + skip u_t`` over everything the row has seen, up to rounding.
+    After any mix of ``prefill`` and ``step`` calls the outputs are those of one parallel
+    convolution ``y_t = sum_s h_s u_{t-s} + skip u_t`` over everything the row has seen, up to
+    rounding.
 
     filters: (G, L) or one per layer; tap 0 multiplies the newest input; channel ``d`` uses row
         ``d // (D/G)``. All layers have the same ``G``; lengths may differ.
@@ -42,9 +43,9 @@ class FutureFillCache:
     device, dtype: of the inputs; default those of the filters. State and arithmetic are float32, or
         float64 for float64 inputs.
 
-    The state takes O(N) memory whatever the prompt's length. Inputs of a prompt that comes in several
-    ``prefill`` calls are held until the first ``step``. Raises ValueError or TypeError that names the
-    argument, what was expected and what came; a rejected call leaves the cache as it was.
+    The state takes O(N) memory whatever the prompt's length. Inputs of a prompt that comes in
+    several ``prefill`` calls are held until the first ``step``. Raises ValueError or TypeError that
+    names the argument, what was expected and what came; a rejected call leaves the cache as it was.
     """
 
     def __init__(
@@ -273,15 +274,14 @@ class FutureFillCache:
         self._between_tokens("crop")
         if length < 0:
             raise ValueError(f"expected length >= 0, got {length}")
-        cut = [row for row, position in enumerate(self._positions) if position > length]
-        if cut:
-            self._set_position(cut, length)
+        self._set_positions({row: length for row, p in enumerate(self._positions) if p > length})
 
     def state_dict(self) -> dict[str, Tensor]:
         """What determines the state, independent of plan, implementation and device.
 
         inputs: (layers, B, D, n), gated inputs since the prompt, n the largest position.
-        prompt_fill: (layers, B, D, N), what the prompt adds to each position. positions: (B,) int64.
+        prompt_fill: (layers, B, D, N), what the prompt adds to each position. positions: (B,)
+        int64.
         """
         self._between_tokens("state_dict")
         inputs = from_tiles(self._state.ring[..., : max(self._positions), :], self._state.layout)
@@ -300,9 +300,7 @@ class FutureFillCache:
         layout, ring = self._state.layout, self._state.ring
         ring[..., : inputs.shape[-1], :] = to_tiles(inputs.to(self.device), layout)
         self._state.prompt_fill.copy_(to_tiles(filled.to(self.device), layout))
-        self._positions = positions.tolist()
-        for members, position in self._by_position(list(range(self.batch_size))):
-            self._set_position(members, position)
+        self._set_positions(dict(enumerate(positions.tolist())))
 
     def _wrong_layer(self, layer: int) -> ValueError:
         return ValueError(
@@ -313,7 +311,7 @@ class FutureFillCache:
     def _between_tokens(self, method: str) -> None:
         if self._next_layer:
             raise ValueError(
-                f"{method} needs a finished token: layer {self._next_layer} of {self.layers} is next"
+                f"{method} needs a finished token, but layer {self._next_layer} is next"
             )
 
     def _check_room(self, row_list: list[int], valid: list[int]) -> None:
@@ -331,7 +329,7 @@ class FutureFillCache:
             active = [self._positions[b] for b in row_list if b >= 0]
         if active and max(active) >= self.max_new_tokens:
             raise ValueError(
-                f"no room for another step: max_new_tokens = {self.max_new_tokens} positions are taken"
+                f"no room for another step: all max_new_tokens = {self.max_new_tokens} are taken"
             )
         self._token = ("step", row_list)
         if self._open_prompts:
@@ -388,17 +386,13 @@ class FutureFillCache:
 
     def _finish_prefill(self, row_list: list[int], valid: list[int]) -> None:
         self._next_layer = 0
-        targets: dict[int, list[int]] = {}
-        for row, taken in zip(row_list, valid, strict=True):
-            if row not in self._open_prompts:
-                targets.setdefault(self._positions[row] + taken, []).append(row)
-        for position, rows in targets.items():
-            self._set_position(rows, position)
-
-    def _set_position(self, rows: list[int], position: int) -> None:
-        _prefill.replay(self._state, self._implementation, rows, position)
-        for row in rows:
-            self._positions[row] = position
+        self._set_positions(
+            {
+                row: self._positions[row] + taken
+                for row, taken in zip(row_list, valid, strict=True)
+                if row not in self._open_prompts
+            }
+        )
 
     def _by_position(self, row_list: list[int]) -> list[tuple[list[int], int | None]]:
         """Indices into row_list that share a position; None where the prompt is still open."""
@@ -407,3 +401,13 @@ class FutureFillCache:
             position = None if row in self._open_prompts else self._positions[row]
             groups.setdefault(position, []).append(r)
         return [(members, position) for position, members in groups.items()]
+
+    def _set_positions(self, targets: Mapping[int, int]) -> None:
+        """Rows to new positions; rows that share one are replayed together."""
+        groups: dict[int, list[int]] = {}
+        for row, position in targets.items():
+            groups.setdefault(position, []).append(row)
+        for position, rows in groups.items():
+            _prefill.replay(self._state, self._implementation, rows, position)
+            for row in rows:
+                self._positions[row] = position

@@ -1,4 +1,4 @@
-"""Argument checks that several public functions share; each names what was expected and what came."""
+"""Argument checks; each error names what was expected and what came."""
 
 from __future__ import annotations
 
@@ -130,7 +130,8 @@ def check_state_dict(
     front = (cache.layers, batch, cache.channels)
     if filled.shape != (*front, length):
         raise ValueError(
-            f"expected prompt_fill (layers, B, D, N) = {(*front, length)}, got {tuple(filled.shape)}"
+            f"expected prompt_fill (layers, B, D, N) = {(*front, length)}, "
+            f"got {tuple(filled.shape)}"
         )
     if positions.shape != (batch,) or positions.dtype != torch.int64:
         raise ValueError(

@@ -115,6 +115,7 @@ def cheapest_block_sizes(stream: Stream, rates: CpuRates) -> tuple[int, ...]:
         """Least cost of all levels from ``block`` up, and their block sizes."""
         if block >= length:
             return 0.0, ()
+        options: list[tuple[float, tuple[int, ...]]]
         options = [(level_ns(stream, rates, block, -(-length // block)), (block,))]
         radix = 2
         while block * radix < length:

@@ -1,4 +1,4 @@
-"""Which implementation runs: an explicit one or none, ``auto`` the first with no reason against it."""
+"""Which implementation runs: the one asked for, or the first with no reason against it."""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
 """Plans: which blocks of a streamed convolution are added when.
 
-A plan is a mixed-radix factorisation of the context length (docs/algorithm.md). It is a frozen record of
-numbers; nothing here touches a tensor, and every choice that depends on a size is made here.
+A plan is a mixed-radix factorisation of the context length (docs/algorithm.md). It is a frozen
+record of numbers; nothing here touches a tensor, and every choice that depends on a size is made
+here.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,7 +64,7 @@ class Plan:
             raise ValueError(f"expected filter_length >= 1, got {self.filter_length}")
         if not sizes or sizes[0] < 1:
             raise ValueError(f"expected block_sizes to be positive integers, got {sizes}")
-        for small, large in zip(sizes, sizes[1:], strict=False):
+        for small, large in itertools.pairwise(sizes):
             if large <= small or large % small:
                 raise ValueError(
                     f"expected every block size to be a multiple of the one before, "
@@ -134,8 +136,8 @@ class Plan:
     def nbytes(self) -> int:
         """Bytes for one float32 channel of one row with a filter of its own.
 
-        Ring and prompt fill ``8 N``, kept input spectra and filter spectra 8 per complex entry, taps
-        ``4 T_0``. ``state.state_nbytes`` has the exact sum for a cache.
+        Ring and prompt fill ``8 N``, kept input spectra and filter spectra 8 per complex entry,
+        taps ``4 T_0``. ``state.state_nbytes`` has the exact sum for a cache.
         """
         return 8 * self.length + 8 * (self.kept_rows + self.spectra_rows) + 4 * self.base
 
@@ -158,7 +160,8 @@ class Plan:
             work = firings * (10 * n * (n.bit_length() - 1) - 2 * n) + products * n * 8 + outputs
             lines.append(
                 f"{level.block:>8} {level.radix:>6} {self.length / max(firings, 1):>12.1f} "
-                f"{work / self.length:>11.1f} {8 * level.n_spectra * n:>10} {8 * level.kept * n:>10}"
+                f"{work / self.length:>11.1f} {8 * level.n_spectra * n:>10} "
+                f"{8 * level.kept * n:>10}"
             )
         lines.append(
             f"per token and channel: {self.flops_per_token:.0f} operations; "

@@ -28,8 +28,8 @@ def make_plan(
 
     length: tokens the stream can take. channels, batch_size, layers: ``D``, ``B`` and layers.
     groups: filter rows ``G``, default ``D``. device: where it will run, or a DeviceInfo, which
-    needs no such device. objective: "throughput", the least total time. filter_length: taps that may
-    be non-zero, default ``length``. Pure arithmetic, no tensor is touched. Raises ValueError or
+    needs no such device. objective: "throughput", the least total time. filter_length: taps that
+    may be non-zero, default ``length``. Pure arithmetic, no tensor is touched. Raises ValueError or
     TypeError for arguments out of range.
     """
     groups = channels if groups is None else groups

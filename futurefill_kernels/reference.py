@@ -129,8 +129,8 @@ def epoched_conv(
 def continuous_conv(
     u_0: Tensor, h: Tensor, length: int, next_input: NextInput
 ) -> tuple[Tensor, Tensor]:
-    """Continuous-FutureFill (arXiv 2410.03766, Algorithm 3): at ``t`` the last ``2^k`` inputs, ``2^k``
-    the largest power of two that divides ``t``, fill the next ``2^k`` outputs.
+    """Continuous-FutureFill (arXiv 2410.03766, Algorithm 3): at ``t`` the last ``2^k`` inputs,
+    ``2^k`` the largest power of two that divides ``t``, fill the next ``2^k`` outputs.
     """
     h = expand_filters(h, u_0.shape[1])
     cache = torch.zeros(*u_0.shape, length, dtype=u_0.dtype, device=u_0.device)

@@ -1,8 +1,8 @@
 """The tensors of a stream, allocated once, and how they are read and written as plain (B, D, T).
 
 Channels are the fastest dimension, in tiles of ``lanes`` channels; time comes next. One array holds
-pending outputs and inputs: slot ``t`` is the pending output of position ``t`` until its step and the
-input ``u_t`` after it. docs/conventions.md draws the layout.
+pending outputs and inputs: slot ``t`` is the pending output of position ``t`` until its step and
+the input ``u_t`` after it. docs/conventions.md draws the layout.
 """
 
 from __future__ import annotations
