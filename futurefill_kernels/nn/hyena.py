@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .long_conv import fft_conv
+from .filters import LongFilter
+from .short_conv import ShortConv
+
+if TYPE_CHECKING:
+    from .cache import DecodingCache
 
 
-class ImplicitFilter(nn.Module):
+class ImplicitFilter(LongFilter):
     """A small sine network from lag to filter tap, under an exponential window.
 
-    channels: filter rows. context_length: taps, ``L``. hidden: width of the network. bands: sine and
-    cosine features, geometric in frequency so that near lags are resolved as well as far ones.
+    channels, context_length: as in `LongFilter`. hidden: width of the network. bands: sine and cosine
+    features, geometric in frequency so that near lags are resolved as well as far ones.
     sine_frequency: multiplies the first layer, the Hyena paper's ``omega``.
     """
 
@@ -30,8 +34,7 @@ class ImplicitFilter(nn.Module):
         bands: int = 16,
         sine_frequency: float = 4.0,
     ) -> None:
-        super().__init__()
-        self.context_length = context_length
+        super().__init__(channels, context_length)
         self.frequency = sine_frequency
         self.register_buffer("position", _lag_features(context_length, bands), persistent=False)
         self.input = nn.Linear(2 * bands + 1, hidden)
@@ -41,16 +44,15 @@ class ImplicitFilter(nn.Module):
         longest = math.log(max(context_length / 2, 4.0))
         self.log_decay_length = nn.Parameter(torch.linspace(math.log(4.0), longest, channels))
 
-    def forward(self, length: int | None = None) -> Tensor:
-        """Filter taps (channels, length); ``length`` defaults to the context length."""
+    def taps(self, length: int) -> Tensor:
+        """The first ``min(length, L)`` taps, (D, min(length, L))."""
         features = self.position[:length]  # (T, 2 bands + 1)
         x = torch.sin(self.frequency * self.input(features))
         x = torch.sin(self.hidden(x))
         lags = torch.arange(len(features), device=x.device, dtype=x.dtype)
         decay = torch.exp(-self.log_decay_length)[:, None]  # (D, 1)
         # sqrt(decay): all windows have the same energy whatever their length
-        window = torch.exp(-decay * lags) * decay.sqrt()
-        return F.linear(x, self.output.weight).T * window
+        return self.output(x).T * torch.exp(-decay * lags) * decay.sqrt()
 
 
 def _lag_features(length: int, bands: int) -> Tensor:
@@ -83,30 +85,19 @@ class Hyena(nn.Module):
         super().__init__()
         if order < 2:
             raise ValueError(f"expected order >= 2, got {order}")
-        self.channels, self.context_length, self.order = channels, context_length, order
+        self.order = order
         self.in_proj = nn.Linear(channels, (order + 1) * channels)
-        self.short_filter = nn.Parameter(torch.zeros((order + 1) * channels, short_taps))
-        self.out_proj = nn.Linear(channels, channels)
+        self.short_conv = ShortConv((order + 1) * channels, short_taps)
         self.filters = nn.ModuleList(
             ImplicitFilter(channels, context_length, hidden=filter_hidden) for _ in range(order - 1)
         )
-        self.skip = nn.Parameter(torch.ones(order - 1, channels))
-        nn.init.normal_(self.short_filter, std=0.3)
-        with torch.no_grad():
-            self.short_filter[:, 0] += 1.0
+        self.out_proj = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache: DecodingCache | None = None) -> Tensor:
         """x: (B, T, D). Returns (B, T, D)."""
-        streams = self.in_proj(x).transpose(1, 2)  # (B, (order+1) D, T)
-        taps = self.short_filter.shape[1]
-        streams = F.conv1d(
-            F.pad(streams, (taps - 1, 0)),
-            self.short_filter.flip(1)[:, None],
-            groups=streams.shape[1],
-        )
-        *gates, v = streams.chunk(self.order + 1, dim=1)
-        length = x.shape[1]
-        for layer in range(self.order - 1):
-            u = gates[self.order - 1 - layer] * v
-            v = fft_conv(u, self.filters[layer](length)) + self.skip[layer][:, None] * u
-        return self.out_proj((gates[0] * v).transpose(1, 2))
+        streams = self.short_conv(self.in_proj(x).transpose(1, 2), cache)
+        output_gate, *gates, v = streams.chunk(self.order + 1, dim=1)  # (B, D, T) each
+        last = len(self.filters) - 1
+        for i, conv in enumerate(self.filters):
+            v = conv(v, cache, pre=gates[last - i], post=output_gate if i == last else None)
+        return self.out_proj(v.transpose(1, 2))

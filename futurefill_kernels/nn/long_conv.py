@@ -1,20 +1,45 @@
-"""A long convolution with an explicit filter, and the parallel form all mixers train with."""
+"""A long convolution whose taps are parameters (LongConv, arXiv 2302.06646)."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from .filters import LongFilter
 
-def fft_conv(u: Tensor, h: Tensor) -> Tensor:
-    """Causal convolution by FFT, differentiable in both arguments.
+if TYPE_CHECKING:
+    from .cache import DecodingCache
 
-    u: (B, D, T). h: (D, L) or (1, D, L), tap 0 multiplies the newest input. Returns (B, D, T), entry
-    ``t`` the sum of ``h[d, s] * u[b, d, t - s]`` over ``0 <= s <= t``.
+
+class ExplicitFilter(LongFilter):
+    """Taps stored one by one. Arguments as in `LongFilter`."""
+
+    def __init__(
+        self, channels: int, context_length: int, *, groups: int | None = None, skip: bool = True
+    ) -> None:
+        super().__init__(channels, context_length, groups=groups, skip=skip)
+        self.weight = nn.Parameter(torch.randn(self.groups, context_length) / context_length**0.5)
+
+    def taps(self, length: int) -> Tensor:
+        """The first ``min(length, L)`` taps, (G, min(length, L))."""
+        return self.weight[:, :length]
+
+
+class LongConv(nn.Module):
+    """``y_t = sum_s h_s x_{t-s} + skip x_t`` per channel, with an explicit filter.
+
+    channels: ``D``. context_length: taps ``L``. groups: filter rows ``G``, channel ``d`` uses row
+    ``d // (D/G)``. skip: whether a weight per channel multiplies the input itself.
     """
-    length = u.shape[-1]
-    taps = h[..., :length]
-    # any n >= length + taps - 1 works; powers of two are the fastest
-    n = 1 << (length + taps.shape[-1] - 2).bit_length()
-    product = torch.fft.rfft(u, n) * torch.fft.rfft(taps, n)
-    return torch.fft.irfft(product, n)[..., :length]
+
+    def __init__(
+        self, channels: int, context_length: int, *, groups: int | None = None, skip: bool = True
+    ) -> None:
+        super().__init__()
+        self.filter = ExplicitFilter(channels, context_length, groups=groups, skip=skip)
+
+    def forward(self, x: Tensor, cache: DecodingCache | None = None) -> Tensor:
+        """x: (B, T, D). Returns (B, T, D)."""
+        return self.filter(x.transpose(1, 2), cache).transpose(1, 2)
