@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 #: Top-level modules and packages kept for validation; no file of theirs is trained on.
-HELD_OUT = frozenset(
-    "argparse bisect calendar csv dbm difflib fractions heapq imaplib json mailbox optparse "
-    "pathlib quopri sched shelve statistics tarfile textwrap tomllib wave wsgiref zipfile".split()
-)
+# fmt: off
+HELD_OUT = frozenset((
+    "argparse", "bisect", "calendar", "csv", "dbm", "difflib", "fractions", "heapq", "imaplib",
+    "json", "mailbox", "optparse", "pathlib", "quopri", "sched", "shelve", "statistics", "tarfile",
+    "textwrap", "tomllib", "wave", "wsgiref", "zipfile",
+))
 
 #: Directories that are not library code, and tables that teach nothing about it.
-EXCLUDED = frozenset(
-    "site-packages dist-packages test tests idle_test __pycache__ encodings pydoc_data "
-    "__phello__".split()
-)
+EXCLUDED = frozenset((
+    "site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings",
+    "pydoc_data", "__phello__",
+))
+# fmt: on
 
 #: Byte written before every file; it does not occur in source text.
 SEPARATOR = 0

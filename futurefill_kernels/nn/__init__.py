@@ -5,6 +5,7 @@ from .filters import LongFilter
 from .hyena import Hyena, ImplicitFilter
 from .language_model import LanguageModel, LanguageModelConfig
 from .long_conv import ExplicitFilter, LongConv
+from .pretrained import load_model, save_model
 from .short_conv import ShortConv
 from .stu import STU, spectral_filters
 
@@ -19,6 +20,8 @@ __all__ = [
     "LongConv",
     "LongFilter",
     "ShortConv",
+    "load_model",
     "make_cache",
+    "save_model",
     "spectral_filters",
 ]

@@ -139,7 +139,9 @@ class DecodingCache:
         if rows is None:
             self._next = 0
         self._between_calls("reset")
-        chosen = list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
+        chosen = (
+            list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
+        )
         for stream in self._streams:
             stream.reset(rows)
         for state in self._short.values():
@@ -173,7 +175,9 @@ class DecodingCache:
 
     def _between_calls(self, method: str) -> None:
         if self._next:
-            raise ValueError(f"{method} needs a finished call of the model; this one stopped inside")
+            raise ValueError(
+                f"{method} needs a finished call of the model; this one stopped inside"
+            )
 
     def _enter(self, module: nn.Module, x: Tensor) -> None:
         expected = self._modules[self._next]

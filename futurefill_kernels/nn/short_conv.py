@@ -85,5 +85,7 @@ class ShortConvState:
         whole = torch.cat([tail, x], dim=2)
         last = torch.arange(k, device=device) + end - 1  # (R, k), the newest k inputs in `whole`
         newest = whole.gather(2, last[:, None].expand(-1, whole.shape[1], -1))
-        self.ring[index, (start + torch.arange(k, device=device) + end - k) % k] = newest.transpose(1, 2)
+        self.ring[index, (start + torch.arange(k, device=device) + end - k) % k] = newest.transpose(
+            1, 2
+        )
         return convolve(whole, self.weight)

@@ -77,9 +77,7 @@ class SpectralBank(LongFilter):
     bank: Tensor
 
     def __init__(self, channels: int, context_length: int, filters: int) -> None:
-        super().__init__(
-            2 * filters * channels, context_length, groups=2 * filters, skip=False
-        )
+        super().__init__(2 * filters * channels, context_length, groups=2 * filters, skip=False)
         phi = spectral_filters(context_length, filters)
         sign = 1.0 - 2.0 * (torch.arange(context_length) % 2)
         self.register_buffer("bank", torch.cat([phi, phi * sign]).float(), persistent=False)
