@@ -1,11 +1,13 @@
 """Plans: which blocks of a streamed convolution are added when.
 
-A plan is a mixed-radix factorisation of the context length (docs/algorithm.md). It is a frozen record of
-numbers; nothing here touches a tensor, and every choice that depends on a size is made here.
+A plan is a mixed-radix factorisation of the context length (docs/algorithm.md). It is a frozen
+record of numbers; nothing here touches a tensor, and every choice that depends on a size is made
+here.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,7 +64,7 @@ class Plan:
             raise ValueError(f"expected filter_length >= 1, got {self.filter_length}")
         if not sizes or sizes[0] < 1:
             raise ValueError(f"expected block_sizes to be positive integers, got {sizes}")
-        for small, large in zip(sizes, sizes[1:], strict=False):
+        for small, large in itertools.pairwise(sizes):
             if large <= small or large % small:
                 raise ValueError(
                     f"expected every block size to be a multiple of the one before, "
@@ -98,6 +100,99 @@ class Plan:
         while sizes[-1] * 2 < length:
             sizes.append(sizes[-1] * 2)
         return cls(length, tuple(sizes), filter_length)
+
+    @property
+    def kept_rows(self) -> int:
+        """Complex rows of kept input spectra, per channel of one batch row."""
+        return sum(level.kept * level.transform for level in self.levels)
+
+    @property
+    def spectra_rows(self) -> int:
+        """Complex rows of filter spectra, per filter row."""
+        return sum(level.n_spectra * level.transform for level in self.levels)
+
+    @property
+    def base(self) -> int:
+        """Block of the short-range convolution, ``T_0`` or the whole context if that is shorter."""
+        return min(self.block_sizes[0], self.length)
+
+    @property
+    def flops_per_token(self) -> float:
+        """Real operations per token and channel, averaged over the ``N`` tokens.
+
+        A tap counts 2, a complex transform of length n ``5 n log2 n``, a spectrum product 6 and its
+        sum 2 per complex entry, an addition to a pending output 1.
+        """
+        full, rest = divmod(self.length, self.base)
+        total = 2 * (full * self._short_range_taps(self.base) + self._short_range_taps(rest))
+        for level in self.levels:
+            firings, products, outputs = self._level_work(level)
+            n = level.transform
+            transforms = 2 * 5 * n * (n.bit_length() - 1)
+            total += firings * (transforms - 2 * n) + products * n * 8 + outputs
+        return total / self.length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes for one float32 channel of one row with a filter of its own.
+
+        Ring and prompt fill ``8 N``, kept input spectra and filter spectra 8 per complex entry,
+        taps ``4 T_0``. ``state.state_nbytes`` has the exact sum for a cache.
+        """
+        return 8 * self.length + 8 * (self.kept_rows + self.spectra_rows) + 4 * self.base
+
+    def firings(self, level: Level) -> int:
+        """How often a level fires in ``length`` tokens."""
+        return self._level_work(level)[0]
+
+    def explain(self) -> str:
+        """A table of the levels, for people."""
+        lines = [
+            f"{self.length} tokens, filters of {self.filter_length} taps",
+            f"short-range convolution: the taps inside blocks of {self.base}",
+            f"{'block':>8} {'radix':>6} {'fires every':>12} {'operations':>11} {'spectra':>10} "
+            f"{'kept':>10}",
+            f"{'':>8} {'':>6} {'(tokens)':>12} {'(/token)':>11} {'(bytes)':>10} {'(bytes)':>10}",
+        ]
+        for level in self.levels:
+            firings, products, outputs = self._level_work(level)
+            n = level.transform
+            work = firings * (10 * n * (n.bit_length() - 1) - 2 * n) + products * n * 8 + outputs
+            lines.append(
+                f"{level.block:>8} {level.radix:>6} {self.length / max(firings, 1):>12.1f} "
+                f"{work / self.length:>11.1f} {8 * level.n_spectra * n:>10} "
+                f"{8 * level.kept * n:>10}"
+            )
+        lines.append(
+            f"per token and channel: {self.flops_per_token:.0f} operations; "
+            f"per float32 channel: {self.nbytes} bytes"
+        )
+        return "\n".join(lines)
+
+    def _short_range_taps(self, tokens: int) -> int:
+        """Taps read by the first ``tokens`` steps of a block."""
+        assert self.filter_length is not None
+        ramp = min(tokens, self.filter_length)
+        return ramp * (ramp + 1) // 2 + (tokens - ramp) * self.filter_length
+
+    def _level_work(self, level: Level) -> tuple[int, int, int]:
+        """Firings, spectrum products and outputs of a level over the whole length."""
+        span = level.block * level.radix
+        last = level.index == len(self.levels) - 1
+        groups, rest = (1, 0) if last else divmod(self.length, span)
+        partial = max(-(-rest // level.block) - 1, 0)  # firings in the unfinished group
+
+        def products(firings: int) -> int:
+            ramp = min(firings, level.n_spectra)
+            return ramp * (ramp + 1) // 2 + (firings - ramp) * level.n_spectra
+
+        firings = groups * (level.radix - 1) + partial
+        outputs = groups * (level.radix - 1) * level.block
+        if last:
+            outputs = self.length - level.block
+        elif partial:
+            outputs += rest - level.block
+        return firings, groups * products(level.radix - 1) + products(partial), outputs
 
     def level_at(self, t: int) -> int | None:
         """Level that fires after the step at position ``t`` (0-based), or None."""

@@ -1,9 +1,9 @@
 """Filter spectra for the future fill: values of ``z(x)`` at the roots of ``x^n = i`` in tree order.
 
-A fill of block size ``T`` needs outputs ``T .. 2T-1`` of the product of ``T`` inputs and ``2T`` taps.
-Modulo ``x^(2n) + 1`` (``n >= T`` a power of two) wrapped terms land on discarded outputs, and with entry
-``k`` as the real and entry ``k + n`` as the imaginary part that ring is the complex polynomials
-modulo ``x^n - i`` (docs/algorithm.md).
+A fill of block size ``T`` needs outputs ``T .. 2T-1`` of the product of ``T`` inputs and ``2T``
+taps. Modulo ``x^(2n) + 1`` (``n >= T`` a power of two) wrapped terms land on discarded outputs, and
+with entry ``k`` as the real and entry ``k + n`` as the imaginary part that ring is the complex
+polynomials modulo ``x^n - i`` (docs/algorithm.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .plan import Level, Plan
 
 @lru_cache(maxsize=64)
 def _tree_angles(n: int) -> tuple[float, ...]:
-    """Angles (in turns) of the roots of ``x^n = i``, in the order a binary reduction tree meets them."""
+    """Angles, in turns, of the roots of ``x^n = i`` in the order of a binary reduction tree."""
     angles = [0.25]
     while len(angles) < n:
         angles = [child for a in angles for child in (a / 2, a / 2 + 0.5)]
@@ -26,12 +26,12 @@ def _tree_angles(n: int) -> tuple[float, ...]:
 
 
 def tree_order(n: int) -> Tensor:
-    """Index of every tree-ordered root among the roots ``exp(2 pi i (k + 1/4) / n)``, (n,) int64."""
+    """(n,) int64: index ``k`` of every tree-ordered root ``exp(2 pi i (k + 1/4) / n)``."""
     return torch.tensor([round(a * n - 0.25) % n for a in _tree_angles(n)], dtype=torch.int64)
 
 
 def twisted_transform(z: Tensor) -> Tensor:
-    """Values of the polynomials ``z`` (..., n), complex, at the tree-ordered roots of ``x^n = i``."""
+    """Values of complex polynomials ``z`` (..., n) at the tree-ordered roots of ``x^n = i``."""
     n = z.shape[-1]
     k = torch.arange(n, dtype=torch.float64, device=z.device)
     twist = torch.polar(torch.ones_like(k), k * (torch.pi / 2 / n)).to(z.dtype)

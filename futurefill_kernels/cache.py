@@ -1,0 +1,421 @@
+"""FutureFillCache: the streaming state of every layer's long convolution."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import prefill as _prefill
+from .checks import (
+    Rows,
+    check_dtype,
+    check_filters,
+    check_input,
+    check_state_dict,
+    refuse_grad,
+    row_indices,
+    valid_lengths,
+)
+from .dispatch import resolve
+from .plan import Plan
+from .planner import make_plan
+from .state import allocate, copy_rows, from_tiles, to_tiles
+
+
+class FutureFillCache:
+    """Streaming state of causal convolutions whose inputs arrive one at a time.
+
+    After any mix of ``prefill`` and ``step`` calls the outputs are those of one parallel
+    convolution ``y_t = sum_s h_s u_{t-s} + skip u_t`` over everything the row has seen, up to
+    rounding.
+
+    filters: (G, L) or one per layer; tap 0 multiplies the newest input; channel ``d`` uses row
+        ``d // (D/G)``. All layers have the same ``G``; lengths may differ.
+    batch_size: rows ``B``. max_new_tokens: positions ``N`` that follow the prompt.
+    channels: ``D``, default ``G``. skip: (D,), or (layers, D).
+    plan: block sizes, default ``make_plan``; its length must be ``max_new_tokens``.
+    impl: "auto", "cpu", "reference", ...; a named one never falls back.
+    device, dtype: of the inputs; default those of the filters. State and arithmetic are float32, or
+        float64 for float64 inputs.
+
+    The state takes O(N) memory whatever the prompt's length. Inputs of a prompt that comes in
+    several ``prefill`` calls are held until the first ``step``. Raises ValueError or TypeError that
+    names the argument, what was expected and what came; a rejected call leaves the cache as it was.
+    """
+
+    def __init__(
+        self,
+        filters: Tensor | Sequence[Tensor],
+        batch_size: int,
+        max_new_tokens: int,
+        *,
+        channels: int | None = None,
+        skip: Tensor | None = None,
+        plan: Plan | None = None,
+        impl: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        layers = [filters] if isinstance(filters, Tensor) else list(filters)
+        check_filters(layers)
+        groups = layers[0].shape[0]
+        channels = groups if channels is None else channels
+        if channels < 1 or channels % groups:
+            raise ValueError(f"expected channels to be a multiple of G = {groups}, got {channels}")
+        for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
+            if value < 1:
+                raise ValueError(f"expected {name} >= 1, got {value}")
+        if skip is not None and skip.shape not in ((channels,), (len(layers), channels)):
+            raise ValueError(
+                f"expected skip (D,) = ({channels},) or (layers, D) = ({len(layers)}, {channels}), "
+                f"got {tuple(skip.shape)}"
+            )
+        refuse_grad(skip=skip)
+        self.dtype = check_dtype(layers[0].dtype if dtype is None else dtype)
+        self.device = layers[0].device if device is None else torch.empty(0, device=device).device
+        longest = max(h.shape[1] for h in layers)
+        if plan is None:
+            plan = make_plan(
+                max_new_tokens,
+                channels,
+                batch_size=batch_size,
+                layers=len(layers),
+                groups=groups,
+                dtype=self.dtype,
+                device=self.device,
+                filter_length=longest,
+            )
+        elif plan.length != max_new_tokens:
+            raise ValueError(
+                f"expected a plan of length max_new_tokens = {max_new_tokens}, got {plan.length}"
+            )
+        self.plan = dataclasses.replace(plan, filter_length=longest)
+        self._implementation = resolve(impl, self.device, self.dtype, self.plan)
+        self._accumulate = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self._filters = [h.detach().to(self.device, self._accumulate) for h in layers]
+        self.batch_size, self.max_new_tokens, self.channels = batch_size, max_new_tokens, channels
+        self.layers = len(layers)
+        self._state = allocate(
+            self.plan,
+            self._implementation.make_layout(channels, groups, self._accumulate, self.plan),
+            self._implementation.make_spectra,
+            self._filters,
+            batch_size,
+            skip,
+        )
+        self._step_shape = torch.Size((batch_size, channels))
+        self._positions = [0] * batch_size
+        self._open_prompts: dict[int, list[Tensor | None]] = {}
+        self._next_layer = 0
+        self._token: tuple[Any, ...] = ()
+        self.reset()
+
+    @property
+    def impl(self) -> str:
+        """Name of the implementation that runs."""
+        return self._implementation.name
+
+    @property
+    def positions(self) -> Tensor:
+        """(B,) int64: positions taken since the prompt."""
+        return torch.tensor(self._positions, dtype=torch.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state and the prepared filters; independent of the prompt's length."""
+        return self._state.nbytes
+
+    def step(
+        self,
+        u_t: Tensor,
+        layer: int = 0,
+        *,
+        pre: Tensor | None = None,
+        post: Tensor | None = None,
+        rows: Rows | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """One token of one layer: ``post * (conv(pre * u) + skip * pre * u)`` at the next position.
+
+        u_t, pre, post: (B, D), or (R, D) with rows. rows: R rows of the batch, each at its own
+        position; -1 is padding, whose output is zero. out: written and returned when given; without
+        it the result is the only allocation. The layers of a token come in order; the last one
+        advances the position. Source: docs/algorithm.md, equations 2 and 3.
+        """
+        if layer != self._next_layer:
+            raise self._wrong_layer(layer)
+        row_list = None if rows is None else row_indices(rows, self.batch_size, padding=True)
+        expected = self._step_shape if row_list is None else (len(row_list), self.channels)
+        check_input(self, "u_t", u_t, expected)
+        if pre is not None:
+            check_input(self, "pre", pre, expected)
+        if post is not None:
+            check_input(self, "post", post, expected)
+        if not u_t.is_contiguous():
+            u_t = u_t.contiguous()
+        if pre is not None and not pre.is_contiguous():
+            pre = pre.contiguous()
+        if post is not None and not post.is_contiguous():
+            post = post.contiguous()
+        if out is None:
+            out = torch.empty_like(u_t)
+        else:
+            check_input(self, "out", out, expected)
+            if not out.is_contiguous():
+                raise ValueError(f"expected out to be contiguous, got strides {out.stride()}")
+        advance = layer == self.layers - 1
+        if layer == 0:
+            self._begin_step(row_list)
+        elif self._token != ("step", row_list):
+            raise ValueError(f"expected the rows of layer 0 for layer {layer}, got rows={row_list}")
+        index = None if row_list is None else torch.tensor(row_list, device=self.device)
+        self._implementation.step(self._state, u_t, pre, post, out, index, layer, advance)
+        if advance:
+            self._finish_step(row_list)
+        else:
+            self._next_layer = layer + 1
+        return out
+
+    def prefill(
+        self,
+        u: Tensor,
+        layer: int = 0,
+        *,
+        pre: Tensor | None = None,
+        post: Tensor | None = None,
+        rows: Rows | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        """Many tokens of one layer at once, in O(P log P) time.
+
+        u, pre, post: (B, D, P), or (R, D, P) with rows. lengths: (R,) valid positions of each
+        right-padded row, at least 1; outputs after them mean nothing. Before a row's first step the
+        tokens are its prompt, which takes none of its ``max_new_tokens``; calls may follow each
+        other. After it they are positions of the stream like steps. Returns y like u.
+        """
+        if layer != self._next_layer:
+            raise self._wrong_layer(layer)
+        row_list = (
+            list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
+        )
+        if u.ndim != 3:
+            raise ValueError(f"expected u (B, D, P), got {tuple(u.shape)}")
+        expected = (len(row_list), self.channels, u.shape[2])
+        if u.shape[2] < 1:
+            raise ValueError(f"expected u (B, D, P) with P >= 1, got {tuple(u.shape)}")
+        check_input(self, "u", u, expected)
+        for name, gate in (("pre", pre), ("post", post)):
+            if gate is not None:
+                check_input(self, name, gate, expected)
+        valid = valid_lengths(lengths, len(row_list), u.shape[2])
+        token = ("prefill", row_list, valid)
+        if layer == 0:
+            self._check_room(row_list, valid)
+        elif self._token != token:
+            raise ValueError(f"expected the rows and lengths of layer 0 for layer {layer}")
+        x = u.to(self._accumulate)
+        x = x if pre is None else x * pre
+        if lengths is not None:
+            inside = torch.arange(u.shape[2]) < torch.tensor(valid)[:, None]
+            x = x * inside[:, None].to(self.device)
+        y = torch.empty_like(x)
+        for members, position in self._by_position(row_list):
+            y[members] = self._prefill_group(
+                x[members], layer, [row_list[r] for r in members], position,
+                [valid[r] for r in members],
+            )  # fmt: skip
+        skip = self._state.skip
+        if skip is not None:
+            y += skip[layer, : self.channels, None] * x
+        self._token = token
+        self._next_layer = layer + 1
+        if self._next_layer == self.layers:
+            self._finish_prefill(row_list, valid)
+        return (y if post is None else y * post).to(self.dtype)
+
+    def reset(self, rows: Rows | None = None) -> None:
+        """Forget everything the rows (default all) have seen; what filters prepared stays."""
+        if rows is None:
+            self._next_layer = 0
+        self._between_tokens("reset")
+        row_list = (
+            list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
+        )
+        for row in row_list:
+            self._state.ring[:, row] = 0
+            self._state.prompt_fill[:, row] = 0
+            self._state.positions[row] = 0
+            self._positions[row] = 0
+            self._open_prompts[row] = [None] * self.layers
+
+    def clone(self) -> FutureFillCache:
+        """An independent cache in the same state; prepared filters are shared."""
+        other = copy.copy(self)
+        other._state = self._state.clone()
+        other._positions = list(self._positions)
+        other._open_prompts = {row: list(x) for row, x in self._open_prompts.items()}
+        return other
+
+    def reorder(self, rows: Rows) -> None:
+        """Row ``b`` becomes what row ``rows[b]`` was (beam search). rows: (B,)."""
+        self._between_tokens("reorder")
+        row_list = row_indices(rows, self.batch_size, unique=False)
+        if len(row_list) != self.batch_size:
+            raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(row_list)},)")
+        for tensor in (self._state.ring, self._state.kept, self._state.prompt_fill):
+            copy_rows(tensor, row_list)
+        self._positions = [self._positions[b] for b in row_list]
+        self._state.positions.copy_(torch.tensor(self._positions))
+        self._open_prompts = {
+            b: list(self._open_prompts[old])
+            for b, old in enumerate(row_list)
+            if old in self._open_prompts
+        }
+
+    def crop(self, length: int) -> None:
+        """Take back all positions from ``length`` on (counted since the prompt), in every row."""
+        self._between_tokens("crop")
+        if length < 0:
+            raise ValueError(f"expected length >= 0, got {length}")
+        self._set_positions({row: length for row, p in enumerate(self._positions) if p > length})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What determines the state, independent of plan, implementation and device.
+
+        inputs: (layers, B, D, n), gated inputs since the prompt, n the largest position.
+        prompt_fill: (layers, B, D, N), what the prompt adds to each position. positions: (B,)
+        int64.
+        """
+        self._between_tokens("state_dict")
+        inputs = from_tiles(self._state.ring[..., : max(self._positions), :], self._state.layout)
+        taken = torch.arange(inputs.shape[-1]) < self.positions[:, None, None]
+        return {
+            "inputs": inputs * taken.to(self.device),
+            "prompt_fill": from_tiles(self._state.prompt_fill, self._state.layout).clone(),
+            "positions": self.positions,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what ``state_dict`` of a cache with equal filters and sizes returned."""
+        inputs, filled, positions = check_state_dict(self, state)
+        self._next_layer = 0
+        self._open_prompts = {}
+        layout, ring = self._state.layout, self._state.ring
+        ring[..., : inputs.shape[-1], :] = to_tiles(inputs.to(self.device), layout)
+        self._state.prompt_fill.copy_(to_tiles(filled.to(self.device), layout))
+        self._set_positions(dict(enumerate(positions.tolist())))
+
+    def _wrong_layer(self, layer: int) -> ValueError:
+        return ValueError(
+            f"layers of a token come in order: expected layer {self._next_layer} "
+            f"of {self.layers}, got {layer}"
+        )
+
+    def _between_tokens(self, method: str) -> None:
+        if self._next_layer:
+            raise ValueError(
+                f"{method} needs a finished token, but layer {self._next_layer} is next"
+            )
+
+    def _check_room(self, row_list: list[int], valid: list[int]) -> None:
+        for row, taken in zip(row_list, valid, strict=True):
+            room = self.max_new_tokens - self._positions[row]
+            if row not in self._open_prompts and taken > room:
+                raise ValueError(
+                    f"expected at most {room} more positions in row {row} "
+                    f"(max_new_tokens = {self.max_new_tokens}), got {taken}"
+                )
+
+    def _begin_step(self, row_list: list[int] | None) -> None:
+        active = self._positions
+        if row_list is not None:
+            active = [self._positions[b] for b in row_list if b >= 0]
+        if active and max(active) >= self.max_new_tokens:
+            raise ValueError(
+                f"no room for another step: all max_new_tokens = {self.max_new_tokens} are taken"
+            )
+        self._token = ("step", row_list)
+        if self._open_prompts:
+            for row in range(self.batch_size) if row_list is None else row_list:
+                self._open_prompts.pop(row, None)
+
+    def _finish_step(self, row_list: list[int] | None) -> None:
+        self._next_layer = 0
+        if row_list is None:
+            self._positions = [p + 1 for p in self._positions]
+        else:
+            for b in row_list:
+                if b >= 0:
+                    self._positions[b] += 1
+        if self._implementation.fuses_fill:
+            return
+        due: dict[int, list[int]] = {}
+        for b in range(self.batch_size) if row_list is None else row_list:
+            fired = self.plan.level_at(self._positions[b] - 1) if b >= 0 else None
+            if fired is not None:
+                due.setdefault(fired, []).append(b)
+        for fired, members in due.items():
+            everyone = len(members) == self.batch_size
+            index = None if everyone else torch.tensor(members, device=self.device)
+            self._implementation.fill(self._state, self.plan.levels[fired], index)
+
+    def _prefill_group(
+        self, x: Tensor, layer: int, rows: list[int], position: int | None, valid: list[int]
+    ) -> Tensor:
+        """Rows that are all in their prompt (position None) or all at one position."""
+        h = self._filters[layer]
+        if position is not None:
+            return _prefill.chunk(self._state, h, x, position, layer, rows)
+        earlier = [self._open_prompts[row][layer] for row in rows]
+        seen = [0 if past is None else past.shape[1] for past in earlier]
+        chunk = x.shape[2]
+        whole = x
+        if any(seen):
+            whole = x.new_zeros(len(rows), self.channels, max(seen) + chunk)
+            for r, past in enumerate(earlier):
+                if past is not None:
+                    whole[r, :, : seen[r]] = past
+                whole[r, :, seen[r] : seen[r] + chunk] = x[r]
+        ends = torch.tensor([s + v for s, v in zip(seen, valid, strict=True)])
+        outputs = _prefill.prompt(
+            self._state, h, whole, ends, whole.shape[2] - min(seen), layer, rows
+        )
+        for r, row in enumerate(rows):
+            self._open_prompts[row][layer] = whole[r, :, : int(ends[r])]
+        if not any(seen):
+            return outputs
+        shift = [s - min(seen) for s in seen]
+        return torch.stack([outputs[r, :, s : s + chunk] for r, s in enumerate(shift)])
+
+    def _finish_prefill(self, row_list: list[int], valid: list[int]) -> None:
+        self._next_layer = 0
+        self._set_positions(
+            {
+                row: self._positions[row] + taken
+                for row, taken in zip(row_list, valid, strict=True)
+                if row not in self._open_prompts
+            }
+        )
+
+    def _by_position(self, row_list: list[int]) -> list[tuple[list[int], int | None]]:
+        """Indices into row_list that share a position; None where the prompt is still open."""
+        groups: dict[int | None, list[int]] = {}
+        for r, row in enumerate(row_list):
+            position = None if row in self._open_prompts else self._positions[row]
+            groups.setdefault(position, []).append(r)
+        return [(members, position) for position, members in groups.items()]
+
+    def _set_positions(self, targets: Mapping[int, int]) -> None:
+        """Rows to new positions; rows that share one are replayed together."""
+        groups: dict[int, list[int]] = {}
+        for row, position in targets.items():
+            groups.setdefault(position, []).append(row)
+        for position, rows in groups.items():
+            _prefill.replay(self._state, self._implementation, rows, position)
+            for row in rows:
+                self._positions[row] = position

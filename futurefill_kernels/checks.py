@@ -1,0 +1,152 @@
+"""Argument checks; each error names what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .cache import FutureFillCache
+
+Rows = Sequence[int] | Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def names(dtypes: tuple[torch.dtype, ...]) -> str:
+    """Readable list of dtypes."""
+    return ", ".join(str(d).removeprefix("torch.") for d in dtypes)
+
+
+def refuse_grad(**tensors: Tensor | None) -> None:
+    """Raise when autograd would expect a gradient: these ops have none."""
+    if not torch.is_grad_enabled():
+        return
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.requires_grad:
+            raise ValueError(
+                f"{name} requires grad, but futurefill_kernels ops are autograd-free: "
+                f"use torch.no_grad() or pass {name}.detach()"
+            )
+
+
+def check_dtype(dtype: torch.dtype, name: str = "dtype") -> torch.dtype:
+    """Raise TypeError unless the dtype is one of the four supported ones."""
+    if dtype not in DTYPES:
+        raise TypeError(f"expected {name} to be one of {names(DTYPES)}, got {dtype}")
+    return dtype
+
+
+def check_conv(u: Tensor, h: Tensor, skip: Tensor | None) -> None:
+    """Check the arguments of a parallel convolution."""
+    if u.ndim != 3 or 0 in u.shape:
+        raise ValueError(f"expected u (B, D, T) with no empty dimension, got {tuple(u.shape)}")
+    if h.ndim != 2 or 0 in h.shape:
+        raise ValueError(f"expected h (D, L) or (G, L), not empty, got {tuple(h.shape)}")
+    check_dtype(u.dtype, "the dtype of u")
+    check_dtype(h.dtype, "the dtype of h")
+    channels = u.shape[1]
+    if channels % h.shape[0]:
+        raise ValueError(
+            f"expected the filter rows of h to divide D = {channels}, got {h.shape[0]} rows"
+        )
+    if skip is not None and skip.shape != (channels,):
+        raise ValueError(f"expected skip (D,) = ({channels},), got {tuple(skip.shape)}")
+    for name, tensor in (("h", h), ("skip", skip)):
+        if tensor is not None and tensor.device != u.device:
+            raise ValueError(f"expected {name} on {u.device} like u, got {tensor.device}")
+
+
+def check_filters(filters: Sequence[Tensor]) -> None:
+    """Check the filters of a cache: (G, L) each, finite, without gradients."""
+    if not filters:
+        raise ValueError("expected filters to be a tensor or a non-empty sequence of tensors")
+    for layer, h in enumerate(filters):
+        name = f"filters[{layer}]"
+        if not isinstance(h, Tensor):
+            raise TypeError(f"expected {name} to be a tensor, got {type(h).__name__}")
+        if h.ndim != 2 or 0 in h.shape:
+            raise ValueError(f"expected {name} (G, L), not empty, got {tuple(h.shape)}")
+        if h.shape[0] != filters[0].shape[0]:
+            raise ValueError(
+                f"expected {name} with G = {filters[0].shape[0]} rows like layer 0, "
+                f"got {h.shape[0]}"
+            )
+        check_dtype(h.dtype, f"the dtype of {name}")
+        refuse_grad(**{name: h})
+        if not bool(torch.isfinite(h).all()):
+            raise ValueError(f"expected {name} to be finite, got NaN or infinity")
+
+
+def check_input(cache: FutureFillCache, name: str, x: Tensor, shape: tuple[int, ...]) -> None:
+    """Check shape, dtype, device and gradient of a token's or a prompt's tensor."""
+    if x.shape != shape:
+        dims = {2: "(B, D)", 3: "(B, D, P)"}[len(shape)]
+        raise ValueError(f"expected {name} {dims} = {tuple(shape)}, got {tuple(x.shape)}")
+    if x.dtype != cache.dtype:
+        raise TypeError(f"expected {name} of dtype {cache.dtype}, got {x.dtype}")
+    if x.device != cache.device:
+        raise ValueError(f"expected {name} on {cache.device}, got {x.device}")
+    if x.requires_grad:
+        refuse_grad(**{name: x})
+
+
+def row_indices(
+    rows: Rows, batch_size: int, *, padding: bool = False, unique: bool = True
+) -> list[int]:
+    """Rows of the batch as a list; -1 only where padding is allowed."""
+    found = [int(r) for r in (rows.tolist() if isinstance(rows, Tensor) else rows)]
+    low = -1 if padding else 0
+    if not found or any(not low <= r < batch_size for r in found):
+        raise ValueError(f"expected rows in {low} .. {batch_size - 1}, got {found}")
+    real = [r for r in found if r >= 0]
+    if unique and len(set(real)) != len(real):
+        raise ValueError(f"expected each row once, got {found}")
+    return found
+
+
+def valid_lengths(lengths: Tensor | Sequence[int] | None, rows: int, width: int) -> list[int]:
+    """Valid positions of each right-padded row as a list."""
+    if lengths is None:
+        return [width] * rows
+    found = [int(n) for n in (lengths.tolist() if isinstance(lengths, Tensor) else lengths)]
+    if len(found) != rows or any(not 1 <= n <= width for n in found):
+        raise ValueError(f"expected lengths ({rows},) in 1 .. {width}, got {found}")
+    return found
+
+
+def check_state_dict(
+    cache: FutureFillCache, state: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, prompt fill and positions of a state_dict that fits this cache."""
+    expected = {"inputs", "prompt_fill", "positions"}
+    if set(state) != expected:
+        raise ValueError(f"expected state with keys {sorted(expected)}, got {sorted(state)}")
+    inputs, filled, positions = state["inputs"], state["prompt_fill"], state["positions"]
+    length, batch = cache.max_new_tokens, cache.batch_size
+    front = (cache.layers, batch, cache.channels)
+    if filled.shape != (*front, length):
+        raise ValueError(
+            f"expected prompt_fill (layers, B, D, N) = {(*front, length)}, "
+            f"got {tuple(filled.shape)}"
+        )
+    if positions.shape != (batch,) or positions.dtype != torch.int64:
+        raise ValueError(
+            f"expected positions (B,) = ({batch},) of int64, "
+            f"got {tuple(positions.shape)} of {positions.dtype}"
+        )
+    if int(positions.min()) < 0 or int(positions.max()) > length:
+        raise ValueError(f"expected positions in 0 .. {length}, got {positions.tolist()}")
+    if inputs.shape != (*front, int(positions.max())):
+        raise ValueError(
+            f"expected inputs (layers, B, D, n) = {(*front, int(positions.max()))}, "
+            f"got {tuple(inputs.shape)}"
+        )
+    accumulate = torch.float64 if cache.dtype == torch.float64 else torch.float32
+    for name, tensor in (("inputs", inputs), ("prompt_fill", filled)):
+        if tensor.dtype != accumulate:
+            raise TypeError(f"expected {name} of dtype {accumulate}, got {tensor.dtype}")
+    return inputs, filled, positions

@@ -1,0 +1,88 @@
+"""Which implementation runs: the one asked for, or the first with no reason against it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from . import cpu_ops, reference_ops
+from .plan import Level, Plan
+from .state import Layout, StreamState
+
+
+class Implementation(Protocol):
+    """What a module must offer to implement the two state operations."""
+
+    name: str
+    fuses_fill: bool  # whether `step` also does the fills that are due
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
+        """Reasons why it cannot run; empty when it can."""
+        ...
+
+    def make_layout(self, channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
+        """How channels and time are stored."""
+        ...
+
+    def make_spectra(self, h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
+        """One layer's prepared filters from taps h (layout.groups, L)."""
+        ...
+
+    def step(
+        self,
+        state: StreamState,
+        u: Tensor,
+        pre: Tensor | None,
+        post: Tensor | None,
+        y: Tensor,
+        rows: Tensor | None,
+        layer: int,
+        advance: bool,
+    ) -> None:
+        """One token of one layer; see reference_ops.step."""
+        ...
+
+    def fill(self, state: StreamState, level: Level, rows: Tensor | None) -> None:
+        """One level's future fill of all layers; see reference_ops.fill."""
+        ...
+
+
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "cpu": cpu_ops,
+    "reference": reference_ops,
+}
+
+
+def reasons_against(
+    device: torch.device, dtype: torch.dtype, plan: Plan | None = None
+) -> dict[str, list[str]]:
+    """Per implementation, why it cannot run; an empty list means that it can."""
+    return {
+        name: implementation.unavailable(device, dtype, plan)
+        for name, implementation in IMPLEMENTATIONS.items()
+    }
+
+
+def resolve(
+    impl: str, device: torch.device, dtype: torch.dtype, plan: Plan | None = None
+) -> Implementation:
+    """The implementation to use.
+
+    impl: "auto" or a name; a named one never falls back. Raises ValueError for an unknown name, and
+    RuntimeError with the reasons when the named one cannot run.
+    """
+    if impl == "auto":
+        return next(
+            implementation
+            for implementation in IMPLEMENTATIONS.values()
+            if not implementation.unavailable(device, dtype, plan)
+        )
+    if impl not in IMPLEMENTATIONS:
+        valid = ", ".join(repr(name) for name in ("auto", *IMPLEMENTATIONS))
+        raise ValueError(f"unknown impl {impl!r}; expected one of {valid}")
+    reasons = IMPLEMENTATIONS[impl].unavailable(device, dtype, plan)
+    if reasons:
+        raise RuntimeError(f"impl={impl!r} cannot run on {device}: " + "; ".join(reasons))
+    return IMPLEMENTATIONS[impl]

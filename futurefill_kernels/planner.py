@@ -1,0 +1,51 @@
+"""make_plan: block sizes from a cost model of operations and bytes."""
+
+from __future__ import annotations
+
+import torch
+
+from .checks import check_dtype
+from .cpu_cost import CpuRates, Stream, cheapest_block_sizes
+from .device import DeviceInfo
+from .plan import Plan
+
+OBJECTIVES = ("throughput", "latency")
+
+
+def make_plan(
+    length: int,
+    channels: int,
+    *,
+    batch_size: int = 1,
+    layers: int = 1,
+    groups: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | DeviceInfo = "cpu",
+    objective: str = "throughput",
+    filter_length: int | None = None,
+) -> Plan:
+    """Block sizes with the least modelled time per token.
+
+    length: tokens the stream can take. channels, batch_size, layers: ``D``, ``B`` and layers.
+    groups: filter rows ``G``, default ``D``. device: where it will run, or a DeviceInfo, which
+    needs no such device. objective: "throughput", the least total time. filter_length: taps that
+    may be non-zero, default ``length``. Pure arithmetic, no tensor is touched. Raises ValueError or
+    TypeError for arguments out of range.
+    """
+    groups = channels if groups is None else groups
+    taps = length if filter_length is None else filter_length
+    sizes = {
+        "length": length, "channels": channels, "batch_size": batch_size, "layers": layers,
+        "groups": groups, "filter_length": taps,
+    }  # fmt: skip
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"expected {name} >= 1, got {value}")
+    if channels % groups:
+        raise ValueError(f"expected groups to divide channels = {channels}, got {groups}")
+    if objective not in OBJECTIVES:
+        raise ValueError(f"expected objective to be one of {OBJECTIVES}, got {objective!r}")
+    check_dtype(dtype)
+    info = DeviceInfo.of(device)
+    stream = Stream(length, min(taps, length), channels, batch_size, layers, groups, dtype.itemsize)
+    return Plan(length, cheapest_block_sizes(stream, CpuRates.of(info)), taps)

@@ -1,0 +1,77 @@
+"""Many tokens at once: a prompt before the stream, or a chunk inside it.
+
+These are functions of a StreamState; FutureFillCache checks arguments and keeps the books.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .dispatch import Implementation
+from .functional import conv_range
+from .state import StreamState, from_tiles, to_tiles
+
+
+def prompt(
+    state: StreamState, h: Tensor, x: Tensor, ends: Tensor, chunk: int, layer: int, rows: list[int]
+) -> Tensor:
+    """Outputs of a prompt's last ``chunk`` positions; leaves its future fill in the state.
+
+    h: (G, L) taps. x: (R, D, P) gated inputs since the stream's start, right-padded with zeros.
+    ends: (R,) int64 on the CPU, prompt lengths ``<= P``. chunk: outputs wanted per row, the last of
+    them at ``ends``' maximum. Returns (R, D, P) with outputs before ``P - chunk`` left out:
+    (R, D, chunk). One FFT convolution, O(P log P) time; nothing of size P stays.
+    """
+    length, total = state.plan.length, x.shape[2]
+    start = total - chunk
+    first = min(start, int(ends.min()))
+    result = conv_range(x, h, first, total + length)  # (R, D, total + N - first)
+    for r, (row, end) in enumerate(zip(rows, ends.tolist(), strict=True)):
+        filled = result[r, :, end - first : end - first + length]
+        state.prompt_fill[layer, row] = to_tiles(filled, state.layout)
+        state.ring[layer, row, :, :length] = state.prompt_fill[layer, row]
+    return result[..., start - first : total - first]
+
+
+def chunk(
+    state: StreamState, h: Tensor, x: Tensor, position: int, layer: int, rows: list[int]
+) -> Tensor:
+    """Outputs of ``T`` positions inside the stream, from everything that the rows have seen.
+
+    x: (R, D, T) gated inputs of positions ``position .. position + T - 1``. The inputs are stored;
+    pending outputs are stale until ``replay``. Returns (R, D, T).
+    """
+    stop = position + x.shape[2]
+    state.ring[layer, rows, :, position:stop] = to_tiles(x, state.layout)
+    inputs = from_tiles(state.ring[layer, rows, :, :stop], state.layout)
+    filled = from_tiles(state.prompt_fill[layer, rows, :, position:stop], state.layout)
+    return filled + conv_range(inputs, h, position, stop)
+
+
+def replay(
+    state: StreamState, implementation: Implementation, rows: Sequence[int], position: int
+) -> None:
+    """Rebuild everything derived at ``position`` from the stored inputs and the prompt's fill.
+
+    Fires again, largest block first, what filled the blocks that ``position`` lies in, so pending
+    outputs come out bit for bit as a stream of single steps leaves them.
+    """
+    ring, length = state.ring, state.plan.length
+    index = torch.tensor(rows, dtype=torch.int64, device=ring.device)
+    if position < length:
+        ring[:, index, :, position:length] = state.prompt_fill[:, index, :, position:]
+        inputs = ring[:, index, :, :position]
+        for level in reversed(state.plan.levels):
+            span = level.block * level.radix
+            group = position // span * span
+            current = (position - group) // level.block
+            for i in range(max(1, current + 1 - level.n_spectra), current + 1):
+                boundary = group + i * level.block
+                state.positions[index] = boundary
+                implementation.fill(state, level, index)
+                stop = min(boundary + level.block, position)
+                ring[:, index, :, boundary:stop] = inputs[..., boundary:stop, :]
+    state.positions[index] = position

@@ -1,0 +1,177 @@
+"""The tensors of a stream, allocated once, and how they are read and written as plain (B, D, T).
+
+Channels are the fastest dimension, in tiles of ``lanes`` channels; time comes next. One array holds
+pending outputs and inputs: slot ``t`` is the pending output of position ``t`` until its step and
+the input ``u_t`` after it. docs/conventions.md draws the layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from .plan import Plan
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an implementation stores channels and time; a record of numbers.
+
+    channels: ``D``. groups: filter rows stored (``G``, or ``D`` after expansion).
+    lanes: channels per tile; the channels are padded to a multiple of it.
+    filter_lanes: filter rows per tile, 1 where one row serves a whole tile.
+    slots: ring slots, at least the plan's length.
+    """
+
+    channels: int
+    groups: int
+    lanes: int
+    filter_lanes: int
+    slots: int
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of ``lanes`` channels."""
+        return -(-self.channels // self.lanes)
+
+    @property
+    def filter_tiles(self) -> int:
+        """Tiles of ``filter_lanes`` filter rows."""
+        return -(-self.groups // self.filter_lanes)
+
+
+@dataclass
+class StreamState:
+    """Every tensor that a cache owns, for all its layers.
+
+    ring: (layers, B, tiles, slots, lanes), pending outputs and inputs.
+    kept: (layers, B, tiles, kept rows, 2, lanes), kept input spectra.
+    prompt_fill: (layers, B, tiles, N, lanes), what the prompt adds to each position.
+    positions: (B,) int64, steps taken since the prompt.
+    taps: (layers, filter tiles, T_0, filter_lanes), the short-range taps.
+    spectra: (layers, filter tiles, rows, 2, filter_lanes), or what the implementation prepares.
+    skip: (layers, tiles * lanes) or None.
+    levels: (levels, 6) int64 on the CPU: block, radix, spectra, offsets into kept and spectra, and
+        whether the level is a direct product with its taps.
+    """
+
+    plan: Plan
+    layout: Layout
+    ring: Tensor
+    kept: Tensor
+    prompt_fill: Tensor
+    positions: Tensor
+    taps: Tensor
+    spectra: Tensor
+    skip: Tensor | None
+    levels: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        tensors = (getattr(self, f.name) for f in fields(self))
+        return sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+
+    def clone(self) -> StreamState:
+        """A copy that shares only what never changes: taps, spectra and skip."""
+        return replace(
+            self,
+            ring=self.ring.clone(),
+            kept=self.kept.clone(),
+            prompt_fill=self.prompt_fill.clone(),
+            positions=self.positions.clone(),
+        )
+
+
+def state_nbytes(
+    plan: Plan,
+    layout: Layout,
+    *,
+    layers: int,
+    batch_size: int,
+    itemsize: int = 4,
+    skip: bool = False,
+) -> int:
+    """Bytes that ``allocate`` takes, before anything is allocated.
+
+    Holds for implementations whose prepared filters are the plan's spectra.
+    """
+    channels = layout.tiles * layout.lanes
+    filters = layout.filter_tiles * layout.filter_lanes
+    per_row = channels * (layout.slots + plan.length + 2 * plan.kept_rows)
+    per_filter = filters * (plan.base + 2 * plan.spectra_rows)
+    values = layers * (batch_size * per_row + per_filter + (channels if skip else 0))
+    return values * itemsize + 8 * batch_size + 48 * len(plan.levels)
+
+
+def to_tiles(x: Tensor, layout: Layout) -> Tensor:
+    """(..., D, T) -> (..., tiles, T, lanes), padded channels zero."""
+    x = torch.nn.functional.pad(x, (0, 0, 0, layout.tiles * layout.lanes - layout.channels))
+    return x.unflatten(-2, (layout.tiles, layout.lanes)).transpose(-1, -2)
+
+
+def from_tiles(x: Tensor, layout: Layout) -> Tensor:
+    """(..., tiles, T, lanes) -> (..., D, T)."""
+    return x.transpose(-1, -2).flatten(-3, -2)[..., : layout.channels, :]
+
+
+def tile_filters(rows: Tensor, layout: Layout) -> Tensor:
+    """(..., G) time-major filter rows -> (filter tiles, ..., filter_lanes), contiguous."""
+    pad = layout.filter_tiles * layout.filter_lanes - layout.groups
+    rows = torch.nn.functional.pad(rows, (0, pad))
+    return (
+        rows.unflatten(-1, (layout.filter_tiles, layout.filter_lanes)).movedim(-2, 0).contiguous()
+    )
+
+
+def short_range_taps(h: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
+    """First ``T_0`` taps, time-major. h: (G, L) -> (T_0, G)."""
+    block = min(plan.block_sizes[0], plan.length)
+    used = min(block, h.shape[1])
+    taps = torch.zeros(block, h.shape[0], dtype=dtype, device=h.device)
+    taps[:used] = h[:, :used].T
+    return taps
+
+
+def copy_rows(target: Tensor, rows: Sequence[int]) -> None:
+    """Replace batch row ``b`` of (layers, B, ...) by the old row ``rows[b]``."""
+    target.copy_(target[:, list(rows)])
+
+
+def allocate(
+    plan: Plan,
+    layout: Layout,
+    make_spectra: Callable[[Tensor, Plan, Layout, torch.dtype], Tensor],
+    filters: Sequence[Tensor],
+    batch_size: int,
+    skip: Tensor | None,
+) -> StreamState:
+    """A stream at position 0. filters: per layer (G, L) of the state's dtype and device."""
+    dtype, device = filters[0].dtype, filters[0].device
+    expand = layout.groups // filters[0].shape[0]
+    rows = [h.repeat_interleave(expand, dim=0) for h in filters]
+    front = (len(filters), batch_size, layout.tiles)
+    kept = sum(level.kept * level.transform for level in plan.levels)
+    if skip is not None:
+        skip = skip.detach().to(device, dtype).expand(len(filters), layout.channels)
+        pad = layout.tiles * layout.lanes - layout.channels
+        skip = torch.nn.functional.pad(skip, (0, pad)).contiguous()
+    levels = [
+        (level.block, level.radix, level.n_spectra, *offsets, 0)
+        for level, offsets in zip(plan.levels, plan.spectra_offsets(), strict=True)
+    ]
+    return StreamState(
+        plan=plan,
+        layout=layout,
+        ring=torch.zeros(*front, layout.slots, layout.lanes, dtype=dtype, device=device),
+        kept=torch.zeros(*front, kept, 2, layout.lanes, dtype=dtype, device=device),
+        prompt_fill=torch.zeros(*front, plan.length, layout.lanes, dtype=dtype, device=device),
+        positions=torch.zeros(batch_size, dtype=torch.int64, device=device),
+        taps=torch.stack([tile_filters(short_range_taps(h, plan, dtype), layout) for h in rows]),
+        spectra=torch.stack([make_spectra(h, plan, layout, dtype).to(device) for h in rows]),
+        skip=skip,
+        levels=torch.tensor(levels, dtype=torch.int64).reshape(len(levels), 6),
+    )
