@@ -181,8 +181,9 @@ def _check_ids(
     if embedding is None:
         return
     inside = torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]
-    given = [*ids[inside.to(ids.device)].aminmax(), *stop_ids, pad_id]
-    for value in (int(x) for x in given):
+    valid = ids[inside.to(ids.device)]
+    given = [int(valid.min()), int(valid.max()), *stop_ids, pad_id]
+    for value in given:
         if not 0 <= value < embedding.num_embeddings:
             raise ValueError(
                 f"expected ids in 0 .. {embedding.num_embeddings - 1} (the vocabulary), got {value}"
