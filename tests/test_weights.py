@@ -1,6 +1,8 @@
 import argparse
+import json
 import math
 import re
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -57,9 +59,7 @@ def test_files_that_are_not_ours_are_refused(saved, tmp_path):
 
 
 def test_tensors_that_do_not_match_are_refused(saved):
-    config = {
-        "config": '{"context_length": 64, "channels": 8, "layers": 1, "mlp_hidden": 8, "filter_hidden": 8}'
-    }  # noqa: E501
+    config = {"config": json.dumps(asdict(SMALL))}
     tensors = load_file(saved)
     norm = tensors.pop("norm.weight")
     save_file(tensors, saved, config)
@@ -69,7 +69,7 @@ def test_tensors_that_do_not_match_are_refused(saved):
     with pytest.raises(ValueError, match=r"norm.weight \(8,\) in .*, got \(4,\)"):
         load_model(saved)
     save_file({**tensors, "norm.weight": norm * float("nan")}, saved, config)
-    with pytest.raises(ValueError, match="norm.weight in .* to be finite"):
+    with pytest.raises(ValueError, match=r"norm.weight in .* to be finite"):
         load_model(saved)
 
 
@@ -95,17 +95,17 @@ def test_training_learns_and_repeats(tmp_path, capsys):
     for name in ("a", "b"):
         out = tmp_path / f"{name}.safetensors"
         args = parse(
-            train, "--out", out, "--steps", 12, "--tokens-per-step", 256, "--evaluate-every", 100,
+            train, "--out", out, "--steps", 80, "--tokens-per-step", 256, "--evaluate-every", 100,
             "--channels", 8, "--layers", 1, "--mlp-hidden", 16, "--context-length", 128,
         )  # fmt: skip
         train.run(args)
         states.append(load_file(out))
-        assert read_record(out)["steps"] == 12
+        assert read_record(out)["steps"] == 80
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
     ids = standard_library().train[:400].long()[None]
     with torch.no_grad():
         loss = torch.nn.functional.cross_entropy(load_model(out)(ids)[0, :-1], ids[0, 1:])
-    assert loss / math.log(2) < 7.9
+    assert loss / math.log(2) < 7.0
 
 
 def test_evaluate_agrees_in_both_modes_and_writes_the_card(tmp_path, capsys):
