@@ -1,13 +1,64 @@
-"""The compiled extension: where it is, and why not if it is missing."""
+"""The compiled library: found and loaded on import, or the reason why there is none.
+
+Loading it registers the ops of ``csrc/ops.cpp``. It uses torch's
+stable ABI and no Python API, so one file serves several versions of both.
+"""
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
+from pathlib import Path
 
-def missing_reason() -> str | None:
-    """Why the compiled kernels cannot be used, or None."""
-    return "the C++ extension was not built"
+import torch
+
+_FOLDER = Path(__file__).parent
 
 
-def cpu_lanes(float64: bool) -> int:
-    """Channels per vector register."""
-    return 4 if float64 else 8
+def _recorded_reason() -> str:
+    """Why this installation has no library, as its build recorded it."""
+    try:
+        info = json.loads((_FOLDER / "_build_info.json").read_text())
+    except (OSError, ValueError):
+        return "the package was not installed by its setup.py (run: pip install .)"
+    return info.get("reason") or "the library was built but its file is missing (install again)"
+
+
+def _load() -> str | None:
+    """Load the library; returns why it is not available, or None."""
+    files = sorted(_FOLDER.glob("_C*.so")) + sorted(_FOLDER.glob("_C*.pyd"))
+    if not files:
+        return _recorded_reason()
+    try:
+        torch.ops.load_library(str(files[0]))
+    except (OSError, RuntimeError) as error:
+        return f"{files[0].name} did not load with torch {torch.__version__}: {error}"
+    return None
+
+
+unavailable_reason: str | None = _load()
+
+
+@lru_cache(maxsize=1)
+def cpu_unavailable_reason() -> str | None:
+    """Why the CPU kernels cannot run, or None.
+
+    Besides a missing library: ``FUTUREFILL_CPU_ISA`` names an instruction set this machine lacks.
+    """
+    if unavailable_reason is not None:
+        return unavailable_reason
+    try:
+        torch.ops.futurefill_kernels.cpu_isa()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def cpu_isa() -> str:
+    """Instruction set the CPU kernels use: ``avx512``, ``avx2`` or ``portable``."""
+    return torch.ops.futurefill_kernels.cpu_isa()
+
+
+def cpu_lanes(dtype: torch.dtype) -> int:
+    """Channels per vector for a float32 or float64 state."""
+    return torch.ops.futurefill_kernels.cpu_lanes(dtype == torch.float64)

@@ -156,10 +156,18 @@ class FutureFillCache:
             check_input(self, "pre", pre, expected)
         if post is not None:
             check_input(self, "post", post, expected)
+        if not u_t.is_contiguous():
+            u_t = u_t.contiguous()
+        if pre is not None and not pre.is_contiguous():
+            pre = pre.contiguous()
+        if post is not None and not post.is_contiguous():
+            post = post.contiguous()
         if out is None:
             out = torch.empty_like(u_t)
         else:
             check_input(self, "out", out, expected)
+            if not out.is_contiguous():
+                raise ValueError(f"expected out to be contiguous, got strides {out.stride()}")
         advance = layer == self.layers - 1
         if layer == 0:
             self._begin_step(row_list)

@@ -19,7 +19,7 @@ def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> 
     reasons = []
     if device.type != "cpu":
         reasons.append(f"runs on the CPU, not on {device}")
-    missing = _extension.missing_reason()
+    missing = _extension.cpu_unavailable_reason()
     if missing:
         reasons.append(missing)
     return reasons
@@ -31,7 +31,7 @@ def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> L
     A filter row shared by whole tiles is stored once and broadcast; one shared by fewer channels
     is stored for each of them.
     """
-    lanes = _extension.cpu_lanes(dtype == torch.float64)
+    lanes = _extension.cpu_lanes(dtype)
     shared = channels // groups
     if groups < channels and shared % lanes == 0:
         return Layout(channels, groups, lanes, 1, plan.length)

@@ -28,7 +28,8 @@ def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> L
 
 def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
     """The taps that fills read. h: (G, L) -> (G, min(L, N)) of ``dtype``."""
-    return h[:, : plan.length].to(dtype)
+    taps = min(plan.filter_length or plan.length, plan.length)
+    return torch.nn.functional.pad(h[:, :taps], (0, taps - min(taps, h.shape[1]))).to(dtype)
 
 
 def step(

@@ -54,7 +54,8 @@ class StreamState:
     taps: (layers, filter tiles, T_0, filter_lanes), the short-range taps.
     spectra: (layers, filter tiles, rows, 2, filter_lanes), or what the implementation prepares.
     skip: (layers, tiles * lanes) or None.
-    levels: (levels, 5) int64 on the CPU: block, radix, spectra, and offsets into kept and spectra.
+    levels: (levels, 6) int64 on the CPU: block, radix, spectra, offsets into kept and spectra, and
+        whether the level is a direct product with its taps.
     """
 
     plan: Plan
@@ -103,7 +104,7 @@ def state_nbytes(
     per_row = channels * (layout.slots + plan.length + 2 * plan.kept_rows)
     per_filter = filters * (plan.base + 2 * plan.spectra_rows)
     values = layers * (batch_size * per_row + per_filter + (channels if skip else 0))
-    return values * itemsize + 8 * batch_size + 40 * len(plan.levels)
+    return values * itemsize + 8 * batch_size + 48 * len(plan.levels)
 
 
 def to_tiles(x: Tensor, layout: Layout) -> Tensor:
@@ -159,7 +160,7 @@ def allocate(
         pad = layout.tiles * layout.lanes - layout.channels
         skip = torch.nn.functional.pad(skip, (0, pad)).contiguous()
     levels = [
-        (level.block, level.radix, level.n_spectra, *offsets)
+        (level.block, level.radix, level.n_spectra, *offsets, 0)
         for level, offsets in zip(plan.levels, plan.spectra_offsets(), strict=True)
     ]
     return StreamState(
@@ -172,5 +173,5 @@ def allocate(
         taps=torch.stack([tile_filters(short_range_taps(h, plan, dtype), layout) for h in rows]),
         spectra=torch.stack([make_spectra(h, plan, layout, dtype).to(device) for h in rows]),
         skip=skip,
-        levels=torch.tensor(levels, dtype=torch.int64).reshape(len(levels), 5),
+        levels=torch.tensor(levels, dtype=torch.int64).reshape(len(levels), 6),
     )

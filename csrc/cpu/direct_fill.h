@@ -1,0 +1,55 @@
+// A future fill of a small block as a Toeplitz product with the taps themselves.
+//
+// ring[p + j] += sum_{q=0 .. blocks * T - 1} taps[q + 1 + j] * input[p - 1 - q],  0 <= j < T
+#pragma once
+
+#include "engine.h"
+#include "simd.h"
+
+namespace futurefill {
+namespace FF_ISA {
+
+// kCount outputs kept in registers; `taps` points at the tap of the newest input for output 0
+template <class S, bool kShared, int kCount>
+FF_INLINE void toeplitz(S* out, const S* newest, const S* taps, int64_t n_inputs) {
+  constexpr int W = kLanes<S>;
+  constexpr int G = kShared ? 1 : W;
+  Vec<S> sum[kCount];
+  for (int j = 0; j < kCount; ++j) sum[j] = load(out + j * W);
+  for (int64_t q = 0; q < n_inputs; ++q) {
+    const Vec<S> x = load(newest - q * W);
+    for (int j = 0; j < kCount; ++j) {
+      sum[j] = x * load_filter<S, kShared>(taps + (q + j) * G) + sum[j];
+    }
+  }
+  for (int j = 0; j < kCount; ++j) store(out + j * W, sum[j]);
+}
+
+template <class S, bool kShared>
+void direct_fill(const FillParams& a, int64_t layer, int64_t tile) {
+  constexpr int W = kLanes<S>;
+  constexpr int G = kShared ? 1 : W;
+  const int64_t filter = layer * a.filter_tiles + (kShared ? tile * W / a.repeat : tile);
+  const S* taps =
+      static_cast<const S*>(a.spectra) + (filter * a.spectra_rows + a.spectra_offset) * 2 * G;
+  for (int64_t r = 0; r < a.n_rows; ++r) {
+    const RowAt at = a.rows[r];
+    const int64_t state = (layer * a.batch + at.state) * a.tiles + tile;
+    const int64_t i = at.position / a.block % a.radix;
+    const int64_t n_inputs = (i < a.n_spectra ? i : a.n_spectra) * a.block;
+    const int64_t left = a.length - at.position;
+    const int64_t n_outputs = left < a.block ? left : a.block;
+    S* out = static_cast<S*>(a.ring) + (state * a.slots + at.position) * W;
+    const S* newest = out - W;
+    int64_t j = 0;
+    for (; j + 8 <= n_outputs; j += 8) {
+      toeplitz<S, kShared, 8>(out + j * W, newest, taps + (1 + j) * G, n_inputs);
+    }
+    for (; j < n_outputs; ++j) {
+      toeplitz<S, kShared, 1>(out + j * W, newest, taps + (1 + j) * G, n_inputs);
+    }
+  }
+}
+
+}  // namespace FF_ISA
+}  // namespace futurefill

@@ -1,0 +1,75 @@
+// Which instruction set runs: the best one the machine has, or the one FUTUREFILL_CPU_ISA names.
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "engine.h"
+
+namespace futurefill {
+
+#define FF_DECLARE(isa)                                         \
+  namespace isa {                                               \
+  void short_range_step(const StepParams&, int64_t, int64_t);   \
+  void future_fill(const FillParams&, int64_t, int64_t);        \
+  }
+
+FF_DECLARE(portable)
+#ifdef FUTUREFILL_X86
+FF_DECLARE(avx2)
+FF_DECLARE(avx512)
+#endif
+
+namespace {
+
+#define FF_ENGINE(isa, bytes) \
+  { #isa, bytes / 4, bytes / 8, isa::short_range_step, isa::future_fill }
+
+// best first
+const Engine kEngines[] = {
+#ifdef FUTUREFILL_X86
+    FF_ENGINE(avx512, 64),
+    FF_ENGINE(avx2, 32),
+#endif
+    FF_ENGINE(portable, 16),
+};
+
+bool supported(const Engine& e) {
+#ifdef FUTUREFILL_X86
+  __builtin_cpu_init();
+  if (!std::strcmp(e.name, "avx512")) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+  }
+  if (!std::strcmp(e.name, "avx2")) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  }
+#endif
+  return !std::strcmp(e.name, "portable");
+}
+
+const Engine& choose() {
+  const char* forced = std::getenv("FUTUREFILL_CPU_ISA");
+  std::string built;
+  for (const Engine& e : kEngines) {
+    built += std::string(built.empty() ? "" : ", ") + e.name;
+    if (forced && *forced) {
+      if (std::strcmp(forced, e.name)) continue;
+      if (supported(e)) return e;
+      throw std::runtime_error("FUTUREFILL_CPU_ISA=" + std::string(forced) +
+                               ": this machine does not have that instruction set");
+    }
+    if (supported(e)) return e;
+  }
+  throw std::runtime_error("FUTUREFILL_CPU_ISA: expected one of " + built + ", got " +
+                           std::string(forced ? forced : ""));
+}
+
+}  // namespace
+
+const Engine& engine() {
+  static const Engine& chosen = choose();
+  return chosen;
+}
+
+}  // namespace futurefill

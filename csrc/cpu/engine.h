@@ -1,0 +1,66 @@
+// The CPU engine: parameters of its two operations and the table of implementations, one per
+// instruction set. Kernels include no torch header; ops.cpp fills these structs from tensors.
+//
+// W is the number of lanes of the instruction set; lanes are channels. "Row" is a batch row.
+#pragma once
+
+#include <cstdint>
+
+namespace futurefill {
+
+enum class Scalar : int32_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
+
+// A row of the batch and the position it is at.
+struct RowAt {
+  int64_t io;        // row of u, pre, post, y
+  int64_t state;     // row of ring, kept, positions
+  int64_t position;  // p of the op's contract
+};
+
+// y = post * (ring[p] + sum_s taps[s] x_{p-s} + skip * x), then ring[p] = x, where x = pre * u.
+struct StepParams {
+  Scalar io;     // of u, pre, post, y
+  Scalar state;  // of ring, taps, skip: float32 or float64
+  const RowAt* rows;
+  int64_t n_rows;
+  const void* u;     // (R, D)
+  const void* pre;   // (R, D) or null
+  const void* post;  // (R, D) or null
+  void* y;           // (R, D)
+  int64_t u_stride, pre_stride, post_stride, y_stride;  // elements between rows
+  void* ring;        // (B, tiles, slots, W), this layer
+  const void* taps;  // (filter tiles, block, W or 1), this layer
+  const void* skip;  // (tiles * W,) or null, this layer
+  int64_t channels, tiles, slots;
+  int64_t block;   // T_0
+  int64_t repeat;  // 0: a filter per lane; else channels per filter, a multiple of W
+};
+
+// ring[p : p + block] += contribution of the finished blocks of the group, cut at `length`.
+struct FillParams {
+  Scalar state;
+  const RowAt* rows;  // all at a position where this level fires
+  int64_t n_rows;
+  void* ring;           // (layers, B, tiles, slots, W)
+  void* kept;           // (layers, B, tiles, kept_rows, 2, W)
+  const void* spectra;  // (layers, filter_tiles, spectra_rows, 2, W or 1)
+  int64_t layers, batch, tiles, filter_tiles, slots, kept_rows, spectra_rows;
+  int64_t repeat;  // as in StepParams
+  int64_t length;
+  int64_t block, radix, n_spectra, kept_offset, spectra_offset;
+  bool direct;  // the level's spectra rows hold taps 0 .. (n_spectra + 1) * block - 1 instead
+};
+
+struct Engine {
+  const char* name;
+  int lanes32, lanes64;
+  void (*short_range_step)(const StepParams&, int64_t tile_begin, int64_t tile_end);
+  // jobs are (layer, tile) pairs, layer-major
+  void (*future_fill)(const FillParams&, int64_t job_begin, int64_t job_end);
+};
+
+// The best engine this machine runs, or the one FUTUREFILL_CPU_ISA names (avx512, avx2, portable).
+// Throws std::runtime_error when that one is unknown, not built, or not supported by the machine.
+const Engine& engine();
+
+}  // namespace futurefill

@@ -1,0 +1,105 @@
+// Conversion between the state's type and the input/output types, bfloat16 and float16 by their bits.
+#pragma once
+
+#include <cstring>
+
+#include "engine.h"
+#include "simd.h"
+
+namespace futurefill {
+namespace FF_ISA {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+struct Float16 {
+  uint16_t bits;
+};
+
+FF_INLINE float bits_to_float(uint32_t bits) {
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+FF_INLINE uint32_t float_to_bits(float f) {
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  return bits;
+}
+
+FF_INLINE float widen(float x) { return x; }
+FF_INLINE double widen(double x) { return x; }
+FF_INLINE float widen(BFloat16 x) { return bits_to_float(uint32_t(x.bits) << 16); }
+
+FF_INLINE float widen(Float16 x) {
+  const uint32_t sign = uint32_t(x.bits & 0x8000) << 16;
+  const uint32_t rest = uint32_t(x.bits & 0x7fff) << 13;
+  // scaling by 2^112 rebases the exponent and normalises subnormals in one multiplication
+  const float scaled = bits_to_float(rest) * bits_to_float(0x77800000);
+  const uint32_t special = rest >= 0x0f800000 ? 0x7f800000 : 0;  // infinity and NaN
+  return bits_to_float(sign | special | float_to_bits(scaled));
+}
+
+FF_INLINE void narrow(double x, double* out) { *out = x; }
+FF_INLINE void narrow(double x, float* out) { *out = float(x); }
+FF_INLINE void narrow(float x, double* out) { *out = x; }
+FF_INLINE void narrow(float x, float* out) { *out = x; }
+
+FF_INLINE void narrow(float x, BFloat16* out) {
+  const uint32_t bits = float_to_bits(x);
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest even
+  out->bits = x == x ? uint16_t(rounded) : uint16_t(0x7fc0);
+}
+
+FF_INLINE void narrow(float x, Float16* out) {
+  const uint32_t sign = (float_to_bits(x) >> 16) & 0x8000;
+  const uint32_t magnitude = float_to_bits(x) & 0x7fffffff;
+  uint32_t half;
+  if (magnitude > 0x7f800000) {
+    half = 0x7e00;
+  } else if (magnitude >= 0x47800000) {  // 65536 and above
+    half = 0x7c00;
+  } else if (magnitude < 0x38800000) {  // below 2^-14: adding 0.5 rounds to the subnormal grid
+    half = float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000;
+  } else {  // to nearest even; a carry into 65536 gives infinity
+    half = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  }
+  out->bits = uint16_t(sign | half);
+}
+
+FF_INLINE void narrow(double x, BFloat16* out) { narrow(float(x), out); }
+FF_INLINE void narrow(double x, Float16* out) { narrow(float(x), out); }
+
+// `count` <= W values of a tile as a vector; the other lanes are zero.
+template <class S, class IO>
+FF_INLINE Vec<S> load_io(const IO* p, int64_t count) {
+  if constexpr (sizeof(S) == sizeof(IO)) {
+    if (count == kLanes<S>) return load(reinterpret_cast<const S*>(p));
+  }
+  S lanes[kLanes<S>] = {};
+  if (count == kLanes<S>) {
+    for (int i = 0; i < kLanes<S>; ++i) lanes[i] = S(widen(p[i]));
+  } else {
+    for (int64_t i = 0; i < count; ++i) lanes[i] = S(widen(p[i]));
+  }
+  return load(lanes);
+}
+
+template <class S, class IO>
+FF_INLINE void store_io(IO* p, Vec<S> v, int64_t count) {
+  if constexpr (sizeof(S) == sizeof(IO)) {
+    if (count == kLanes<S>) return store(reinterpret_cast<S*>(p), v);
+  }
+  S lanes[kLanes<S>];
+  store(lanes, v);
+  if (count == kLanes<S>) {
+    for (int i = 0; i < kLanes<S>; ++i) narrow(lanes[i], p + i);
+  } else {
+    for (int64_t i = 0; i < count; ++i) narrow(lanes[i], p + i);
+  }
+}
+
+}  // namespace FF_ISA
+}  // namespace futurefill

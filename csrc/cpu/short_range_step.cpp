@@ -1,0 +1,88 @@
+// y = post * (ring[p] + sum_{s <= p % T_0} taps[s] x_{p-s} + skip * x); ring[p] = x.
+#include "engine.h"
+#include "scalar_types.h"
+#include "simd.h"
+
+namespace futurefill {
+namespace FF_ISA {
+
+namespace {
+
+// sum_{s=1..n} taps[s] * history[-s]; `history` points at the slot of the newest input
+template <class S, bool kShared>
+FF_INLINE Vec<S> dot_history(const S* history, const S* taps, int64_t n, Vec<S> sum) {
+  constexpr int W = kLanes<S>;
+  constexpr int G = kShared ? 1 : W;
+  // four sums hide the latency of the multiply-add
+  Vec<S> sum1{}, sum2{}, sum3{};
+  int64_t s = 1;
+  for (; s + 3 <= n; s += 4) {
+    sum = load(history - s * W) * load_filter<S, kShared>(taps + s * G) + sum;
+    sum1 = load(history - (s + 1) * W) * load_filter<S, kShared>(taps + (s + 1) * G) + sum1;
+    sum2 = load(history - (s + 2) * W) * load_filter<S, kShared>(taps + (s + 2) * G) + sum2;
+    sum3 = load(history - (s + 3) * W) * load_filter<S, kShared>(taps + (s + 3) * G) + sum3;
+  }
+  for (; s <= n; ++s) {
+    sum = load(history - s * W) * load_filter<S, kShared>(taps + s * G) + sum;
+  }
+  return (sum + sum1) + (sum2 + sum3);
+}
+
+template <class S, class IO, bool kShared>
+void step_tiles(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
+  constexpr int W = kLanes<S>;
+  constexpr int G = kShared ? 1 : W;
+  const IO* u = static_cast<const IO*>(a.u);
+  const IO* pre = static_cast<const IO*>(a.pre);
+  const IO* post = static_cast<const IO*>(a.post);
+  IO* y = static_cast<IO*>(a.y);
+  for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+    const int64_t c = tile * W;
+    const int64_t count = a.channels - c < W ? a.channels - c : W;
+    const int64_t filter = kShared ? c / a.repeat : tile;
+    const S* taps = static_cast<const S*>(a.taps) + filter * a.block * G;
+    Vec<S> tap0 = load_filter<S, kShared>(taps);
+    if (a.skip) tap0 += load(static_cast<const S*>(a.skip) + c);
+    for (int64_t r = 0; r < a.n_rows; ++r) {
+      const RowAt row = a.rows[r];
+      S* slot = static_cast<S*>(a.ring) + ((row.state * a.tiles + tile) * a.slots + row.position) * W;
+      Vec<S> x = load_io<S>(u + row.io * a.u_stride + c, count);
+      if (pre) x *= load_io<S>(pre + row.io * a.pre_stride + c, count);
+      Vec<S> sum = tap0 * x + load(slot);
+      sum = dot_history<S, kShared>(slot, taps, row.position % a.block, sum);
+      if (post) sum *= load_io<S>(post + row.io * a.post_stride + c, count);
+      store(slot, x);
+      store_io<S>(y + row.io * a.y_stride + c, sum, count);
+    }
+  }
+}
+
+template <class S, class IO>
+void by_filter(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
+  a.repeat ? step_tiles<S, IO, true>(a, tile_begin, tile_end)
+           : step_tiles<S, IO, false>(a, tile_begin, tile_end);
+}
+
+template <class S>
+void by_io(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
+  switch (a.io) {
+    case Scalar::kFloat32:
+      return by_filter<S, float>(a, tile_begin, tile_end);
+    case Scalar::kFloat64:
+      return by_filter<S, double>(a, tile_begin, tile_end);
+    case Scalar::kBFloat16:
+      return by_filter<S, BFloat16>(a, tile_begin, tile_end);
+    case Scalar::kFloat16:
+      return by_filter<S, Float16>(a, tile_begin, tile_end);
+  }
+}
+
+}  // namespace
+
+void short_range_step(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
+  a.state == Scalar::kFloat64 ? by_io<double>(a, tile_begin, tile_end)
+                              : by_io<float>(a, tile_begin, tile_end);
+}
+
+}  // namespace FF_ISA
+}  // namespace futurefill

@@ -1,0 +1,80 @@
+#include "twiddles.h"
+
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+namespace futurefill {
+
+namespace {
+
+constexpr double kTwoPi = 6.283185307179586476925286766559;
+
+// Node r of depth d below x^n - i: the root has theta = 1/4, children have theta / 2 and
+// theta / 2 + 1/2, so the bits of r, newest first, are the leading bits of theta.
+double node_theta(int depth, int64_t r) {
+  double theta = 0.25;
+  for (int bit = depth - 1; bit >= 0; --bit) {
+    theta = theta / 2 + ((r >> bit) & 1) * 0.5;
+  }
+  return theta;
+}
+
+template <class S>
+Twiddle<S>* make_table(int depth) {
+  const int64_t nodes = int64_t{1} << depth;
+  auto* table = new Twiddle<S>[nodes];
+  for (int64_t r = 0; r < nodes; ++r) {
+    const double angle = kTwoPi / 4 * node_theta(depth, r);
+    table[r] = {S(std::cos(angle)),     S(std::sin(angle)),     S(std::cos(2 * angle)),
+                S(std::sin(2 * angle)), S(std::cos(3 * angle)), S(std::sin(3 * angle))};
+  }
+  return table;
+}
+
+struct Scratch {
+  void* data = nullptr;
+  int64_t bytes = 0;
+  ~Scratch() { std::free(data); }
+};
+
+}  // namespace
+
+template <class S>
+const TwiddleTables<S>& twiddle_tables(int max_depth) {
+  static TwiddleTables<S> tables{};
+  static std::atomic<int> ready{-1};
+  static std::mutex mutex;
+  if (ready.load(std::memory_order_acquire) < max_depth) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (int d = ready.load(std::memory_order_relaxed) + 1; d <= max_depth; ++d) {
+      tables.depth[d] = make_table<S>(d);
+      ready.store(d, std::memory_order_release);
+    }
+  }
+  return tables;
+}
+
+template const TwiddleTables<float>& twiddle_tables<float>(int);
+template const TwiddleTables<double>& twiddle_tables<double>(int);
+
+void* thread_scratch(int64_t bytes) {
+  thread_local Scratch scratch;
+  if (scratch.bytes < bytes) {
+    std::free(scratch.data);
+    const int64_t rounded = (bytes + 4095) / 4096 * 4096;
+    scratch.data = std::aligned_alloc(4096, rounded);
+    scratch.bytes = scratch.data ? rounded : 0;
+    if (!scratch.data) {
+      throw std::runtime_error("future_fill: cannot allocate " + std::to_string(rounded) +
+                               " bytes of scratch memory");
+    }
+  }
+  return scratch.data;
+}
+
+}  // namespace futurefill

@@ -1,0 +1,30 @@
+// Twiddle factors of the tree of x^n - c reductions (docs/algorithm.md).
+#pragma once
+
+#include <cstdint>
+
+namespace futurefill {
+
+// Of a node x^n - c with c = exp(2 pi i theta), split four ways: exp(2 pi i theta k / 4), k = 1, 2, 3.
+template <class S>
+struct Twiddle {
+  S re1, im1, re2, im2, re3, im3;
+};
+
+constexpr int kMaxDepth = 40;
+
+// Twiddles of every node by depth: at(d)[r] is node r of depth d below the root x^n - i. They do
+// not depend on n. Tables are computed in double precision when first needed and live on.
+template <class S>
+struct TwiddleTables {
+  const Twiddle<S>* depth[kMaxDepth];
+};
+
+// Tables for depths 0 .. max_depth. Thread-safe.
+template <class S>
+const TwiddleTables<S>& twiddle_tables(int max_depth);
+
+// This thread's scratch memory, at least `bytes`, 64-byte aligned; kept until the thread ends.
+void* thread_scratch(int64_t bytes);
+
+}  // namespace futurefill

@@ -1,0 +1,31 @@
+// Every op of the package. Stable ABI only; implementations are registered in ops_<device>.cpp.
+//
+// Shapes (docs/conventions.md): W lanes, C = tiles * W padded channels, R rows of one call.
+//   u, pre, post, y (R, D)             io type; last dimension contiguous
+//   ring      (layers, B, tiles, slots, W)
+//   kept      (layers, B, tiles, rows, 2, W)
+//   taps      (layers, filter tiles, T_0, W or 1)
+//   spectra   (layers, filter tiles, rows, 2, W or 1)
+//   skip      (layers, C)
+//   positions (B,) int64, rows (R,) int64, -1 marks a padding row
+//   levels    (n, 6) int64: block, radix, n_spectra, kept_offset, spectra_offset, direct
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
+  m.def(
+      "short_range_step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, "
+      "Tensor taps, Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance) "
+      "-> ()");
+  m.def(
+      "future_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
+      "Tensor? rows, int length, int block, int radix, int n_spectra, int kept_offset, "
+      "int spectra_offset, bool direct=False) -> ()");
+  // short_range_step, then with `advance` the fills that are due, of all layers
+  m.def(
+      "step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "
+      "Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
+      "Tensor(d!) kept, Tensor spectra, Tensor levels, int length) -> ()");
+  // instruction set of the CPU engine and its lanes for float32 and float64 state
+  m.def("cpu_lanes(bool float64) -> int");
+  m.def("cpu_isa() -> str");
+}

@@ -1,0 +1,374 @@
+// CPU implementations of the ops: checks the tensors, fills the engine's structs, runs the engine.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cpu/engine.h"
+#include "cpu/jobs.h"
+
+namespace futurefill {
+namespace {
+
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// What the checks and the engine need to know of a tensor, read once.
+struct View {
+  const char* name;
+  void* data;
+  int64_t dim;
+  const int64_t* sizes;
+  const int64_t* strides;
+  int32_t dtype;
+
+  View(const char* name, const Tensor& t) : name(name) {
+    AtenTensorHandle handle = t.get();
+    int64_t* s;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(handle, &dim));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(handle, &s));
+    sizes = s;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &s));
+    strides = s;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(handle, &dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(handle, &data));
+  }
+};
+
+std::string shape_text(const View& v) {
+  std::string text = "(";
+  for (int64_t d = 0; d < v.dim; ++d) text += (d ? ", " : "") + std::to_string(v.sizes[d]);
+  return text + ")";
+}
+
+void check_dim(const View& v, int64_t dim) {
+  STD_TORCH_CHECK(v.dim == dim, "expected ", v.name, " with ", dim, " dimensions, got shape ",
+                  shape_text(v));
+}
+
+void check_size(const View& v, int64_t d, int64_t size) {
+  STD_TORCH_CHECK(v.sizes[d] == size, "expected ", v.name, " with size ", size, " in dimension ", d,
+                  ", got shape ", shape_text(v));
+}
+
+void check_contiguous(const View& v) {
+  int64_t stride = 1;
+  for (int64_t d = v.dim - 1; d >= 0; --d) {
+    STD_TORCH_CHECK(v.sizes[d] <= 1 || v.strides[d] == stride, "expected ", v.name,
+                    " to be contiguous");
+    stride *= std::max<int64_t>(v.sizes[d], 1);  // as torch counts empty tensors
+  }
+}
+
+void check_int64(const View& v) {
+  STD_TORCH_CHECK(v.dtype == aoti_torch_dtype_int64(), "expected ", v.name, " of dtype int64");
+}
+
+Scalar scalar_of(const View& v) {
+  if (v.dtype == aoti_torch_dtype_float32()) return Scalar::kFloat32;
+  if (v.dtype == aoti_torch_dtype_bfloat16()) return Scalar::kBFloat16;
+  if (v.dtype == aoti_torch_dtype_float16()) return Scalar::kFloat16;
+  STD_TORCH_CHECK(v.dtype == aoti_torch_dtype_float64(), "expected ", v.name,
+                  " of a floating point dtype");
+  return Scalar::kFloat64;
+}
+
+// layers, B, tiles, slots, W and the state's dtype
+struct Ring {
+  View view;
+  int64_t layers, batch, tiles, slots, lanes;
+  Scalar state;
+
+  explicit Ring(const Tensor& t) : view("ring", t) {
+    check_dim(view, 5);
+    check_contiguous(view);
+    layers = view.sizes[0], batch = view.sizes[1], tiles = view.sizes[2];
+    slots = view.sizes[3], lanes = view.sizes[4];
+    state = scalar_of(view);
+    STD_TORCH_CHECK(state == Scalar::kFloat32 || state == Scalar::kFloat64,
+                    "expected ring of dtype float32 or float64");
+    const Engine& e = engine();
+    const int64_t expected = state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
+    STD_TORCH_CHECK(lanes == expected, "expected ring with ", expected, " lanes (", e.name,
+                    "), got ", lanes);
+  }
+
+  void check_dtype(const View& v) const {
+    STD_TORCH_CHECK(v.dtype == view.dtype, "expected ", v.name, " of the dtype of ring");
+  }
+};
+
+// (layers, filter tiles, rows, ..., W or 1): returns channels per filter, 0 for a filter per lane
+int64_t check_filters(const View& v, int64_t dim, const Ring& ring) {
+  check_dim(v, dim);
+  check_contiguous(v);
+  ring.check_dtype(v);
+  check_size(v, 0, ring.layers);
+  const int64_t lanes = v.sizes[dim - 1], tiles = v.sizes[1];
+  if (lanes == ring.lanes) {
+    check_size(v, 1, ring.tiles);
+    return 0;
+  }
+  check_size(v, dim - 1, 1);
+  const int64_t channels = ring.tiles * ring.lanes;
+  STD_TORCH_CHECK(tiles > 0 && channels % tiles == 0 && channels / tiles % ring.lanes == 0,
+                  "expected shared ", v.name, " whose filters cover whole vectors of ", ring.lanes,
+                  " channels, got ", tiles, " filters for ", channels, " channels");
+  return channels / tiles;
+}
+
+// Rows of the call at their positions, padding rows left out. One per thread: nothing is
+// allocated once it has grown.
+std::vector<RowAt>& collect_rows(const OptionalTensor& rows, const View& positions,
+                                 int64_t batch, int64_t n_rows, int64_t limit) {
+  thread_local std::vector<RowAt> result;
+  result.clear();
+  check_dim(positions, 1);
+  check_size(positions, 0, batch);
+  check_contiguous(positions);
+  check_int64(positions);
+  const int64_t* position = static_cast<const int64_t*>(positions.data);
+  const int64_t* row = nullptr;
+  if (rows) {
+    const View v("rows", *rows);
+    check_dim(v, 1);
+    check_contiguous(v);
+    check_int64(v);
+    if (n_rows < 0) n_rows = v.sizes[0];
+    check_size(v, 0, n_rows);
+    row = static_cast<const int64_t*>(v.data);
+  } else {
+    if (n_rows < 0) n_rows = batch;
+    STD_TORCH_CHECK(n_rows == batch, "expected ", batch, " rows, got ", n_rows);
+  }
+  for (int64_t r = 0; r < n_rows; ++r) {
+    const int64_t state = row ? row[r] : r;
+    if (state == -1) continue;
+    STD_TORCH_CHECK(state >= 0 && state < batch, "expected rows in 0 .. ", batch - 1, ", got ",
+                    state);
+    const int64_t p = position[state];
+    STD_TORCH_CHECK(p >= 0 && p < limit, "expected positions in 0 .. ", limit - 1, ", got ", p,
+                    " in row ", state);
+    result.push_back({r, state, p});
+  }
+  return result;
+}
+
+int64_t row_stride(const View& v, const View& u) {
+  check_dim(v, 2);
+  check_size(v, 0, u.sizes[0]);
+  check_size(v, 1, u.sizes[1]);
+  STD_TORCH_CHECK(v.dtype == u.dtype, "expected ", v.name, " of the dtype of u");
+  STD_TORCH_CHECK(v.sizes[1] == 1 || v.strides[1] == 1, "expected ", v.name,
+                  " contiguous in its last dimension");
+  return v.strides[0];
+}
+
+void run_step(const Tensor& u_, const OptionalTensor& pre, const OptionalTensor& post,
+              const Tensor& y_, const Ring& ring, const Tensor& taps_, const OptionalTensor& skip,
+              const View& positions, const std::vector<RowAt>& rows, const View& u, int64_t layer,
+              bool advance) {
+  StepParams a{};
+  a.io = scalar_of(u);
+  a.state = ring.state;
+  a.u = u.data;
+  a.u_stride = row_stride(u, u);
+  const View y("y", y_), taps("taps", taps_);
+  a.y = y.data;
+  a.y_stride = row_stride(y, u);
+  if (pre) {
+    const View v("pre", *pre);
+    a.pre = v.data;
+    a.pre_stride = row_stride(v, u);
+  }
+  if (post) {
+    const View v("post", *post);
+    a.post = v.data;
+    a.post_stride = row_stride(v, u);
+  }
+  const int64_t width = a.state == Scalar::kFloat64 ? 8 : 4;
+  a.channels = u.sizes[1];
+  a.tiles = ring.tiles;
+  a.slots = ring.slots;
+  STD_TORCH_CHECK((a.channels + ring.lanes - 1) / ring.lanes == ring.tiles,
+                  "expected u with the channels of ring, got ", shape_text(u), " for ", ring.tiles,
+                  " tiles of ", ring.lanes);
+  STD_TORCH_CHECK(layer >= 0 && layer < ring.layers, "expected layer in 0 .. ", ring.layers - 1,
+                  ", got ", layer);
+  a.ring = static_cast<char*>(ring.view.data) +
+           layer * ring.batch * ring.tiles * ring.slots * ring.lanes * width;
+  a.repeat = check_filters(taps, 4, ring);
+  a.block = taps.sizes[2];
+  STD_TORCH_CHECK(a.block >= 1, "expected taps with at least one tap");
+  a.taps = static_cast<char*>(taps.data) +
+           layer * taps.sizes[1] * taps.sizes[2] * taps.sizes[3] * width;
+  if (skip) {
+    const View v("skip", *skip);
+    check_dim(v, 2);
+    check_contiguous(v);
+    check_size(v, 0, ring.layers);
+    check_size(v, 1, ring.tiles * ring.lanes);
+    ring.check_dtype(v);
+    a.skip = static_cast<char*>(v.data) + layer * ring.tiles * ring.lanes * width;
+  }
+  a.rows = rows.data();
+  a.n_rows = static_cast<int64_t>(rows.size());
+
+  if (a.n_rows < u.sizes[0]) {  // padding rows read zero
+    const int64_t bytes = a.io == Scalar::kFloat64 ? 8 : a.io == Scalar::kFloat32 ? 4 : 2;
+    size_t next = 0;
+    for (int64_t r = 0; r < u.sizes[0]; ++r) {
+      if (next < rows.size() && rows[next].io == r) {
+        ++next;
+      } else {
+        std::fill_n(static_cast<char*>(y.data) + r * a.y_stride * bytes, a.channels * bytes, 0);
+      }
+    }
+  }
+  run_step_jobs(a);
+  if (advance) {
+    for (const RowAt& row : rows) static_cast<int64_t*>(positions.data)[row.state] += 1;
+  }
+}
+
+// The parts of FillParams that all levels share.
+FillParams fill_params(const Ring& ring, const Tensor& kept_, const Tensor& spectra_,
+                       int64_t length) {
+  const View kept("kept", kept_), spectra("spectra", spectra_);
+  FillParams a{};
+  a.state = ring.state;
+  a.ring = ring.view.data;
+  a.kept = kept.data;
+  a.spectra = spectra.data;
+  a.layers = ring.layers;
+  a.batch = ring.batch;
+  a.tiles = ring.tiles;
+  a.slots = ring.slots;
+  a.length = length;
+  STD_TORCH_CHECK(length >= 1 && length <= ring.slots, "expected length in 1 .. ", ring.slots,
+                  ", got ", length);
+  check_dim(kept, 6);
+  check_contiguous(kept);
+  ring.check_dtype(kept);
+  check_size(kept, 0, ring.layers);
+  check_size(kept, 1, ring.batch);
+  check_size(kept, 2, ring.tiles);
+  check_size(kept, 4, 2);
+  check_size(kept, 5, ring.lanes);
+  a.kept_rows = kept.sizes[3];
+  a.repeat = check_filters(spectra, 5, ring);
+  check_size(spectra, 3, 2);
+  a.filter_tiles = spectra.sizes[1];
+  a.spectra_rows = spectra.sizes[2];
+  return a;
+}
+
+void set_level(FillParams& a, int64_t block, int64_t radix, int64_t n_spectra, int64_t kept_offset,
+               int64_t spectra_offset, bool direct) {
+  STD_TORCH_CHECK(block >= 1 && radix >= 2 && n_spectra >= 1 && n_spectra < radix,
+                  "expected a level with block >= 1 and 1 <= n_spectra < radix, got block ", block,
+                  ", radix ", radix, ", n_spectra ", n_spectra);
+  int64_t n = 1;
+  while (n < block) n *= 2;
+  const int64_t spectra_rows = direct ? ((n_spectra + 1) * block + 1) / 2 : n_spectra * n;
+  const int64_t kept_rows = direct ? 0 : (n_spectra - 1) * n;
+  STD_TORCH_CHECK(spectra_offset >= 0 && spectra_offset + spectra_rows <= a.spectra_rows,
+                  "expected spectra with at least ", spectra_offset + spectra_rows, " rows, got ",
+                  a.spectra_rows);
+  STD_TORCH_CHECK(kept_offset >= 0 && kept_offset + kept_rows <= a.kept_rows,
+                  "expected kept with at least ", kept_offset + kept_rows, " rows, got ",
+                  a.kept_rows);
+  a.block = block;
+  a.radix = radix;
+  a.n_spectra = n_spectra;
+  a.kept_offset = kept_offset;
+  a.spectra_offset = spectra_offset;
+  a.direct = direct;
+}
+
+void short_range_step(Tensor u, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_,
+                      Tensor taps, OptionalTensor skip, Tensor positions_, OptionalTensor rows,
+                      int64_t layer, bool advance) {
+  const Ring ring(ring_);
+  const View u_view("u", u), positions("positions", positions_);
+  check_dim(u_view, 2);
+  const auto& at = collect_rows(rows, positions, ring.batch, u_view.sizes[0], ring.slots);
+  run_step(u, pre, post, y, ring, taps, skip, positions, at, u_view, layer, advance);
+}
+
+void future_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
+                 int64_t length, int64_t block, int64_t radix, int64_t n_spectra,
+                 int64_t kept_offset, int64_t spectra_offset, bool direct) {
+  const Ring ring(ring_);
+  FillParams a = fill_params(ring, kept, spectra, length);
+  set_level(a, block, radix, n_spectra, kept_offset, spectra_offset, direct);
+  const auto& at = collect_rows(rows, View("positions", positions), ring.batch, -1, length);
+  for (const RowAt& row : at) {
+    STD_TORCH_CHECK(row.position % block == 0 && row.position / block % radix != 0,
+                    "expected rows at a position where the level of block ", block,
+                    " fires, got position ", row.position);
+  }
+  a.rows = at.data();
+  a.n_rows = static_cast<int64_t>(at.size());
+  run_fill_jobs(a);
+}
+
+void step(Tensor u, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_, Tensor taps,
+          OptionalTensor skip, Tensor positions_, OptionalTensor rows, int64_t layer, bool advance,
+          Tensor kept, Tensor spectra, Tensor levels_, int64_t length) {
+  const Ring ring(ring_);
+  const View u_view("u", u), positions("positions", positions_), levels("levels", levels_);
+  check_dim(u_view, 2);
+  STD_TORCH_CHECK(length <= ring.slots, "expected length <= ", ring.slots, ", got ", length);
+  auto& at = collect_rows(rows, positions, ring.batch, u_view.sizes[0], length);
+  check_dim(levels, 2);
+  check_size(levels, 1, 6);
+  check_contiguous(levels);
+  check_int64(levels);
+  run_step(u, pre, post, y, ring, taps, skip, positions, at, u_view, layer, advance);
+  const int64_t n_levels = levels.sizes[0];
+  if (!advance || n_levels == 0) return;
+
+  const int64_t* level = static_cast<const int64_t*>(levels.data);
+  const auto not_due = [&](const RowAt& row) {
+    return row.position % level[0] != 0 || row.position >= length;
+  };
+  for (RowAt& row : at) row.position += 1;
+  at.erase(std::remove_if(at.begin(), at.end(), not_due), at.end());
+  if (at.empty()) return;
+  FillParams a = fill_params(ring, kept, spectra, length);
+  // a row fires at the largest block that divides its position: largest level first
+  auto begin = at.begin();
+  for (int64_t l = n_levels - 1; l >= 0 && begin != at.end(); --l) {
+    const int64_t* d = level + 6 * l;
+    const auto end = std::partition(
+        begin, at.end(), [&](const RowAt& row) { return row.position % d[0] == 0; });
+    if (end == begin) continue;
+    set_level(a, d[0], d[1], d[2], d[3], d[4], d[5] != 0);
+    a.rows = &*begin;
+    a.n_rows = end - begin;
+    run_fill_jobs(a);
+    begin = end;
+  }
+}
+
+int64_t cpu_lanes(bool float64) { return float64 ? engine().lanes64 : engine().lanes32; }
+
+std::string cpu_isa() { return engine().name; }
+
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
+  m.impl("short_range_step", TORCH_BOX(&short_range_step));
+  m.impl("future_fill", TORCH_BOX(&future_fill));
+  m.impl("step", TORCH_BOX(&step));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {
+  m.impl("cpu_lanes", TORCH_BOX(&cpu_lanes));
+  m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
+}
+
+}  // namespace
+}  // namespace futurefill

@@ -1,0 +1,50 @@
+"""Shared helpers: relative errors, and outputs poisoned with NaN so that unwritten ones fail."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import futurefill_kernels as ff
+from futurefill_kernels.dispatch import IMPLEMENTATIONS
+
+TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-6,
+    torch.float16: 1e-3,
+    torch.bfloat16: 8e-3,
+}
+
+
+def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative L2 error in float64; NaN counts as wrong."""
+    got, expected = got.double(), expected.double()
+    error = (got - expected).norm() / expected.norm().clamp_min(1e-300)
+    return float("inf") if torch.isnan(error) else error.item()
+
+
+def available(dtype: torch.dtype = torch.float32) -> list[str]:
+    """Implementations that can run here."""
+    reasons = ff.dispatch.reasons_against(torch.device("cpu"), dtype)
+    return [name for name in IMPLEMENTATIONS if not reasons[name]]
+
+
+@pytest.fixture(params=list(IMPLEMENTATIONS))
+def impl(request: pytest.FixtureRequest) -> str:
+    """Every implementation that runs on this machine."""
+    reasons = ff.dispatch.reasons_against(torch.device("cpu"), torch.float32)[request.param]
+    if reasons:
+        pytest.skip(f"{request.param}: {'; '.join(reasons)}")
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``torch.empty`` and ``empty_like`` return NaN, so an output that is not written shows."""
+    empty, empty_like = torch.empty, torch.empty_like
+
+    def poison(x: torch.Tensor) -> torch.Tensor:
+        return x.fill_(float("nan")) if x.is_floating_point() else x
+
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: poison(empty(*a, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poison(empty_like(*a, **k)))

@@ -1,0 +1,117 @@
+"""Plans as pure numbers: which level fires when, and what it costs, against counting."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from futurefill_kernels import DeviceInfo, Plan, make_plan
+
+
+@st.composite
+def plans(draw) -> Plan:
+    sizes = [draw(st.integers(1, 9))]
+    for radix in draw(st.lists(st.integers(2, 5), max_size=3)):
+        sizes.append(sizes[-1] * radix)
+    length = draw(st.integers(1, 150))
+    return Plan(length, tuple(sizes), draw(st.integers(1, 200)))
+
+
+@given(plans())
+def test_every_input_reaches_every_later_output_once(plan):
+    """Count contributions tap by tap: fills and the short-range convolution tile the triangle."""
+    length, taps = plan.length, plan.filter_length
+    seen = torch.zeros(length, length, dtype=torch.int64)  # [output, input]
+    for t in range(length):
+        seen[t, t - t % plan.base : t + 1] += 1
+        fired = plan.level_at(t)
+        if fired is None:
+            continue
+        level, p = plan.levels[fired], t + 1
+        i = p // level.block % level.radix
+        assert 1 <= i < level.radix
+        for k in range(1, min(i, level.n_spectra) + 1):
+            # H_k carries input block i - k to output block i through taps (k-1)T .. (k+1)T-1
+            outputs = torch.arange(p, min(p + level.block, length))[:, None]
+            inputs = torch.arange(p - k * level.block, p - (k - 1) * level.block)[None]
+            seen[outputs, inputs] += 1
+    lag = torch.arange(length)[:, None] - torch.arange(length)[None]
+    assert (seen[(lag >= 0) & (lag < taps)] == 1).all()
+    assert (seen[lag < 0] == 0).all()
+
+
+@given(plans())
+def test_operations_are_counted_exactly(plan):
+    total = 0
+    for t in range(plan.length):
+        total += 2 * min(t % plan.base + 1, plan.filter_length)
+        fired = plan.level_at(t)
+        if fired is not None:
+            level, p = plan.levels[fired], t + 1
+            n = level.transform
+            stages = n.bit_length() - 1
+            products = min(p // level.block % level.radix, level.n_spectra)
+            total += 10 * n * stages + 6 * n + 8 * n * (products - 1)
+            total += min(level.block, plan.length - p)
+    assert plan.flops_per_token == pytest.approx(total / plan.length)
+    fired = [plan.level_at(t) for t in range(plan.length)]
+    assert [plan.firings(level) for level in plan.levels] == [
+        fired.count(level.index) for level in plan.levels
+    ]
+
+
+@given(plans())
+def test_kept_spectra_are_never_overwritten_before_their_last_use(plan):
+    for level in plan.levels:
+        slots: dict[int, int] = {}
+        for i in range(1, level.radix):
+            used = range(max(0, i - level.n_spectra), i - 1)
+            assert all(slots[j % level.kept] == j for j in used)
+            if level.kept and i < level.radix - 1:
+                slots[(i - 1) % level.kept] = i - 1
+
+
+def test_named_plans():
+    assert Plan.epoched(1000, 100).block_sizes == (100,)
+    assert Plan.continuous(1000, 32).block_sizes == (32, 64, 128, 256, 512)
+    assert Plan.continuous(32, 32).levels == ()
+    assert Plan(10, (16,)).base == 10
+
+
+@pytest.mark.parametrize(
+    ("length", "sizes", "message"),
+    [
+        (0, (1,), "length >= 1, got 0"),
+        (8, (), "positive integers"),
+        (8, (0, 2), "positive integers"),
+        (8, (4, 4), "4 then 4"),
+        (8, (4, 6), "4 then 6"),
+    ],
+)
+def test_bad_plans_are_named(length, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        Plan(length, sizes)
+
+
+def test_explain_lists_every_level():
+    text = Plan(65536, (32, 256, 4096)).explain()
+    assert [line.split()[0] for line in text.splitlines()[4:7]] == ["32", "256", "4096"]
+    assert f"{Plan(65536, (32, 256, 4096)).flops_per_token:.0f} operations" in text
+
+
+def test_planning_is_pure_and_checked():
+    h100 = DeviceInfo.named("h100")
+    assert make_plan(4096, 64, device=h100) == make_plan(4096, 64, device=h100)
+    assert make_plan(1, 1).levels == ()
+    with pytest.raises(ValueError, match="length >= 1, got 0"):
+        make_plan(0, 8)
+    with pytest.raises(ValueError, match="groups to divide channels = 8, got 3"):
+        make_plan(8, 8, groups=3)
+    with pytest.raises(ValueError, match="objective"):
+        make_plan(8, 8, objective="speed")
+    with pytest.raises(TypeError, match="dtype"):
+        make_plan(8, 8, dtype=torch.int64)
+    with pytest.raises(ValueError, match="unknown device name 'h300'"):
+        DeviceInfo.named("h300")
