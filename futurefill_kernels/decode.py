@@ -175,9 +175,7 @@ def _pad(
     return prompt.long().where(inside.to(prompt.device), 0), valid
 
 
-def _check_ids(
-    model: nn.Module, ids: Tensor, stop_ids: Sequence[int], pad_id: int
-) -> None:
+def _check_ids(model: nn.Module, ids: Tensor, stop_ids: Sequence[int], pad_id: int) -> None:
     """Every id inside the vocabulary, which is the size of the model's first embedding."""
     embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
     if embedding is None:
