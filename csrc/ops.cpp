@@ -25,6 +25,10 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "
       "Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
       "Tensor(d!) kept, Tensor spectra, Tensor levels, int length) -> ()");
+  // n steps of one layer that feed on themselves: u_{t+1} = y_t. y: (n, B, D)
+  m.def(
+      "generate(Tensor u, Tensor(a!) y, Tensor(b!) ring, Tensor taps, Tensor? skip, "
+      "Tensor(c!) positions, Tensor(d!) kept, Tensor spectra, Tensor levels, int length) -> ()");
   // instruction set of the CPU engine and its lanes for float32 and float64 state
   m.def("cpu_lanes(bool float64) -> int");
   m.def("cpu_isa() -> str");

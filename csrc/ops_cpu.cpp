@@ -57,6 +57,9 @@ void check_size(const View& v, int64_t d, int64_t size) {
 void check_contiguous(const View& v) {
   int64_t stride = 1;
   for (int64_t d = v.dim - 1; d >= 0; --d) {
+    if (v.sizes[d] == 0) return;
+  }
+  for (int64_t d = v.dim - 1; d >= 0; --d) {
     STD_TORCH_CHECK(v.sizes[d] <= 1 || v.strides[d] == stride, "expected ", v.name,
                     " to be contiguous");
     stride *= std::max<int64_t>(v.sizes[d], 1);  // as torch counts empty tensors
@@ -122,8 +125,8 @@ int64_t check_filters(const View& v, int64_t dim, const Ring& ring) {
 
 // Rows of the call at their positions, padding rows left out. One per thread: nothing is
 // allocated once it has grown.
-std::vector<RowAt>& collect_rows(const OptionalTensor& rows, const View& positions,
-                                 int64_t batch, int64_t n_rows, int64_t limit) {
+std::vector<RowAt>& collect_rows(const OptionalTensor& rows, const View& positions, int64_t batch,
+                                 int64_t n_rows, int64_t limit) {
   thread_local std::vector<RowAt> result;
   result.clear();
   check_dim(positions, 1);
@@ -167,16 +170,15 @@ int64_t row_stride(const View& v, const View& u) {
   return v.strides[0];
 }
 
-void run_step(const Tensor& u_, const OptionalTensor& pre, const OptionalTensor& post,
-              const Tensor& y_, const Ring& ring, const Tensor& taps_, const OptionalTensor& skip,
-              const View& positions, const std::vector<RowAt>& rows, const View& u, int64_t layer,
-              bool advance) {
+// Checks every tensor of a step of one layer; nothing has changed when it throws.
+StepParams step_params(const View& u, const OptionalTensor& pre, const OptionalTensor& post,
+                       const View& y, const Ring& ring, const Tensor& taps_,
+                       const OptionalTensor& skip, int64_t layer) {
   StepParams a{};
   a.io = scalar_of(u);
   a.state = ring.state;
   a.u = u.data;
   a.u_stride = row_stride(u, u);
-  const View y("y", y_), taps("taps", taps_);
   a.y = y.data;
   a.y_stride = row_stride(y, u);
   if (pre) {
@@ -200,11 +202,12 @@ void run_step(const Tensor& u_, const OptionalTensor& pre, const OptionalTensor&
                   ", got ", layer);
   a.ring = static_cast<char*>(ring.view.data) +
            layer * ring.batch * ring.tiles * ring.slots * ring.lanes * width;
+  const View taps("taps", taps_);
   a.repeat = check_filters(taps, 4, ring);
   a.block = taps.sizes[2];
   STD_TORCH_CHECK(a.block >= 1, "expected taps with at least one tap");
-  a.taps = static_cast<char*>(taps.data) +
-           layer * taps.sizes[1] * taps.sizes[2] * taps.sizes[3] * width;
+  a.taps =
+      static_cast<char*>(taps.data) + layer * taps.sizes[1] * taps.sizes[2] * taps.sizes[3] * width;
   if (skip) {
     const View v("skip", *skip);
     check_dim(v, 2);
@@ -214,17 +217,21 @@ void run_step(const Tensor& u_, const OptionalTensor& pre, const OptionalTensor&
     ring.check_dtype(v);
     a.skip = static_cast<char*>(v.data) + layer * ring.tiles * ring.lanes * width;
   }
+  return a;
+}
+
+void run_step(StepParams& a, const View& positions, const std::vector<RowAt>& rows, int64_t n_rows,
+              bool advance) {
   a.rows = rows.data();
   a.n_rows = static_cast<int64_t>(rows.size());
-
-  if (a.n_rows < u.sizes[0]) {  // padding rows read zero
+  if (a.n_rows < n_rows) {  // padding rows read zero
     const int64_t bytes = a.io == Scalar::kFloat64 ? 8 : a.io == Scalar::kFloat32 ? 4 : 2;
     size_t next = 0;
-    for (int64_t r = 0; r < u.sizes[0]; ++r) {
+    for (int64_t r = 0; r < n_rows; ++r) {
       if (next < rows.size() && rows[next].io == r) {
         ++next;
       } else {
-        std::fill_n(static_cast<char*>(y.data) + r * a.y_stride * bytes, a.channels * bytes, 0);
+        std::fill_n(static_cast<char*>(a.y) + r * a.y_stride * bytes, a.channels * bytes, 0);
       }
     }
   }
@@ -289,14 +296,45 @@ void set_level(FillParams& a, int64_t block, int64_t radix, int64_t n_spectra, i
   a.direct = direct;
 }
 
-void short_range_step(Tensor u, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_,
+void check_levels(const View& levels) {
+  check_dim(levels, 2);
+  check_size(levels, 1, 6);
+  check_contiguous(levels);
+  check_int64(levels);
+}
+
+// The fills due at the positions of rows that have just advanced. Reorders and shortens `rows`.
+void run_due_fills(FillParams& a, const View& levels, std::vector<RowAt>& rows) {
+  const int64_t* level = static_cast<const int64_t*>(levels.data);
+  const auto not_due = [&](const RowAt& row) {
+    return row.position % level[0] != 0 || row.position >= a.length;
+  };
+  if (levels.sizes[0] == 0) return;
+  rows.erase(std::remove_if(rows.begin(), rows.end(), not_due), rows.end());
+  // a row fires at the largest block that divides its position: largest level first
+  auto begin = rows.begin();
+  for (int64_t l = levels.sizes[0] - 1; l >= 0 && begin != rows.end(); --l) {
+    const int64_t* d = level + 6 * l;
+    const auto end = std::partition(begin, rows.end(),
+                                    [&](const RowAt& row) { return row.position % d[0] == 0; });
+    if (end == begin) continue;
+    set_level(a, d[0], d[1], d[2], d[3], d[4], d[5] != 0);
+    a.rows = &*begin;
+    a.n_rows = end - begin;
+    run_fill_jobs(a);
+    begin = end;
+  }
+}
+
+void short_range_step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_,
                       Tensor taps, OptionalTensor skip, Tensor positions_, OptionalTensor rows,
                       int64_t layer, bool advance) {
   const Ring ring(ring_);
-  const View u_view("u", u), positions("positions", positions_);
-  check_dim(u_view, 2);
-  const auto& at = collect_rows(rows, positions, ring.batch, u_view.sizes[0], ring.slots);
-  run_step(u, pre, post, y, ring, taps, skip, positions, at, u_view, layer, advance);
+  const View u("u", u_), positions("positions", positions_);
+  check_dim(u, 2);
+  const auto& at = collect_rows(rows, positions, ring.batch, u.sizes[0], ring.slots);
+  StepParams a = step_params(u, pre, post, View("y", y), ring, taps, skip, layer);
+  run_step(a, positions, at, u.sizes[0], advance);
 }
 
 void future_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
@@ -316,42 +354,49 @@ void future_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor positions, Op
   run_fill_jobs(a);
 }
 
-void step(Tensor u, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_, Tensor taps,
+void step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_, Tensor taps,
           OptionalTensor skip, Tensor positions_, OptionalTensor rows, int64_t layer, bool advance,
           Tensor kept, Tensor spectra, Tensor levels_, int64_t length) {
   const Ring ring(ring_);
-  const View u_view("u", u), positions("positions", positions_), levels("levels", levels_);
-  check_dim(u_view, 2);
-  STD_TORCH_CHECK(length <= ring.slots, "expected length <= ", ring.slots, ", got ", length);
-  auto& at = collect_rows(rows, positions, ring.batch, u_view.sizes[0], length);
-  check_dim(levels, 2);
-  check_size(levels, 1, 6);
-  check_contiguous(levels);
-  check_int64(levels);
-  run_step(u, pre, post, y, ring, taps, skip, positions, at, u_view, layer, advance);
-  const int64_t n_levels = levels.sizes[0];
-  if (!advance || n_levels == 0) return;
-
-  const int64_t* level = static_cast<const int64_t*>(levels.data);
-  const auto not_due = [&](const RowAt& row) {
-    return row.position % level[0] != 0 || row.position >= length;
-  };
+  const View u("u", u_), positions("positions", positions_), levels("levels", levels_);
+  check_dim(u, 2);
+  check_levels(levels);
+  FillParams fill = fill_params(ring, kept, spectra, length);
+  auto& at = collect_rows(rows, positions, ring.batch, u.sizes[0], length);
+  StepParams a = step_params(u, pre, post, View("y", y), ring, taps, skip, layer);
+  run_step(a, positions, at, u.sizes[0], advance);
+  if (!advance) return;
   for (RowAt& row : at) row.position += 1;
-  at.erase(std::remove_if(at.begin(), at.end(), not_due), at.end());
-  if (at.empty()) return;
-  FillParams a = fill_params(ring, kept, spectra, length);
-  // a row fires at the largest block that divides its position: largest level first
-  auto begin = at.begin();
-  for (int64_t l = n_levels - 1; l >= 0 && begin != at.end(); --l) {
-    const int64_t* d = level + 6 * l;
-    const auto end = std::partition(
-        begin, at.end(), [&](const RowAt& row) { return row.position % d[0] == 0; });
-    if (end == begin) continue;
-    set_level(a, d[0], d[1], d[2], d[3], d[4], d[5] != 0);
-    a.rows = &*begin;
-    a.n_rows = end - begin;
-    run_fill_jobs(a);
-    begin = end;
+  run_due_fills(fill, levels, at);
+}
+
+void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor skip,
+              Tensor positions_, Tensor kept, Tensor spectra, Tensor levels_, int64_t length) {
+  const Ring ring(ring_);
+  const View u("u", u_), positions("positions", positions_), levels("levels", levels_);
+  View y("y", y_);
+  check_dim(u, 2);
+  check_dim(y, 3);
+  check_contiguous(y);
+  check_levels(levels);
+  STD_TORCH_CHECK(ring.layers == 1, "expected ring of one layer, got ", ring.layers);
+  const int64_t n = y.sizes[0];
+  y.dim = 2, ++y.sizes, ++y.strides;
+  FillParams fill = fill_params(ring, kept, spectra, length);
+  auto& at = collect_rows({}, positions, ring.batch, u.sizes[0], length - n + 1);
+  StepParams a = step_params(u, {}, {}, y, ring, taps, skip, 0);
+  const int64_t bytes = a.io == Scalar::kFloat64 ? 8 : a.io == Scalar::kFloat32 ? 4 : 2;
+  for (int64_t t = 0; t < n; ++t) {
+    at.clear();
+    for (int64_t r = 0; r < ring.batch; ++r) {
+      at.push_back({r, r, static_cast<int64_t*>(positions.data)[r]});
+    }
+    run_step(a, positions, at, ring.batch, true);
+    for (RowAt& row : at) row.position += 1;
+    run_due_fills(fill, levels, at);
+    a.u = a.y;
+    a.u_stride = a.y_stride;
+    a.y = static_cast<char*>(a.y) + ring.batch * a.channels * bytes;
   }
 }
 
@@ -363,6 +408,7 @@ STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
   m.impl("short_range_step", TORCH_BOX(&short_range_step));
   m.impl("future_fill", TORCH_BOX(&future_fill));
   m.impl("step", TORCH_BOX(&step));
+  m.impl("generate", TORCH_BOX(&generate));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {

@@ -1,7 +1,7 @@
 """The compiled library: found and loaded on import, or the reason why there is none.
 
-Loading it registers the ops of ``csrc/ops.cpp``. It uses torch's
-stable ABI and no Python API, so one file serves several versions of both.
+Loading it registers the ops of ``csrc/ops.cpp``. It uses torch's stable ABI and no Python API, so
+one file serves several versions of both.
 """
 
 from __future__ import annotations

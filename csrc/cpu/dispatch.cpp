@@ -8,10 +8,10 @@
 
 namespace futurefill {
 
-#define FF_DECLARE(isa)                                         \
-  namespace isa {                                               \
-  void short_range_step(const StepParams&, int64_t, int64_t);   \
-  void future_fill(const FillParams&, int64_t, int64_t);        \
+#define FF_DECLARE(isa)                                       \
+  namespace isa {                                             \
+  void short_range_step(const StepParams&, int64_t, int64_t); \
+  void future_fill(const FillParams&, int64_t, int64_t);      \
   }
 
 FF_DECLARE(portable)
@@ -22,8 +22,7 @@ FF_DECLARE(avx512)
 
 namespace {
 
-#define FF_ENGINE(isa, bytes) \
-  { #isa, bytes / 4, bytes / 8, isa::short_range_step, isa::future_fill }
+#define FF_ENGINE(isa, bytes) {#isa, bytes / 4, bytes / 8, isa::short_range_step, isa::future_fill}
 
 // best first
 const Engine kEngines[] = {

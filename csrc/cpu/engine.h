@@ -23,14 +23,14 @@ struct StepParams {
   Scalar state;  // of ring, taps, skip: float32 or float64
   const RowAt* rows;
   int64_t n_rows;
-  const void* u;     // (R, D)
-  const void* pre;   // (R, D) or null
-  const void* post;  // (R, D) or null
-  void* y;           // (R, D)
+  const void* u;                                        // (R, D)
+  const void* pre;                                      // (R, D) or null
+  const void* post;                                     // (R, D) or null
+  void* y;                                              // (R, D)
   int64_t u_stride, pre_stride, post_stride, y_stride;  // elements between rows
-  void* ring;        // (B, tiles, slots, W), this layer
-  const void* taps;  // (filter tiles, block, W or 1), this layer
-  const void* skip;  // (tiles * W,) or null, this layer
+  void* ring;                                           // (B, tiles, slots, W), this layer
+  const void* taps;                                     // (filter tiles, block, W or 1), this layer
+  const void* skip;                                     // (tiles * W,) or null, this layer
   int64_t channels, tiles, slots;
   int64_t block;   // T_0
   int64_t repeat;  // 0: a filter per lane; else channels per filter, a multiple of W

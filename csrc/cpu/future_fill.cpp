@@ -12,7 +12,7 @@ namespace FF_ISA {
 
 namespace {
 
-constexpr int64_t kMaxRows = 8;        // rows that share one reading of the spectra
+constexpr int64_t kMaxRows = 8;           // rows that share one reading of the spectra
 constexpr int64_t kSubtreeBytes = 16384;  // of one row: half of the smallest first-level cache
 
 int log2_of(int64_t n) {
@@ -161,8 +161,8 @@ void fill_rows(const FillParams& a, int64_t layer, int64_t tile, int64_t begin, 
   Fill<S> f;
   f.n = n;
   f.kept_slots = a.n_spectra > 1 ? a.n_spectra - 1 : 0;
-  f.spectra = static_cast<const S*>(a.spectra) +
-              (filter * a.spectra_rows + a.spectra_offset) * 2 * G;
+  f.spectra =
+      static_cast<const S*>(a.spectra) + (filter * a.spectra_rows + a.spectra_offset) * 2 * G;
   f.n_rows = end - begin;
   f.tables = &twiddle_tables<S>(log);
   S* padded = scratch + f.n_rows * n * 2 * W;
@@ -208,8 +208,7 @@ void fill_tile(const FillParams& a, int64_t layer, int64_t tile) {
   int64_t n = 1;
   while (n < a.block) n *= 2;
   const int64_t rows = a.n_rows < kMaxRows ? a.n_rows : kMaxRows;
-  S* scratch =
-      static_cast<S*>(thread_scratch((rows * 2 + 1) * n * kLanes<S> * int64_t{sizeof(S)}));
+  S* scratch = static_cast<S*>(thread_scratch((rows * 2 + 1) * n * kLanes<S> * int64_t{sizeof(S)}));
   for (int64_t begin = 0; begin < a.n_rows; begin += rows) {
     const int64_t end = begin + rows < a.n_rows ? begin + rows : a.n_rows;
     fill_rows<S, kShared>(a, layer, tile, begin, end, n, scratch);

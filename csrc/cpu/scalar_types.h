@@ -1,4 +1,5 @@
-// Conversion between the state's type and the input/output types, bfloat16 and float16 by their bits.
+// Conversion between the state's type and the input/output types, bfloat16 and float16 by their
+// bits.
 #pragma once
 
 #include <cstring>

@@ -45,7 +45,8 @@ void step_tiles(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
     if (a.skip) tap0 += load(static_cast<const S*>(a.skip) + c);
     for (int64_t r = 0; r < a.n_rows; ++r) {
       const RowAt row = a.rows[r];
-      S* slot = static_cast<S*>(a.ring) + ((row.state * a.tiles + tile) * a.slots + row.position) * W;
+      S* slot =
+          static_cast<S*>(a.ring) + ((row.state * a.tiles + tile) * a.slots + row.position) * W;
       Vec<S> x = load_io<S>(u + row.io * a.u_stride + c, count);
       if (pre) x *= load_io<S>(pre + row.io * a.pre_stride + c, count);
       Vec<S> sum = tap0 * x + load(slot);

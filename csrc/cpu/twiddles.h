@@ -5,7 +5,8 @@
 
 namespace futurefill {
 
-// Of a node x^n - c with c = exp(2 pi i theta), split four ways: exp(2 pi i theta k / 4), k = 1, 2, 3.
+// Of a node x^n - c with c = exp(2 pi i theta), split four ways: exp(2 pi i theta k / 4), k = 1,
+// 2, 3.
 template <class S>
 struct Twiddle {
   S re1, im1, re2, im2, re3, im3;
