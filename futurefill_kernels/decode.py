@@ -60,7 +60,7 @@ def decode(
         if next_input is not None:
             raise ValueError("next_input needs filters; a model takes a sampler")
         ids, valid = _pad(prompt, lengths)
-        _check_ids(model, ids, valid, stop_ids, pad_id)
+        _check_ids(model, ids, stop_ids, pad_id)
         return _decode_model(model, ids, valid, sampler or greedy, stop_ids, pad_id, loop)
 
 
@@ -153,7 +153,7 @@ def _identity(y_t: Tensor) -> Tensor:
 def _pad(
     prompt: Tensor | Sequence[Tensor], lengths: Tensor | Sequence[int] | None
 ) -> tuple[Tensor, list[int]]:
-    """Prompts as ids (B, P) and their valid lengths."""
+    """Prompts as ids (B, P), 0 after the valid lengths, and these."""
     if not isinstance(prompt, Tensor):
         if lengths is not None:
             raise ValueError("lengths belong to a padded prompt (B, P); a list has its own")
@@ -170,19 +170,18 @@ def _pad(
         raise ValueError(f"empty prompt: expected ids (B, P), got shape {tuple(prompt.shape)}")
     if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
         raise TypeError(f"expected prompt ids of an integer dtype, got {prompt.dtype}")
-    return prompt.long(), valid_lengths(lengths, *prompt.shape)
+    valid = valid_lengths(lengths, *prompt.shape)
+    inside = torch.arange(prompt.shape[1]) < torch.tensor(valid)[:, None]
+    return prompt.long().where(inside.to(prompt.device), 0), valid
 
 
-def _check_ids(
-    model: nn.Module, ids: Tensor, lengths: list[int], stop_ids: Sequence[int], pad_id: int
-) -> None:
+def _check_ids(model: nn.Module, ids: Tensor, stop_ids: Sequence[int], pad_id: int) -> None:
     """Every id inside the vocabulary, which is the size of the model's first embedding."""
     embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
     if embedding is None:
         return
-    inside = torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]
-    given = [*ids[inside.to(ids.device)].aminmax(), *stop_ids, pad_id]
-    for value in (int(x) for x in given):
+    given = [int(ids.min()), int(ids.max()), *stop_ids, pad_id]
+    for value in given:
         if not 0 <= value < embedding.num_embeddings:
             raise ValueError(
                 f"expected ids in 0 .. {embedding.num_embeddings - 1} (the vocabulary), got {value}"

@@ -42,7 +42,7 @@ class RandomSampler:
         self._generator: torch.Generator | None = None
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """The distribution that is drawn from. logits: (B, V). Returns (B, V) float32 or float64."""
+        """The distribution drawn from. logits: (B, V). Returns (B, V) float32 or float64."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             smallest = logits.topk(self.top_k).values[..., -1:]

@@ -73,7 +73,7 @@ def train(model: LanguageModel, corpus: Corpus, args: argparse.Namespace) -> Non
         crop = min(crop_length(progress), model.config.context_length)
         ids = corpus.sample(max(1, args.tokens_per_step // crop), crop + 1, generator)
         loss = _cross_entropy(model, ids)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

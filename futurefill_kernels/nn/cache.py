@@ -19,10 +19,10 @@ from .short_conv import ShortConv, ShortConvState
 class DecodingCache:
     """State of every `LongFilter` and `ShortConv` of a model, allocated once.
 
-    The first call ``model(x, cache=cache)`` is the prompt; after it, a call with one position is a step
-    and a longer one continues the prompt or, after the first step, the stream. All filters of
-    equal shape are layers of one `FutureFillCache`, in the order of ``model.modules()``, which has to be
-    the order of the calls.
+    The first call ``model(x, cache=cache)`` is the prompt; after it, a call with one position is a
+    step and a longer one continues the prompt or, after the first step, the stream. All filters of
+    equal shape are layers of one `FutureFillCache`, in the order of ``model.modules()``, which has
+    to be the order of the calls.
 
     model: its weights are read here, once. batch_size: rows ``B``. max_new_tokens: positions ``N``
     that follow the prompt. plan, impl: as in `FutureFillCache`.
@@ -231,7 +231,7 @@ def _stream(
     """One stream whose layers are filters of equal shape."""
     with torch.no_grad():
         taps = [module.taps(module.context_length) for module in filters]
-        skips = [module.skip for module in filters if module.skip is not None]
+        skips: list[Tensor] = [module.skip for module in filters if module.skip is not None]
         return FutureFillCache(
             taps,
             batch_size,

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def fft_conv(u: Tensor, h: Tensor) -> Tensor:
     """Causal convolution by FFT, differentiable in both arguments.
 
-    u: (B, D, T). h: (G, L), channel ``d`` uses row ``d // (D/G)``, tap 0 multiplies the newest input.
+    u: (B, D, T). h: (G, L), channel ``d`` uses row ``d // (D/G)``, tap 0 multiplies the newest
+    input.
     Returns (B, D, T), entry ``t`` the sum of ``h[s] * u[t - s]`` over ``0 <= s <= t``.
     """
     length = u.shape[-1]
@@ -52,7 +53,7 @@ class LongFilter(nn.Module):
         self.skip = nn.Parameter(torch.ones(channels)) if skip else None
 
     def taps(self, length: int) -> Tensor:
-        """The first ``min(length, L)`` taps, (G, min(length, L)); tap 0 multiplies the newest input."""
+        """The first ``min(length, L)`` taps (G, ...); tap 0 multiplies the newest input."""
         raise TypeError(f"{type(self).__name__} must define taps(length)")
 
     def forward(

@@ -1,4 +1,4 @@
-"""Hyena: long convolutions with implicit filters between data-controlled gates (arXiv 2302.10866)."""
+"""Hyena: long convolutions with implicit filters between gates (arXiv 2302.10866)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class ImplicitFilter(LongFilter):
     """A small sine network from lag to filter tap, under an exponential window.
 
-    channels, context_length: as in `LongFilter`. hidden: width of the network. bands: sine and cosine
-    features, geometric in frequency so that near lags are resolved as well as far ones.
+    channels, context_length: as in `LongFilter`. hidden: width of the network. bands: sine and
+    cosine features, geometric in frequency so that near lags are resolved as well as far ones.
     sine_frequency: multiplies the first layer, the Hyena paper's ``omega``.
     """
 
@@ -56,7 +56,7 @@ class ImplicitFilter(LongFilter):
 
 
 def _lag_features(length: int, bands: int) -> Tensor:
-    """(length, 2 bands + 1): log of the lag, then its sines and cosines from period ``2 L`` to 4."""
+    """(length, 2 bands + 1): log of the lag, then sines and cosines from period ``2 L`` to 4."""
     lag = torch.arange(length, dtype=torch.float64)[:, None]
     slowest, fastest = math.log(math.pi / length), math.log(math.pi / 2)
     rates = torch.linspace(slowest, fastest, bands, dtype=torch.float64).exp()
@@ -68,8 +68,8 @@ class Hyena(nn.Module):
     """Hyena mixer of a given order.
 
     A linear map gives ``order + 1`` streams ``x_0 .. x_{order-1}, v``, each through a causal
-    depthwise convolution of ``short_taps``; then ``v = conv_i(x_i * v)`` for ``i = order-1 .. 1`` and
-    the output is a linear map of ``x_0 * v``. Each ``conv_i`` is a long convolution with an
+    depthwise convolution of ``short_taps``; then ``v = conv_i(x_i * v)`` for ``i = order-1 .. 1``
+    and the output is a linear map of ``x_0 * v``. Each ``conv_i`` is a long convolution with an
     implicit filter and a skip weight per channel.
     """
 

@@ -70,11 +70,12 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.channels)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        blocks = [Block(config) for _ in range(config.layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.RMSNorm(config.channels)
         nn.init.normal_(self.embedding.weight, std=0.02)
         with torch.no_grad():
-            for block in self.blocks:  # keep the residual stream's variance at one
+            for block in blocks:  # keep the residual stream's variance at one
                 block.mixer.out_proj.weight /= (2 * config.layers) ** 0.5
                 block.mlp.down.weight /= (2 * config.layers) ** 0.5
 

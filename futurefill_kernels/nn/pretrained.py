@@ -47,7 +47,8 @@ def load_model(path: str | Path | None = None) -> LanguageModel:
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise ValueError(
-                f"expected {name} {tuple(expected[name].shape)} in {path}, got {tuple(tensor.shape)}"
+                f"expected {name} {tuple(expected[name].shape)} in {path}, "
+                f"got {tuple(tensor.shape)}"
             )
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"expected {name} in {path} to be finite, got NaN or infinity")

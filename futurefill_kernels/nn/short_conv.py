@@ -60,7 +60,7 @@ class ShortConvState:
         return other
 
     def step(self, x: Tensor, rows: list[int] | None, seen: list[int]) -> Tensor:
-        """One token. x: (R, C). rows: rows of the batch, None for all. seen: (R,) tokens before it."""
+        """One token. x: (R, C). rows: of the batch, None for all. seen: (R,) tokens before it."""
         k = self.ring.shape[1]
         if rows is None and seen.count(seen[0]) == len(seen):
             slot = seen[0] % k
@@ -85,7 +85,6 @@ class ShortConvState:
         whole = torch.cat([tail, x], dim=2)
         last = torch.arange(k, device=device) + end - 1  # (R, k), the newest k inputs in `whole`
         newest = whole.gather(2, last[:, None].expand(-1, whole.shape[1], -1))
-        self.ring[index, (start + torch.arange(k, device=device) + end - k) % k] = newest.transpose(
-            1, 2
-        )
+        slots = (start + end - k + torch.arange(k, device=device)) % k
+        self.ring[index, slots] = newest.transpose(1, 2)
         return convolve(whole, self.weight)

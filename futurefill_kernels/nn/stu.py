@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=8)
 def spectral_filters(length: int, count: int) -> Tensor:
-    """Top eigenvectors of the Hankel matrix ``Z_ij = 2 / ((i+j)^3 - (i+j))``, ``1 <= i, j <= length``.
+    """Top eigenvectors of the Hankel matrix ``Z_ij = 2 / ((i+j)^3 - (i+j))``, i and j from 1.
 
     Each is scaled by its eigenvalue to the power 1/4. Returns (count, length) float64, largest
     eigenvalue first, signs such that the entry of largest magnitude is positive. Found by subspace
