@@ -267,7 +267,7 @@ class FutureFillCache:
         other = copy.copy(self)
         other._state = self._state.clone()
         other._step = self._implementation.make_step(other._state)
-        other._known_positions = list(self._positions)
+        other._known_positions, other._steps_since = list(self._positions), 0
         other._open_prompts = {row: list(x) for row, x in self._open_prompts.items()}
         return other
 
