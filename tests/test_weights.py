@@ -95,7 +95,8 @@ def test_training_learns_and_repeats(tmp_path, capsys):
     for name in ("a", "b"):
         out = tmp_path / f"{name}.safetensors"
         args = parse(
-            train, "--out", out, "--steps", 80, "--learning-rate", 0.03, "--tokens-per-step", 256, "--evaluate-every", 100,
+            train, "--out", out, "--steps", 80, "--learning-rate", 0.03,
+            "--tokens-per-step", 256, "--evaluate-every", 100,
             "--channels", 8, "--layers", 1, "--mlp-hidden", 16, "--context-length", 128,
         )  # fmt: skip
         train.run(args)
