@@ -1,8 +1,9 @@
 """Exact, fast autoregressive decoding of long-convolution sequence models."""
 
-from . import reference
+from . import nn, ops, reference
 from ._version import __version__
 from .cache import FutureFillCache
+from .decode import decode
 from .device import DeviceInfo
 from .functional import causal_conv, future_fill
 from .plan import Plan
@@ -14,7 +15,10 @@ __all__ = [
     "Plan",
     "__version__",
     "causal_conv",
+    "decode",
     "future_fill",
     "make_plan",
+    "nn",
+    "ops",
     "reference",
 ]

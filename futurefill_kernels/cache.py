@@ -109,7 +109,9 @@ class FutureFillCache:
             skip,
         )
         self._step_shape = torch.Size((batch_size, channels))
-        self._positions = [0] * batch_size
+        self._step = self._implementation.make_step(self._state)
+        self._known_positions = [0] * batch_size  # as of `_steps_since` steps of all rows ago
+        self._steps_since = 0
         self._open_prompts: dict[int, list[Tensor | None]] = {}
         self._next_layer = 0
         self._token: tuple[Any, ...] = ()
@@ -124,6 +126,13 @@ class FutureFillCache:
     def positions(self) -> Tensor:
         """(B,) int64: positions taken since the prompt."""
         return torch.tensor(self._positions, dtype=torch.int64)
+
+    @property
+    def _positions(self) -> list[int]:
+        if self._steps_since:
+            self._known_positions = [p + self._steps_since for p in self._known_positions]
+            self._steps_since = 0
+        return self._known_positions
 
     @property
     def nbytes(self) -> int:
@@ -168,13 +177,13 @@ class FutureFillCache:
             check_input(self, "out", out, expected)
             if not out.is_contiguous():
                 raise ValueError(f"expected out to be contiguous, got strides {out.stride()}")
-        advance = layer == self.layers - 1
         if layer == 0:
             self._begin_step(row_list)
         elif self._token != ("step", row_list):
             raise ValueError(f"expected the rows of layer 0 for layer {layer}, got rows={row_list}")
+        advance = layer == self.layers - 1
         index = None if row_list is None else torch.tensor(row_list, device=self.device)
-        self._implementation.step(self._state, u_t, pre, post, out, index, layer, advance)
+        self._step(u_t, pre, post, out, index, layer, advance)
         if advance:
             self._finish_step(row_list)
         else:
@@ -257,7 +266,8 @@ class FutureFillCache:
         """An independent cache in the same state; prepared filters are shared."""
         other = copy.copy(self)
         other._state = self._state.clone()
-        other._positions = list(self._positions)
+        other._step = self._implementation.make_step(other._state)
+        other._known_positions, other._steps_since = list(self._positions), 0
         other._open_prompts = {row: list(x) for row, x in self._open_prompts.items()}
         return other
 
@@ -269,8 +279,8 @@ class FutureFillCache:
             raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(row_list)},)")
         for tensor in (self._state.ring, self._state.kept, self._state.prompt_fill):
             copy_rows(tensor, row_list)
-        self._positions = [self._positions[b] for b in row_list]
-        self._state.positions.copy_(torch.tensor(self._positions))
+        self._known_positions = [self._positions[b] for b in row_list]
+        self._state.positions.copy_(torch.tensor(self._known_positions))
         self._open_prompts = {
             b: list(self._open_prompts[old])
             for b, old in enumerate(row_list)
@@ -332,10 +342,11 @@ class FutureFillCache:
                 )
 
     def _begin_step(self, row_list: list[int] | None) -> None:
-        active = self._positions
-        if row_list is not None:
-            active = [self._positions[b] for b in row_list if b >= 0]
-        if active and max(active) >= self.max_new_tokens:
+        if row_list is None:
+            highest = max(self._known_positions) + self._steps_since
+        else:
+            highest = max((self._positions[b] for b in row_list if b >= 0), default=0)
+        if highest >= self.max_new_tokens:
             raise ValueError(
                 f"no room for another step: all max_new_tokens = {self.max_new_tokens} are taken"
             )
@@ -347,13 +358,16 @@ class FutureFillCache:
     def _finish_step(self, row_list: list[int] | None) -> None:
         self._next_layer = 0
         if row_list is None:
-            self._positions = [p + 1 for p in self._positions]
+            self._steps_since += 1
         else:
+            positions = self._positions
             for b in row_list:
                 if b >= 0:
-                    self._positions[b] += 1
-        if self._implementation.fuses_fill:
-            return
+                    positions[b] += 1
+        if not self._implementation.fuses_fill:
+            self._fill_what_is_due(row_list)
+
+    def _fill_what_is_due(self, row_list: list[int] | None) -> None:
         due: dict[int, list[int]] = {}
         for b in range(self.batch_size) if row_list is None else row_list:
             fired = self.plan.level_at(self._positions[b] - 1) if b >= 0 else None

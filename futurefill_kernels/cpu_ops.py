@@ -8,7 +8,7 @@ from torch import Tensor
 from . import _extension
 from .plan import Level, Plan
 from .spectra import filter_spectra
-from .state import Layout, StreamState, tile_filters
+from .state import Layout, Step, StreamState, tile_filters
 
 name = "cpu"
 fuses_fill = True
@@ -43,34 +43,24 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
     return tile_filters(filter_spectra(h, plan, dtype), layout)
 
 
-def step(
-    state: StreamState,
-    u: Tensor,
-    pre: Tensor | None,
-    post: Tensor | None,
-    y: Tensor,
-    rows: Tensor | None,
-    layer: int,
-    advance: bool,
-) -> None:
+def make_step(state: StreamState) -> Step:
     """One token of one layer, and after the last layer every fill that is due."""
-    torch.ops.futurefill_kernels.step(
-        u,
-        pre,
-        post,
-        y,
-        state.ring,
-        state.taps,
-        state.skip,
-        state.positions,
-        rows,
-        layer,
-        advance,
-        state.kept,
-        state.spectra,
-        state.levels,
-        state.plan.length,
-    )
+    op = torch.ops.futurefill_kernels.step.default
+    ring, taps, skip, positions = state.ring, state.taps, state.skip, state.positions
+    fills = (state.kept, state.spectra, state.levels, state.plan.length)
+
+    def step(
+        u: Tensor,
+        pre: Tensor | None,
+        post: Tensor | None,
+        y: Tensor,
+        rows: Tensor | None,
+        layer: int,
+        advance: bool,
+    ) -> None:
+        op(u, pre, post, y, ring, taps, skip, positions, rows, layer, advance, *fills)
+
+    return step
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:

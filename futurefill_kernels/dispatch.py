@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import cpu_ops, reference_ops
 from .plan import Level, Plan
-from .state import Layout, StreamState
+from .state import Layout, Step, StreamState
 
 
 class Implementation(Protocol):
@@ -30,18 +30,8 @@ class Implementation(Protocol):
         """One layer's prepared filters from taps h (layout.groups, L)."""
         ...
 
-    def step(
-        self,
-        state: StreamState,
-        u: Tensor,
-        pre: Tensor | None,
-        post: Tensor | None,
-        y: Tensor,
-        rows: Tensor | None,
-        layer: int,
-        advance: bool,
-    ) -> None:
-        """One token of one layer; see reference_ops.step."""
+    def make_step(self, state: StreamState) -> Step:
+        """The function for one token of one layer; see reference_ops.make_step."""
         ...
 
     def fill(self, state: StreamState, level: Level, rows: Tensor | None) -> None:

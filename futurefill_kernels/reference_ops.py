@@ -5,12 +5,14 @@ Spectra are the taps themselves: a fill is one FFT convolution of the group's in
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from .functional import conv_range
 from .plan import Level, Plan
-from .state import Layout, StreamState
+from .state import Layout, Step, StreamState
 
 name = "reference"
 fuses_fill = False
@@ -32,6 +34,15 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
     return torch.nn.functional.pad(h[:, :taps], (0, taps - min(taps, h.shape[1]))).to(dtype)
 
 
+def make_step(state: StreamState) -> Step:
+    """Binds ``step`` to a state.
+
+    The function takes u, pre, post, y: (R, D); rows: (R,) int64 state rows, -1 for padding, or None
+    for all; layer; advance: whether the positions of the rows move on.
+    """
+    return partial(step, state)
+
+
 def step(
     state: StreamState,
     u: Tensor,
@@ -42,10 +53,7 @@ def step(
     layer: int,
     advance: bool,
 ) -> None:
-    """Short-range convolution of one token (docs/algorithm.md, equation 2).
-
-    u, pre, post, y: (R, D); rows: (R,) int64 state rows, -1 for padding, or None for all.
-    """
+    """Short-range convolution of one token (docs/algorithm.md, equation 2)."""
     x = u if pre is None else pre.to(state.ring.dtype) * u
     x = x.to(state.ring.dtype)
     per_group = state.layout.channels // state.layout.groups

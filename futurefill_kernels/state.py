@@ -15,6 +15,9 @@ from torch import Tensor
 
 from .plan import Plan
 
+#: step(u, pre, post, y, rows, layer, advance): one token of one layer, written to y
+Step = Callable[[Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None, int, bool], None]
+
 
 @dataclass(frozen=True)
 class Layout:

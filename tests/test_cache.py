@@ -79,7 +79,7 @@ class Stream:
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_split_is_the_parallel_convolution(name, data):
     if ff.dispatch.reasons_against(torch.device("cpu"), torch.float64)[name]:

@@ -1,0 +1,59 @@
+# Two commands do everything: `make generate` and `make test`. Each makes its own virtual
+# environment, installs the package from this folder and does its job.
+#
+# PYTHON  interpreter, python3
+# TORCH   torch requirement. A plain `torch` brings a CUDA build of several gigabytes on Linux;
+#         TORCH=torch==2.13.0 or an index with CPU builds keeps it small.
+# PROMPT, TOKENS, ARGS  for `make generate`
+
+PYTHON ?= python3
+TORCH ?= torch>=2.13
+PROMPT ?= def 
+TOKENS ?= 8192
+ARGS ?=
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: generate test lint format wheel clean
+
+generate: $(VENV)/installed
+	$(BIN)/python -m futurefill_kernels generate --prompt '$(PROMPT)' --tokens $(TOKENS) $(ARGS)
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+SOURCES = setup.py pyproject.toml $(shell find csrc futurefill_kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.py' -o -name '*.safetensors')
+
+$(VENV)/ready:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) '$(TORCH)' 'numpy>=1.26' 'setuptools>=77' wheel ninja
+	touch $@
+
+# no build isolation: the extension is built against the torch it will run with
+$(VENV)/installed: $(VENV)/ready $(SOURCES)
+	$(PIP) --no-build-isolation .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP) --no-build-isolation '.[test]'
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/ready
+	$(PIP) --no-build-isolation '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

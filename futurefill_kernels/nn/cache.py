@@ -1,0 +1,255 @@
+"""DecodingCache: the decoding state of a whole model, handed to its mixers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..cache import FutureFillCache
+from ..checks import Rows, refuse_grad, row_indices, valid_lengths
+from ..plan import Plan
+from .filters import LongFilter
+from .short_conv import ShortConv, ShortConvState
+
+
+class DecodingCache:
+    """State of every `LongFilter` and `ShortConv` of a model, allocated once.
+
+    The first call ``model(x, cache=cache)`` is the prompt; after it, a call with one position is a
+    step and a longer one continues the prompt or, after the first step, the stream. All filters of
+    equal shape are layers of one `FutureFillCache`, in the order of ``model.modules()``, which has
+    to be the order of the calls.
+
+    model: its weights are read here, once. batch_size: rows ``B``. max_new_tokens: positions ``N``
+    that follow the prompt. plan, impl: as in `FutureFillCache`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch_size: int,
+        max_new_tokens: int,
+        *,
+        plan: Plan | None = None,
+        impl: str = "auto",
+    ) -> None:
+        self._modules = [m for m in model.modules() if isinstance(m, LongFilter | ShortConv)]
+        groups: dict[tuple[int, int, bool], list[LongFilter]] = {}
+        for module in self._modules:
+            if isinstance(module, LongFilter):
+                signature = (module.channels, module.groups, module.skip is None)
+                groups.setdefault(signature, []).append(module)
+        if not groups:
+            raise ValueError(f"{type(model).__name__} has no ff.nn mixers, expected at least one")
+        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+        self._streams = [
+            _stream(filters, batch_size, max_new_tokens, plan, impl) for filters in groups.values()
+        ]
+        self._place = {
+            module: (stream, layer)
+            for stream, filters in enumerate(groups.values())
+            for layer, module in enumerate(filters)
+        }
+        self._short = {
+            module: ShortConvState(module, batch_size)
+            for module in self._modules
+            if isinstance(module, ShortConv)
+        }
+        self._selected: list[int] | None = None
+        self._lengths: Tensor | Sequence[int] | None = None
+        self._next = 0
+        self._stepping = False
+        self._token_lengths: list[int] = []
+        self._token_seen: list[int] = []
+        self._seen = [0] * batch_size
+        self._taken = [0] * batch_size
+        self._in_prompt = [True] * batch_size
+
+    @property
+    def positions(self) -> Tensor:
+        """(B,) int64: positions taken since the prompt."""
+        return torch.tensor(self._taken, dtype=torch.int64)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the first group of filters."""
+        return self._streams[0].plan
+
+    @property
+    def impl(self) -> str:
+        """Name of the implementation that runs."""
+        return self._streams[0].impl
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all state and prepared filters; independent of the prompt's length."""
+        return sum(s.nbytes for s in self._streams) + sum(
+            s.ring.nbytes + s.aligned.nbytes for s in self._short.values()
+        )
+
+    @contextmanager
+    def select(
+        self, rows: Rows | None = None, lengths: Tensor | Sequence[int] | None = None
+    ) -> Iterator[None]:
+        """Inside, calls of the model are about some rows or about right-padded prompts.
+
+        rows: the R rows that the call's batch stands for. lengths: (R,) valid positions of each.
+        """
+        self._selected = None if rows is None else row_indices(rows, self.batch_size)
+        self._lengths = lengths
+        try:
+            yield
+        finally:
+            self._selected = self._lengths = None
+
+    def long_conv(
+        self, module: LongFilter, u: Tensor, pre: Tensor | None, post: Tensor | None
+    ) -> Tensor:
+        """What ``module(u, pre=pre, post=post)`` adds for these tokens. u: (R, D, T)."""
+        self._enter(module, u)
+        index, layer = self._place[module]
+        stream, rows = self._streams[index], self._selected
+        if self._stepping:
+            pre = pre if pre is None else pre[..., 0]
+            post = post if post is None else post[..., 0]
+            y = stream.step(u[..., 0], layer, pre=pre, post=post, rows=rows)[..., None]
+        else:
+            lengths = None if self._lengths is None else self._token_lengths
+            y = stream.prefill(u, layer, pre=pre, post=post, rows=rows, lengths=lengths)
+        self._leave()
+        return y
+
+    def short_conv(self, module: ShortConv, x: Tensor) -> Tensor:
+        """What ``module(x)`` gives for these tokens. x: (R, C, T)."""
+        self._enter(module, x)
+        state, rows, seen = self._short[module], self._selected, self._token_seen
+        if self._stepping:
+            y = state.step(x[..., 0], rows, seen)[..., None]
+        else:
+            y = state.prefill(x, rows, seen, self._token_lengths)
+        self._leave()
+        return y
+
+    def reset(self, rows: Rows | None = None) -> None:
+        """Forget everything the rows (default all) have seen."""
+        if rows is None:
+            self._next = 0
+        self._between_calls("reset")
+        chosen = (
+            list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
+        )
+        for stream in self._streams:
+            stream.reset(rows)
+        for state in self._short.values():
+            state.ring[chosen] = 0
+        for row in chosen:
+            self._seen[row], self._taken[row], self._in_prompt[row] = 0, 0, True
+
+    def clone(self) -> DecodingCache:
+        """An independent cache in the same state; prepared filters are shared."""
+        self._between_calls("clone")
+        other = copy.copy(self)
+        other._streams = [stream.clone() for stream in self._streams]
+        other._short = {module: state.clone() for module, state in self._short.items()}
+        other._seen, other._taken = list(self._seen), list(self._taken)
+        other._in_prompt = list(self._in_prompt)
+        return other
+
+    def reorder(self, rows: Rows) -> None:
+        """Row ``b`` becomes what row ``rows[b]`` was (beam search). rows: (B,)."""
+        self._between_calls("reorder")
+        chosen = row_indices(rows, self.batch_size, unique=False)
+        if len(chosen) != self.batch_size:
+            raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(chosen)},)")
+        for stream in self._streams:
+            stream.reorder(chosen)
+        for state in self._short.values():
+            state.ring.copy_(state.ring[chosen])
+        self._seen = [self._seen[b] for b in chosen]
+        self._taken = [self._taken[b] for b in chosen]
+        self._in_prompt = [self._in_prompt[b] for b in chosen]
+
+    def _between_calls(self, method: str) -> None:
+        if self._next:
+            raise ValueError(
+                f"{method} needs a finished call of the model; this one stopped inside"
+            )
+
+    def _enter(self, module: nn.Module, x: Tensor) -> None:
+        expected = self._modules[self._next]
+        if module is not expected:
+            raise ValueError(
+                f"convolutions are called in the order of model.modules(): expected number "
+                f"{self._next}, a {type(expected).__name__}, got another {type(module).__name__}"
+            )
+        if self._next == 0:
+            self._begin_call(x)
+
+    def _leave(self) -> None:
+        self._next += 1
+        if self._next == len(self._modules):
+            self._finish_call()
+
+    def _begin_call(self, x: Tensor) -> None:
+        """Check everything that could fail later, before any state changes, and choose the mode."""
+        refuse_grad(x=x)
+        rows = range(self.batch_size) if self._selected is None else self._selected
+        count, width = x.shape[0], x.shape[2]
+        if count != len(rows) or width < 1:
+            raise ValueError(
+                f"expected inputs of {len(rows)} rows and at least one position, "
+                f"got {count} rows and {width} positions"
+            )
+        self._token_seen = [self._seen[row] for row in rows]
+        self._stepping = width == 1 and self._lengths is None and min(self._token_seen) > 0
+        self._token_lengths = valid_lengths(self._lengths, count, width)
+        for row, length in zip(rows, self._token_lengths, strict=True):
+            room = self.max_new_tokens - self._taken[row]
+            if (self._stepping or not self._in_prompt[row]) and length > room:
+                raise ValueError(
+                    f"expected at most {room} more positions in row {row} "
+                    f"(max_new_tokens = {self.max_new_tokens}), got {length}"
+                )
+
+    def _finish_call(self) -> None:
+        self._next = 0
+        rows = range(self.batch_size) if self._selected is None else self._selected
+        for row, length in zip(rows, self._token_lengths, strict=True):
+            self._in_prompt[row] &= not self._stepping
+            self._seen[row] += length
+            if not self._in_prompt[row]:
+                self._taken[row] += length
+
+
+def _stream(
+    filters: list[LongFilter], batch_size: int, max_new_tokens: int, plan: Plan | None, impl: str
+) -> FutureFillCache:
+    """One stream whose layers are filters of equal shape."""
+    with torch.no_grad():
+        taps = [module.taps(module.context_length) for module in filters]
+        skips: list[Tensor] = [module.skip for module in filters if module.skip is not None]
+        return FutureFillCache(
+            taps,
+            batch_size,
+            max_new_tokens,
+            channels=filters[0].channels,
+            skip=torch.stack(skips) if skips else None,
+            plan=plan,
+            impl=impl,
+        )
+
+
+def make_cache(
+    model: nn.Module,
+    batch_size: int,
+    max_new_tokens: int,
+    *,
+    plan: Plan | None = None,
+    impl: str = "auto",
+) -> DecodingCache:
+    """A `DecodingCache` for ``model``; arguments as there."""
+    return DecodingCache(model, batch_size, max_new_tokens, plan=plan, impl=impl)

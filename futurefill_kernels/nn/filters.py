@@ -1,0 +1,77 @@
+"""Filters as modules: where taps come from, and the convolution with them in both modes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .cache import DecodingCache
+
+
+def fft_conv(u: Tensor, h: Tensor) -> Tensor:
+    """Causal convolution by FFT, differentiable in both arguments.
+
+    u: (B, D, T). h: (G, L), channel ``d`` uses row ``d // (D/G)``, tap 0 multiplies the newest
+    input.
+    Returns (B, D, T), entry ``t`` the sum of ``h[s] * u[t - s]`` over ``0 <= s <= t``.
+    """
+    length = u.shape[-1]
+    taps = h[:, None, :length]  # (G, 1, min(L, T))
+    # any n >= length + taps - 1 avoids wrapping; powers of two are the fastest
+    n = 1 << (length + taps.shape[-1] - 2).bit_length()
+    grouped = u.unflatten(1, (len(h), -1))  # (B, G, D/G, T)
+    product = torch.fft.rfft(grouped, n) * torch.fft.rfft(taps, n)
+    return torch.fft.irfft(product, n)[..., :length].flatten(1, 2)
+
+
+class LongFilter(nn.Module):
+    """Base of everything that convolves over the whole context; a mixer holds one or several.
+
+    A subclass says in ``taps`` what its filter is. ``forward`` convolves: in parallel, or through a
+    `DecodingCache`, which finds these modules by walking the model.
+
+    channels: ``D``. groups: filter rows ``G``, a divisor of ``D``. context_length: taps ``L``.
+    skip: (D,) parameter that multiplies the input itself, or None.
+    """
+
+    skip: nn.Parameter | None
+
+    def __init__(
+        self, channels: int, context_length: int, *, groups: int | None = None, skip: bool = True
+    ) -> None:
+        super().__init__()
+        self.channels, self.context_length = channels, context_length
+        self.groups = channels if groups is None else groups
+        for name, value in (("channels", channels), ("context_length", context_length)):
+            if value < 1:
+                raise ValueError(f"expected {name} >= 1, got {value}")
+        if self.groups < 1 or channels % self.groups:
+            raise ValueError(f"expected groups to divide channels = {channels}, got {groups}")
+        self.skip = nn.Parameter(torch.ones(channels)) if skip else None
+
+    def taps(self, length: int) -> Tensor:
+        """The first ``min(length, L)`` taps (G, ...); tap 0 multiplies the newest input."""
+        raise TypeError(f"{type(self).__name__} must define taps(length)")
+
+    def forward(
+        self,
+        u: Tensor,
+        cache: DecodingCache | None = None,
+        *,
+        pre: Tensor | None = None,
+        post: Tensor | None = None,
+    ) -> Tensor:
+        """``post * (conv(pre * u) + skip * pre * u)``.
+
+        u, pre, post: (B, D, T). Returns (B, D, T). Without a cache parallel and differentiable.
+        """
+        if cache is not None:
+            return cache.long_conv(self, u, pre, post)
+        x = u if pre is None else pre * u
+        y = fft_conv(x, self.taps(x.shape[-1]))
+        if self.skip is not None:
+            y = y + self.skip[:, None] * x
+        return y if post is None else post * y

@@ -1,0 +1,80 @@
+"""Weights on disk: safetensors files that carry their model's configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .language_model import LanguageModel, LanguageModelConfig
+
+#: The weights that ship with the package, and their card beside them.
+SHIPPED = Path(__file__).parent.parent / "weights" / "stdlib-hyena.safetensors"
+
+
+def save_model(model: LanguageModel, path: str | Path, record: dict[str, Any]) -> None:
+    """Write weights, configuration and training record to ``path``, replacing it in one move."""
+    path = Path(path)
+    metadata = {"config": json.dumps(asdict(model.config)), "record": json.dumps(record)}
+    temporary = path.with_suffix(".partial")
+    save_file(model.state_dict(), temporary, metadata)
+    os.replace(temporary, path)
+
+
+def load_model(path: str | Path | None = None) -> LanguageModel:
+    """The model saved in ``path`` (default: the one that ships with the package), on the CPU.
+
+    Raises FileNotFoundError, and ValueError for a file that is corrupt, truncated or not ours.
+    """
+    path = SHIPPED if path is None else Path(path)
+    metadata = _metadata(path)
+    try:
+        config = LanguageModelConfig(**json.loads(metadata["config"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} carries no usable model configuration: {error!r}") from error
+    model = LanguageModel(config)
+    expected = model.state_dict()
+    tensors = _tensors(path)
+    if set(tensors) != set(expected):
+        wrong = sorted(set(tensors) ^ set(expected))
+        raise ValueError(f"{path} does not match its configuration: unexpected or missing {wrong}")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"expected {name} {tuple(expected[name].shape)} in {path}, "
+                f"got {tuple(tensor.shape)}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"expected {name} in {path} to be finite, got NaN or infinity")
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def read_record(path: str | Path | None = None) -> dict[str, Any]:
+    """How the model in ``path`` was trained, as `save_model` was told; empty when unknown."""
+    record: dict[str, Any] = json.loads(_metadata(Path(path or SHIPPED)).get("record", "{}"))
+    return record
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error

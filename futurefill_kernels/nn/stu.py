@@ -1,0 +1,116 @@
+"""STU: spectral transform units, convolutions with fixed spectral filters (arXiv 2312.06837)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .filters import LongFilter
+
+if TYPE_CHECKING:
+    from .cache import DecodingCache
+
+
+@lru_cache(maxsize=8)
+def spectral_filters(length: int, count: int) -> Tensor:
+    """Top eigenvectors of the Hankel matrix ``Z_ij = 2 / ((i+j)^3 - (i+j))``, i and j from 1.
+
+    Each is scaled by its eigenvalue to the power 1/4. Returns (count, length) float64, largest
+    eigenvalue first, signs such that the entry of largest magnitude is positive. Found by subspace
+    iteration, with products by FFT: the eigenvalues fall exponentially, so few rounds are enough.
+    """
+    if not 1 <= count <= length:
+        raise ValueError(f"expected 1 <= count <= length = {length}, got {count}")
+    width = min(length, count + 8)
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(length, width, dtype=torch.float64, generator=generator)
+    for _ in range(6):
+        basis, _ = torch.linalg.qr(_hankel_product(basis))
+    values, vectors = torch.linalg.eigh(basis.T @ _hankel_product(basis))
+    top = values.argsort(descending=True)[:count]
+    filters = (basis @ vectors[:, top]).T  # (count, length)
+    largest = filters.gather(1, filters.abs().argmax(1, keepdim=True))
+    # eigenvalues below rounding error may come out negative
+    return filters * largest.sign() * values[top].clamp(min=0)[:, None] ** 0.25
+
+
+def _hankel_product(x: Tensor) -> Tensor:
+    """``Z @ x`` for x (L, n): a convolution with the reversed columns."""
+    length = len(x)
+    s = torch.arange(2, 2 * length + 1, dtype=torch.float64)[:, None]
+    entries = 2 / (s**3 - s)  # (2L - 1, 1), entry i + j - 2 of anti-diagonals
+    n = 1 << (3 * length).bit_length()
+    product = torch.fft.rfft(entries, n, dim=0) * torch.fft.rfft(x.flip(0), n, dim=0)
+    return torch.fft.irfft(product, n, dim=0)[length - 1 : 2 * length - 1]
+
+
+class SpectralFilter(LongFilter):
+    """One learned combination of the spectral filters per channel: ``taps = mix @ phi``.
+
+    The plus branch convolves with ``phi_s``, the minus branch with ``(-1)^s phi_s``; with shared
+    weights they add up to ``2 phi_s`` at even and zero at odd lags, one convolution.
+    """
+
+    phi: Tensor
+
+    def __init__(self, channels: int, context_length: int, filters: int) -> None:
+        super().__init__(channels, context_length, skip=False)
+        phi = spectral_filters(context_length, filters).clone()
+        phi[:, 1::2] = 0
+        self.register_buffer("phi", (2 * phi).float(), persistent=False)
+        self.mix = nn.Parameter(torch.randn(channels, filters) / filters**0.5)
+
+    def taps(self, length: int) -> Tensor:
+        """The first ``min(length, L)`` taps, (D, min(length, L))."""
+        return self.mix @ self.phi[:, :length]
+
+
+class SpectralBank(LongFilter):
+    """All ``2K`` spectral filters, plus then minus, each on its own copy of the channels.
+
+    Channel ``k * D + d`` is copy ``k`` of input channel ``d``: ``2K`` groups of ``D`` channels.
+    """
+
+    bank: Tensor
+
+    def __init__(self, channels: int, context_length: int, filters: int) -> None:
+        super().__init__(2 * filters * channels, context_length, groups=2 * filters, skip=False)
+        phi = spectral_filters(context_length, filters)
+        sign = 1.0 - 2.0 * (torch.arange(context_length) % 2)
+        self.register_buffer("bank", torch.cat([phi, phi * sign]).float(), persistent=False)
+
+    def taps(self, length: int) -> Tensor:
+        """The first ``min(length, L)`` taps, (2K, min(length, L))."""
+        return self.bank[:, :length]
+
+
+class STU(nn.Module):
+    """Spectral transform unit without the autoregressive terms.
+
+    channels: ``D``. context_length: ``L``. filters: ``K``. tensorised: one matrix before the
+    convolution and one mix of the K filters per channel (Flash STU, arXiv 2409.10489);
+    otherwise all ``2K`` convolutions of every channel, each followed by its own ``D x D`` matrix.
+    """
+
+    def __init__(
+        self, channels: int, context_length: int, *, filters: int = 24, tensorised: bool = True
+    ) -> None:
+        super().__init__()
+        self.tensorised = tensorised
+        self.copies = 1 if tensorised else 2 * filters
+        self.filter: LongFilter
+        if tensorised:
+            self.filter = SpectralFilter(channels, context_length, filters)
+        else:
+            self.filter = SpectralBank(channels, context_length, filters)
+        self.proj = nn.Linear(self.copies * channels, channels, bias=False)
+
+    def forward(self, x: Tensor, cache: DecodingCache | None = None) -> Tensor:
+        """x: (B, T, D). Returns (B, T, D)."""
+        if self.tensorised:
+            return self.filter(self.proj(x).transpose(1, 2), cache).transpose(1, 2)
+        u = x.repeat(1, 1, self.copies).transpose(1, 2)  # (B, 2K D, T)
+        return self.proj(self.filter(u, cache).transpose(1, 2))

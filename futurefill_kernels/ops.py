@@ -1,0 +1,21 @@
+"""What torch.compile and opcheck need to know of the C++ ops: they write in place, return nothing.
+
+Their schemas stand in csrc/ops.cpp. There is no Autograd key: the ops have no gradients.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from . import _extension
+
+IN_PLACE = ("short_range_step", "future_fill", "step")
+
+
+def _no_output(*args: object, **kwargs: object) -> None:
+    return None
+
+
+if _extension.unavailable_reason is None:
+    for _name in IN_PLACE:
+        torch.library.register_fake(f"futurefill_kernels::{_name}", _no_output)

@@ -1,0 +1,44 @@
+"""``python -m futurefill_kernels plan``: the planner's choice as a table."""
+
+from __future__ import annotations
+
+import argparse
+
+from .device import DeviceInfo
+from .plan import Plan
+from .planner import OBJECTIVES, make_plan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``plan``."""
+    parser.add_argument("--length", type=int, default=65536, help="tokens of the stream")
+    parser.add_argument("--channels", type=int, default=1024)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--groups", type=int, default=None, help="filter rows; channels if unset")
+    parser.add_argument("--filter-length", type=int, default=None, help="taps; length if unset")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or a name such as h100")
+    parser.add_argument("--objective", choices=OBJECTIVES, default=OBJECTIVES[0])
+    parser.add_argument(
+        "--block-sizes", default=None, help="explain these instead, for example 32,256,4096"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the plan of ``args``."""
+    if args.block_sizes is not None:
+        sizes = tuple(int(size) for size in args.block_sizes.split(","))
+        print(Plan(args.length, sizes, args.filter_length).explain())
+        return
+    known = args.device.split(":")[0] in ("cpu", "cuda")
+    plan = make_plan(
+        args.length,
+        args.channels,
+        batch_size=args.batch_size,
+        layers=args.layers,
+        groups=args.groups,
+        device=args.device if known else DeviceInfo.named(args.device),
+        objective=args.objective,
+        filter_length=args.filter_length,
+    )
+    print(plan.explain())

@@ -1,0 +1,61 @@
+"""The registered ops under opcheck and torch.compile."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from futurefill_kernels import FutureFillCache, Plan, _extension, ops
+
+pytestmark = pytest.mark.skipif(
+    _extension.cpu_unavailable_reason() is not None,
+    reason=f"no CPU kernels: {_extension.cpu_unavailable_reason()}",
+)
+OPS = torch.ops.futurefill_kernels
+
+
+def _stream(taken: int):
+    torch.manual_seed(0)
+    cache = FutureFillCache(torch.randn(6, 40), 2, 40, plan=Plan(40, (4, 8)), impl="cpu")
+    for _ in range(taken):
+        cache.step(torch.randn(2, 6))
+    return cache._state
+
+
+def _arguments(name: str, state) -> tuple:
+    u, y = torch.randn(2, 6), torch.zeros(2, 6)
+    level = state.levels[0].tolist()
+    step = (u, u * 2, None, y, state.ring, state.taps, state.skip, state.positions, None, 0, True)
+    return {
+        "short_range_step": step,
+        "step": (*step, state.kept, state.spectra, state.levels, 40),
+        "future_fill": (
+            *(state.ring, state.kept, state.spectra, state.positions, None, 40),
+            *(*level[:5], bool(level[5])),
+        ),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ops.IN_PLACE)
+def test_opcheck(name):
+    state = _stream(4 if name == "future_fill" else 3)
+    torch.library.opcheck(getattr(OPS, name).default, _arguments(name, state))
+
+
+def test_a_compiled_step_is_the_step():
+    eager, compiled = _stream(0), _stream(0)
+
+    def run(state, u, y):
+        OPS.step(
+            *(u * 2, None, u, y, state.ring, state.taps, state.skip, state.positions, None),
+            *(0, True, state.kept, state.spectra, state.levels, 40),
+        )
+        return y + 1
+
+    traced = torch.compile(run, fullgraph=True, backend="aot_eager")
+    for t in range(20):
+        u = torch.randn(2, 6, generator=torch.Generator().manual_seed(t))
+        expected = run(eager, u, torch.zeros(2, 6))
+        assert torch.equal(traced(compiled, u, torch.zeros(2, 6)), expected)
+    assert torch.equal(eager.ring, compiled.ring)
+    assert compiled.positions.tolist() == [20, 20]
