@@ -27,6 +27,7 @@ class Layout:
     lanes: channels per tile; the channels are padded to a multiple of it.
     filter_lanes: filter rows per tile, 1 where one row serves a whole tile.
     slots: ring slots, at least the plan's length.
+    direct: levels up to this block size are direct products with the taps.
     """
 
     channels: int
@@ -34,6 +35,7 @@ class Layout:
     lanes: int
     filter_lanes: int
     slots: int
+    direct: int = 0
 
     @property
     def tiles(self) -> int:
@@ -163,7 +165,7 @@ def allocate(
         pad = layout.tiles * layout.lanes - layout.channels
         skip = torch.nn.functional.pad(skip, (0, pad)).contiguous()
     levels = [
-        (level.block, level.radix, level.n_spectra, *offsets, 0)
+        (level.block, level.radix, level.n_spectra, *offsets, level.block <= layout.direct)
         for level, offsets in zip(plan.levels, plan.spectra_offsets(), strict=True)
     ]
     return StreamState(

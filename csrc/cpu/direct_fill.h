@@ -15,13 +15,16 @@ FF_INLINE void toeplitz(S* out, const S* newest, const S* taps, int64_t n_inputs
   constexpr int W = kLanes<S>;
   constexpr int G = kShared ? 1 : W;
   Vec<S> sum[kCount];
+#pragma GCC unroll 8
   for (int j = 0; j < kCount; ++j) sum[j] = load(out + j * W);
   for (int64_t q = 0; q < n_inputs; ++q) {
     const Vec<S> x = load(newest - q * W);
+#pragma GCC unroll 8
     for (int j = 0; j < kCount; ++j) {
       sum[j] = x * load_filter<S, kShared>(taps + (q + j) * G) + sum[j];
     }
   }
+#pragma GCC unroll 8
   for (int j = 0; j < kCount; ++j) store(out + j * W, sum[j]);
 }
 

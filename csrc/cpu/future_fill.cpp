@@ -42,63 +42,83 @@ struct Fill {
   const TwiddleTables<S>* tables;
 };
 
-// products of four (or one) consecutive spectrum entries, in place of X_{i-1}
-template <class S, bool kShared, int kCount>
+// Products of four (or one) consecutive spectrum entries, in place of X_{i-1}. kSingle: it is the
+// only input spectrum and need not be kept.
+template <class S, bool kShared, bool kSingle, int kCount>
 FF_INLINE void multiply(Complex<S> v[kCount], const Fill<S>& f, const RowSpectra<S>& row,
                         int64_t index) {
   constexpr int64_t W2 = 2 * kLanes<S>;
   constexpr int64_t G = kShared ? 1 : kLanes<S>;
   Complex<S> sum[kCount];
+#pragma GCC unroll 4
   for (int q = 0; q < kCount; ++q) {
     const S* h = f.spectra + (index + q) * 2 * G;
     const Vec<S> re = load_filter<S, kShared>(h), im = load_filter<S, kShared>(h + G);
-    sum[q] = {v[q].re * re - v[q].im * im, v[q].im * re + v[q].re * im};
+    if (!kSingle && row.keep) {
+      sum[q] = v[q];
+    }
+    v[q] = {v[q].re * re - v[q].im * im, v[q].im * re + v[q].re * im};
   }
+  if (kSingle) return;
   int64_t slot = row.newest;
   for (int64_t k = 2; k <= row.blocks; ++k) {
     slot = slot ? slot - 1 : f.kept_slots - 1;
+    const S* x = row.kept + (slot * f.n + index) * W2;
+    const S* h = f.spectra + ((k - 1) * f.n + index) * 2 * G;
+#pragma GCC unroll 4
     for (int q = 0; q < kCount; ++q) {
-      const Complex<S> x = load_complex(row.kept + (slot * f.n + index + q) * W2);
-      const S* h = f.spectra + ((k - 1) * f.n + index + q) * 2 * G;
-      const Vec<S> re = load_filter<S, kShared>(h), im = load_filter<S, kShared>(h + G);
-      sum[q].re = sum[q].re + x.re * re - x.im * im;
-      sum[q].im = sum[q].im + x.im * re + x.re * im;
+      const Complex<S> z = load_complex(x + q * W2);
+      const Vec<S> re = load_filter<S, kShared>(h + 2 * q * G);
+      const Vec<S> im = load_filter<S, kShared>(h + (2 * q + 1) * G);
+      v[q].re = v[q].re + z.re * re - z.im * im;
+      v[q].im = v[q].im + z.im * re + z.re * im;
     }
   }
+  if (!row.keep) return;
+#pragma GCC unroll 4
   for (int q = 0; q < kCount; ++q) {
-    if (row.keep) store_complex(row.kept + (row.newest * f.n + index + q) * W2, v[q]);
-    v[q] = sum[q];
+    store_complex(row.kept + (row.newest * f.n + index + q) * W2, sum[q]);
   }
 }
 
-template <class S, bool kShared>
-void leaf(const Fill<S>& f, const RowSpectra<S>& row, int depth, int64_t node, int64_t m) {
+// A node of four coefficients: split, multiplied and merged in registers.
+template <class S, bool kShared, bool kSingle>
+FF_INLINE void leaf4(const Fill<S>& f, const RowSpectra<S>& row, const Twiddle<S>& t,
+                     int64_t index) {
   constexpr int64_t W2 = 2 * kLanes<S>;
-  const int64_t index = node * m;
   S* z = row.z + index * W2;
-  if (m == 1) {
-    Complex<S> v[1] = {load_complex(z)};
-    multiply<S, kShared, 1>(v, f, row, index);
-    return store_complex(z, v[0]);
-  }
-  const Twiddle<S>& t = f.tables->depth[depth][node];
   Complex<S> v[4];
+#pragma GCC unroll 4
   for (int q = 0; q < 4; ++q) v[q] = load_complex(z + q * W2);
   split4(v, t);
-  multiply<S, kShared, 4>(v, f, row, index);
+  multiply<S, kShared, kSingle, 4>(v, f, row, index);
   merge4(v, t);
+#pragma GCC unroll 4
   for (int q = 0; q < 4; ++q) store_complex(z + q * W2, v[q]);
 }
 
 // The subtree of a node of m coefficients of one row.
-template <class S, bool kShared>
+template <class S, bool kShared, bool kSingle>
 void subtree(const Fill<S>& f, const RowSpectra<S>& row, int depth, int64_t node, int64_t m) {
-  if (m <= 4) return leaf<S, kShared>(f, row, depth, node, m);
-  S* z = row.z + node * m * 2 * kLanes<S>;
+  constexpr int64_t W2 = 2 * kLanes<S>;
+  S* z = row.z + node * m * W2;
+  if (m == 1) {
+    Complex<S> v[1] = {load_complex(z)};
+    multiply<S, kShared, kSingle, 1>(v, f, row, node);
+    return store_complex(z, v[0]);
+  }
   const Twiddle<S>& t = f.tables->depth[depth][node];
+  if (m == 4) return leaf4<S, kShared, kSingle>(f, row, t, node * 4);
   split_node(z, m, t);
-  for (int64_t child = 4 * node; child < 4 * node + 4; ++child) {
-    subtree<S, kShared>(f, row, depth + 2, child, m / 4);
+  if (m == 16) {
+    const Twiddle<S>* leaves = f.tables->depth[depth + 2] + 4 * node;
+    for (int q = 0; q < 4; ++q) {
+      leaf4<S, kShared, kSingle>(f, row, leaves[q], (4 * node + q) * 4);
+    }
+  } else {
+    for (int64_t child = 4 * node; child < 4 * node + 4; ++child) {
+      subtree<S, kShared, kSingle>(f, row, depth + 2, child, m / 4);
+    }
   }
   merge_node(z, m, t);
 }
@@ -107,7 +127,11 @@ void subtree(const Fill<S>& f, const RowSpectra<S>& row, int depth, int64_t node
 template <class S, bool kShared>
 void all_rows(const Fill<S>& f, int depth, int64_t node, int64_t m) {
   if (f.n_rows == 1 || m <= 4 || m * 2 * int64_t{sizeof(S)} * kLanes<S> <= kSubtreeBytes) {
-    for (int64_t r = 0; r < f.n_rows; ++r) subtree<S, kShared>(f, f.rows[r], depth, node, m);
+    for (int64_t r = 0; r < f.n_rows; ++r) {
+      const RowSpectra<S>& row = f.rows[r];
+      row.blocks == 1 && !row.keep ? subtree<S, kShared, true>(f, row, depth, node, m)
+                                   : subtree<S, kShared, false>(f, row, depth, node, m);
+    }
     return;
   }
   const Twiddle<S>& t = f.tables->depth[depth][node];
@@ -215,9 +239,32 @@ void fill_tile(const FillParams& a, int64_t layer, int64_t tile) {
   }
 }
 
+constexpr int64_t kPrefetchBlock = 256;  // larger blocks stream long enough for the hardware
+
+// Ask for a small job's memory while the job before it runs: tiles are far apart in memory.
+template <class S>
+void prefetch_job(const FillParams& a, int64_t job) {
+  constexpr int64_t W = kLanes<S>;
+  const int64_t layer = job / a.tiles, tile = job % a.tiles;
+  const int64_t bytes = 2 * a.block * W * int64_t{sizeof(S)};
+  for (int64_t r = 0; r < a.n_rows; ++r) {
+    const RowAt at = a.rows[r];
+    const int64_t state = (layer * a.batch + at.state) * a.tiles + tile;
+    const char* slots = reinterpret_cast<const char*>(
+        static_cast<const S*>(a.ring) + (state * a.slots + at.position - a.block) * W);
+    for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(slots + b, 1);
+  }
+  if (a.repeat) return;
+  const char* spectra = reinterpret_cast<const char*>(
+      static_cast<const S*>(a.spectra) +
+      ((layer * a.filter_tiles + tile) * a.spectra_rows + a.spectra_offset) * 2 * W);
+  for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(spectra + b);
+}
+
 template <class S>
 void fill_jobs(const FillParams& a, int64_t job_begin, int64_t job_end) {
   for (int64_t job = job_begin; job < job_end; ++job) {
+    if (a.block <= kPrefetchBlock && job + 1 < job_end) prefetch_job<S>(a, job + 1);
     a.repeat ? fill_tile<S, true>(a, job / a.tiles, job % a.tiles)
              : fill_tile<S, false>(a, job / a.tiles, job % a.tiles);
   }

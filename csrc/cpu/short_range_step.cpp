@@ -47,6 +47,12 @@ void step_tiles(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
       const RowAt row = a.rows[r];
       S* slot =
           static_cast<S*>(a.ring) + ((row.state * a.tiles + tile) * a.slots + row.position) * W;
+      // the next tiles' slots: tiles are far apart in memory
+      const S* ahead = slot + 4 * a.slots * W;
+      __builtin_prefetch(ahead, 1);
+      __builtin_prefetch(ahead - 2 * W);
+      __builtin_prefetch(ahead - 4 * W);
+      __builtin_prefetch(ahead - 6 * W);
       Vec<S> x = load_io<S>(u + row.io * a.u_stride + c, count);
       if (pre) x *= load_io<S>(pre + row.io * a.pre_stride + c, count);
       Vec<S> sum = tap0 * x + load(slot);

@@ -41,8 +41,10 @@ FF_INLINE void split_node(S* z, int64_t m, const Twiddle<S>& t) {
   const int64_t quarter = m / 4 * 2 * kLanes<S>;
   for (int64_t j = 0; j < quarter; j += 2 * kLanes<S>) {
     Complex<S> v[4];
+#pragma GCC unroll 8
     for (int q = 0; q < 4; ++q) v[q] = load_complex(z + j + q * quarter);
     split4(v, t);
+#pragma GCC unroll 8
     for (int q = 0; q < 4; ++q) store_complex(z + j + q * quarter, v[q]);
   }
 }
@@ -52,8 +54,10 @@ FF_INLINE void merge_node(S* z, int64_t m, const Twiddle<S>& t) {
   const int64_t quarter = m / 4 * 2 * kLanes<S>;
   for (int64_t j = 0; j < quarter; j += 2 * kLanes<S>) {
     Complex<S> v[4];
+#pragma GCC unroll 8
     for (int q = 0; q < 4; ++q) v[q] = load_complex(z + j + q * quarter);
     merge4(v, t);
+#pragma GCC unroll 8
     for (int q = 0; q < 4; ++q) store_complex(z + j + q * quarter, v[q]);
   }
 }
@@ -72,6 +76,7 @@ FF_INLINE void split_root(const S* real, S* z, int64_t n, const TwiddleTables<S>
   for (int64_t j = 0; j < part; ++j) {
     Complex<S> v[kRadix];
     if constexpr (kRadix == 8) {
+#pragma GCC unroll 8
       for (int q = 0; q < 4; ++q) {
         const Vec<S> x = load(real + (j + q * part) * W);
         const Vec<S> h = load(real + (j + (q + 4) * part) * W) * kHalf<S>;
@@ -81,6 +86,7 @@ FF_INLINE void split_root(const S* real, S* z, int64_t n, const TwiddleTables<S>
       split4(v, tables.depth[1][0]);
       split4(v + 4, tables.depth[1][1]);
     } else {
+#pragma GCC unroll 8
       for (int q = 0; q < kRadix; ++q) v[q] = {load(real + (j + q * part) * W), zero};
       if constexpr (kRadix == 4) split4(v, tables.depth[0][0]);
       if constexpr (kRadix == 2) {
@@ -89,6 +95,7 @@ FF_INLINE void split_root(const S* real, S* z, int64_t n, const TwiddleTables<S>
         v[0] = {v[0].re + h, h};
       }
     }
+#pragma GCC unroll 8
     for (int q = 0; q < kRadix; ++q) store_complex(z + (j + q * part) * 2 * W, v[q]);
   }
 }
@@ -100,10 +107,12 @@ FF_INLINE void merge_root(const S* z, S* out, int64_t n, const TwiddleTables<S>&
   const int64_t part = n / kRadix;
   for (int64_t j = 0; j < part; ++j) {
     Complex<S> v[kRadix];
+#pragma GCC unroll 8
     for (int q = 0; q < kRadix; ++q) v[q] = load_complex(z + (j + q * part) * 2 * W);
     if constexpr (kRadix == 8) {
       merge4(v, tables.depth[1][0]);
       merge4(v + 4, tables.depth[1][1]);
+#pragma GCC unroll 8
       for (int q = 0; q < 4; ++q) {
         const Complex<S> d = v[q] - v[q + 4];
         v[q].im = v[q].im + v[q + 4].im;
@@ -116,6 +125,7 @@ FF_INLINE void merge_root(const S* z, S* out, int64_t n, const TwiddleTables<S>&
       v[0].im = v[0].im + v[1].im;
       v[1].im = (d.im - d.re) * kHalf<S>;
     }
+#pragma GCC unroll 8
     for (int q = 0; q < kRadix; ++q) {
       S* slot = out + (j + q * part) * W;
       store(slot, load(slot) + v[q].im);
