@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import settings
 
 import futurefill_kernels as ff
 from futurefill_kernels.dispatch import IMPLEMENTATIONS
+
+# a busy machine is no failure
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 TOLERANCE = {
     torch.float64: 1e-12,
