@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -115,3 +117,41 @@ def test_planning_is_pure_and_checked():
         make_plan(8, 8, dtype=torch.int64)
     with pytest.raises(ValueError, match="unknown device name 'h300'"):
         DeviceInfo.named("h300")
+
+
+CPU = dataclasses.replace(
+    DeviceInfo.of("cpu"),
+    sm_count=1,
+    dram_bytes_per_second=15.6e9,
+    fp32_flops=68e9,
+    l2_bytes=16 << 20,
+)
+
+
+@pytest.mark.parametrize(
+    ("length", "channels", "batch_size", "device", "sizes"),
+    [
+        (8, 16, 1, "cpu", (8,)),
+        (100, 64, 1, "cpu", (16, 32, 64)),
+        (1024, 256, 1, "cpu", (16, 32, 64, 128, 256)),
+        (8192, 768, 1, "cpu", (16, 32, 64, 128, 256, 1024)),
+        (65536, 1024, 1, "cpu", (16, 32, 64, 128, 512, 4096, 8192, 32768)),
+        (16384, 1024, 4, "cpu", (16, 32, 128, 1024, 2048, 4096, 8192)),
+        (262144, 256, 1, "cpu", (16, 32, 64, 128, 512, 2048, 16384, 65536)),
+        (1048576, 64, 1, "cpu", (16, 32, 64, 128, 512, 2048, 8192, 131072)),
+        (65536, 1024, 1, "h100", (64, 128, 256, 512, 1024, 2048, 16384, 32768)),
+        (65536, 1024, 8, "h100", (64, 128, 256, 2048, 4096, 8192, 16384, 32768)),
+        (65536, 1024, 1, "l4", (128, 256, 512, 1024, 2048, 8192, 16384, 32768)),
+    ],
+)
+def test_the_planners_choices(length, channels, batch_size, device, sizes):
+    """A changed row is a changed choice: measure it, then change the row."""
+    info = CPU if device == "cpu" else DeviceInfo.named(device)
+    assert make_plan(length, channels, batch_size=batch_size, device=info).block_sizes == sizes
+
+
+def test_short_filters_need_no_block_beyond_them():
+    """A filter shorter than the stream keeps its last level a sliding window."""
+    plan = make_plan(1 << 16, 64, filter_length=1024, device=CPU)
+    assert max(plan.block_sizes) <= 2048
+    assert plan.nbytes < make_plan(1 << 16, 64, device=CPU).nbytes
