@@ -1,0 +1,89 @@
+"""The build: what installs without a compiler, what the source distribution holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "setup.py").exists(), reason="not run from a source tree"
+)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what the build reads."""
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    ignored = shutil.ignore_patterns("*.so", "_build_info.json", "__pycache__", "weights")
+    shutil.copytree(ROOT / "futurefill_kernels", tmp_path / "futurefill_kernels", ignore=ignored)
+    return tmp_path
+
+
+def setup_py(tree: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "setup.py", *command],
+        cwd=tree,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"FUTUREFILL_SKIP_CPU_BUILD": "1"}, "FUTUREFILL_SKIP_CPU_BUILD=1"),
+        ({"CXX": "no-such-compiler"}, "there was no C++ compiler (no-such-compiler)"),
+    ],
+)
+def test_without_kernels(tree, environment, reason):
+    result = setup_py(tree, "build", **environment)
+    assert result.returncode == 0, result.stderr
+    assert "building without compiled kernels: the" in result.stdout
+    (info,) = tree.glob("build/lib*/futurefill_kernels/_build_info.json")
+    recorded = json.loads(info.read_text())
+    assert recorded["built"] is False
+    assert reason in recorded["reason"]
+    code = "from futurefill_kernels import _extension; print(_extension.unavailable_reason)"
+    imported = subprocess.run(
+        [sys.executable, "-c", code], cwd=info.parent.parent, capture_output=True, text=True
+    )
+    assert reason in imported.stdout, imported.stderr
+
+
+def test_forced_build_fails_with_the_reason(tree):
+    result = setup_py(tree, "build", FUTUREFILL_FORCE_BUILD="1", CXX="no-such-compiler")
+    assert result.returncode != 0
+    assert "there was no C++ compiler (no-such-compiler)" in result.stderr
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_sources_that_do_not_compile(tree):
+    (tree / "csrc" / "cpu" / "future_fill.cpp").write_text("#error broken\n")
+    result = setup_py(tree, "build")
+    assert result.returncode == 0, result.stderr
+    (info,) = tree.glob("build/lib*/futurefill_kernels/_build_info.json")
+    assert "compiling failed" in json.loads(info.read_text())["reason"]
+    assert setup_py(tree, "build", FUTUREFILL_FORCE_BUILD="1").returncode != 0
+
+
+def test_source_distribution_holds_the_sources(tree):
+    result = setup_py(tree, "sdist", FUTUREFILL_SKIP_CPU_BUILD="1")
+    assert result.returncode == 0, result.stderr
+    (archive,) = (tree / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        packed = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
+    sources = {str(p.relative_to(tree)) for p in (tree / "csrc").rglob("*.*") if p.is_file()}
+    assert sources <= packed
