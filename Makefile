@@ -42,18 +42,22 @@ $(VENV)/ready:
 	$(PIP) '$(TORCH)' 'numpy>=1.26' 'setuptools>=77' wheel ninja
 	touch $@
 
-# no build isolation: the extension is built against the torch it will run with
+# No build isolation: the extension is built against the torch it will run with. Editable, because
+# commands run in this folder import the package from it.
 $(VENV)/installed: $(VENV)/ready $(SOURCES)
-	$(PIP) --no-build-isolation .
+	$(PIP) --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) --no-build-isolation '.[test]'
+	$(PIP) 'pytest>=8' 'hypothesis>=6.100' 'scipy>=1.11'
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/ready
-	$(PIP) --no-build-isolation '.[dev]'
+wheel: $(VENV)/ready
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --no-build-isolation --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info futurefill_kernels/_C* futurefill_kernels/_build_info.json

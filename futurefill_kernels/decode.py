@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from .cache import FutureFillCache
 from .checks import valid_lengths
+from .nn.cache import make_cache
 from .plan import Plan
 from .sampling import Sampler, greedy
 
@@ -89,8 +90,6 @@ def _decode_model(
     loop: _Loop,
 ) -> Tensor:
     """ids: (B, P) right-padded to lengths. Returns (B, N)."""
-    from .nn.cache import make_cache  # nn builds on this module's neighbours, not the reverse
-
     batch = len(ids)
     new = ids.new_full((batch, loop.steps), pad_id)
     if loop.steps == 0:

@@ -25,9 +25,9 @@ STAGES = ((0.60, 1024), (0.80, 2048), (0.93, 4096), (0.98, 8192), (1.0, 16384))
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``train``."""
     parser.add_argument("--out", type=Path, default=Path("model.safetensors"))
-    parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=6320, help="optimiser steps")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end the schedule sooner")
-    parser.add_argument("--tokens-per-step", type=int, default=4096)
+    parser.add_argument("--tokens-per-step", type=int, default=2048)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None)

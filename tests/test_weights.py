@@ -94,10 +94,9 @@ def test_training_learns_and_repeats(tmp_path, capsys):
     states = []
     for name in ("a", "b"):
         out = tmp_path / f"{name}.safetensors"
-        args = parse(
-            train, "--out", out, "--steps", 80, "--learning-rate", 0.03,
-            "--tokens-per-step", 256, "--evaluate-every", 100, "--channels", 8, "--layers", 1, "--mlp-hidden", 16, "--context-length", 128,
-        )  # fmt: skip
+        sizes = ["--channels", 8, "--layers", 1, "--mlp-hidden", 16, "--context-length", 128]
+        schedule = ["--steps", 80, "--learning-rate", 0.03, "--tokens-per-step", 256]
+        args = parse(train, "--out", out, "--evaluate-every", 100, *schedule, *sizes)
         train.run(args)
         states.append(load_file(out))
         assert read_record(out)["steps"] == 80
