@@ -22,8 +22,8 @@ from setuptools.command.build_py import build_py
 
 PACKAGE = "futurefill_kernels"
 ROOT = Path(__file__).parent
-SOURCES = ["csrc/ops.cpp", "csrc/ops_cpu.cpp", "csrc/cpu/dispatch.cpp", "csrc/cpu/jobs.cpp"]
-SOURCES += ["csrc/cpu/twiddles.cpp"]
+SOURCES = ["csrc/ops.cpp", "csrc/ops_cpu.cpp", "csrc/parallel.cpp"]
+SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp"]
 # compiled once for every instruction set, with its flags
 KERNELS = ["csrc/cpu/short_range_step.cpp", "csrc/cpu/future_fill.cpp"]
 ISA_FLAGS = {

@@ -111,7 +111,7 @@ class Offline:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", nargs="*", default=SHAPES, help="B,D,L")
-    parser.add_argument("--base", type=int, default=8)
+    parser.add_argument("--base", type=int, default=16)
     parser.add_argument("--radix", type=int, default=2)
     parser.add_argument("--blocks", help="block sizes instead of base and radix")
     parser.add_argument("--direct", type=int, default=32, help="largest block done directly")

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cpu/engine.h"
-#include "cpu/jobs.h"
+#include "parallel.h"
 
 namespace futurefill {
 namespace {
@@ -402,7 +402,10 @@ void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor sk
 
 int64_t cpu_lanes(bool float64) { return float64 ? engine().lanes64 : engine().lanes32; }
 
-std::string cpu_isa() { return engine().name; }
+std::string cpu_isa() {
+  thread_count();  // says now if its variable is wrong, not at the first large fill
+  return engine().name;
+}
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
   m.impl("short_range_step", TORCH_BOX(&short_range_step));

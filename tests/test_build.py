@@ -1,7 +1,8 @@
-"""Building: what a source distribution holds, and an installation without a compiler."""
+"""The build: what installs without a compiler, what the source distribution holds."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,74 +12,78 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parent.parent
+
 pytestmark = pytest.mark.skipif(
-    not (ROOT / "setup.py").exists(), reason="the tests run outside the source tree"
+    not (ROOT / "setup.py").exists(), reason="not run from a source tree"
 )
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """A copy of the sources without anything built."""
-    copy = tmp_path / "source"
-    copy.mkdir()
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    ignore = shutil.ignore_patterns("*.so", "__pycache__", "_build_info.json")
-    for name in ("csrc", "futurefill_kernels"):
-        shutil.copytree(ROOT / name, copy / name, ignore=ignore)
-    return copy
+def tree(tmp_path: Path) -> Path:
+    """A copy of what the build reads."""
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    ignored = shutil.ignore_patterns("*.so", "_build_info.json", "__pycache__", "weights")
+    shutil.copytree(ROOT / "futurefill_kernels", tmp_path / "futurefill_kernels", ignore=ignored)
+    return tmp_path
 
 
-def _run(arguments: list[str], cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def setup_py(tree: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env={**os.environ, **variables},
+        [sys.executable, "setup.py", *command],
+        cwd=tree,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
     )
 
 
-def test_the_source_distribution_holds_every_source(source):
-    done = _run(["setup.py", "-q", "sdist", "--formats=gztar"], source)
-    assert done.returncode == 0, done.stderr
-    (archive,) = (source / "dist").glob("*.tar.gz")
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"FUTUREFILL_SKIP_CPU_BUILD": "1"}, "FUTUREFILL_SKIP_CPU_BUILD=1"),
+        ({"CXX": "no-such-compiler"}, "there was no C++ compiler (no-such-compiler)"),
+    ],
+)
+def test_without_kernels(tree, environment, reason):
+    result = setup_py(tree, "build", **environment)
+    assert result.returncode == 0, result.stderr
+    assert "building without compiled kernels: the" in result.stdout
+    (info,) = tree.glob("build/lib*/futurefill_kernels/_build_info.json")
+    recorded = json.loads(info.read_text())
+    assert recorded["built"] is False
+    assert reason in recorded["reason"]
+    code = "from futurefill_kernels import _extension; print(_extension.unavailable_reason)"
+    imported = subprocess.run(
+        [sys.executable, "-c", code], cwd=info.parent.parent, capture_output=True, text=True
+    )
+    assert reason in imported.stdout, imported.stderr
+
+
+def test_forced_build_fails_with_the_reason(tree):
+    result = setup_py(tree, "build", FUTUREFILL_FORCE_BUILD="1", CXX="no-such-compiler")
+    assert result.returncode != 0
+    assert "there was no C++ compiler (no-such-compiler)" in result.stderr
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_sources_that_do_not_compile(tree):
+    (tree / "csrc" / "cpu" / "future_fill.cpp").write_text("#error broken\n")
+    result = setup_py(tree, "build")
+    assert result.returncode == 0, result.stderr
+    (info,) = tree.glob("build/lib*/futurefill_kernels/_build_info.json")
+    assert "compiling failed" in json.loads(info.read_text())["reason"]
+    assert setup_py(tree, "build", FUTUREFILL_FORCE_BUILD="1").returncode != 0
+
+
+def test_source_distribution_holds_the_sources(tree):
+    result = setup_py(tree, "sdist", FUTUREFILL_SKIP_CPU_BUILD="1")
+    assert result.returncode == 0, result.stderr
+    (archive,) = (tree / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         packed = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
-    wanted = {str(p.relative_to(source)) for p in (source / "csrc").rglob("*") if p.is_file()} | {
-        "setup.py",
-        "futurefill_kernels/cache.py",
-        "futurefill_kernels/py.typed",
-    }
-    assert wanted <= packed
-    assert any(name.endswith(".safetensors") for name in packed)
-
-
-def test_installs_without_building_and_says_why(source, tmp_path):
-    target = tmp_path / "installed"
-    done = _run(
-        [
-            *("-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"),
-            *("--target", str(target), "."),
-        ],
-        source,
-        FUTUREFILL_SKIP_CPU_BUILD="1",
-    )
-    assert done.returncode == 0, done.stderr
-    assert not list(target.glob("futurefill_kernels/_C*"))
-    script = "from futurefill_kernels.__main__ import main; main(['env'])"
-    report = _run(["-c", script], target, PYTHONPATH=str(target)).stdout
-    assert "FUTUREFILL_SKIP_CPU_BUILD=1" in report
-    assert "reference  available" in report
-
-
-def test_a_forced_build_fails_where_it_cannot_build(source):
-    done = _run(
-        ["setup.py", "-q", "build_ext", "--inplace"],
-        source,
-        FUTUREFILL_FORCE_BUILD="1",
-        CXX="no-such-compiler",
-    )
-    assert done.returncode != 0
-    assert "FUTUREFILL_FORCE_BUILD is set, but there was no C++ compiler" in done.stderr
+    sources = {str(p.relative_to(tree)) for p in (tree / "csrc").rglob("*.*") if p.is_file()}
+    assert sources <= packed

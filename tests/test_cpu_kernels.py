@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -295,3 +299,35 @@ def test_past_the_end():
         state.step(torch.ones(1, 8), torch.empty(1, 8))
     with pytest.raises(RuntimeError, match=r"expected positions in 0 .. 2, got 3 in row 0"):
         state.step(torch.ones(1, 8), torch.empty(1, 8))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads(threads):
+    before = torch.get_num_threads()
+    plan = Plan(2048, (16, 64, 1024))
+    try:
+        torch.set_num_threads(threads)
+        assert run(plan, 200, 2, torch.float32) < 1e-6
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("FUTUREFILL_CPU_ISA", "mmx", "expected one of avx512, avx2, portable, got mmx"),
+        ("FUTUREFILL_NUM_THREADS", "0", "expected a number of at least 1, got '0'"),
+        ("FUTUREFILL_NUM_THREADS", "two", "expected a number of at least 1, got 'two'"),
+    ],
+)
+def test_wrong_environment(variable, value, message):
+    code = "from futurefill_kernels import _extension; print(_extension.cpu_unavailable_reason())"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {variable: value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if platform.machine() == "x86_64" or variable != "FUTUREFILL_CPU_ISA":
+        assert message in result.stdout

@@ -1,0 +1,77 @@
+#include "parallel.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+
+namespace futurefill {
+
+namespace {
+
+// Values a thread must have to itself for waking it to pay: about 20 us of work.
+constexpr int64_t kValuesPerThread = 16384;
+
+// -1 where the variable is not set
+int64_t threads_from_environment() {
+  const char* text = std::getenv("FUTUREFILL_NUM_THREADS");
+  if (!text || !*text) return -1;
+  char* end;
+  const long threads = std::strtol(text, &end, 10);
+  if (*end || threads < 1) {
+    throw std::runtime_error("FUTUREFILL_NUM_THREADS: expected a number of at least 1, got '" +
+                             std::string(text) + "'");
+  }
+  return threads;
+}
+
+// run(begin, end) over all jobs, in one piece per thread
+template <class F>
+void spread(int64_t jobs, int64_t values_per_job, const F& run) {
+  const int64_t useful = jobs * values_per_job / kValuesPerThread;
+  const int64_t threads = useful < 2 ? 1 : std::min({useful, jobs, thread_count()});
+  if (threads < 2) return run(0, jobs);
+  // exceptions must not cross the C interface of parallel_for
+  std::exception_ptr failure;
+  std::mutex mutex;
+  torch::stable::parallel_for(0, jobs, (jobs + threads - 1) / threads,
+                              [&](int64_t begin, int64_t end) {
+                                try {
+                                  run(begin, end);
+                                } catch (...) {
+                                  const std::lock_guard<std::mutex> lock(mutex);
+                                  failure = std::current_exception();
+                                }
+                              });
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace
+
+int64_t thread_count() {
+  static const int64_t forced = threads_from_environment();
+  const int64_t threads = torch::stable::get_num_threads();
+  return forced > 0 ? std::min(forced, threads) : threads;
+}
+
+void run_step_jobs(const StepParams& params) {
+  const Engine& e = engine();
+  const int64_t lanes = params.state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
+  // a token multiplies half of T_0 taps on average
+  spread(params.tiles, params.n_rows * lanes * (2 + params.block / 2),
+         [&](int64_t begin, int64_t end) { e.short_range_step(params, begin, end); });
+}
+
+void run_fill_jobs(const FillParams& params) {
+  const Engine& e = engine();
+  const int64_t lanes = params.state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
+  spread(params.layers * params.tiles, params.n_rows * lanes * params.block * 8,
+         [&](int64_t begin, int64_t end) { e.future_fill(params, begin, end); });
+}
+
+}  // namespace futurefill

@@ -1,0 +1,15 @@
+// The two CPU operations spread over torch's worker threads.
+#pragma once
+
+#include "cpu/engine.h"
+
+namespace futurefill {
+
+// Threads to use at most: torch.set_num_threads, or FUTUREFILL_NUM_THREADS where it is set.
+// Throws std::runtime_error when that is not a number of at least 1.
+int64_t thread_count();
+
+void run_step_jobs(const StepParams& params);
+void run_fill_jobs(const FillParams& params);
+
+}  // namespace futurefill
