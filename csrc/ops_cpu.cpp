@@ -1,127 +1,16 @@
 // CPU implementations of the ops: checks the tensors, fills the engine's structs, runs the engine.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "cpu/engine.h"
 #include "parallel.h"
+#include "tensor_checks.h"
 
 namespace futurefill {
 namespace {
-
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-// What the checks and the engine need to know of a tensor, read once.
-struct View {
-  const char* name;
-  void* data;
-  int64_t dim;
-  const int64_t* sizes;
-  const int64_t* strides;
-  int32_t dtype;
-
-  View(const char* name, const Tensor& t) : name(name) {
-    AtenTensorHandle handle = t.get();
-    int64_t* s;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(handle, &dim));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(handle, &s));
-    sizes = s;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &s));
-    strides = s;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(handle, &dtype));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(handle, &data));
-  }
-};
-
-std::string shape_text(const View& v) {
-  std::string text = "(";
-  for (int64_t d = 0; d < v.dim; ++d) text += (d ? ", " : "") + std::to_string(v.sizes[d]);
-  return text + ")";
-}
-
-void check_dim(const View& v, int64_t dim) {
-  STD_TORCH_CHECK(v.dim == dim, "expected ", v.name, " with ", dim, " dimensions, got shape ",
-                  shape_text(v));
-}
-
-void check_size(const View& v, int64_t d, int64_t size) {
-  STD_TORCH_CHECK(v.sizes[d] == size, "expected ", v.name, " with size ", size, " in dimension ", d,
-                  ", got shape ", shape_text(v));
-}
-
-void check_contiguous(const View& v) {
-  int64_t stride = 1;
-  for (int64_t d = v.dim - 1; d >= 0; --d) {
-    if (v.sizes[d] == 0) return;
-  }
-  for (int64_t d = v.dim - 1; d >= 0; --d) {
-    STD_TORCH_CHECK(v.sizes[d] <= 1 || v.strides[d] == stride, "expected ", v.name,
-                    " to be contiguous");
-    stride *= std::max<int64_t>(v.sizes[d], 1);  // as torch counts empty tensors
-  }
-}
-
-void check_int64(const View& v) {
-  STD_TORCH_CHECK(v.dtype == aoti_torch_dtype_int64(), "expected ", v.name, " of dtype int64");
-}
-
-Scalar scalar_of(const View& v) {
-  if (v.dtype == aoti_torch_dtype_float32()) return Scalar::kFloat32;
-  if (v.dtype == aoti_torch_dtype_bfloat16()) return Scalar::kBFloat16;
-  if (v.dtype == aoti_torch_dtype_float16()) return Scalar::kFloat16;
-  STD_TORCH_CHECK(v.dtype == aoti_torch_dtype_float64(), "expected ", v.name,
-                  " of a floating point dtype");
-  return Scalar::kFloat64;
-}
-
-// layers, B, tiles, slots, W and the state's dtype
-struct Ring {
-  View view;
-  int64_t layers, batch, tiles, slots, lanes;
-  Scalar state;
-
-  explicit Ring(const Tensor& t) : view("ring", t) {
-    check_dim(view, 5);
-    check_contiguous(view);
-    layers = view.sizes[0], batch = view.sizes[1], tiles = view.sizes[2];
-    slots = view.sizes[3], lanes = view.sizes[4];
-    state = scalar_of(view);
-    STD_TORCH_CHECK(state == Scalar::kFloat32 || state == Scalar::kFloat64,
-                    "expected ring of dtype float32 or float64");
-    const Engine& e = engine();
-    const int64_t expected = state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
-    STD_TORCH_CHECK(lanes == expected, "expected ring with ", expected, " lanes (", e.name,
-                    "), got ", lanes);
-  }
-
-  void check_dtype(const View& v) const {
-    STD_TORCH_CHECK(v.dtype == view.dtype, "expected ", v.name, " of the dtype of ring");
-  }
-};
-
-// (layers, filter tiles, rows, ..., W or 1): returns channels per filter, 0 for a filter per lane
-int64_t check_filters(const View& v, int64_t dim, const Ring& ring) {
-  check_dim(v, dim);
-  check_contiguous(v);
-  ring.check_dtype(v);
-  check_size(v, 0, ring.layers);
-  const int64_t lanes = v.sizes[dim - 1], tiles = v.sizes[1];
-  if (lanes == ring.lanes) {
-    check_size(v, 1, ring.tiles);
-    return 0;
-  }
-  check_size(v, dim - 1, 1);
-  const int64_t channels = ring.tiles * ring.lanes;
-  STD_TORCH_CHECK(tiles > 0 && channels % tiles == 0 && channels / tiles % ring.lanes == 0,
-                  "expected shared ", v.name, " whose filters cover whole vectors of ", ring.lanes,
-                  " channels, got ", tiles, " filters for ", channels, " channels");
-  return channels / tiles;
-}
 
 // Rows of the call at their positions, padding rows left out. One per thread: nothing is
 // allocated once it has grown.
