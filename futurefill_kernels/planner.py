@@ -9,7 +9,7 @@ from .cpu_cost import CpuRates, Stream, cheapest_block_sizes
 from .device import DeviceInfo
 from .plan import Plan
 
-OBJECTIVES = ("throughput", "latency")
+OBJECTIVES = ("throughput",)
 
 
 def make_plan(
