@@ -28,12 +28,6 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float("inf") if torch.isnan(error) else error.item()
 
 
-def available(dtype: torch.dtype = torch.float32) -> list[str]:
-    """Implementations that can run here."""
-    reasons = ff.dispatch.reasons_against(torch.device("cpu"), dtype)
-    return [name for name in IMPLEMENTATIONS if not reasons[name]]
-
-
 @pytest.fixture(params=list(IMPLEMENTATIONS))
 def impl(request: pytest.FixtureRequest) -> str:
     """Every implementation that runs on this machine."""

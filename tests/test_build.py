@@ -32,10 +32,11 @@ def tree(tmp_path: Path) -> Path:
 
 
 def setup_py(tree: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("FUTUREFILL_")}
     return subprocess.run(
         [sys.executable, "setup.py", *command],
         cwd=tree,
-        env=os.environ | environment,
+        env=outside | environment,
         capture_output=True,
         text=True,
     )
