@@ -59,8 +59,9 @@ class CpuRates:
     def of(cls, info: DeviceInfo) -> CpuRates:
         """Shipped defaults, scaled by the record's bandwidth and peak rate.
 
-        The factors are fitted so that the choice is among the best of a sweep on a Zen 2 core with
-        AVX2: radix 2 to 4 from blocks of 16 (`python -m bench stream --block-sizes ...`).
+        The factors were set by hand so that small first blocks and radix 2 to 4 win, as they do on
+        a Zen 2 core with AVX2; they are not single measured rates.
+        `python -m bench stream --block-sizes ...` times any alternative.
         """
         flop_ns = 1e9 * info.sm_count / info.fp32_flops
         return cls(
