@@ -15,7 +15,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: generate test lint format wheel clean
+.PHONY: generate test lint sanitize format wheel clean
 
 generate: $(VENV)/installed
 	$(BIN)/python -m futurefill_kernels generate --prompt '$(PROMPT)' --tokens $(TOKENS) $(ARGS)
@@ -28,6 +28,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+sanitize:
+	tests/sanitize.sh
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

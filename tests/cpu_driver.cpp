@@ -1,7 +1,5 @@
-// A stream through the CPU kernels without torch, for sanitizer builds; exits 1 when it is wrong.
-//
-//   g++ -std=c++17 -g -O1 -fsanitize=address,undefined -DFF_ISA=portable -DFF_VECTOR_BYTES=16
-//     -Icsrc/cpu tests/cpu_driver.cpp csrc/cpu/{short_range_step,future_fill,twiddles}.cpp -pthread
+// A stream through the CPU kernels without torch, for sanitizer builds (tests/sanitize.sh); exits 1
+// when it is wrong.
 #include <cmath>
 #include <cstdio>
 #include <thread>

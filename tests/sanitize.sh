@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Runs tests/cpu_driver.cpp under the address and the thread sanitizer, for every instruction set that
+# this machine has. Exits non-zero at the first report.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+flags_of() {
+  case $1 in
+    portable) echo "-DFF_VECTOR_BYTES=16" ;;
+    avx2) echo "-DFF_VECTOR_BYTES=32 -mavx2 -mfma" ;;
+    avx512) echo "-DFF_VECTOR_BYTES=64 -mprefer-vector-width=512 -mfma -mavx512f -mavx512dq -mavx512vl -mavx512bw" ;;
+  esac
+}
+
+isas=(portable)
+if grep -q '^flags.* avx2 ' /proc/cpuinfo && grep -q '^flags.* fma ' /proc/cpuinfo; then isas+=(avx2); fi
+if grep -q '^flags.* avx512f .*avx512bw ' /proc/cpuinfo; then isas+=(avx512); fi
+
+program="$(mktemp)"
+trap 'rm -f "$program"' EXIT
+for isa in "${isas[@]}"; do
+  for sanitizer in address thread; do
+    # undefined behaviour does not depend on the vectors' width, and checking wide ones takes minutes
+    extra=""
+    if [ "$isa,$sanitizer" = portable,address ]; then extra=",undefined"; fi
+    # shellcheck disable=SC2046
+    "${CXX:-c++}" -std=c++17 -g -O1 -Wno-psabi -fsanitize="$sanitizer$extra" -fno-sanitize-recover=all \
+      "-DFF_ISA=$isa" $(flags_of "$isa") -Icsrc/cpu tests/cpu_driver.cpp \
+      csrc/cpu/{short_range_step,future_fill,twiddles}.cpp -pthread -o "$program"
+    echo "$isa, $sanitizer$extra sanitizer: $("$program")"
+  done
+done
