@@ -1,38 +1,123 @@
-"""``python -m bench stream | step | memory``: each checks its results before it prints a figure."""
+"""Benchmarks: every command checks its results before it prints a figure.
+
+Rows go to the terminal as they come, and with --csv or --json to files; Ctrl-C keeps them.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import shlex
 import sys
+from pathlib import Path
 
-from . import memory, step, stream
+import torch
 
+from . import base, plots
+from .rows import Report
+
+#: name -> (module, help). Modules are imported when they are asked for.
 BENCHES = {
-    "stream": (stream, "a whole generation: error against float64, then seconds"),
-    "step": (step, "time of one cache.step call where there is almost nothing to compute"),
-    "memory": (memory, "bytes of state after prompts of different length"),
+    "stream": ("stream", "whole generations, ours and every peer"),
+    "step": ("step", "one cache.step call where there is almost nothing to compute"),
+    "memory": ("memory", "bytes of state after prompts of different length"),
+}
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
 }
 
 
+def shape(text: str) -> tuple[int, int, int]:
+    """``B,D,L`` with positive sizes."""
+    parts = text.split(",")
+    try:
+        sizes = tuple(int(part) for part in parts)
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"expected B,D,L, three positive integers, got {text!r}")
+    return sizes  # type: ignore[return-value]
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
+    return int(text)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that every bench has; a bench says in its own help which of them it heeds."""
+    group = parser.add_argument_group("common")
+    group.add_argument("--impl", default="auto", help="auto, cpu, reference, triton or cuda")
+    group.add_argument(
+        "--shapes", nargs="+", type=shape, metavar="B,D,L", help="instead of its own"
+    )
+    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of inputs and outputs")
+    group.add_argument("--threads", type=positive, default=1, help="of torch and of the kernels")
+    group.add_argument("--quick", action="store_true", help="small sizes, for a check")
+    group.add_argument("--json", type=Path, metavar="F", help="also write the rows here")
+    group.add_argument("--csv", type=Path, metavar="F", help="also write the rows here")
+    group.add_argument("--plots", type=Path, metavar="DIR", help="draw the rows (matplotlib)")
+    group.add_argument(
+        "--base", metavar="GITREF", help="compare with that commit's package, in turns"
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run one bench; returns the exit status, 1 when its check fails."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    """Run one bench. Returns 1 when a check fails, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, allow_abbrev=False
+    )
     benches = parser.add_subparsers(dest="bench", required=True, metavar="NAME")
+    given = sys.argv[1:] if argv is None else argv
     for name, (module, text) in BENCHES.items():
         sub = benches.add_parser(
             name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
-        sub.add_argument("--impl", default="auto")
-        sub.add_argument("--threads", type=int, default=1)
-        sub.add_argument("--quick", action="store_true", help="small sizes, for a check")
-        module.add_arguments(sub)
-    args = parser.parse_args(argv)
+        if name in given[:1]:  # only the one that runs is imported
+            add_common_arguments(sub)
+            importlib.import_module(f"bench.{module}").add_arguments(sub)
+    args = parser.parse_args(given)
+    args.dtype = DTYPES[args.dtype]
+    torch.set_num_threads(args.threads)
+    command = "python -m bench " + shlex.join(_without_outputs(given))
     try:
-        BENCHES[args.bench][0].run(args)
+        if args.base is not None:
+            return base.compare(args.base, _without_outputs(given))
+        args.report = Report(args.bench, command, args.threads, args.csv, args.json)
+        importlib.import_module(f"bench.{BENCHES[args.bench][0]}").run(args)
+        if args.plots is not None:
+            plots.draw(args.report.rows, args.plots)
     except (ValueError, TypeError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        kept = " and ".join(str(f) for f in (args.csv, args.json) if f is not None)
+        rows = len(args.report.rows) if hasattr(args, "report") else 0
+        print(f"\ninterrupted after {rows} rows" + (f", kept in {kept}" if kept else ""))
+        return 130
+    if args.report.failed:
+        print("error: a check failed, see the rows marked WRONG", file=sys.stderr)
+        return 1
     return 0
+
+
+def _without_outputs(arguments: list[str]) -> list[str]:
+    """The command line that repeats the measurement, without where its rows go."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in ("--csv", "--json", "--plots", "--base"):
+            skip = True
+        elif not argument.startswith(("--csv=", "--json=", "--plots=", "--base=")):
+            kept.append(argument)
+    return kept
 
 
 if __name__ == "__main__":

@@ -1,18 +1,111 @@
-"""Every bench runs at its small size and passes its own check."""
+"""Every bench runs at its small size and passes its own check; no test looks at a time."""
 
 from __future__ import annotations
 
-import pytest
+import csv
+import json
 
+import pytest
+import torch
+
+from bench import timing
 from bench.__main__ import BENCHES, main
+from bench.machine import check_memory
+from bench.rows import Report, read
 
 
 @pytest.mark.parametrize("name", BENCHES)
-def test_quick(name, capsys):
-    assert main([name, "--quick"]) == 0, capsys.readouterr().err
+def test_quick(name, capsys, tmp_path):
+    status = main([name, "--quick", "--csv", str(tmp_path / "rows.csv")])
+    output = capsys.readouterr()
+    assert status == 0, output.out + output.err
+    rows = read([tmp_path / "rows.csv"])
+    assert rows
+    assert all(row["status"] != "wrong" for row in rows)
+    assert any(row["error"] or row["status"] != "ok" for row in rows), "no check was made"
+    assert all(row["command"] == f"python -m bench {name} --quick" for row in rows)
 
 
 def test_unknown_names_list_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         main(["speed"])
-    assert "choose from stream, step, memory" in capsys.readouterr().err.replace("'", "")
+    error = capsys.readouterr().err
+    assert all(name in error for name in BENCHES)
+
+
+def test_a_red_check_stores_no_time(tmp_path, capsys):
+    report = Report("stream", "command", 1, tmp_path / "rows.csv", tmp_path / "rows.json")
+    times = timing.Times((1.0, 2.0, 3.0))
+    report.add("ours", times=times, tokens=5, error=2e-6, tolerance=1e-6, bytes=1, flops=1)
+    report.add("nan", times=times, error=float("nan"), tolerance=1e-6)
+    report.add("good", times=times, tokens=4, error=1e-7, tolerance=1e-6)
+    assert report.failed
+    assert "WRONG" in capsys.readouterr().out
+    wrong, nan, good = csv.DictReader((tmp_path / "rows.csv").open())
+    assert wrong["status"] == nan["status"] == "wrong"
+    assert wrong["p50"] == wrong["tokens_per_s"] == nan["p50"] == ""
+    assert (good["status"], good["p50"], good["tokens_per_s"]) == ("ok", "2", "2")
+    assert len(json.loads((tmp_path / "rows.json").read_text())) == 3
+
+
+def test_times():
+    a, b = timing.Times((1.0, 2.0, 9.0)), timing.Times((2.0, 4.0, 3.0))
+    assert a.ratio(b) == 0.5
+    assert a.p50 == 2.0
+    assert timing.weighted([(2.0, a), (1.0, b)]).seconds == (4.0, 8.0, 21.0)
+    assert timing.Times(tuple(range(1, 101))).quantile(0.99) == 99
+
+
+def test_variants_are_timed_in_turns():
+    order = []
+    times = timing.measure(
+        {name: lambda name=name: order.append(name) for name in "ab"},
+        repeats=3,
+        warmup=0,
+        clock="cpu",
+    )
+    assert order == list("ababab")
+    assert {len(t.seconds) for t in times.values()} == {3}
+
+
+@pytest.mark.parametrize("clock", ["sundial", "graph"])
+def test_clocks_that_are_not_there(clock):
+    if clock == "graph" and torch.cuda.is_available():
+        return
+    with pytest.raises((ValueError, RuntimeError), match=clock):
+        timing.measure({"a": lambda: None}, repeats=1, clock=clock)
+
+
+def test_what_does_not_fit_is_refused_with_the_bytes():
+    with pytest.raises(ValueError, match="needs 1,125,899,906,842,624 bytes"):
+        check_memory(1 << 50, "a stream")
+
+
+def test_a_shape_that_does_not_fit(capsys):
+    assert main(["stream", "--shapes", "64,65536,1048576"]) == 1
+    assert "bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", ["1,2", "1,x,3", "0,1,1"])
+def test_bad_shapes(shape, capsys):
+    with pytest.raises(SystemExit):
+        main(["stream", "--shapes", shape])
+    assert "expected B,D,L" in capsys.readouterr().err
+
+
+def test_interruption_keeps_the_rows(tmp_path, monkeypatch, capsys):
+    from bench import stream
+
+    def interrupted(args):
+        args.report.add("ours", error=0.0, tolerance=0.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stream, "run", interrupted)
+    assert main(["stream", "--csv", str(tmp_path / "rows.csv")]) == 130
+    assert "interrupted after 1 rows" in capsys.readouterr().out
+    assert len(read([tmp_path / "rows.csv"])) == 1
+
+
+def test_unknown_base(capsys):
+    assert main(["stream", "--quick", "--base", "no-such-ref"]) == 1
+    assert "no-such-ref" in capsys.readouterr().err

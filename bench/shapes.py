@@ -1,0 +1,75 @@
+"""Inputs that every bench shares: decaying random filters, and what a stream of a plan costs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import futurefill_kernels as ff
+from futurefill_kernels.plan import Plan
+
+
+def filters(channels: int, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Random filters (D, L) of decay lengths from short to longer than L, ``sum |h| = 1``.
+
+    The sum keeps ``u_{t+1} = y_t`` bounded.
+    """
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(channels, length, generator=generator)
+    h *= torch.rand(channels, 1, generator=generator) ** torch.linspace(0, 9, length)
+    h /= h.abs().sum(1, keepdim=True)
+    return h.to(dtype)
+
+
+def first_input(batch: int, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(B, D), the first input of a stream."""
+    return torch.randn(batch, channels, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def generate(cache: ff.FutureFillCache, u_0: Tensor, steps: int | None = None) -> Tensor:
+    """A generation with ``u_{t+1} = y_t``. Returns inputs, and outputs from 1 on, (N+1, B, D)."""
+    cache.reset()
+    steps = cache.max_new_tokens if steps is None else steps
+    rows = u_0.new_empty(steps + 1, *u_0.shape)
+    rows[0] = u_0
+    for t in range(steps):
+        cache.step(rows[t], out=rows[t + 1])
+    return rows
+
+
+def generation_error(rows: Tensor, h: Tensor, channels_at_a_time: int = 32) -> float:
+    """Relative L2 error of outputs ``rows[1:]`` of inputs ``rows[:-1]`` against float64.
+
+    rows: (N+1, B, D). h: (D, L).
+    """
+    squared, norm = 0.0, 0.0
+    for c in range(0, h.shape[0], channels_at_a_time):
+        part = slice(c, c + channels_at_a_time)
+        u = rows[:-1, :, part].permute(1, 2, 0).double()
+        expected = ff.causal_conv(u, h[part].double())
+        squared += (rows[1:, :, part].permute(1, 2, 0).double() - expected).square().sum().item()
+        norm += expected.square().sum().item()
+    return float((squared / max(norm, 1e-300)) ** 0.5)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Relative L2 error that a stream of this dtype may have."""
+    return {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 2e-3}.get(dtype, 1.6e-2)
+
+
+def stream_cost(
+    plan: Plan, batch: int, channels: int, groups: int, itemsize: int
+) -> dict[str, float]:
+    """Operations of a whole generation, and the bytes it must move at least.
+
+    Bytes: each token its input, output and pending entry; each firing its block, the pending
+    outputs and, per product, kept inputs and filter spectra (8 bytes per complex float32 entry).
+    """
+    state = 8 if itemsize == 8 else 4
+    moved = plan.length * batch * channels * (2 * itemsize + 2 * state)
+    for level in plan.levels:
+        firings, products, outputs = plan._level_work(level)
+        rows = products * level.transform * 2 * state
+        moved += rows * (batch * channels + groups)
+        moved += (firings * level.block + 2 * outputs) * state * batch * channels
+    return {"flops": plan.flops_per_token * plan.length * batch * channels, "bytes": float(moved)}
