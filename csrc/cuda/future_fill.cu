@@ -1,0 +1,371 @@
+// ring[p : p + T] += last T entries of F^-1(sum_{k=1..min(i, K)} X_{i-k} H_k)  (docs/algorithm.md)
+//
+// One launch for all layers and rows. A thread block takes a few channels of one row of one layer;
+// their whole transforms stay in registers (fill_config.h), neighbouring lanes hold neighbouring
+// channels. Filters are read once, inputs once, pending outputs are read and written once.
+#include "exchange.cuh"
+#include "fill_config.h"
+#include "launch.h"
+#include "transform.cuh"
+
+namespace futurefill {
+namespace {
+
+template <int kBlock, bool kSplit>
+struct ConfigOf {
+  static constexpr FillConfig value = fill_config(kBlock, kSplit);
+};
+
+// Twiddle tables of the passes behind the first, each [stored level][node or position].
+template <class Config>
+struct Twiddles {
+  static constexpr FillConfig kConfig = Config::value;
+  static constexpr int P = kConfig.points, W = kConfig.width(), T = kConfig.block;
+  static constexpr int R2 = kConfig.middle, R3 = kConfig.last;
+  static constexpr int kForward = 0;  // last pass, T / R3 nodes
+  static constexpr int kInverse =
+      kForward + stored_levels(R3) * (T / R3);  // first pass, W positions
+  static constexpr int kTwist = kInverse + stored_levels(P) * W;
+  static constexpr int kForwardMiddle = kTwist + W;  // P nodes
+  static constexpr int kInverseMiddle =
+      kForwardMiddle + (R2 > 1 ? stored_levels(R2) * P : 0);  // R3 positions
+
+  // e^(2 pi i angle) for a level of a node, counted in tree order among `nodes`
+  static __device__ __forceinline__ float node_angle(int entry, int nodes) {
+    const int stored = entry / nodes, node = entry % nodes;
+    const float reversed = nodes > 1 ? __brev(node) >> (32 - log2_of(nodes)) : 0u;
+    return (reversed + 0.25f) / (nodes << (stored + 1));
+  }
+  static __device__ __forceinline__ float position_angle(int entry, int positions) {
+    const int stored = entry / positions, position = entry % positions;
+    return -float(position) / (positions << (stored + 1));
+  }
+
+  static __device__ __forceinline__ void fill(float2* table, int thread) {
+    for (int e = thread; e < kConfig.twiddles(); e += kConfig.threads()) {
+      float angle;  // half turns
+      if (e < kInverse) {
+        angle = node_angle(e - kForward, T / R3);
+      } else if (e < kTwist) {
+        angle = position_angle(e - kInverse, W);
+      } else if (e < kForwardMiddle) {
+        angle = -float(e - kTwist) / (2 * T);
+      } else if (e < kInverseMiddle) {
+        angle = node_angle(e - kForwardMiddle, P);
+      } else {
+        angle = position_angle(e - kInverseMiddle, R3);
+      }
+      float2 w;
+      sincospif(angle, &w.y, &w.x);
+      table[e] = w;
+    }
+  }
+};
+
+// A value the compiler cannot relate to the original, so that addresses computed in one phase are
+// not kept in registers for the next.
+__device__ __forceinline__ int64_t forget(int64_t value) {
+  asm volatile("" : "+l"(value));
+  return value;
+}
+__device__ __forceinline__ int forget(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+// Spectra of a row that the products read.
+struct Spectra {
+  const float* h;  // H_1 at the thread's first entry
+  float* kept;     // slot 0 at the thread's first entry
+  int blocks;      // min(i, K)
+  int n_spectra;   // K
+  int newest;      // slot of X_{i-1}
+  bool keep;       // whether a later firing of the group reads X_{i-1}
+};
+
+// Rows of one spectrum, read or written entry by entry of a thread: slot s = u R + r is entry
+// u stride + r.
+template <int R, int kStride, class T>
+struct Entries {
+  T* at;
+  int64_t row, half;  // values per entry, and per its real part
+
+  __device__ __forceinline__ Complex load(int q) const { return {at[q * row], at[q * row + half]}; }
+  __device__ __forceinline__ void store(int q, Complex z) const {
+    at[q * row] = z.re;
+    at[q * row + half] = z.im;
+  }
+  __device__ __forceinline__ void next(int s, int batch) {
+    at += ((s + batch) % R == 0 ? kStride + batch - R : batch) * row;
+  }
+};
+
+__device__ __forceinline__ Complex multiply_add(Complex x, Complex h, Complex sum) {
+  return {fmaf(-x.im, h.im, fmaf(x.re, h.re, sum.re)), fmaf(x.re, h.im, fmaf(x.im, h.re, sum.im))};
+}
+
+// v[s] = sum_k X_{i-k} H_k, with X_{i-1} in v; stores X_{i-1} where a later firing needs it.
+template <int P, int R, int kStride, int T>
+__device__ __forceinline__ void multiply_spectra(Complex* v, const Spectra& a, int64_t lanes,
+                                                 int64_t filter_lanes) {
+  using Read = Entries<R, kStride, const float>;
+  using Write = Entries<R, kStride, float>;
+  constexpr int kBatch = P < 4 ? P : 4, kSmall = P < 2 ? P : 2;
+  const int slots = a.n_spectra - 1;
+  // the slot that X_{i-1} takes may still hold X_{i-K}
+  const bool replace = slots > 0 && a.blocks == a.n_spectra;
+  if (replace) {
+    const int64_t g = forget(filter_lanes), l = forget(lanes);
+    Read h{a.h, 2 * g, g}, oldest{a.h + slots * (T * 2 * g), 2 * g, g};
+    Write kept{a.kept + a.newest * (T * 2 * l), 2 * l, l};
+#pragma unroll
+    for (int s = 0; s < P; s += kSmall) {
+      Complex x[kSmall], sum[kSmall];
+#pragma unroll
+      for (int q = 0; q < kSmall; ++q) x[q] = kept.load(q);
+#pragma unroll
+      for (int q = 0; q < kSmall; ++q) sum[q] = multiply_add(x[q], oldest.load(q), {0.f, 0.f});
+      if (a.keep) {
+#pragma unroll
+        for (int q = 0; q < kSmall; ++q) kept.store(q, v[s + q]);
+      }
+#pragma unroll
+      for (int q = 0; q < kSmall; ++q) v[s + q] = multiply_add(v[s + q], h.load(q), sum[q]);
+      h.next(s, kSmall), oldest.next(s, kSmall), kept.next(s, kSmall);
+    }
+  } else {
+    if (a.keep) {
+      const int64_t l = forget(lanes);
+      Write kept{a.kept + a.newest * (T * 2 * l), 2 * l, l};
+#pragma unroll
+      for (int s = 0; s < P; ++s) {
+        kept.store(0, v[s]);
+        kept.next(s, 1);
+      }
+    }
+    const int64_t g = forget(filter_lanes);
+    Read h{a.h, 2 * g, g};
+#pragma unroll
+    for (int s = 0; s < P; s += kBatch) {
+      Complex f[kBatch];
+#pragma unroll
+      for (int q = 0; q < kBatch; ++q) f[q] = h.load(q);
+#pragma unroll
+      for (int q = 0; q < kBatch; ++q) v[s + q] = multiply_add(v[s + q], f[q], {0.f, 0.f});
+      h.next(s, kBatch);
+    }
+  }
+  int slot = a.newest;
+  const int last = replace ? a.blocks - 1 : a.blocks;
+#pragma unroll 1
+  for (int k = 2; k <= last; ++k) {
+    const int64_t g = forget(filter_lanes), l = forget(lanes);
+    slot = slot ? slot - 1 : slots - 1;
+    Read h{a.h + (k - 1) * (T * 2 * g), 2 * g, g}, kept{a.kept + slot * (T * 2 * l), 2 * l, l};
+#pragma unroll
+    for (int s = 0; s < P; s += kBatch) {
+      Complex x[kBatch], f[kBatch];
+#pragma unroll
+      for (int q = 0; q < kBatch; ++q) x[q] = kept.load(q), f[q] = h.load(q);
+#pragma unroll
+      for (int q = 0; q < kBatch; ++q) v[s + q] = multiply_add(x[q], f[q], v[s + q]);
+      h.next(s, kBatch), kept.next(s, kBatch);
+    }
+  }
+}
+
+// Imaginary parts of the untwisted coefficients, added to the pending outputs from slot `first` on.
+template <int P>
+__device__ __forceinline__ void add_outputs(const Complex* v, Complex twist, float* out,
+                                            int64_t step, int count, int first, int width) {
+  constexpr int kBatch = P < 8 ? P : 8;
+  static_for<P / kBatch>([&](auto batch) {
+    constexpr int kFirst = decltype(batch)::value * kBatch;
+    float pending[kBatch];
+#pragma unroll
+    for (int q = 0; q < kBatch; ++q) {
+      pending[q] = first + (kFirst + q) * width < count ? out[q * step] : 0.f;
+    }
+    static_for<kBatch>([&](auto index) {
+      constexpr int kSlot = kFirst + decltype(index)::value;
+      using Step = Root<-kSlot, 4 * P>;
+      const Complex t = multiply(twist, Step::re, Step::im);
+      pending[kSlot - kFirst] =
+          fmaf(t.im, v[kSlot].re, fmaf(t.re, v[kSlot].im, pending[kSlot - kFirst]));
+    });
+#pragma unroll
+    for (int q = 0; q < kBatch; ++q) {
+      if (first + (kFirst + q) * width < count) out[q * step] = pending[q];
+    }
+    out += kBatch * step;
+  });
+}
+
+template <class Config>
+__global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) void future_fill(
+    float* ring, float* kept, const float* spectra, const int64_t* positions, const int64_t* rows,
+    const FillShape a) {
+  constexpr FillConfig kConfig = Config::value;
+  constexpr int T = kConfig.block, P = kConfig.points, W = kConfig.width(), C = kConfig.channels;
+  constexpr int R2 = kConfig.middle, R3 = kConfig.last;
+  extern __shared__ float4 shared[];
+  const int thread = threadIdx.x, c = thread % C, k = thread / C;
+  const int channel = blockIdx.x * C + c;
+  if (C > 32 && channel >= a.lanes) return;
+
+  const int64_t row = rows ? rows[blockIdx.y] : blockIdx.y;
+  if (row < 0 || row >= a.batch) return;
+  const int64_t position = positions[row];
+  if (position <= 0 || position >= a.length || position % T != 0) return;
+  const int b = forget(int(row)), p = forget(int(position));
+  if (unsigned(p) / T % unsigned(a.radix) == 0) return;
+
+  Complex v[P];
+  {
+    const int64_t step = W * a.lanes;
+    const float* in =
+        ring + blockIdx.z * a.ring_layer + b * a.ring_row + int64_t(p - T + k) * a.lanes + channel;
+#pragma unroll
+    for (int s = 0; s < P; ++s, in += step) v[s].re = *in;
+  }
+
+  const auto multiply = [&](auto radix, auto stride) {
+    const int at = forget(p), channel = forget(int(blockIdx.x * C + c));
+    const int i = unsigned(at) / T % unsigned(a.radix);
+    Spectra f;
+    f.n_spectra = a.n_spectra;
+    f.blocks = min(i, a.n_spectra);
+    f.keep = a.n_spectra > 1 && i + 1 < a.radix && at + T < a.length;
+    f.newest = a.n_spectra > 1 ? (i - 1) % (a.n_spectra - 1) : 0;
+    const int filter = min(channel, a.channels - 1) / a.channels_per_filter;
+    f.h = spectra + blockIdx.z * a.spectra_layer + k * R3 * (2 * a.filter_lanes) + filter;
+    f.kept = kept + blockIdx.z * a.kept_layer + b * a.kept_row + k * R3 * (2 * a.lanes) + channel;
+    multiply_spectra<P, radix, stride, T>(v, f, a.lanes, a.filter_lanes);
+  };
+  const auto add = [&](Complex twist) {
+    const int at = forget(p);
+    float* out = ring + blockIdx.z * a.ring_layer + b * a.ring_row + int64_t(at + k) * a.lanes +
+                 (blockIdx.x * C + c);
+    const int count = min(int64_t(T), a.length - at);
+    add_outputs<P>(v, twist, out, W * forget(a.lanes), count, k, W);
+  };
+
+  if constexpr (kConfig.single()) {
+    forward_root<P>(v);
+    multiply(std::integral_constant<int, P>{}, std::integral_constant<int, 0>{});
+    inverse_first<P>(v);
+    add({1.f, 0.f});
+  } else {
+    using Table = Twiddles<Config>;
+    constexpr auto kFirst = Arrangement::kFirst, kMiddle = Arrangement::kMiddle,
+                   kLast = Arrangement::kLast;
+    float2* table =
+        reinterpret_cast<float2*>(reinterpret_cast<char*>(shared) + kConfig.exchange_bytes());
+    Table::fill(table, thread);
+    const Exchange<Config> exchange{reinterpret_cast<char*>(shared), c, k};
+
+    forward_root<P>(v);
+    if constexpr (R2 > 1) {
+      exchange.template operator()<kFirst, kMiddle>(v);
+#pragma unroll
+      for (int u = 0; u < P / R2; ++u) {
+        twiddled_pass<R2, true>(v + u * R2, table + Table::kForwardMiddle + k / R3 + u * R2, P);
+      }
+      exchange.template operator()<kMiddle, kLast>(v);
+    } else {
+      exchange.template operator()<kFirst, kLast>(v);
+    }
+#pragma unroll
+    for (int u = 0; u < P / R3; ++u) {
+      twiddled_pass<R3, true>(v + u * R3, table + Table::kForward + k + u * W, T / R3);
+    }
+
+    multiply(std::integral_constant<int, R3>{}, std::integral_constant<int, W * R3>{});
+
+#pragma unroll
+    for (int u = 0; u < P / R3; ++u) inverse_first<R3>(v + u * R3);
+    if constexpr (R2 > 1) {
+      exchange.template operator()<kLast, kMiddle>(v);
+#pragma unroll
+      for (int u = 0; u < P / R2; ++u) {
+        twiddled_pass<R2, false>(v + u * R2, table + Table::kInverseMiddle + k % R3, R3);
+      }
+      exchange.template operator()<kMiddle, kFirst>(v);
+    } else {
+      exchange.template operator()<kLast, kFirst>(v);
+    }
+    twiddled_pass<P, false>(v, table + Table::kInverse + k, W);
+    const float2 twist = table[Table::kTwist + k];
+    add({twist.x, twist.y});
+  }
+}
+
+template <int kBlock, bool kSplit>
+cudaError_t launch(const FillParams& p, cudaStream_t stream) {
+  using Config = ConfigOf<kBlock, kSplit>;
+  constexpr FillConfig kConfig = Config::value;
+  const auto kernel = future_fill<Config>;
+  if constexpr (kConfig.shared_bytes() > 48 * 1024) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kConfig.shared_bytes());
+    if (error != cudaSuccess) return error;
+  }
+  const dim3 grid((p.shape.channels + kConfig.channels - 1) / kConfig.channels, p.n_rows, p.layers);
+  kernel<<<grid, kConfig.threads(), kConfig.shared_bytes(), stream>>>(p.ring, p.kept, p.spectra,
+                                                                      p.positions, p.rows, p.shape);
+  return cudaGetLastError();
+}
+
+// SMs with 100 KB of shared memory (8.6, 8.9, 12.0) exchange in halves.
+template <int kBlock>
+cudaError_t launch_either(const FillParams& p, cudaStream_t stream) {
+  int device, bytes;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  error = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  if (error != cudaSuccess) return error;
+  return bytes < 160 * 1024 ? launch<kBlock, true>(p, stream) : launch<kBlock, false>(p, stream);
+}
+
+}  // namespace
+
+bool fill_supported(int64_t block) {
+  return block >= 1 && block <= kMaxFillBlock && (block & (block - 1)) == 0;
+}
+
+cudaError_t launch_future_fill(const FillParams& p, cudaStream_t stream) {
+  switch (p.block) {
+    case 1:
+      return launch<1, false>(p, stream);
+    case 2:
+      return launch<2, false>(p, stream);
+    case 4:
+      return launch<4, false>(p, stream);
+    case 8:
+      return launch<8, false>(p, stream);
+    case 16:
+      return launch<16, false>(p, stream);
+    case 32:
+      return launch<32, false>(p, stream);
+    case 64:
+      return launch<64, false>(p, stream);
+    case 128:
+      return launch<128, false>(p, stream);
+    case 256:
+      return launch<256, false>(p, stream);
+    case 512:
+      return launch_either<512>(p, stream);
+    case 1024:
+      return launch_either<1024>(p, stream);
+    case 2048:
+      return launch_either<2048>(p, stream);
+    case 4096:
+      return launch_either<4096>(p, stream);
+    case 8192:
+      return launch_either<8192>(p, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace futurefill

@@ -1,0 +1,63 @@
+// Parameters and launchers of the two CUDA operations. No torch, no kernels.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace futurefill {
+
+enum class IoType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+
+// Sizes and strides, in values, of a future fill; all int64 so that no address is widened at run
+// time.
+struct FillShape {
+  int64_t ring_layer, ring_row;  // layers and batch rows of the ring
+  int64_t kept_layer, kept_row;
+  int64_t spectra_layer;
+  int64_t lanes, filter_lanes;  // values per slot and per spectrum row
+  int64_t length;
+  int32_t channels, channels_per_filter;
+  int32_t batch, radix, n_spectra;
+  int32_t unused;
+};
+
+struct FillParams {
+  float* ring;
+  float* kept;           // from the level's first row on
+  const float* spectra;  // likewise
+  const int64_t* positions;
+  const int64_t* rows;  // (n_rows,) or null for all
+  int64_t n_rows, layers, block;
+  FillShape shape;
+};
+
+struct StepShape {
+  int64_t u_row, pre_row, post_row, y_row;  // row strides in values
+  int64_t ring_row;
+  int64_t lanes, filter_lanes;
+  int64_t slots;  // positions from here on are refused
+  int32_t n_rows, channels, channels_per_filter;
+  int32_t batch, taps, advance;
+};
+
+struct StepParams {
+  const void *u, *pre, *post;  // pre and post or null
+  void* y;
+  float* ring;         // of the layer
+  const float* taps;   // of the layer
+  const float* skip;   // of the layer, or null
+  int64_t* positions;  // (batch,)
+  const int64_t* rows;
+  IoType io;
+  StepShape shape;
+};
+
+// Whether the binary has the level's block size.
+bool fill_supported(int64_t block);
+
+// Asynchronous on the stream; the error is that of the launch.
+cudaError_t launch_future_fill(const FillParams& params, cudaStream_t stream);
+cudaError_t launch_short_range_step(const StepParams& params, cudaStream_t stream);
+
+}  // namespace futurefill

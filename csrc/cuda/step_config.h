@@ -1,0 +1,27 @@
+// How a short-range step is spread over thread blocks. Plain C++, no CUDA.
+#pragma once
+
+#include <cstdint>
+
+namespace futurefill {
+
+constexpr int kStepChannels = 8;  // per thread block: one 32-byte sector
+constexpr int kStepMaxThreads = 128;
+constexpr int kStepMaxRows = 8;      // batch rows that share one reading of the taps
+constexpr int kStepFewBlocks = 120;  // fewer thread blocks leave SMs idle
+
+// Batch rows per thread block: all that share taps, unless that leaves SMs idle.
+constexpr int step_rows(int64_t n_rows, int64_t channels) {
+  const int64_t blocks = (channels + kStepChannels - 1) / kStepChannels;
+  const int64_t shared = blocks * ((n_rows + kStepMaxRows - 1) / kStepMaxRows);
+  return n_rows > 1 && shared >= kStepFewBlocks ? kStepMaxRows : 1;
+}
+
+// Two threads per tap.
+constexpr int step_threads(int64_t taps) {
+  int threads = 32;
+  while (threads < kStepMaxThreads && threads / 2 < taps - 1) threads *= 2;
+  return threads;
+}
+
+}  // namespace futurefill
