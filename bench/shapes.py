@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -21,26 +23,24 @@ def filters(channels: int, length: int, dtype: torch.dtype = torch.float32) -> T
     return h.to(dtype)
 
 
-def first_input(batch: int, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(B, D), the first input of a stream."""
-    return torch.randn(batch, channels, generator=torch.Generator().manual_seed(1)).to(dtype)
-
-
-def generate(cache: ff.FutureFillCache, u_0: Tensor, steps: int | None = None) -> Tensor:
-    """A generation with ``u_{t+1} = y_t``. Returns inputs, and outputs from 1 on, (N+1, B, D)."""
-    cache.reset()
-    steps = cache.max_new_tokens if steps is None else steps
-    rows = u_0.new_empty(steps + 1, *u_0.shape)
-    rows[0] = u_0
-    for t in range(steps):
-        cache.step(rows[t], out=rows[t + 1])
+def make_rows(batch: int, channels: int, length: int, dtype: torch.dtype) -> Tensor:
+    """(N + 1, B, D), a stream's inputs and next outputs; row 0 is random."""
+    rows = torch.zeros(length + 1, batch, channels, dtype=dtype)
+    rows[0] = torch.randn(batch, channels, generator=torch.Generator().manual_seed(1))
     return rows
+
+
+def generate(cache: ff.FutureFillCache, rows: Tensor) -> None:
+    """A generation with ``u_{t+1} = y_t``: rows[0] is the first input, the rest is written."""
+    step, views = cache.step, rows.unbind(0)
+    for u_t, y_t in itertools.pairwise(views):
+        step(u_t, out=y_t)
 
 
 def generation_error(rows: Tensor, h: Tensor, channels_at_a_time: int = 32) -> float:
     """Relative L2 error of outputs ``rows[1:]`` of inputs ``rows[:-1]`` against float64.
 
-    rows: (N+1, B, D). h: (D, L).
+    rows: (N + 1, B, D). h: (D, L).
     """
     squared, norm = 0.0, 0.0
     for c in range(0, h.shape[0], channels_at_a_time):
@@ -69,7 +69,6 @@ def stream_cost(
     moved = plan.length * batch * channels * (2 * itemsize + 2 * state)
     for level in plan.levels:
         firings, products, outputs = plan._level_work(level)
-        rows = products * level.transform * 2 * state
-        moved += rows * (batch * channels + groups)
+        moved += products * level.transform * 2 * state * (batch * channels + groups)
         moved += (firings * level.block + 2 * outputs) * state * batch * channels
     return {"flops": plan.flops_per_token * plan.length * batch * channels, "bytes": float(moved)}
