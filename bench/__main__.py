@@ -20,6 +20,9 @@ from .rows import Report
 BENCHES = {
     "stream": ("stream", "whole generations, ours and every peer"),
     "step": ("step", "one cache.step call where there is almost nothing to compute"),
+    "fill": ("fill", "one future fill of every block size, beside torch.fft"),
+    "batch": ("batch", "whole generations of 1 to 64 rows"),
+    "crossover": ("crossover", "exact decoding against recurrences by state size"),
     "memory": ("memory", "bytes of state after prompts of different length"),
 }
 

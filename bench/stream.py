@@ -73,13 +73,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Check every variant against float64, then time those that passed, in turns."""
+    sweep(args, [(1, 64, 1024)] if args.quick else args.shapes or [(1, 1024, 65536)])
+
+
+def sweep(args: argparse.Namespace, sizes: list[tuple[int, int, int]]) -> None:
+    """All shapes (B, D, L), with the peers of ``args.peers``."""
     names = {"all": list(PEERS), "none": []}.get(args.peers, args.peers.split(","))
     for name in names:
         if name not in PEERS:
             raise ValueError(f"unknown peer {name!r}; expected some of {', '.join(PEERS)}")
     if names and args.dtype != torch.float32:
         raise ValueError("the peers take float32 only; give --peers none with another --dtype")
-    sizes = [(1, 64, 1024)] if args.quick else args.shapes or [(1, 1024, 65536)]
     for batch, channels, length in sizes:
         # filters, inputs, state, and for each peer a history and the filter's spectra
         copies = (8 + 6 * len(names)) * (batch + 1)
