@@ -23,6 +23,8 @@ BENCHES = {
     "fill": ("fill", "one future fill of every block size, beside torch.fft"),
     "batch": ("batch", "whole generations of 1 to 64 rows"),
     "crossover": ("crossover", "exact decoding against recurrences by state size"),
+    "accuracy": ("accuracy", "error over position, and bits per byte with less kept"),
+    "paper": ("paper", "the published experiments beside their published figures"),
     "memory": ("memory", "bytes of state after prompts of different length"),
 }
 
