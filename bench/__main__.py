@@ -21,6 +21,8 @@ BENCHES = {
     "stream": ("stream", "whole generations, ours and every peer"),
     "step": ("step", "one cache.step call where there is almost nothing to compute"),
     "fill": ("fill", "one future fill of every block size, beside torch.fft"),
+    "prefill": ("prefill", "a prompt into a cache, beside torch.fft"),
+    "decode": ("decode", "tokens per second of the shipped model"),
     "batch": ("batch", "whole generations of 1 to 64 rows"),
     "crossover": ("crossover", "exact decoding against recurrences by state size"),
     "accuracy": ("accuracy", "error over position, and bits per byte with less kept"),
