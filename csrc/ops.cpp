@@ -8,18 +8,19 @@
 //   spectra   (layers, filter tiles, rows, 2, W or 1)
 //   skip      (layers, C)
 //   positions (B,) int64, rows (R,) int64, -1 marks a padding row
+//   shared    channels per filter row on the GPU; the CPU's layout says it
 //   levels    (n, 6) int64: block, radix, n_spectra, kept_offset, spectra_offset, direct
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   m.def(
       "short_range_step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, "
-      "Tensor taps, Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance) "
-      "-> ()");
+      "Tensor taps, Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
+      "int shared=1) -> ()");
   m.def(
       "future_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
       "Tensor? rows, int length, int block, int radix, int n_spectra, int kept_offset, "
-      "int spectra_offset, bool direct=False) -> ()");
+      "int spectra_offset, bool direct=False, int shared=1) -> ()");
   // short_range_step, then with `advance` the fills that are due, of all layers
   m.def(
       "step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "
@@ -32,4 +33,6 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   // instruction set of the CPU engine and its lanes for float32 and float64 state
   m.def("cpu_lanes(bool float64) -> int");
   m.def("cpu_isa() -> str");
+  // GPU code in the binary, as "sm_80, ... and PTX of sm_120"
+  m.def("cuda_architectures() -> str");
 }

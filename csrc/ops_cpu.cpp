@@ -217,7 +217,7 @@ void run_due_fills(FillParams& a, const View& levels, std::vector<RowAt>& rows) 
 
 void short_range_step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_,
                       Tensor taps, OptionalTensor skip, Tensor positions_, OptionalTensor rows,
-                      int64_t layer, bool advance) {
+                      int64_t layer, bool advance, int64_t) {
   const Ring ring(ring_);
   const View u("u", u_), positions("positions", positions_);
   check_dim(u, 2);
@@ -228,7 +228,7 @@ void short_range_step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor
 
 void future_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
                  int64_t length, int64_t block, int64_t radix, int64_t n_spectra,
-                 int64_t kept_offset, int64_t spectra_offset, bool direct) {
+                 int64_t kept_offset, int64_t spectra_offset, bool direct, int64_t) {
   const Ring ring(ring_);
   FillParams a = fill_params(ring, kept, spectra, length);
   set_level(a, block, radix, n_spectra, kept_offset, spectra_offset, direct);

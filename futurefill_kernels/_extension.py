@@ -54,6 +54,29 @@ def cpu_unavailable_reason() -> str | None:
     return None
 
 
+def _recorded_cuda_reason() -> str:
+    try:
+        info = json.loads((_FOLDER / "_build_info.json").read_text())
+    except (OSError, ValueError):
+        info = {}
+    return info.get("cuda_reason") or "the library was built without CUDA kernels"
+
+
+def cuda_unavailable_reason() -> str | None:
+    """Why there are no CUDA kernels, or None; says nothing about the GPU."""
+    if unavailable_reason is not None:
+        return unavailable_reason
+    op = "futurefill_kernels::future_fill"
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(op, "CUDA"):
+        return _recorded_cuda_reason()
+    return None
+
+
+def cuda_architectures() -> str:
+    """GPU code in the library: ``sm_80, sm_90 and PTX of sm_90``."""
+    return torch.ops.futurefill_kernels.cuda_architectures()
+
+
 def cpu_isa() -> str:
     """Instruction set the CPU kernels use: ``avx512``, ``avx2`` or ``portable``."""
     return torch.ops.futurefill_kernels.cpu_isa()

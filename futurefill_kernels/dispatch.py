@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from . import cpu_ops, reference_ops
+from . import cpu_ops, cuda_ops, reference_ops
 from .plan import Level, Plan
 from .state import Layout, Step, StreamState
 
@@ -41,6 +41,7 @@ class Implementation(Protocol):
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "cpu": cpu_ops,
+    "cuda": cuda_ops,
     "reference": reference_ops,
 }
 

@@ -35,6 +35,8 @@ def report() -> str:
         lines.append("cuda: no device that torch can use")
     if _extension.cpu_unavailable_reason() is None:
         lines.append(f"instruction set: {_extension.cpu_isa()}")
+    if _extension.cuda_unavailable_reason() is None:
+        lines.append(f"CUDA kernels: {_extension.cuda_architectures()}")
     for device in devices:
         lines.append(f"implementations on {device}, the first that is available is 'auto':")
         for name, reasons in reasons_against(device, torch.float32).items():

@@ -75,13 +75,26 @@ def module(name: str, arch: str = "sm_80", edits: Edits = ()) -> Any:
         return emulator().Module(out.read_text())
 
 
+def _members(kind: type, names: str) -> list[tuple[str, type]]:
+    return [(name, kind) for name in names.split()]
+
+
 class FillConfig(ctypes.Structure):
     """The configuration of csrc/cuda/fill_config.h with what it derives."""
 
     _fields_ = [
         (field, ctypes.c_int)
-        for field in ("points", "middle", "last", "channels", "min_blocks", "split")
-        + ("width", "threads", "shared_bytes")
+        for field in (
+            "points",
+            "middle",
+            "last",
+            "channels",
+            "min_blocks",
+            "split",
+            "width",
+            "threads",
+            "shared_bytes",
+        )
     ]
 
 
@@ -91,11 +104,11 @@ def _config_library() -> ctypes.CDLL:
     #include "{SOURCES}/fill_config.h"
     #include "{SOURCES}/step_config.h"
     extern "C" int step_rows(int64_t n_rows, int64_t channels) {{
-      return futurefill::step_rows(n_rows, channels);
+      return futurefill::cuda::step_rows(n_rows, channels);
     }}
-    extern "C" int step_threads(int64_t taps) {{ return futurefill::step_threads(taps); }}
+    extern "C" int step_threads(int64_t taps) {{ return futurefill::cuda::step_threads(taps); }}
     extern "C" void fill_config(int block, int split, int* out) {{
-      const auto c = futurefill::fill_config(block, split);
+      const auto c = futurefill::cuda::fill_config(block, split);
       const int values[] = {{c.points, c.middle, c.last, c.channels, c.min_blocks, c.split,
                              c.width(), c.threads(), c.shared_bytes()}};
       for (int i = 0; i < 9; ++i) out[i] = values[i];
@@ -130,8 +143,16 @@ class FillShape(ctypes.Structure):
 
     _fields_ = [
         (field, ctypes.c_int64)
-        for field in ("ring_layer", "ring_row", "kept_layer", "kept_row", "spectra_layer")
-        + ("lanes", "filter_lanes", "length")
+        for field in (
+            "ring_layer",
+            "ring_row",
+            "kept_layer",
+            "kept_row",
+            "spectra_layer",
+            "lanes",
+            "filter_lanes",
+            "length",
+        )
     ] + [
         (field, ctypes.c_int32)
         for field in ("channels", "channels_per_filter", "batch", "radix", "n_spectra", "unused")
@@ -143,8 +164,16 @@ class StepShape(ctypes.Structure):
 
     _fields_ = [
         (field, ctypes.c_int64)
-        for field in ("u_row", "pre_row", "post_row", "y_row", "ring_row")
-        + ("lanes", "filter_lanes", "slots")
+        for field in (
+            "u_row",
+            "pre_row",
+            "post_row",
+            "y_row",
+            "ring_row",
+            "lanes",
+            "filter_lanes",
+            "slots",
+        )
     ] + [
         (field, ctypes.c_int32)
         for field in ("n_rows", "channels", "channels_per_filter", "batch", "taps", "advance")

@@ -33,6 +33,7 @@ def tree(tmp_path: Path) -> Path:
 
 def setup_py(tree: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     outside = {k: v for k, v in os.environ.items() if not k.startswith("FUTUREFILL_")}
+    outside["FUTUREFILL_SKIP_CUDA_BUILD"] = "1"  # minutes of nvcc
     return subprocess.run(
         [sys.executable, "setup.py", *command],
         cwd=tree,
@@ -62,6 +63,46 @@ def test_without_kernels(tree, environment, reason):
         [sys.executable, "-c", code], cwd=info.parent.parent, capture_output=True, text=True
     )
     assert reason in imported.stdout, imported.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"FUTUREFILL_SKIP_CUDA_BUILD": "1"}, "FUTUREFILL_SKIP_CUDA_BUILD=1"),
+        ({"CUDA_HOME": "/nowhere"}, "there was no nvcc in /nowhere/bin"),
+        ({"CUDA_HOME": "", "PATH": ""}, "there was no nvcc on the PATH"),
+    ],
+)
+def test_without_cuda_kernels(tree, environment, reason):
+    environment = {"FUTUREFILL_SKIP_CUDA_BUILD": "0", "CXX": sys.executable} | environment
+    result = setup_py(tree, "build_py", **environment)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if "without CUDA kernels" in line]
+    assert len(lines) == 1
+    assert reason in lines[0]
+    (info,) = tree.glob("build/lib*/futurefill_kernels/_build_info.json")
+    recorded = json.loads(info.read_text())
+    assert recorded["cuda"] is None
+    assert reason in recorded["cuda_reason"]
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ("Ampere", "expected TORCH_CUDA_ARCH_LIST like '8.0;9.0+PTX', got 'Ampere'"),
+        ("8.0 7.5", "expected GPU architectures from 8.0 on, got '7.5'"),
+    ],
+)
+def test_architecture_list(tree, asked, error):
+    environment = {"FUTUREFILL_SKIP_CUDA_BUILD": "0", "TORCH_CUDA_ARCH_LIST": asked}
+    result = setup_py(tree, "build_py", **environment)
+    assert result.returncode != 0
+    assert error in result.stderr
+    environment["TORCH_CUDA_ARCH_LIST"] = "8.0 9.0+PTX"
+    assert setup_py(tree, "build_py", **environment).returncode == 0
+    (info,) = tree.glob("build/lib*/futurefill_kernels/_build_info.json")
+    assert json.loads(info.read_text())["cuda"] == "sm_80, sm_90 and PTX of sm_90"
 
 
 def test_forced_build_fails_with_the_reason(tree):

@@ -29,7 +29,7 @@ def make_pair(
     taps: int | None = None,
     skip: bool = False,
 ) -> tuple[StreamState, StreamState]:
-    """A GPU stream and its float64 reference, full of the same random inputs and pending outputs."""
+    """A GPU stream and its float64 reference, full of the same random values."""
     torch.manual_seed(channels + plan.length)
     groups = groups or channels
     filters = [torch.randn(groups, taps or plan.length) for _ in range(layers)]
@@ -84,9 +84,15 @@ def test_fill_of_every_block(block, radix, arch):
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize(
     ("block", "arch"),
-    [(512, "sm_80"), (1024, "sm_80"), (1024, "sm_90"), (2048, "sm_80"), (2048, "sm_90")]
-    + [pytest.param(4096, "sm_90", marks=pytest.mark.slow)]
-    + [pytest.param(8192, "sm_80", marks=pytest.mark.slow)],
+    [
+        (512, "sm_80"),
+        (1024, "sm_80"),
+        (1024, "sm_90"),
+        (2048, "sm_80"),
+        (2048, "sm_90"),
+        pytest.param(4096, "sm_90", marks=pytest.mark.slow),
+        pytest.param(8192, "sm_80", marks=pytest.mark.slow),
+    ],
 )
 def test_fill_of_large_blocks(block, arch, split):
     """Exchanges of whole values, and in halves for devices with little shared memory."""
@@ -151,8 +157,15 @@ def test_fill_at_other_positions_changes_nothing(position):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     ("channels", "groups", "batch", "base"),
-    [(1, 1, 1, 1), (7, 7, 3, 5), (64, 2, 1, 16), (100, 100, 8, 64), (48, 16, 2, 150)]
-    + [(1000, 1000, 1, 32), (1000, 250, 9, 16)],
+    [
+        (1, 1, 1, 1),
+        (7, 7, 3, 5),
+        (64, 2, 1, 16),
+        (100, 100, 8, 64),
+        (48, 16, 2, 150),
+        (1000, 1000, 1, 32),
+        (1000, 250, 9, 16),
+    ],
 )
 @pytest.mark.parametrize("arch", ARCHS)
 def test_step(arch, channels, groups, batch, base, dtype):
@@ -185,7 +198,7 @@ def test_step_of_chosen_rows(batch):
     state.positions.copy_(torch.arange(batch) * 5 % 40)
     state.positions[1] = 40
     reference.positions.copy_(state.positions)
-    rows = torch.tensor([2, -1, 0, 1] + list(range(5, batch)))
+    rows = torch.tensor([2, -1, 0, 1, *list(range(5, batch))])
     u = torch.randn(len(rows), channels)
     y, exact = torch.full_like(u, 7.0), torch.empty_like(u).double()
     run_step(state, u, None, None, y, rows, 0, True)

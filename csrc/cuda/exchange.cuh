@@ -12,7 +12,7 @@
 #include "fill_config.h"
 #include "transform.cuh"
 
-namespace futurefill {
+namespace futurefill::cuda {
 
 enum class Arrangement { kFirst, kMiddle, kLast };
 
@@ -113,4 +113,4 @@ struct Exchange {
   }
 };
 
-}  // namespace futurefill
+}  // namespace futurefill::cuda

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace futurefill {
+namespace futurefill::cuda {
 
 constexpr int kMaxFillBlock = 8192;
 
@@ -58,4 +58,4 @@ constexpr FillConfig fill_config(int block, bool split) {
   return {8192, 32, 16, 16, 2, 1, split};
 }
 
-}  // namespace futurefill
+}  // namespace futurefill::cuda

@@ -8,7 +8,7 @@
 #include "launch.h"
 #include "transform.cuh"
 
-namespace futurefill {
+namespace futurefill::cuda {
 namespace {
 
 template <int kBlock, bool kSplit>
@@ -368,4 +368,4 @@ cudaError_t launch_future_fill(const FillParams& p, cudaStream_t stream) {
   }
 }
 
-}  // namespace futurefill
+}  // namespace futurefill::cuda

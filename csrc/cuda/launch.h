@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-namespace futurefill {
+namespace futurefill::cuda {
 
 enum class IoType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
@@ -60,4 +60,4 @@ bool fill_supported(int64_t block);
 cudaError_t launch_future_fill(const FillParams& params, cudaStream_t stream);
 cudaError_t launch_short_range_step(const StepParams& params, cudaStream_t stream);
 
-}  // namespace futurefill
+}  // namespace futurefill::cuda

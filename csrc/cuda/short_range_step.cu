@@ -10,7 +10,7 @@
 #include "launch.h"
 #include "step_config.h"
 
-namespace futurefill {
+namespace futurefill::cuda {
 namespace {
 
 constexpr int kChannels = kStepChannels, kMaxThreads = kStepMaxThreads;
@@ -206,4 +206,4 @@ cudaError_t launch_short_range_step(const StepParams& p, cudaStream_t stream) {
   return cudaErrorInvalidValue;
 }
 
-}  // namespace futurefill
+}  // namespace futurefill::cuda

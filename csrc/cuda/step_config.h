@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace futurefill {
+namespace futurefill::cuda {
 
 constexpr int kStepChannels = 8;  // per thread block: one 32-byte sector
 constexpr int kStepMaxThreads = 128;
@@ -24,4 +24,4 @@ constexpr int step_threads(int64_t taps) {
   return threads;
 }
 
-}  // namespace futurefill
+}  // namespace futurefill::cuda

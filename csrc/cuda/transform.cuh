@@ -7,7 +7,7 @@
 
 #include <utility>
 
-namespace futurefill {
+namespace futurefill::cuda {
 
 struct Complex {
   float re, im;
@@ -190,4 +190,4 @@ __device__ __forceinline__ void inverse_first(Complex* v) {
   });
 }
 
-}  // namespace futurefill
+}  // namespace futurefill::cuda

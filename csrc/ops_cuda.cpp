@@ -1,0 +1,297 @@
+// CUDA implementations of the ops: checks the tensors, fills the launchers' structs, launches on
+// torch's current stream. Stable ABI only, and no CUDA header of torch.
+//
+// What a CPU build of torch lacks is looked up when a CUDA tensor first arrives, so one binary
+// loads in both builds.
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "cuda/launch.h"
+#include "tensor_checks.h"
+
+namespace futurefill {
+namespace {
+
+constexpr const char* kArchitectures = FUTUREFILL_CUDA_ARCHITECTURES;
+
+using GetStream = AOTITorchError (*)(int32_t, void**);
+
+GetStream find_get_stream() {
+  void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+  void* symbol = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
+  STD_TORCH_CHECK(symbol, "this torch has no CUDA: libtorch_cuda.so ",
+                  library ? "lacks aoti_torch_get_current_cuda_stream" : "is not loaded");
+  return reinterpret_cast<GetStream>(symbol);
+}
+
+cudaStream_t current_stream(int32_t device) {
+  static const GetStream get_stream = find_get_stream();
+  void* stream;
+  TORCH_ERROR_CODE_CHECK(get_stream(device, &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+// Throws with the op, the shape of its main tensor and what the binary has.
+void check_cuda(cudaError_t error, const char* op, const View& tensor, int32_t device) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // it is reported here and belongs to no later call
+  std::string hint;
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
+      error == cudaErrorUnsupportedPtxVersion) {
+    int major = 0, minor = 0;
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    hint = "; the device is sm_" + std::to_string(major) + std::to_string(minor) +
+           ", the binary has " + kArchitectures;
+  }
+  STD_TORCH_CHECK(false, op, " of ", tensor.name, " ", shape_text(tensor), " on cuda:", device,
+                  " failed: ", cudaGetErrorName(error), " (", cudaGetErrorString(error), ")", hint);
+}
+
+// Makes a device current for its lifetime.
+class DeviceGuard {
+ public:
+  DeviceGuard(int32_t device, const char* op, const View& tensor) {
+    check_cuda(cudaGetDevice(&previous_), op, tensor, device);
+    if (previous_ != device) {
+      check_cuda(cudaSetDevice(device), op, tensor, device);
+      changed_ = true;
+    }
+  }
+  ~DeviceGuard() {
+    if (changed_) cudaSetDevice(previous_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+
+ private:
+  int previous_ = 0;
+  bool changed_ = false;
+};
+
+int32_t device_of(const Tensor& t) {
+  int32_t index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &index));
+  return index;
+}
+
+// A tensor of the call: on the same GPU as the ring.
+View on_device(const char* name, const Tensor& t, int32_t device) {
+  int32_t type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &type));
+  STD_TORCH_CHECK(type == aoti_torch_device_type_cuda() && device_of(t) == device, "expected ",
+                  name, " on cuda:", device, " like ring");
+  return View(name, t);
+}
+
+// layers, B, one tile, slots, C
+struct GpuRing {
+  int32_t device;
+  View view;
+  int64_t layers, batch, slots, lanes;
+
+  explicit GpuRing(const Tensor& t) : device(device_of(t)), view(on_device("ring", t, device)) {
+    check_dim(view, 5);
+    check_contiguous(view);
+    STD_TORCH_CHECK(view.dtype == aoti_torch_dtype_float32(), "expected ring of dtype float32");
+    layers = view.sizes[0], batch = view.sizes[1], slots = view.sizes[3], lanes = view.sizes[4];
+    STD_TORCH_CHECK(view.sizes[2] == 1 && lanes % 32 == 0,
+                    "expected ring (layers, B, 1, slots, C) with C a multiple of 32, got ",
+                    shape_text(view));
+  }
+
+  View state(const char* name, const Tensor& t, int64_t dim) const {
+    View v = on_device(name, t, device);
+    check_dim(v, dim);
+    check_contiguous(v);
+    STD_TORCH_CHECK(v.dtype == view.dtype, "expected ", name, " of the dtype of ring");
+    return v;
+  }
+
+  // (layers, 1, rows, ..., F)
+  View filters(const char* name, const Tensor& t, int64_t dim) const {
+    View v = state(name, t, dim);
+    check_size(v, 0, layers);
+    check_size(v, 1, 1);
+    STD_TORCH_CHECK(v.sizes[dim - 1] % 32 == 0, "expected ", name,
+                    " with a last dimension that is a multiple of 32, got ", shape_text(v));
+    return v;
+  }
+
+  int64_t* positions(const Tensor& t) const {
+    const View v = on_device("positions", t, device);
+    check_dim(v, 1);
+    check_size(v, 0, batch);
+    check_contiguous(v);
+    check_int64(v);
+    return static_cast<int64_t*>(v.data);
+  }
+
+  // The rows, or null for all; n_rows is how many.
+  const int64_t* rows(const OptionalTensor& t, int64_t& n_rows) const {
+    n_rows = batch;
+    if (!t) return nullptr;
+    const View v = on_device("rows", *t, device);
+    check_dim(v, 1);
+    check_contiguous(v);
+    check_int64(v);
+    n_rows = v.sizes[0];
+    return static_cast<const int64_t*>(v.data);
+  }
+};
+
+// Channels per filter row; all `lanes` channels must have theirs.
+int32_t sharing(const View& filters, int64_t shared, int64_t lanes) {
+  STD_TORCH_CHECK(shared >= 1 && filters.sizes[filters.dim - 1] * shared >= lanes, "expected ",
+                  filters.name, " with a filter for every ", shared, " of ", lanes,
+                  " channels, got ", shape_text(filters));
+  return static_cast<int32_t>(shared);
+}
+
+cuda::IoType io_of(const View& v) {
+  switch (scalar_of(v)) {
+    case Scalar::kFloat32:
+      return cuda::IoType::kFloat32;
+    case Scalar::kBFloat16:
+      return cuda::IoType::kBFloat16;
+    case Scalar::kFloat16:
+      return cuda::IoType::kFloat16;
+    default:
+      STD_TORCH_CHECK(false, "expected ", v.name, " of dtype float32, bfloat16 or float16");
+  }
+}
+
+int64_t io_stride(const View& v, const View& u) {
+  check_dim(v, 2);
+  check_size(v, 0, u.sizes[0]);
+  check_size(v, 1, u.sizes[1]);
+  STD_TORCH_CHECK(v.dtype == u.dtype, "expected ", v.name, " of the dtype of u");
+  STD_TORCH_CHECK(v.sizes[1] == 1 || v.strides[1] == 1, "expected ", v.name,
+                  " contiguous in its last dimension");
+  return v.strides[0];
+}
+
+void short_range_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tensor y_, Tensor ring_,
+                      Tensor taps_, OptionalTensor skip_, Tensor positions, OptionalTensor rows,
+                      int64_t layer, bool advance, int64_t shared) {
+  const GpuRing ring(ring_);
+  const View u = on_device("u", u_, ring.device), y = on_device("y", y_, ring.device);
+  cuda::StepParams p{};
+  cuda::StepShape& a = p.shape;
+  check_dim(u, 2);
+  p.io = io_of(u);
+  p.u = u.data, a.u_row = io_stride(u, u);
+  p.y = y.data, a.y_row = io_stride(y, u);
+  if (pre_) {
+    const View pre = on_device("pre", *pre_, ring.device);
+    p.pre = pre.data, a.pre_row = io_stride(pre, u);
+  }
+  if (post_) {
+    const View post = on_device("post", *post_, ring.device);
+    p.post = post.data, a.post_row = io_stride(post, u);
+  }
+  STD_TORCH_CHECK(layer >= 0 && layer < ring.layers, "expected layer in 0 .. ", ring.layers - 1,
+                  ", got ", layer);
+  const int64_t channels = u.sizes[1];
+  STD_TORCH_CHECK(channels >= 1 && channels <= ring.lanes && channels > ring.lanes - 32,
+                  "expected u with the channels of ring ", shape_text(ring.view), ", got ",
+                  shape_text(u));
+  const View taps = ring.filters("taps", taps_, 4);
+  a.filter_lanes = taps.sizes[3];
+  a.channels_per_filter = sharing(taps, shared, ring.lanes);
+  a.taps = static_cast<int32_t>(taps.sizes[2]);
+  STD_TORCH_CHECK(a.taps >= 1, "expected taps with at least one tap");
+  a.ring_row = ring.slots * ring.lanes;
+  a.lanes = ring.lanes;
+  a.slots = ring.slots;
+  a.channels = static_cast<int32_t>(channels);
+  a.batch = static_cast<int32_t>(ring.batch);
+  a.advance = advance;
+  p.ring = static_cast<float*>(ring.view.data) + layer * ring.batch * a.ring_row;
+  p.taps = static_cast<const float*>(taps.data) + layer * a.taps * a.filter_lanes;
+  if (skip_) {
+    const View skip = ring.state("skip", *skip_, 2);
+    check_size(skip, 0, ring.layers);
+    check_size(skip, 1, ring.lanes);
+    p.skip = static_cast<const float*>(skip.data) + layer * ring.lanes;
+  }
+  p.positions = ring.positions(positions);
+  int64_t n_rows;
+  p.rows = ring.rows(rows, n_rows);
+  check_size(u, 0, n_rows);
+  if (n_rows == 0) return;
+  a.n_rows = static_cast<int32_t>(n_rows);
+  const DeviceGuard guard(ring.device, "short_range_step", u);
+  check_cuda(cuda::launch_short_range_step(p, current_stream(ring.device)), "short_range_step", u,
+             ring.device);
+}
+
+void future_fill(Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions, OptionalTensor rows,
+                 int64_t length, int64_t block, int64_t radix, int64_t n_spectra,
+                 int64_t kept_offset, int64_t spectra_offset, bool direct, int64_t shared) {
+  const GpuRing ring(ring_);
+  const View kept = ring.state("kept", kept_, 6);
+  const View spectra = ring.filters("spectra", spectra_, 5);
+  check_size(kept, 0, ring.layers);
+  check_size(kept, 1, ring.batch);
+  check_size(kept, 4, 2);
+  check_size(kept, 5, ring.lanes);
+  check_size(spectra, 3, 2);
+  STD_TORCH_CHECK(cuda::fill_supported(block),
+                  "expected a block that is a power of two up to 8192, got ", block);
+  STD_TORCH_CHECK(length >= 1 && length <= ring.slots, "expected length in 1 .. ", ring.slots,
+                  ", got ", length);
+  STD_TORCH_CHECK(radix >= 2 && n_spectra >= 1 && n_spectra < radix,
+                  "expected 1 <= n_spectra < radix, got n_spectra ", n_spectra, ", radix ", radix);
+  STD_TORCH_CHECK(spectra_offset >= 0 && spectra_offset + n_spectra * block <= spectra.sizes[2],
+                  "expected spectra with at least ", spectra_offset + n_spectra * block,
+                  " rows, got ", spectra.sizes[2]);
+  STD_TORCH_CHECK(kept_offset >= 0 && kept_offset + (n_spectra - 1) * block <= kept.sizes[3],
+                  "expected kept with at least ", kept_offset + (n_spectra - 1) * block,
+                  " rows, got ", kept.sizes[3]);
+  STD_TORCH_CHECK(!direct, "direct products with the taps are the CPU's");
+  cuda::FillParams p{};
+  cuda::FillShape& a = p.shape;
+  a.lanes = ring.lanes;
+  a.filter_lanes = spectra.sizes[4];
+  a.channels_per_filter = sharing(spectra, shared, ring.lanes);
+  a.ring_row = ring.slots * ring.lanes;
+  a.ring_layer = ring.batch * a.ring_row;
+  a.kept_row = kept.sizes[3] * 2 * ring.lanes;
+  a.kept_layer = ring.batch * a.kept_row;
+  a.spectra_layer = spectra.sizes[2] * 2 * a.filter_lanes;
+  a.length = length;
+  a.channels = static_cast<int32_t>(ring.lanes);
+  a.batch = static_cast<int32_t>(ring.batch);
+  a.radix = static_cast<int32_t>(radix);
+  a.n_spectra = static_cast<int32_t>(n_spectra);
+  p.ring = static_cast<float*>(ring.view.data);
+  p.kept = static_cast<float*>(kept.data) + kept_offset * 2 * ring.lanes;
+  p.spectra = static_cast<const float*>(spectra.data) + spectra_offset * 2 * a.filter_lanes;
+  p.positions = ring.positions(positions);
+  p.rows = ring.rows(rows, p.n_rows);
+  p.layers = ring.layers;
+  p.block = block;
+  if (p.n_rows == 0 || p.layers == 0) return;
+  STD_TORCH_CHECK(p.n_rows < 65536 && p.layers < 65536,
+                  "expected fewer than 65536 rows and layers, got ", p.n_rows, " and ", p.layers);
+  const DeviceGuard guard(ring.device, "future_fill", ring.view);
+  check_cuda(cuda::launch_future_fill(p, current_stream(ring.device)), "future_fill", ring.view,
+             ring.device);
+}
+
+std::string cuda_architectures() { return kArchitectures; }
+
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CUDA, m) {
+  m.impl("short_range_step", TORCH_BOX(&short_range_step));
+  m.impl("future_fill", TORCH_BOX(&future_fill));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {
+  m.impl("cuda_architectures", TORCH_BOX(&cuda_architectures));
+}
+
+}  // namespace
+}  // namespace futurefill

@@ -1,0 +1,109 @@
+"""``impl="cuda"``: the CUDA C++ kernels (csrc/cuda), one launch per layer's step and per fill."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from . import _extension
+from .gpu_layout import make_layout, make_spectra
+from .plan import Level, Plan
+from .state import Step, StreamState
+
+__all__ = ["fill", "fuses_fill", "make_layout", "make_spectra", "make_step", "name", "unavailable"]
+
+name = "cuda"
+fuses_fill = False
+
+#: Largest block whose transform one thread block holds (csrc/cuda/fill_config.h).
+MAX_BLOCK = 8192
+
+
+def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
+    """Why the kernels cannot run: device, build, architecture, dtype or block sizes."""
+    reasons = []
+    if device.type != "cuda":
+        reasons.append(f"runs on CUDA devices, not on {device}")
+    missing = _extension.cuda_unavailable_reason()
+    if missing:
+        reasons.append(missing)
+    elif device.type == "cuda":
+        lacking = _architecture_reason(device)
+        if lacking:
+            reasons.append(lacking)
+    if dtype == torch.float64:
+        reasons.append("computes in float32, not in float64")
+    for level in plan.levels if plan else ():
+        if level.block != level.transform or level.block > MAX_BLOCK:
+            reasons.append(
+                f"expected block sizes that are powers of two up to {MAX_BLOCK}, got {level.block}"
+            )
+    return reasons
+
+
+def architecture_reason(capability: tuple[int, int], architectures: str) -> str | None:
+    """Why a binary does not run on a GPU, or None.
+
+    Code for sm_XY runs on X.Z with Z >= Y, PTX on every later architecture. architectures: as
+    ``torch.ops.futurefill_kernels.cuda_architectures`` says it, "sm_80, sm_90 and PTX of sm_90".
+    """
+    code, _, ptx = architectures.partition(" and PTX of ")
+    major, minor = capability
+    versions = [divmod(int(item[3:]), 10) for item in code.split(", ")]
+    forward = [divmod(int(item[3:]), 10) for item in ptx.split(", ") if item]
+    if any(v[0] == major and v[1] <= minor for v in versions) or any(
+        v <= capability for v in forward
+    ):
+        return None
+    return f"the binary has no code for sm_{major}{minor}; it has {architectures}"
+
+
+@lru_cache(maxsize=16)
+def _architecture_reason(device: torch.device) -> str | None:
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    return architecture_reason(
+        torch.cuda.get_device_capability(device), _extension.cuda_architectures()
+    )
+
+
+def make_step(state: StreamState) -> Step:
+    """One token of one layer; the last layer's also moves the rows' positions on."""
+    op = torch.ops.futurefill_kernels.short_range_step.default
+    ring, taps, skip, positions = state.ring, state.taps, state.skip, state.positions
+    shared = state.layout.channels // state.layout.groups
+
+    def step(
+        u: Tensor,
+        pre: Tensor | None,
+        post: Tensor | None,
+        y: Tensor,
+        rows: Tensor | None,
+        layer: int,
+        advance: bool,
+    ) -> None:
+        op(u, pre, post, y, ring, taps, skip, positions, rows, layer, advance, shared)
+
+    return step
+
+
+def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
+    """One level's future fill of all layers and rows, one launch."""
+    kept_offset, spectra_offset = state.plan.spectra_offsets()[level.index]
+    torch.ops.futurefill_kernels.future_fill(
+        state.ring,
+        state.kept,
+        state.spectra,
+        state.positions,
+        rows,
+        state.plan.length,
+        level.block,
+        level.radix,
+        level.n_spectra,
+        kept_offset,
+        spectra_offset,
+        False,
+        state.layout.channels // state.layout.groups,
+    )
