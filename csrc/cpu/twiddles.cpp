@@ -29,9 +29,18 @@ Twiddle<S>* make_table(int depth) {
   const int64_t nodes = int64_t{1} << depth;
   auto* table = new Twiddle<S>[nodes];
   for (int64_t r = 0; r < nodes; ++r) {
-    const double angle = kTwoPi / 4 * node_theta(depth, r);
-    table[r] = {S(std::cos(angle)),     S(std::sin(angle)),     S(std::cos(2 * angle)),
-                S(std::sin(2 * angle)), S(std::cos(3 * angle)), S(std::sin(3 * angle))};
+    const double angle = kTwoPi * node_theta(depth, r);
+    const auto re = [&](double turn) { return S(std::cos(angle * turn)); };
+    const auto im = [&](double turn) { return S(std::sin(angle * turn)); };
+    const double eighth = kTwoPi / 8 + angle / 8;
+    table[r] = {re(0.5),
+                im(0.5),
+                re(0.25),
+                im(0.25),
+                re(0.125),
+                im(0.125),
+                S(std::cos(eighth)),
+                S(std::sin(eighth))};
   }
   return table;
 }

@@ -5,16 +5,16 @@
 
 namespace futurefill {
 
-// Of a node x^n - c with c = exp(2 pi i theta), split four ways: exp(2 pi i theta k / 4), k = 1,
-// 2, 3.
+// Of a node x^m - c with c = exp(2 pi i theta), split eight ways: exp(2 pi i theta / 2), / 4, / 8,
+// and the last one times exp(i pi / 4). The roots of its other nodes are these times i.
 template <class S>
 struct Twiddle {
-  S re1, im1, re2, im2, re3, im3;
+  S re1, im1, re2, im2, re3, im3, re4, im4;
 };
 
 constexpr int kMaxDepth = 40;
 
-// Twiddles of every node by depth: at(d)[r] is node r of depth d below the root x^n - i. They do
+// Twiddles of every node by depth: depth[d][r] is node r of depth d below the root x^n - i. They do
 // not depend on n. Tables are computed in double precision when first needed and live on.
 template <class S>
 struct TwiddleTables {
@@ -25,7 +25,7 @@ struct TwiddleTables {
 template <class S>
 const TwiddleTables<S>& twiddle_tables(int max_depth);
 
-// This thread's scratch memory, at least `bytes`, 64-byte aligned; kept until the thread ends.
+// This thread's scratch memory, at least `bytes`, 4096-byte aligned; kept until the thread ends.
 void* thread_scratch(int64_t bytes);
 
 }  // namespace futurefill
