@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from . import cpu_ops, cuda_ops, reference_ops
+from . import cpu_ops, cuda_ops, reference_ops, triton_ops
 from .plan import Level, Plan
 from .state import Layout, Step, StreamState
 
@@ -42,6 +42,7 @@ class Implementation(Protocol):
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "cpu": cpu_ops,
     "cuda": cuda_ops,
+    "triton": triton_ops,
     "reference": reference_ops,
 }
 

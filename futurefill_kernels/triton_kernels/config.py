@@ -1,0 +1,83 @@
+"""Launch configurations: pure functions of sizes and a DeviceInfo; no Triton, no device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..device import DeviceInfo
+
+#: Largest transform that one program holds in registers; 4096 spilled in every form tried.
+LARGEST_TRANSFORM = 2048
+#: Leaves of a tree; longer transforms are done one residue at a time.
+LARGEST_TREE = 256
+#: A sector of float32 values: channels of one warp of a step.
+STEP_CHANNELS = 8
+#: Taps of a step in registers at once.
+STEP_TAPS = 64
+#: Rows that share one load of the taps; 8 would need more than 96 registers.
+STEP_ROWS = 4
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """One program of short_range_step: channels and rows it does, taps at a time."""
+
+    channels: int
+    rows: int
+    tile: int
+    warps: int = 1
+
+
+@dataclass(frozen=True)
+class FillConfig:
+    """One program of future_fill: residues done in turn, channels, warps, register limit."""
+
+    residues: int
+    channels: int
+    warps: int
+    registers: int
+
+    def shared_bytes(self, transform: int) -> int:
+        """Shared memory that layout changes of one real tile may take."""
+        return 4 * self.channels * transform // self.residues * (1 if self.residues == 1 else 2)
+
+
+# Counted on compiled kernels: 8 values of a tile per thread keep a tree below 128 registers, and
+# fewer channels than 8 would split sectors. The accumulator of all residues takes 16 registers per
+# residue more.
+_FILL = {
+    8: FillConfig(1, 32, 1, 128),
+    32: FillConfig(1, 32, 4, 128),
+    64: FillConfig(1, 16, 4, 128),
+    128: FillConfig(1, 8, 4, 128),
+    256: FillConfig(1, 8, 8, 128),
+    512: FillConfig(2, 8, 8, 160),
+    1024: FillConfig(4, 8, 8, 200),
+    2048: FillConfig(8, 8, 8, 255),
+}
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def step_config(block: int, channels: int, rows: int, info: DeviceInfo) -> StepConfig:
+    """Programs of one warp and 8 channels; more rows per program while all SMs stay busy.
+
+    block: ``T_0``. rows: R of this step. Several rows read the taps once.
+    """
+    tiles = -(-channels // STEP_CHANNELS)
+    together = min(STEP_ROWS, _power_of_two(rows))
+    while together > 1 and tiles * -(-rows // together) < info.sm_count:
+        together //= 2
+    return StepConfig(STEP_CHANNELS, together, min(STEP_TAPS, _power_of_two(block)))
+
+
+def fill_config(transform: int, info: DeviceInfo) -> FillConfig | None:
+    """Configuration for a transform length, None where torch.fft does the level instead."""
+    if transform > LARGEST_TRANSFORM:
+        return None
+    config = next(config for limit, config in _FILL.items() if transform <= limit)
+    fits = config.shared_bytes(transform) <= info.shared_per_block
+    fits &= config.registers * 32 * config.warps <= info.registers_per_sm
+    return config if fits else None

@@ -1,0 +1,208 @@
+"""Launches of both operations as data: kernel, grid and arguments, made from tensors and sizes.
+
+The ops run them; tests compile them for other GPUs and run them where there is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..device import DeviceInfo
+from ..spectra import tree_order
+from .config import FillConfig, step_config
+from .future_fill import future_fill_kernel
+from .multiply_accumulate import multiply_accumulate_kernel
+from .short_range_step import short_range_step_kernel
+from .tree import twiddle_table
+
+_WORKSPACE_BYTES = 256 << 20
+_LEAVES, _MULTIPLY_CHANNELS = 16, 32
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch. constants: compile-time arguments; options: of Triton's compiler."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    options: dict[str, Any]
+
+    def run(self) -> None:
+        """Launch on the current stream of the arguments' device."""
+        self.kernel[self.grid](*self.arguments, **self.constants, **self.options)
+
+
+@dataclass(frozen=True)
+class FillLevel:
+    """The numbers of a level that a fill needs; see plan.Level.
+
+    kept_offset, spectra_offset: where the level starts, in complex rows.
+    """
+
+    length: int
+    block: int
+    transform: int
+    radix: int
+    n_spectra: int
+    kept: int
+    kept_offset: int
+    spectra_offset: int
+
+
+def step_launch(
+    u: Tensor,
+    pre: Tensor | None,
+    post: Tensor | None,
+    y: Tensor,
+    ring: Tensor,
+    taps: Tensor,
+    skip: Tensor | None,
+    positions: Tensor,
+    rows: Tensor | None,
+    layer: int,
+    advance: bool,
+    groups: int,
+    info: DeviceInfo,
+) -> Launch:
+    """short_range_step of one layer. u, pre, post, y: (R, D), contiguous."""
+    n_rows, channels = u.shape
+    block = taps.shape[2]
+    config = step_config(block, channels, n_rows, info)
+    grid = (-(-channels // config.channels), -(-n_rows // config.rows))
+    arguments = (
+        u, pre, post, y, ring, taps, skip, positions, rows, layer, ring.shape[1], ring.shape[3],
+        n_rows, channels // groups, channels, ring.shape[4], taps.shape[3],
+    )  # fmt: skip
+    constants = {
+        "ADVANCE": advance,
+        "GROUPED": groups != channels,
+        "T": block,
+        "TILE": config.tile,
+        "ROWS": config.rows,
+        "C": config.channels,
+    }
+    options = {"num_warps": config.warps, "enable_fp_fusion": True}
+    return Launch(short_range_step_kernel, grid, arguments, constants, options)
+
+
+def fill_launch(
+    ring: Tensor,
+    kept: Tensor,
+    spectra: Tensor,
+    positions: Tensor,
+    rows: Tensor | None,
+    level: FillLevel,
+    channels: int,
+    groups: int,
+    config: FillConfig,
+) -> Launch:
+    """future_fill of one level, all layers and rows."""
+    layers, batch = ring.shape[:2]
+    grid = (-(-channels // config.channels), batch if rows is None else len(rows), layers)
+    arguments = (
+        ring, kept, spectra, positions, rows, twiddle_table(ring.device),
+        batch, level.length, level.radix, level.n_spectra, level.kept, channels // groups,
+        ring.shape[4], spectra.shape[4], kept.shape[3], level.kept_offset, spectra.shape[2],
+        level.spectra_offset,
+    )  # fmt: skip
+    constants = {
+        "ALL_ROWS": rows is None,
+        "GROUPED": groups != channels,
+        "T": level.block,
+        "N": level.transform,
+        "R": config.residues,
+        "C": config.channels,
+    }
+    options = {
+        "num_warps": config.warps,
+        "maxnreg": config.registers,
+        "enable_fp_fusion": True,
+    }
+    return Launch(future_fill_kernel, grid, arguments, constants, options)
+
+
+def multiply_launch(
+    values: Tensor,
+    kept: Tensor,
+    spectra: Tensor,
+    positions: Tensor,
+    rows: Tensor,
+    level: FillLevel,
+    layer: int,
+    first_channel: int,
+    per_group: int,
+) -> Launch:
+    """Products of one layer's newest spectra values (R, n, width, 2), replaced by their sums."""
+    n_rows, n, width, _ = values.shape
+    grid = (-(-width // _MULTIPLY_CHANNELS), n_rows, -(-n // _LEAVES))
+    arguments = (
+        values, kept, spectra, positions, rows, _natural_order(n, values.device),
+        kept.shape[1], layer, level.radix, level.n_spectra, level.kept, per_group,
+        first_channel, width, n, level.block, kept.shape[5], spectra.shape[4],
+        kept.shape[3], level.kept_offset, spectra.shape[2], level.spectra_offset,
+    )  # fmt: skip
+    constants = {"LEAVES": _LEAVES, "C": _MULTIPLY_CHANNELS}
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    return Launch(multiply_accumulate_kernel, grid, arguments, constants, options)
+
+
+@lru_cache(maxsize=32)
+def _natural_order(n: int, device: torch.device) -> Tensor:
+    return tree_order(n).to(device)
+
+
+@lru_cache(maxsize=32)
+def _twist(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (n, 1) of the angles ``pi k / 2n``."""
+    angles = torch.arange(n, dtype=torch.float64) * (torch.pi / 2 / n)
+    return tuple(f(angles).float()[:, None].to(device) for f in (torch.cos, torch.sin))  # type: ignore[return-value]
+
+
+def fill_by_fft(
+    ring: Tensor,
+    kept: Tensor,
+    spectra: Tensor,
+    positions: Tensor,
+    rows: Tensor | None,
+    level: FillLevel,
+    channels: int,
+    groups: int,
+) -> None:
+    """Future fill of a level too long for one program, through torch.fft.
+
+    A layer and at most 256 MiB of spectra at a time; rows may be at different positions, which are
+    read on the device.
+    """
+    layers, batch, _, length, lanes = ring.shape
+    if rows is None:
+        rows = torch.arange(batch, device=ring.device)
+    n, block = level.transform, level.block
+    cos, sin = _twist(n, ring.device)
+    offset = torch.arange(block, device=ring.device)
+    at = positions[rows][:, None]
+    source = (rows[:, None] * length + at - block + offset).flatten()
+    inside = at + offset < length
+    target = (rows[:, None] * length + (at + offset).clamp(max=length - 1)).flatten()
+    width = max(32, _WORKSPACE_BYTES // (8 * n * len(rows)) // 32 * 32)
+    for layer in range(layers):
+        slots = ring[layer].view(batch * length, lanes)
+        for first in range(0, channels, width):
+            mine = slots[:, first : min(first + width, lanes)]
+            u = mine[source].view(len(rows), block, -1)
+            z = torch.complex(u * cos[:block], u * sin[:block])
+            z = torch.fft.ifft(z, n, dim=1, norm="forward").contiguous()
+            multiply_launch(
+                torch.view_as_real(z), kept, spectra, positions, rows, level, layer, first,
+                channels // groups,
+            ).run()  # fmt: skip
+            z = torch.fft.fft(z, dim=1)[:, :block]
+            filled = z.imag * cos[:block] - z.real * sin[:block]
+            filled *= inside[..., None]
+            mine.index_add_(0, target, filled.flatten(0, 1))

@@ -1,0 +1,62 @@
+"""Spectrum products of a level whose transforms torch.fft does, fused with keeping the newest."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["batch", "radix", "n_spectra", "slots", "per_group", "layer"])
+def multiply_accumulate_kernel(
+    values, kept, spectra, positions, rows, order,
+    batch, layer, radix, n_spectra, slots, per_group,
+    first_channel, width, transform, block,
+    lanes, filter_lanes, kept_rows, kept_offset, spectra_rows, spectra_offset,
+    LEAVES: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """Grid: (width / C, rows, transform / LEAVES).
+
+    values: (R, n, width, 2) float32, spectra of the newest blocks in the order of the FFT; replaced
+    by the sums of products. order: (n,) int64, the FFT's index of every tree-ordered row.
+    """
+    local = tl.program_id(0) * C + tl.arange(0, C)
+    channel = first_channel + local
+    filter_row = channel // per_group
+    row = tl.load(rows + tl.program_id(1))
+    block_index = (tl.load(positions + row) // block % radix).to(tl.int32)
+    blocks = tl.minimum(block_index, n_spectra)
+    leaf = tl.program_id(2) * LEAVES + tl.arange(0, LEAVES)
+    inside = (leaf < transform)[:, None] & (local < width)[None, :]
+    natural = tl.load(order + leaf, mask=leaf < transform, other=0)
+    value = values + 2 * (
+        (tl.program_id(1).to(tl.int64) * transform + natural[:, None]) * width + local[None, :]
+    )
+    x_re = tl.load(value, mask=inside, other=0.0)
+    x_im = tl.load(value + 1, mask=inside, other=0.0)
+
+    layer = layer.to(tl.int64)
+    leaf = leaf.to(tl.int64)[:, None]
+    filter_at = spectra + (layer * spectra_rows + spectra_offset + leaf) * 2 * filter_lanes
+    filter_at += filter_row[None, :]
+    kept_at = kept + ((layer * batch + row) * kept_rows + kept_offset + leaf) * 2 * lanes
+    kept_at += channel[None, :]
+    h_re = tl.load(filter_at, mask=inside, other=0.0)
+    h_im = tl.load(filter_at + filter_lanes, mask=inside, other=0.0)
+    sum_re = x_re * h_re - x_im * h_im
+    sum_im = x_re * h_im + x_im * h_re
+    for k in range(2, blocks + 1):
+        filter_at += 2 * transform.to(tl.int64) * filter_lanes
+        h_re = tl.load(filter_at, mask=inside, other=0.0)
+        h_im = tl.load(filter_at + filter_lanes, mask=inside, other=0.0)
+        old_at = kept_at + ((block_index - k) % slots).to(tl.int64) * 2 * transform * lanes
+        k_re = tl.load(old_at, mask=inside, other=0.0)
+        k_im = tl.load(old_at + lanes, mask=inside, other=0.0)
+        sum_re += k_re * h_re - k_im * h_im
+        sum_im += k_re * h_im + k_im * h_re
+    if (slots > 0) & (block_index + 1 < radix):
+        tl.debug_barrier()
+        new_at = kept_at + ((block_index - 1) % slots).to(tl.int64) * 2 * transform * lanes
+        tl.store(new_at, x_re, mask=inside)
+        tl.store(new_at + lanes, x_im, mask=inside)
+    tl.store(value, sum_re, mask=inside)
+    tl.store(value + 1, sum_im, mask=inside)
