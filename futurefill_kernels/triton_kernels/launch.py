@@ -21,7 +21,7 @@ from .short_range_step import short_range_step_kernel
 from .tree import twiddle_table
 
 _WORKSPACE_BYTES = 256 << 20
-_LEAVES, _MULTIPLY_CHANNELS = 16, 32
+_LEAVES, _MULTIPLY_CHANNELS = 64, 32
 
 
 @dataclass(frozen=True)
