@@ -30,6 +30,12 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   m.def(
       "generate(Tensor u, Tensor(a!) y, Tensor(b!) ring, Tensor taps, Tensor? skip, "
       "Tensor(c!) positions, Tensor(d!) kept, Tensor spectra, Tensor levels, int length) -> ()");
+  // Checks a stream once for futurefill_step (bound_step.h), which a decoding loop calls without
+  // the dispatcher; returns its address. The tensors must outlive it.
+  m.def(
+      "bind(Tensor(a!) ring, Tensor taps, Tensor? skip, Tensor(b!) positions, Tensor(c!) kept, "
+      "Tensor spectra, Tensor levels, int length, int channels, Tensor like) -> int");
+  m.def("unbind(int stream) -> ()");
   // instruction set of the CPU engine and its lanes for float32 and float64 state
   m.def("cpu_lanes(bool float64) -> int");
   m.def("cpu_isa() -> str");

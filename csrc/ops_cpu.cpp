@@ -2,9 +2,11 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <exception>
 #include <string>
 #include <vector>
 
+#include "bound_step.h"
 #include "cpu/engine.h"
 #include "parallel.h"
 #include "tensor_checks.h"
@@ -12,12 +14,26 @@
 namespace futurefill {
 namespace {
 
-// Rows of the call at their positions, padding rows left out. One per thread: nothing is
-// allocated once it has grown.
+// Rows of a call at their positions, padding rows left out. rows: null for all.
+void collect_rows(const int64_t* rows, const int64_t* positions, int64_t batch, int64_t n_rows,
+                  int64_t limit, std::vector<RowAt>& result) {
+  result.clear();
+  for (int64_t r = 0; r < n_rows; ++r) {
+    const int64_t state = rows ? rows[r] : r;
+    if (state == -1) continue;
+    STD_TORCH_CHECK(state >= 0 && state < batch, "expected rows in 0 .. ", batch - 1, ", got ",
+                    state);
+    const int64_t p = positions[state];
+    STD_TORCH_CHECK(p >= 0 && p < limit, "expected positions in 0 .. ", limit - 1, ", got ", p,
+                    " in row ", state);
+    result.push_back({r, state, p});
+  }
+}
+
+// The same from an op's tensors. One result per thread: nothing is allocated once it has grown.
 std::vector<RowAt>& collect_rows(const OptionalTensor& rows, const View& positions, int64_t batch,
                                  int64_t n_rows, int64_t limit) {
   thread_local std::vector<RowAt> result;
-  result.clear();
   check_dim(positions, 1);
   check_size(positions, 0, batch);
   check_contiguous(positions);
@@ -36,16 +52,7 @@ std::vector<RowAt>& collect_rows(const OptionalTensor& rows, const View& positio
     if (n_rows < 0) n_rows = batch;
     STD_TORCH_CHECK(n_rows == batch, "expected ", batch, " rows, got ", n_rows);
   }
-  for (int64_t r = 0; r < n_rows; ++r) {
-    const int64_t state = row ? row[r] : r;
-    if (state == -1) continue;
-    STD_TORCH_CHECK(state >= 0 && state < batch, "expected rows in 0 .. ", batch - 1, ", got ",
-                    state);
-    const int64_t p = position[state];
-    STD_TORCH_CHECK(p >= 0 && p < limit, "expected positions in 0 .. ", limit - 1, ", got ", p,
-                    " in row ", state);
-    result.push_back({r, state, p});
-  }
+  collect_rows(row, position, batch, n_rows, limit, result);
   return result;
 }
 
@@ -109,7 +116,7 @@ StepParams step_params(const View& u, const OptionalTensor& pre, const OptionalT
   return a;
 }
 
-void run_step(StepParams& a, const View& positions, const std::vector<RowAt>& rows, int64_t n_rows,
+void run_step(StepParams& a, int64_t* positions, const std::vector<RowAt>& rows, int64_t n_rows,
               bool advance) {
   a.rows = rows.data();
   a.n_rows = static_cast<int64_t>(rows.size());
@@ -126,7 +133,7 @@ void run_step(StepParams& a, const View& positions, const std::vector<RowAt>& ro
   }
   run_step_jobs(a);
   if (advance) {
-    for (const RowAt& row : rows) static_cast<int64_t*>(positions.data)[row.state] += 1;
+    for (const RowAt& row : rows) positions[row.state] += 1;
   }
 }
 
@@ -223,7 +230,7 @@ void short_range_step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor
   check_dim(u, 2);
   const auto& at = collect_rows(rows, positions, ring.batch, u.sizes[0], ring.slots);
   StepParams a = step_params(u, pre, post, View("y", y), ring, taps, skip, layer);
-  run_step(a, positions, at, u.sizes[0], advance);
+  run_step(a, static_cast<int64_t*>(positions.data), at, u.sizes[0], advance);
 }
 
 void future_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
@@ -253,7 +260,7 @@ void step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor r
   FillParams fill = fill_params(ring, kept, spectra, length);
   auto& at = collect_rows(rows, positions, ring.batch, u.sizes[0], length);
   StepParams a = step_params(u, pre, post, View("y", y), ring, taps, skip, layer);
-  run_step(a, positions, at, u.sizes[0], advance);
+  run_step(a, static_cast<int64_t*>(positions.data), at, u.sizes[0], advance);
   if (!advance) return;
   for (RowAt& row : at) row.position += 1;
   run_due_fills(fill, levels, at);
@@ -280,7 +287,7 @@ void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor sk
     for (int64_t r = 0; r < ring.batch; ++r) {
       at.push_back({r, r, static_cast<int64_t*>(positions.data)[r]});
     }
-    run_step(a, positions, at, ring.batch, true);
+    run_step(a, static_cast<int64_t*>(positions.data), at, ring.batch, true);
     for (RowAt& row : at) row.position += 1;
     run_due_fills(fill, levels, at);
     a.u = a.y;
@@ -288,6 +295,55 @@ void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor sk
     a.y = static_cast<char*>(a.y) + ring.batch * a.channels * bytes;
   }
 }
+
+}  // namespace
+
+// What a step of a checked stream needs; see bound_step.h.
+struct BoundStream {
+  StepParams step;  // of layer 0
+  FillParams fill;
+  int64_t ring_bytes, taps_bytes, skip_bytes;  // from one layer to the next
+  int64_t layers, batch, length;
+  int64_t* positions;
+  int64_t dim = 2, sizes[2], strides[2];  // of levels
+  View levels;
+};
+
+namespace {
+
+int64_t bind(Tensor ring_, Tensor taps_, OptionalTensor skip, Tensor positions_, Tensor kept,
+             Tensor spectra, Tensor levels_, int64_t length, int64_t channels, Tensor like_) {
+  const Ring ring(ring_);
+  const View taps("taps", taps_), positions("positions", positions_), levels("levels", levels_);
+  View like("like", like_);
+  check_levels(levels);
+  check_dim(positions, 1);
+  check_size(positions, 0, ring.batch);
+  check_contiguous(positions);
+  check_int64(positions);
+  int64_t sizes[2] = {ring.batch, channels}, strides[2] = {channels, 1};
+  like.dim = 2, like.sizes = sizes, like.strides = strides;
+  StepParams step = step_params(like, {}, {}, like, ring, taps_, skip, 0);
+  const int64_t width = step.state == Scalar::kFloat64 ? 8 : 4;
+  auto* stream = new BoundStream{step,
+                                 fill_params(ring, kept, spectra, length),
+                                 ring.batch * ring.tiles * ring.slots * ring.lanes * width,
+                                 taps.sizes[1] * taps.sizes[2] * taps.sizes[3] * width,
+                                 skip ? ring.tiles * ring.lanes * width : 0,
+                                 ring.layers,
+                                 ring.batch,
+                                 length,
+                                 static_cast<int64_t*>(positions.data),
+                                 2,
+                                 {levels.sizes[0], levels.sizes[1]},
+                                 {levels.strides[0], levels.strides[1]},
+                                 levels};
+  stream->levels.sizes = stream->sizes;
+  stream->levels.strides = stream->strides;
+  return reinterpret_cast<int64_t>(stream);
+}
+
+void unbind(int64_t stream) { delete reinterpret_cast<BoundStream*>(stream); }
 
 int64_t cpu_lanes(bool float64) { return float64 ? engine().lanes64 : engine().lanes32; }
 
@@ -301,12 +357,45 @@ STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
   m.impl("future_fill", TORCH_BOX(&future_fill));
   m.impl("step", TORCH_BOX(&step));
   m.impl("generate", TORCH_BOX(&generate));
+  m.impl("bind", TORCH_BOX(&bind));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {
   m.impl("cpu_lanes", TORCH_BOX(&cpu_lanes));
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
+  m.impl("unbind", TORCH_BOX(&unbind));
 }
 
 }  // namespace
 }  // namespace futurefill
+
+const char* futurefill_step(futurefill::BoundStream* stream, const void* u, const void* pre,
+                            const void* post, void* y, const int64_t* rows, int64_t n_rows,
+                            int64_t layer) noexcept {
+  using namespace futurefill;
+  thread_local std::string error;
+  try {
+    thread_local std::vector<RowAt> at;
+    const BoundStream& s = *stream;
+    STD_TORCH_CHECK(layer >= 0 && layer < s.layers, "expected layer in 0 .. ", s.layers - 1,
+                    ", got ", layer);
+    collect_rows(rows, s.positions, s.batch, n_rows, s.length, at);
+    StepParams a = s.step;
+    a.u = u, a.pre = pre, a.post = post, a.y = y;
+    a.pre_stride = a.post_stride = a.channels;
+    a.ring = static_cast<char*>(a.ring) + layer * s.ring_bytes;
+    a.taps = static_cast<const char*>(a.taps) + layer * s.taps_bytes;
+    if (a.skip) a.skip = static_cast<const char*>(a.skip) + layer * s.skip_bytes;
+    const bool advance = layer == s.layers - 1;
+    run_step(a, s.positions, at, n_rows, advance);
+    if (advance) {
+      for (RowAt& row : at) row.position += 1;
+      FillParams fill = s.fill;
+      run_due_fills(fill, s.levels, at);
+    }
+    return nullptr;
+  } catch (const std::exception& e) {
+    error = e.what();
+    return error.c_str();
+  }
+}

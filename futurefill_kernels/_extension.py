@@ -6,9 +6,12 @@ one file serves several versions of both.
 
 from __future__ import annotations
 
+import ctypes
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,6 +78,16 @@ def cuda_unavailable_reason() -> str | None:
 def cuda_architectures() -> str:
     """GPU code in the library: ``sm_80, sm_90 and PTX of sm_90``."""
     return torch.ops.futurefill_kernels.cuda_architectures()
+
+
+@lru_cache(maxsize=1)
+def bound_step() -> Callable[..., Any]:
+    """``futurefill_step`` of csrc/bound_step.h, which releases the GIL."""
+    (file, *_) = sorted(_FOLDER.glob("_C*.so")) + sorted(_FOLDER.glob("_C*.pyd"))
+    function = ctypes.CDLL(str(file)).futurefill_step
+    function.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 2
+    function.restype = ctypes.c_char_p
+    return function
 
 
 def cpu_isa() -> str:

@@ -113,7 +113,7 @@ class FutureFillCache:
         self._known_positions = [0] * batch_size  # as of `_steps_since` steps of all rows ago
         self._steps_since = 0
         self._open_prompts: dict[int, list[Tensor | None]] = {}
-        self._next_layer = 0
+        self._next_layer, self._last_layer = 0, self.layers - 1
         self._token: tuple[Any, ...] = ()
         self.reset()
 
@@ -158,37 +158,51 @@ class FutureFillCache:
         """
         if layer != self._next_layer:
             raise self._wrong_layer(layer)
-        row_list = None if rows is None else row_indices(rows, self.batch_size, padding=True)
-        expected = self._step_shape if row_list is None else (len(row_list), self.channels)
-        check_input(self, "u_t", u_t, expected)
-        if pre is not None:
-            check_input(self, "pre", pre, expected)
-        if post is not None:
-            check_input(self, "post", post, expected)
+        row_list, shape, index = None, self._step_shape, None
+        if rows is not None:
+            row_list = row_indices(rows, self.batch_size, padding=True)
+            shape = torch.Size((len(row_list), self.channels))
+            index = torch.tensor(row_list, device=self.device)
+        # _step_input("u_t", ...), written out: the call would be a tenth of a step
+        if (
+            u_t.shape != shape
+            or u_t.dtype is not self.dtype
+            or u_t.device != self.device
+            or u_t.requires_grad
+        ):
+            check_input(self, "u_t", u_t, shape)
         if not u_t.is_contiguous():
             u_t = u_t.contiguous()
-        if pre is not None and not pre.is_contiguous():
-            pre = pre.contiguous()
-        if post is not None and not post.is_contiguous():
-            post = post.contiguous()
+        if pre is not None:
+            pre = self._step_input("pre", pre, shape)
+        if post is not None:
+            post = self._step_input("post", post, shape)
         if out is None:
             out = torch.empty_like(u_t)
-        else:
-            check_input(self, "out", out, expected)
-            if not out.is_contiguous():
-                raise ValueError(f"expected out to be contiguous, got strides {out.stride()}")
+        elif self._step_input("out", out, shape) is not out:
+            raise ValueError(f"expected out to be contiguous, got strides {out.stride()}")
         if layer == 0:
             self._begin_step(row_list)
         elif self._token != ("step", row_list):
             raise ValueError(f"expected the rows of layer 0 for layer {layer}, got rows={row_list}")
-        advance = layer == self.layers - 1
-        index = None if row_list is None else torch.tensor(row_list, device=self.device)
+        advance = layer == self._last_layer
         self._step(u_t, pre, post, out, index, layer, advance)
         if advance:
             self._finish_step(row_list)
         else:
             self._next_layer = layer + 1
         return out
+
+    def _step_input(self, name: str, x: Tensor, shape: torch.Size) -> Tensor:
+        """A token's tensor, checked and contiguous; the whole check only where a part fails."""
+        if (
+            x.shape != shape
+            or x.dtype is not self.dtype
+            or x.device != self.device
+            or x.requires_grad
+        ):
+            check_input(self, name, x, shape)
+        return x if x.is_contiguous() else x.contiguous()
 
     def prefill(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Tensor
 
@@ -60,10 +62,22 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
 
 
 def make_step(state: StreamState) -> Step:
-    """One token of one layer, and after the last layer every fill that is due."""
-    op = torch.ops.futurefill_kernels.step.default
-    ring, taps, skip, positions = state.ring, state.taps, state.skip, state.positions
-    fills = (state.kept, state.spectra, state.levels, state.plan.length)
+    """One token of one layer; the last layer advances, and every fill that is due follows.
+
+    The state's tensors are checked and read once, when the first step tells the inputs' dtype.
+    After that a step is one C call without the dispatcher, whose work on fifteen arguments takes
+    longer than a token of few channels.
+    """
+    ops, call, stream = torch.ops.futurefill_kernels, _extension.bound_step(), 0
+    count = state.positions.shape[0]
+
+    def bind(u: Tensor) -> int:
+        address = ops.bind(
+            state.ring, state.taps, state.skip, state.positions, state.kept, state.spectra,
+            state.levels, state.plan.length, state.layout.channels, u,
+        )  # fmt: skip
+        weakref.finalize(step, ops.unbind, address)
+        return address
 
     def step(
         u: Tensor,
@@ -74,7 +88,21 @@ def make_step(state: StreamState) -> Step:
         layer: int,
         advance: bool,
     ) -> None:
-        op(u, pre, post, y, ring, taps, skip, positions, rows, layer, advance, *fills)
+        nonlocal stream
+        if not stream:
+            stream = bind(u)
+        error = call(
+            stream,
+            u.data_ptr(),
+            None if pre is None else pre.data_ptr(),
+            None if post is None else post.data_ptr(),
+            y.data_ptr(),
+            None if rows is None else rows.data_ptr(),
+            count if rows is None else rows.shape[0],
+            layer,
+        )
+        if error:
+            raise RuntimeError(error.decode())
 
     return step
 

@@ -1,0 +1,17 @@
+// The step of a stream whose tensors were checked once (op "bind"): for callers to whom a token is
+// shorter than a dispatcher's work on fifteen arguments.
+#pragma once
+
+#include <cstdint>
+
+namespace futurefill {
+struct BoundStream;
+}
+
+// One token of one layer, of which the last one advances the positions: the op "step" for
+// contiguous u, pre, post, y (n_rows, channels) of the dtype given to "bind". pre, post and rows
+// may be null; rows (n_rows,) int64, -1 for padding. Returns null, or what is wrong: then nothing
+// has changed. The text lives until the thread's next call.
+extern "C" __attribute__((visibility("default"))) const char* futurefill_step(
+    futurefill::BoundStream* stream, const void* u, const void* pre, const void* post, void* y,
+    const int64_t* rows, int64_t n_rows, int64_t layer) noexcept;
