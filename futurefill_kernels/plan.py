@@ -23,6 +23,9 @@ class Level:
     transform: complex transform length, the smallest power of two ``>= block``.
     n_spectra: filter spectra ``H_1 .. H_K`` that are not zero.
     kept: input spectra kept between firings; block ``j`` of a group lives in slot ``j % kept``.
+    late: the outputs of a firing begin this many tokens after the blocks that it reads, ``s_l``.
+    steps: steps over which the work of a firing may be spread; 0 where it is due at once.
+    extra: blocks covered here because the level above is late, ``(s_{l+1} - s_l) / T_l``.
     """
 
     index: int
@@ -31,6 +34,19 @@ class Level:
     transform: int
     n_spectra: int
     kept: int
+    late: int = 0
+    steps: int = 0
+    extra: int = 0
+
+    @property
+    def groups_end(self) -> bool:
+        """Whether the level is of a plan's plain part: its groups end where a larger one fires."""
+        return self.late == self.extra == 0
+
+    def products(self, n: int) -> int:
+        """Spectrum products of the firing after ``n`` blocks; 0 where it does not fire."""
+        groups = max((n - self.extra) // self.radix, 0)
+        return min(n - groups * self.radix, self.n_spectra)
 
 
 def _next_power_of_two(n: int) -> int:
@@ -45,13 +61,17 @@ class Plan:
     block_sizes: ``T_0 < T_1 < ... < T_m``, each dividing the next. ``T_0`` is the block of the
         short-range convolution; a block size ``>= length`` means that no future fill ever fires.
     filter_length: taps that may be non-zero; defaults to ``length``.
+    slack_from: blocks of this size and larger have slack: their outputs are due one block of the
+        level below later, and their work is spread over the steps until then. None: no slack.
 
-    Raises ValueError when the sizes are not positive or do not divide each other.
+    Raises ValueError when the sizes are not positive or do not divide each other, or when
+    ``slack_from`` is not one of the block sizes after the first.
     """
 
     length: int
     block_sizes: tuple[int, ...]
     filter_length: int | None = None
+    slack_from: int | None = None
 
     def __post_init__(self) -> None:
         sizes = tuple(int(t) for t in self.block_sizes)
@@ -70,22 +90,40 @@ class Plan:
                     f"expected every block size to be a multiple of the one before, "
                     f"got {small} then {large} in {sizes}"
                 )
+        if self.slack_from is not None and self.slack_from not in sizes[1:]:
+            raise ValueError(
+                f"expected slack_from to be one of the block sizes after the first {sizes[1:]}, "
+                f"got {self.slack_from}"
+            )
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
         """The levels that can fire within ``length``, smallest block first."""
         assert self.filter_length is not None
-        sizes = [t for t in self.block_sizes if t < self.length]
+        taps = self.filter_length
+        slack_from = self.length if self.slack_from is None else self.slack_from
+        # (block, late) of the levels with outputs and taps left
+        late = 0
+        sizes: list[tuple[int, int]] = []
+        for index, block in enumerate(self.block_sizes):
+            if block >= slack_from:
+                late += self.block_sizes[index - 1]
+            if block + late < self.length and (late == 0 or late < taps):
+                sizes.append((block, late))
         levels = []
-        for index, block in enumerate(sizes):
+        for index, (block, late) in enumerate(sizes):
             last = index == len(sizes) - 1
-            radix = -(-self.length // block) if last else sizes[index + 1] // block
-            n_spectra = min(radix - 1, -(-self.filter_length // block))
+            after = (self.length, late) if last else sizes[index + 1]
+            radix = -(-(self.length - late) // block) if last else after[0] // block
+            extra = (after[1] - late) // block
+            n_spectra = min(radix - 1 + extra, -(-(taps - late) // block))
+            steps = late - sizes[index - 1][1] if index else 0
             levels.append(
                 Level(
-                    index, block, radix, _next_power_of_two(block), n_spectra, max(n_spectra - 1, 0)
+                    index, block, radix, _next_power_of_two(block), n_spectra,
+                    max(n_spectra - 1, 0), late, steps, extra,
                 )
-            )
+            )  # fmt: skip
         return tuple(levels)
 
     @classmethod
@@ -162,6 +200,7 @@ class Plan:
                 f"{level.block:>8} {level.radix:>6} {self.length / max(firings, 1):>12.1f} "
                 f"{work / self.length:>11.1f} {8 * level.n_spectra * n:>10} "
                 f"{8 * level.kept * n:>10}"
+                + (f"   spread over {level.steps} steps" if level.steps else "")
             )
         lines.append(
             f"per token and channel: {self.flops_per_token:.0f} operations; "
@@ -177,6 +216,11 @@ class Plan:
 
     def _level_work(self, level: Level) -> tuple[int, int, int]:
         """Firings, spectrum products and outputs of a level over the whole length."""
+        if not level.groups_end:
+            starts = range(level.block + level.late, self.length, level.block)
+            found = [level.products(n) for n in range(1, len(starts) + 1)]
+            outputs = sum(min(level.block, self.length - start) for start in starts)
+            return len(found), sum(found), outputs
         span = level.block * level.radix
         last = level.index == len(self.levels) - 1
         groups, rest = (1, 0) if last else divmod(self.length, span)
@@ -195,12 +239,22 @@ class Plan:
         return firings, groups * products(level.radix - 1) + products(partial), outputs
 
     def level_at(self, t: int) -> int | None:
-        """Level that fires after the step at position ``t`` (0-based), or None."""
-        position = t + 1
-        if position >= self.length:
-            return None
-        fires = [level.index for level in self.levels if position % level.block == 0]
-        return fires[-1] if fires else None
+        """Largest level that fires after the step at position ``t`` (0-based), or None."""
+        fires = self.levels_at(t)
+        return fires[0] if fires else None
+
+    def levels_at(self, t: int) -> tuple[int, ...]:
+        """Levels that fire after the step at position ``t``, largest first: at most one without
+        slack.
+        """
+        p = t + 1
+        return tuple(
+            level.index
+            for level in reversed(self.levels)
+            if p % level.block == 0
+            and p + level.late < self.length
+            and level.products(p // level.block)
+        )
 
     def spectra_offsets(self) -> Sequence[tuple[int, int]]:
         """Per level, where its (kept input spectra, filter spectra) start, in complex rows."""

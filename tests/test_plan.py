@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ def plans(draw) -> Plan:
     for radix in draw(st.lists(st.integers(2, 5), max_size=3)):
         sizes.append(sizes[-1] * radix)
     length = draw(st.integers(1, 150))
-    return Plan(length, tuple(sizes), draw(st.integers(1, 200)))
+    slack_from = draw(st.sampled_from([None, *sizes[1:]]))
+    return Plan(length, tuple(sizes), draw(st.integers(1, 200)), slack_from)
 
 
 @given(plans())
@@ -28,16 +30,14 @@ def test_every_input_reaches_every_later_output_once(plan):
     seen = torch.zeros(length, length, dtype=torch.int64)  # [output, input]
     for t in range(length):
         seen[t, t - t % plan.base : t + 1] += 1
-        fired = plan.level_at(t)
-        if fired is None:
-            continue
-        level, p = plan.levels[fired], t + 1
-        i = p // level.block % level.radix
-        assert 1 <= i < level.radix
-        for k in range(1, min(i, level.n_spectra) + 1):
-            # H_k carries input block i - k to output block i through taps (k-1)T .. (k+1)T-1
-            outputs = torch.arange(p, min(p + level.block, length))[:, None]
-            inputs = torch.arange(p - k * level.block, p - (k - 1) * level.block)[None]
+        for fired in plan.levels_at(t):
+            level, p = plan.levels[fired], t + 1
+            blocks = level.products(p // level.block)
+            assert 1 <= blocks <= level.n_spectra
+            # H_k carries the k-th newest block through taps late + (k-1)T .. late + (k+1)T - 1
+            start = p + level.late
+            outputs = torch.arange(start, min(start + level.block, length))[:, None]
+            inputs = torch.arange(p - blocks * level.block, p)[None]
             seen[outputs, inputs] += 1
     lag = torch.arange(length)[:, None] - torch.arange(length)[None]
     assert (seen[(lag >= 0) & (lag < taps)] == 1).all()
@@ -47,18 +47,18 @@ def test_every_input_reaches_every_later_output_once(plan):
 @given(plans())
 def test_operations_are_counted_exactly(plan):
     total = 0
+    fired = []
     for t in range(plan.length):
         total += 2 * min(t % plan.base + 1, plan.filter_length)
-        fired = plan.level_at(t)
-        if fired is not None:
-            level, p = plan.levels[fired], t + 1
+        for index in plan.levels_at(t):
+            level, p = plan.levels[index], t + 1
             n = level.transform
             stages = n.bit_length() - 1
-            products = min(p // level.block % level.radix, level.n_spectra)
+            products = level.products(p // level.block)
             total += 10 * n * stages + 6 * n + 8 * n * (products - 1)
-            total += min(level.block, plan.length - p)
+            total += min(level.block, plan.length - p - level.late)
+            fired.append(index)
     assert plan.flops_per_token == pytest.approx(total / plan.length)
-    fired = [plan.level_at(t) for t in range(plan.length)]
     assert [plan.firings(level) for level in plan.levels] == [
         fired.count(level.index) for level in plan.levels
     ]
@@ -68,11 +68,23 @@ def test_operations_are_counted_exactly(plan):
 def test_kept_spectra_are_never_overwritten_before_their_last_use(plan):
     for level in plan.levels:
         slots: dict[int, int] = {}
-        for i in range(1, level.radix):
-            used = range(max(0, i - level.n_spectra), i - 1)
-            assert all(slots[j % level.kept] == j for j in used)
-            if level.kept and i < level.radix - 1:
-                slots[(i - 1) % level.kept] = i - 1
+        for n in range(1, -(-plan.length // level.block)):
+            blocks = level.products(n)
+            if blocks == 0:  # a larger level fires and the group ends
+                slots.clear()
+                continue
+            assert all(slots[j % level.kept] == j for j in range(n - blocks, n - 1))
+            if level.kept:
+                slots[(n - 1) % level.kept] = n - 1
+
+
+@given(plans())
+def test_slack_levels_finish_in_order(plan):
+    """A level is done before the level below starts on the same outputs."""
+    for below, level in itertools.pairwise(plan.levels):
+        assert level.late == below.late + level.steps
+        assert level.steps in (0, below.block)
+        assert level.late < level.block
 
 
 def test_named_plans():
@@ -95,6 +107,11 @@ def test_named_plans():
 def test_bad_plans_are_named(length, sizes, message):
     with pytest.raises(ValueError, match=message):
         Plan(length, sizes)
+
+
+def test_slack_begins_at_a_block_size():
+    with pytest.raises(ValueError, match=r"slack_from .* \(8, 16\), got 4"):
+        Plan(64, (4, 8, 16), slack_from=4)
 
 
 def test_explain_lists_every_level():
