@@ -27,6 +27,7 @@ BENCHES = {
     "crossover": ("crossover", "exact decoding against recurrences by state size"),
     "accuracy": ("accuracy", "error over position, and bits per byte with less kept"),
     "paper": ("paper", "the published experiments beside their published figures"),
+    "latency": ("latency", "the slowest steps: objective='latency' against 'throughput'"),
     "memory": ("memory", "bytes of state after prompts of different length"),
 }
 

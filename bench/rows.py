@@ -128,6 +128,8 @@ class Report:
                 raise TypeError(f"unknown field {name!r} of a row")
             setattr(row, name, value)
         row.plan = "" if plan is None else " ".join(map(str, plan.block_sizes))
+        if plan is not None and plan.slack_from is not None:
+            row.plan += f" slack from {plan.slack_from}"
         row.dtype = "" if dtype is None else str(dtype).removeprefix("torch.")
         if error is not None:
             row.error = error

@@ -36,6 +36,12 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "bind(Tensor(a!) ring, Tensor taps, Tensor? skip, Tensor(b!) positions, Tensor(c!) kept, "
       "Tensor spectra, Tensor levels, int length, int channels, Tensor like) -> int");
   m.def("unbind(int stream) -> ()");
+  // this step's share of the firings that are under way, for levels with slack; or the shares of
+  // steps begin .. end-1. levels (n, 9) int64: block, radix, n_spectra, kept_offset,
+  // spectra_offset, late, steps, extra, work_offset. work (B, side by side, rows, 2, W)
+  m.def(
+      "sliced_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor(c!) work, Tensor spectra, "
+      "Tensor positions, Tensor? rows, Tensor levels, int length, int begin=-1, int end=-1) -> ()");
   // instruction set of the CPU engine and its lanes for float32 and float64 state
   m.def("cpu_lanes(bool float64) -> int");
   m.def("cpu_isa() -> str");

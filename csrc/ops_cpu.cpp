@@ -214,6 +214,10 @@ void run_due_fills(FillParams& a, const View& levels, std::vector<RowAt>& rows) 
     const auto end = std::partition(begin, rows.end(),
                                     [&](const RowAt& row) { return row.position % d[0] == 0; });
     if (end == begin) continue;
+    if (d[2] == 0) {  // no spectra here: sliced_fill does this level
+      begin = end;
+      continue;
+    }
     set_level(a, d[0], d[1], d[2], d[3], d[4], d[5] != 0);
     a.rows = &*begin;
     a.n_rows = end - begin;

@@ -74,4 +74,13 @@ void run_fill_jobs(const FillParams& params) {
          [&](int64_t begin, int64_t end) { e.future_fill(params, begin, end); });
 }
 
+void run_fill_stage(const SliceParams& params, int64_t stage, int64_t job_begin, int64_t job_end) {
+  const Engine& e = engine();
+  const int64_t lanes = params.fill.state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
+  spread(job_end - job_begin, params.fill.n_rows * lanes * params.fill.block * 8,
+         [&](int64_t begin, int64_t end) {
+           e.fill_stage(params, stage, job_begin + begin, job_begin + end);
+         });
+}
+
 }  // namespace futurefill

@@ -11,5 +11,7 @@ int64_t thread_count();
 
 void run_step_jobs(const StepParams& params);
 void run_fill_jobs(const FillParams& params);
+// one stage of jobs that lie side by side
+void run_fill_stage(const SliceParams& params, int64_t stage, int64_t job_begin, int64_t job_end);
 
 }  // namespace futurefill

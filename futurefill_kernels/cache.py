@@ -293,6 +293,7 @@ class FutureFillCache:
             raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(row_list)},)")
         for tensor in (self._state.ring, self._state.kept, self._state.prompt_fill):
             copy_rows(tensor, row_list)
+        self._state.work.copy_(self._state.work[row_list])
         self._known_positions = [self._positions[b] for b in row_list]
         self._state.positions.copy_(torch.tensor(self._known_positions))
         self._open_prompts = {
@@ -384,10 +385,9 @@ class FutureFillCache:
     def _fill_what_is_due(self, row_list: list[int] | None) -> None:
         due: dict[int, list[int]] = {}
         for b in range(self.batch_size) if row_list is None else row_list:
-            fired = self.plan.level_at(self._positions[b] - 1) if b >= 0 else None
-            if fired is not None:
+            for fired in self.plan.levels_at(self._positions[b] - 1) if b >= 0 else ():
                 due.setdefault(fired, []).append(b)
-        for fired, members in due.items():
+        for fired, members in sorted(due.items(), reverse=True):  # largest blocks first
             everyone = len(members) == self.batch_size
             index = None if everyone else torch.tensor(members, device=self.device)
             self._implementation.fill(self._state, self.plan.levels[fired], index)

@@ -54,7 +54,7 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
     assert plan.filter_length is not None
     spectra = filter_spectra(h, plan, dtype)
     for level, (_, start) in zip(plan.levels, plan.spectra_offsets(), strict=True):
-        if level.block <= layout.direct:
+        if layout.is_direct(level):
             rows = spectra[start : start + level.n_spectra * level.transform].flatten(0, 1)
             used = min((level.n_spectra + 1) * level.block, h.shape[1], plan.filter_length)
             rows.zero_()[:used] = h[:, :used].T
@@ -104,11 +104,33 @@ def make_step(state: StreamState) -> Step:
         if error:
             raise RuntimeError(error.decode())
 
-    return step
+    if not state.plan.slack_levels:
+        return step
+
+    slice_op = torch.ops.futurefill_kernels.sliced_fill.default
+    tensors = (state.ring, state.kept, state.work, state.spectra, state.positions)
+    slack_levels, length = state.slack_levels, state.plan.length
+
+    def step_and_slices(
+        u: Tensor,
+        pre: Tensor | None,
+        post: Tensor | None,
+        y: Tensor,
+        rows: Tensor | None,
+        layer: int,
+        advance: bool,
+    ) -> None:
+        step(u, pre, post, y, rows, layer, advance)
+        if advance:
+            slice_op(*tensors, rows, slack_levels, length)
+
+    return step_and_slices
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     """One level's future fill of all layers."""
+    if not level.plain:
+        return fill_slices(state, level, rows, 0, max(level.steps, 1))
     kept_offset, spectra_offset = state.plan.spectra_offsets()[level.index]
     torch.ops.futurefill_kernels.future_fill(
         state.ring,
@@ -122,5 +144,24 @@ def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
         level.n_spectra,
         kept_offset,
         spectra_offset,
-        level.block <= state.layout.direct,
+        state.layout.is_direct(level),
+    )
+
+
+def fill_slices(
+    state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
+) -> None:
+    """Of one firing of a level with slack, the shares of steps ``begin .. end-1``."""
+    index = state.plan.slack_levels.index(level)
+    torch.ops.futurefill_kernels.sliced_fill(
+        state.ring,
+        state.kept,
+        state.work,
+        state.spectra,
+        state.positions,
+        rows,
+        state.slack_levels[index : index + 1],
+        state.plan.length,
+        begin,
+        end,
     )

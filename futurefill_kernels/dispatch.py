@@ -39,6 +39,16 @@ class Implementation(Protocol):
         ...
 
 
+class SlicedImplementation(Implementation, Protocol):
+    """One that also takes plans with slack."""
+
+    def fill_slices(
+        self, state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
+    ) -> None:
+        """Part of a fill of a level with slack; see reference_ops.fill_slices."""
+        ...
+
+
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "cpu": cpu_ops,
     "cuda": cuda_ops,
@@ -52,9 +62,18 @@ def reasons_against(
 ) -> dict[str, list[str]]:
     """Per implementation, why it cannot run; an empty list means that it can."""
     return {
-        name: implementation.unavailable(device, dtype, plan)
+        name: _reasons(implementation, device, dtype, plan)
         for name, implementation in IMPLEMENTATIONS.items()
     }
+
+
+def _reasons(
+    implementation: Implementation, device: torch.device, dtype: torch.dtype, plan: Plan | None
+) -> list[str]:
+    reasons = implementation.unavailable(device, dtype, plan)
+    if plan is not None and plan.slack_levels and not hasattr(implementation, "fill_slices"):
+        reasons = [*reasons, "does not spread fills over steps (Plan.slack_from)"]
+    return reasons
 
 
 def resolve(
@@ -69,12 +88,12 @@ def resolve(
         return next(
             implementation
             for implementation in IMPLEMENTATIONS.values()
-            if not implementation.unavailable(device, dtype, plan)
+            if not _reasons(implementation, device, dtype, plan)
         )
     if impl not in IMPLEMENTATIONS:
         valid = ", ".join(repr(name) for name in ("auto", *IMPLEMENTATIONS))
         raise ValueError(f"unknown impl {impl!r}; expected one of {valid}")
-    reasons = IMPLEMENTATIONS[impl].unavailable(device, dtype, plan)
+    reasons = _reasons(IMPLEMENTATIONS[impl], device, dtype, plan)
     if reasons:
         raise RuntimeError(f"impl={impl!r} cannot run on {device}: " + "; ".join(reasons))
     return IMPLEMENTATIONS[impl]

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+#: Rows that a transform under way may take beyond its length (kWorkGaps in csrc/ops_slack.cpp).
+WORK_GAPS = 32
+
 
 @dataclass(frozen=True)
 class Level:
@@ -39,9 +42,14 @@ class Level:
     extra: int = 0
 
     @property
-    def groups_end(self) -> bool:
-        """Whether the level is of a plan's plain part: its groups end where a larger one fires."""
+    def plain(self) -> bool:
+        """Whether its groups end where a larger level fires, as everywhere without slack."""
         return self.late == self.extra == 0
+
+    @property
+    def work_rows(self) -> int:
+        """Complex rows of one transform; implementations may leave gaps between its parts."""
+        return self.transform + WORK_GAPS
 
     def products(self, n: int) -> int:
         """Spectrum products of the firing after ``n`` blocks; 0 where it does not fire."""
@@ -145,6 +153,16 @@ class Plan:
         return sum(level.kept * level.transform for level in self.levels)
 
     @property
+    def slack_levels(self) -> tuple[Level, ...]:
+        """Levels that are late, or below a late one: they fire where a larger one fires, too."""
+        return tuple(level for level in self.levels if not level.plain)
+
+    @property
+    def work_rows(self) -> int:
+        """Complex rows of transforms under way, per channel worked on at a time."""
+        return sum(level.work_rows for level in self.slack_levels)
+
+    @property
     def spectra_rows(self) -> int:
         """Complex rows of filter spectra, per filter row."""
         return sum(level.n_spectra * level.transform for level in self.levels)
@@ -216,7 +234,7 @@ class Plan:
 
     def _level_work(self, level: Level) -> tuple[int, int, int]:
         """Firings, spectrum products and outputs of a level over the whole length."""
-        if not level.groups_end:
+        if not level.plain:
             starts = range(level.block + level.late, self.length, level.block)
             found = [level.products(n) for n in range(1, len(starts) + 1)]
             outputs = sum(min(level.block, self.length - start) for start in starts)

@@ -7,9 +7,10 @@ import torch
 from .checks import check_dtype
 from .cpu_cost import CpuRates, Stream, cheapest_block_sizes
 from .device import DeviceInfo
+from .latency_plan import latency_plan
 from .plan import Plan
 
-OBJECTIVES = ("throughput",)
+OBJECTIVES = ("throughput", "latency")
 
 
 def make_plan(
@@ -28,7 +29,8 @@ def make_plan(
 
     length: tokens the stream can take. channels, batch_size, layers: ``D``, ``B`` and layers.
     groups: filter rows ``G``, default ``D``. device: where it will run, or a DeviceInfo, which
-    needs no such device. objective: "throughput", the least total time. filter_length: taps that
+    needs no such device. objective: "throughput", the least total time; "latency", no slow steps,
+    on a CPU: large fills are spread over many steps. filter_length: taps that
     may be non-zero, default ``length``. Pure arithmetic, no tensor is touched. Raises ValueError or
     TypeError for arguments out of range.
     """
@@ -48,4 +50,8 @@ def make_plan(
     check_dtype(dtype)
     info = DeviceInfo.of(device)
     stream = Stream(length, min(taps, length), channels, batch_size, layers, groups, dtype.itemsize)
+    if objective == "latency":
+        if info.kind != "cpu":
+            raise ValueError(f"objective='latency' plans for a CPU, got device {info.name!r}")
+        return latency_plan(stream, CpuRates.of(info))
     return Plan(length, cheapest_block_sizes(stream, CpuRates.of(info)), taps)

@@ -5,13 +5,15 @@ These are functions of a StreamState; FutureFillCache checks arguments and keeps
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from .dispatch import Implementation
+from .dispatch import Implementation, SlicedImplementation
 from .functional import conv_range
+from .plan import Level
 from .state import StreamState, from_tiles, to_tiles
 
 
@@ -65,13 +67,36 @@ def replay(
         ring[:, index, :, position:length] = state.prompt_fill[:, index, :, position:]
         inputs = ring[:, index, :, :position]
         for level in reversed(state.plan.levels):
-            span = level.block * level.radix
-            group = position // span * span
-            current = (position - group) // level.block
-            for i in range(max(1, current + 1 - level.n_spectra), current + 1):
-                boundary = group + i * level.block
+            for n, steps in _firings_to_replay(level, position, length):
+                boundary = n * level.block
                 state.positions[index] = boundary
-                implementation.fill(state, level, index)
-                stop = min(boundary + level.block, position)
-                ring[:, index, :, boundary:stop] = inputs[..., boundary:stop, :]
+                if steps is None:
+                    implementation.fill(state, level, index)
+                else:
+                    cast(SlicedImplementation, implementation).fill_slices(
+                        state, level, index, 0, steps
+                    )
+                start = boundary + level.late
+                stop = min(start + level.block, position)
+                if stop > start:
+                    ring[:, index, :, start:stop] = inputs[..., start:stop, :]
     state.positions[index] = position
+
+
+def _firings_to_replay(
+    level: Level, position: int, length: int
+) -> Iterator[tuple[int, int | None]]:
+    """Firings of a level that left something at ``position``: finished blocks, and of one that is
+    under way the steps done, else None.
+    """
+    newest = position // level.block
+    if level.plain:
+        group = newest // level.radix * level.radix
+        for n in range(max(group + 1, newest + 1 - level.n_spectra), newest + 1):
+            yield n, None
+        return
+    # the last two reach beyond `position`, the others leave the spectra that they multiply
+    for n in range(max(1, newest - level.n_spectra), newest + 1):
+        if n * level.block + level.late < length:
+            done = position - n * level.block + 1
+            yield n, done if done < level.steps else None

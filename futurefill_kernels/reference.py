@@ -92,12 +92,12 @@ def mixed_radix_conv(
     base = plan.block_sizes[0]
 
     def output(u: Tensor, t: int) -> Tensor:
-        fired = plan.level_at(t - 1) if t else None
-        if fired is not None:
+        for fired in plan.levels_at(t - 1) if t else ():
             level = plan.levels[fired]
-            group = (t // level.block % level.radix) * level.block
-            stop = min(t + level.block, plan.length)
-            pending[..., t:stop] += future_fill(u[..., t - group : t], h, stop - t)
+            blocks = level.products(t // level.block) * level.block
+            stop = min(t + level.late + level.block, plan.length)
+            filled = future_fill(u[..., t - blocks : t], h, stop - t)
+            pending[..., t + level.late : stop] += filled[..., level.late :]
         taps = min(t % base + 1, h.shape[1])
         recent = u[..., t + 1 - taps : t + 1].flip(-1)
         return pending[..., t] + (recent * h[:, :taps]).sum(-1)

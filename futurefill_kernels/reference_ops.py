@@ -85,11 +85,22 @@ def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     ring, length = state.ring, state.plan.length
     for b in range(ring.shape[1]) if rows is None else rows.tolist():
         p = int(state.positions[b])
-        blocks = min(p // level.block % level.radix, level.n_spectra)
-        start, stop = p - blocks * level.block, min(p + level.block, length)
+        start = p - level.products(p // level.block) * level.block
+        first = p + level.late
+        stop = min(first + level.block, length)
         for layer in range(ring.shape[0]):
             slots = ring[layer, b, 0]  # (N, D)
             added = conv_range(
-                slots[None, start:p].mT, state.spectra[layer], p - start, stop - start
+                slots[None, start:p].mT, state.spectra[layer], first - start, stop - start
             )
-            slots[p:stop] += added[0].mT
+            slots[first:stop] += added[0].mT
+
+
+def fill_slices(
+    state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
+) -> None:
+    """Of one firing of a level with slack, the shares of steps ``begin .. end-1``: all of it in the
+    first one.
+    """
+    if begin == 0:
+        fill(state, level, rows)

@@ -53,11 +53,14 @@ def inverse_twisted_transform(values: Tensor) -> Tensor:
 def block_spectra(h: Tensor, level: Level) -> Tensor:
     """Spectra ``H_1 .. H_K`` of one level, scaled by ``1/n`` for an unscaled inverse.
 
+    ``H_k`` holds taps ``s + (k-1) T .. s + (k+1) T - 1``, ``s`` how late the level's outputs are.
+
     h: (G, L) real taps, tap 0 first, already cut to the plan's filter length.
     Returns (G, K, n) complex128.
     """
     block, n = level.block, level.transform
     taps = torch.zeros(h.shape[0], (level.n_spectra + 1) * block, dtype=torch.float64)
+    h = h[:, level.late :]
     used = min(h.shape[1], taps.shape[1])
     taps[:, :used] = h[:, :used]
     packed = torch.zeros(h.shape[0], level.n_spectra, 2 * n, dtype=torch.float64)

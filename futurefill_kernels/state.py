@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from .plan import Plan
+from .plan import Level, Plan
 
 #: step(u, pre, post, y, rows, layer, advance): one token of one layer, written to y
 Step = Callable[[Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None, int, bool], None]
@@ -28,6 +28,7 @@ class Layout:
     filter_lanes: filter rows per tile, 1 where one row serves a whole tile.
     slots: ring slots, at least the plan's length.
     direct: levels up to this block size are direct products with the taps.
+    side_by_side: tiles worked on together in levels with slack.
     """
 
     channels: int
@@ -36,6 +37,11 @@ class Layout:
     filter_lanes: int
     slots: int
     direct: int = 0
+    side_by_side: int = 1
+
+    def is_direct(self, level: Level) -> bool:
+        """Whether a level is a direct product with its taps."""
+        return level.plain and level.block <= self.direct
 
     @property
     def tiles(self) -> int:
@@ -60,7 +66,11 @@ class StreamState:
     spectra: (layers, filter tiles, rows, 2, filter_lanes), or what the implementation prepares.
     skip: (layers, tiles * lanes) or None.
     levels: (levels, 6) int64 on the CPU: block, radix, spectra, offsets into kept and spectra, and
-        whether the level is a direct product with its taps.
+        whether the level is a direct product with its taps. A level with slack has 0 spectra here.
+    slack_levels: (levels with slack, 9) int64 on the CPU: block, radix, spectra, offsets into kept
+        and spectra, late, steps, extra, offset into work.
+    work: (B, side by side, work rows, 2, lanes), transforms of levels with slack that are under
+        way.
     """
 
     plan: Plan
@@ -73,6 +83,8 @@ class StreamState:
     spectra: Tensor
     skip: Tensor | None
     levels: Tensor
+    slack_levels: Tensor
+    work: Tensor
 
     @property
     def nbytes(self) -> int:
@@ -88,6 +100,7 @@ class StreamState:
             kept=self.kept.clone(),
             prompt_fill=self.prompt_fill.clone(),
             positions=self.positions.clone(),
+            work=self.work.clone(),
         )
 
 
@@ -109,7 +122,9 @@ def state_nbytes(
     per_row = channels * (layout.slots + plan.length + 2 * plan.kept_rows)
     per_filter = filters * (plan.base + 2 * plan.spectra_rows)
     values = layers * (batch_size * per_row + per_filter + (channels if skip else 0))
-    return values * itemsize + 8 * batch_size + 48 * len(plan.levels)
+    values += batch_size * layout.side_by_side * plan.work_rows * 2 * layout.lanes
+    tables = 48 * len(plan.levels) + 72 * len(plan.slack_levels)
+    return values * itemsize + 8 * batch_size + tables
 
 
 def to_tiles(x: Tensor, layout: Layout) -> Tensor:
@@ -164,10 +179,14 @@ def allocate(
         skip = skip.detach().to(device, dtype).expand(len(filters), layout.channels)
         pad = layout.tiles * layout.lanes - layout.channels
         skip = torch.nn.functional.pad(skip, (0, pad)).contiguous()
-    levels = [
-        (level.block, level.radix, level.n_spectra, *offsets, level.block <= layout.direct)
-        for level, offsets in zip(plan.levels, plan.spectra_offsets(), strict=True)
-    ]
+    levels, slack_levels, work_rows = [], [], 0
+    for level, offsets in zip(plan.levels, plan.spectra_offsets(), strict=True):
+        n_spectra = level.n_spectra if level.plain else 0
+        levels.append((level.block, level.radix, n_spectra, *offsets, layout.is_direct(level)))
+        if not level.plain:
+            late = (level.late, level.steps, level.extra, work_rows)
+            slack_levels.append((level.block, level.radix, level.n_spectra, *offsets, *late))
+            work_rows += level.work_rows
     return StreamState(
         plan=plan,
         layout=layout,
@@ -179,4 +198,10 @@ def allocate(
         spectra=torch.stack([make_spectra(h, plan, layout, dtype).to(device) for h in rows]),
         skip=skip,
         levels=torch.tensor(levels, dtype=torch.int64).reshape(len(levels), 6),
+        slack_levels=torch.tensor(slack_levels, dtype=torch.int64).reshape(len(slack_levels), 9),
+        work=torch.zeros(
+            *(batch_size, layout.side_by_side, work_rows, 2, layout.lanes),
+            dtype=dtype,
+            device=device,
+        ),
     )

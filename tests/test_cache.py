@@ -23,7 +23,18 @@ PLANS = [
     (16, 32, 64),
     (5, 35),
     (200,),
+    ((2, 6, 12), 6),
+    ((1, 2, 4, 8, 16), 2),
+    ((4, 8, 32), 8),
+    ((3, 15), 15),
 ]
+
+
+def plan_of(length, sizes):
+    """A plan from a row of PLANS: block sizes, or (block sizes, slack_from)."""
+    if isinstance(sizes[0], tuple):
+        return Plan(length, sizes[0], slack_from=sizes[1])
+    return Plan(length, sizes)
 
 
 class Stream:
@@ -58,7 +69,7 @@ class Stream:
             length,
             channels=channels,
             skip=self.skip.to(self.dtype),
-            plan=None if sizes is None else Plan(length, sizes),
+            plan=None if sizes is None else plan_of(length, sizes),
             impl=impl,
         )
 
@@ -141,10 +152,11 @@ def test_every_dtype_with_float32_state(impl, sizes, dtype):
     assert stream.error() < TOLERANCE[dtype]
 
 
-def test_rows_have_their_own_positions(impl):
+@pytest.mark.parametrize("sizes", [(2, 6, 12), ((2, 4, 12), 4)])
+def test_rows_have_their_own_positions(impl, sizes):
     length = 60
     stream = Stream(2, batch=4, channels=9, groups=3, layers=2, taps=90, total=20 + length)
-    cache = stream.cache(length, (2, 6, 12), impl)
+    cache = stream.cache(length, sizes, impl)
     lengths = [20, 3, 11, 1]
     for i in range(2):
         at = (i, ..., slice(0, 20))
@@ -177,9 +189,10 @@ def test_rows_have_their_own_positions(impl):
         assert relative_error(stream.got[:, b, :, whole], stream.expected[:, b, :, whole]) < 1e-12
 
 
-def test_a_freed_row_starts_anew(impl):
+@pytest.mark.parametrize("sizes", [(2, 6, 12), ((2, 4, 12), 4)])
+def test_a_freed_row_starts_anew(impl, sizes):
     stream = Stream(3, batch=2, channels=4, groups=4, layers=1, taps=40, total=40)
-    cache = stream.cache(40, (2, 8), impl)
+    cache = stream.cache(40, sizes, impl)
     for t in range(13):
         cache.step(stream.u[0, :, :, t])
     cache.reset([1])
@@ -194,9 +207,10 @@ def test_a_freed_row_starts_anew(impl):
     assert relative_error(y, expected[..., -1]) < 1e-12
 
 
-def test_reorder_and_clone(impl):
+@pytest.mark.parametrize("sizes", [(2, 6, 12), ((2, 4, 12), 4)])
+def test_reorder_and_clone(impl, sizes):
     stream = Stream(4, batch=3, channels=4, groups=2, layers=1, taps=64, total=70)
-    cache = stream.cache(60, (2, 4, 8), impl)
+    cache = stream.cache(60, sizes, impl)
     cache.prefill(stream.u[0, :, :, :10])
     for t in range(10, 31):
         cache.step(stream.u[0, :, :, t])
@@ -410,3 +424,37 @@ def test_bad_construction_is_named(change, error, message):
     arguments = {"filters": torch.ones(2, 3), "batch_size": 1, "max_new_tokens": 8, **change}
     with pytest.raises(error, match=message):
         FutureFillCache(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "slack_from"), [((32, 2048, 16384), 2048), ((32, 96, 3 * 1024, 3 * 8192), 96)]
+)
+def test_long_fills_are_cut_into_stages(impl, sizes, slack_from):
+    """Blocks whose transforms are several stages, and that are no powers of two."""
+    if impl == "reference":
+        pytest.skip("plain torch does not cut its fills")
+    length, taken = 60000, 40000
+    torch.manual_seed(0)
+    h = torch.randn(3, length) / length**0.5
+    u = torch.randn(1, 3, length)
+    cache = FutureFillCache(h, 1, length, plan=Plan(length, sizes, slack_from=slack_from))
+    y = torch.empty(length, 1, 3)
+    for t in range(taken):
+        cache.step(u[..., t], out=y[t])
+    # a restored stream continues in the middle of its firings
+    restored = FutureFillCache(h, 1, length, plan=cache.plan)
+    restored.load_state_dict(cache.state_dict())
+    z = torch.empty(length - taken, 1, 3)
+    for t in range(taken, length):
+        cache.step(u[..., t], out=y[t])
+        restored.step(u[..., t], out=z[t - taken])
+    assert torch.equal(z, y[taken:])
+    expected = ff.causal_conv(u.double(), h.double())
+    assert relative_error(y.permute(1, 2, 0), expected) < 1e-6
+
+
+def test_state_of_a_plan_with_slack(impl):
+    plan = Plan(200, (4, 8, 32), slack_from=8)
+    cache = FutureFillCache(torch.randn(24, 200), 2, 200, plan=plan, impl=impl)
+    if impl != "reference":
+        assert cache.nbytes == state_nbytes(plan, cache._state.layout, layers=1, batch_size=2)

@@ -14,9 +14,10 @@ pytestmark = pytest.mark.skipif(
 OPS = torch.ops.futurefill_kernels
 
 
-def _stream(taken: int):
+def _stream(taken: int, slack_from: int | None = None):
     torch.manual_seed(0)
-    cache = FutureFillCache(torch.randn(6, 40), 2, 40, plan=Plan(40, (4, 8)), impl="cpu")
+    plan = Plan(40, (4, 8), slack_from=slack_from)
+    cache = FutureFillCache(torch.randn(6, 40), 2, 40, plan=plan, impl="cpu")
     for _ in range(taken):
         cache.step(torch.randn(2, 6))
     return cache._state
@@ -33,12 +34,16 @@ def _arguments(name: str, state) -> tuple:
             *(state.ring, state.kept, state.spectra, state.positions, None, 40),
             *(*level[:5], bool(level[5])),
         ),
+        "sliced_fill": (
+            *(state.ring, state.kept, state.work, state.spectra, state.positions, None),
+            *(state.slack_levels, 40),
+        ),
     }[name]
 
 
 @pytest.mark.parametrize("name", ops.IN_PLACE)
 def test_opcheck(name):
-    state = _stream(4 if name == "future_fill" else 3)
+    state = _stream(4 if name == "future_fill" else 3, 8 if name == "sliced_fill" else None)
     torch.library.opcheck(getattr(OPS, name).default, _arguments(name, state))
 
 

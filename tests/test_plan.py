@@ -167,6 +167,20 @@ def test_the_planners_choices(length, channels, batch_size, device, sizes):
     assert make_plan(length, channels, batch_size=batch_size, device=info).block_sizes == sizes
 
 
+def test_latency_plans():
+    """Fills due at once stay short, whatever the width; the rest has slack."""
+    plan = make_plan(65536, 1024, device=CPU, objective="latency")
+    assert plan.slack_from is not None
+    assert max(level.block for level in plan.levels if level.steps == 0) <= 128
+    narrow = make_plan(65536, 64, device=CPU, objective="latency")
+    assert narrow.slack_from is not None
+    assert narrow.slack_from > plan.slack_from
+    assert make_plan(16, 8, device=CPU, objective="latency").slack_levels == ()
+    assert make_plan(1, 8, device=CPU, objective="latency").levels == ()
+    with pytest.raises(ValueError, match="'latency' plans for a CPU, got device 'h100'"):
+        make_plan(64, 8, device=DeviceInfo.named("h100"), objective="latency")
+
+
 def test_short_filters_need_no_block_beyond_them():
     """A filter shorter than the stream keeps its last level a sliding window."""
     plan = make_plan(1 << 16, 64, filter_length=1024, device=CPU)

@@ -8,10 +8,12 @@
 
 namespace futurefill {
 
-#define FF_DECLARE(isa)                                       \
-  namespace isa {                                             \
-  void short_range_step(const StepParams&, int64_t, int64_t); \
-  void future_fill(const FillParams&, int64_t, int64_t);      \
+#define FF_DECLARE(isa)                                           \
+  namespace isa {                                                 \
+  void short_range_step(const StepParams&, int64_t, int64_t);     \
+  void future_fill(const FillParams&, int64_t, int64_t);          \
+  int64_t fill_stages(const SliceParams&);                        \
+  void fill_stage(const SliceParams&, int64_t, int64_t, int64_t); \
   }
 
 FF_DECLARE(portable)
@@ -22,7 +24,15 @@ FF_DECLARE(avx512)
 
 namespace {
 
-#define FF_ENGINE(isa, bytes) {#isa, bytes / 4, bytes / 8, isa::short_range_step, isa::future_fill}
+#define FF_ENGINE(isa, bytes) \
+  {                           \
+      #isa,                   \
+      bytes / 4,              \
+      bytes / 8,              \
+      isa::short_range_step,  \
+      isa::future_fill,       \
+      isa::fill_stages,       \
+      isa::fill_stage}
 
 // best first
 const Engine kEngines[] = {

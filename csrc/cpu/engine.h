@@ -51,12 +51,31 @@ struct FillParams {
   bool direct;  // the level's spectra rows hold taps 0 .. (n_spectra + 1) * block - 1 instead
 };
 
+// A firing whose work is cut into stages per job, so that it can be spread over many steps. Rows
+// are at the end of a block of the level; the outputs begin `late` tokens after it.
+struct SliceParams {
+  FillParams fill;
+  void* work;  // (B, side by side, work_rows, 2, W): transforms between stages
+  int64_t side_by_side, work_rows, work_offset;
+  int64_t late, extra;
+
+  // spectrum products of the firing after n blocks
+  int64_t products(int64_t n) const {
+    const int64_t groups = n < extra ? 0 : (n - extra) / fill.radix;
+    const int64_t blocks = n - groups * fill.radix;
+    return blocks < fill.n_spectra ? blocks : fill.n_spectra;
+  }
+};
+
 struct Engine {
   const char* name;
   int lanes32, lanes64;
   void (*short_range_step)(const StepParams&, int64_t tile_begin, int64_t tile_end);
   // jobs are (layer, tile) pairs, layer-major
   void (*future_fill)(const FillParams&, int64_t job_begin, int64_t job_end);
+  // stages 0 .. fill_stages - 1 of a job in order; jobs `side_by_side` apart share work memory
+  int64_t (*fill_stages)(const SliceParams&);
+  void (*fill_stage)(const SliceParams&, int64_t stage, int64_t job_begin, int64_t job_end);
 };
 
 // The best engine this machine runs, or the one FUTUREFILL_CPU_ISA names (avx512, avx2, portable).
