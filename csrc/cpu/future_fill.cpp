@@ -30,6 +30,7 @@ struct RowSpectra {
   int64_t blocks;  // spectra to add: min(i, K)
   int64_t newest;  // slot of X_{i-1}
   bool keep;       // whether a later firing of the group needs X_{i-1}
+  const S* next;   // (2 block, W) inputs and outputs of the next job, or null
 };
 
 // One tile of channels at one level.
@@ -56,7 +57,7 @@ FF_INLINE void multiply(Complex<S> v[kCount], const Fill<S>& f, const RowSpectra
 #pragma GCC unroll 8
   for (int q = 0; q < kCount; ++q) {
     const S* h = first + q * 2 * G;
-    const Vec<S> re = load_filter<S, kShared>(h), im = load_filter<S, kShared>(h + G);
+    const Vec<S> re = once(load_filter<S, kShared>(h)), im = once(load_filter<S, kShared>(h + G));
     if (!kSingle && row.keep) newest[q] = v[q];
     v[q] = {v[q].re * re - v[q].im * im, v[q].im * re + v[q].re * im};
   }
@@ -68,9 +69,9 @@ FF_INLINE void multiply(Complex<S> v[kCount], const Fill<S>& f, const RowSpectra
     const S* h = f.spectra + ((k - 1) * f.n + index) * 2 * G;
 #pragma GCC unroll 8
     for (int q = 0; q < kCount; ++q) {
-      const Complex<S> z = load_complex(x + q * W2);
-      const Vec<S> re = load_filter<S, kShared>(h + 2 * q * G);
-      const Vec<S> im = load_filter<S, kShared>(h + (2 * q + 1) * G);
+      const Complex<S> z = load_once(x + q * W2);
+      const Vec<S> re = once(load_filter<S, kShared>(h + 2 * q * G));
+      const Vec<S> im = once(load_filter<S, kShared>(h + (2 * q + 1) * G));
       v[q].re = v[q].re + z.re * re - z.im * im;
       v[q].im = v[q].im + z.im * re + z.re * im;
     }
@@ -84,6 +85,8 @@ FF_INLINE void multiply(Complex<S> v[kCount], const Fill<S>& f, const RowSpectra
 }
 
 constexpr int64_t kSpectraAhead = 64;  // entries, 8 KiB at 16 lanes
+constexpr int64_t kNextSlots = 2048;   // largest block whose next job's slots a job asks for
+constexpr int kSecondLevel = 2;        // hint of a prefetch that leaves the first-level cache alone
 
 // Ask for the entries of the first spectrum that a later leaf multiplies.
 template <class S, bool kShared>
@@ -93,7 +96,18 @@ FF_INLINE void prefetch_spectra(const Fill<S>& f, int64_t index) {
   const int64_t ahead = index + kSpectraAhead;
   const S* h = ahead < f.n ? f.spectra + ahead * 2 * G : f.next_spectra + (ahead - f.n) * 2 * G;
 #pragma GCC unroll 16
-  for (int64_t k = 0; k < 16 * G; k += kLine) __builtin_prefetch(h + k);
+  for (int64_t k = 0; k < 16 * G; k += kLine) __builtin_prefetch(h + k, 0, kSecondLevel);
+}
+
+// Ask for the slots that the next job reads and adds to: as many bytes as spectrum entries have.
+template <class S>
+FF_INLINE void prefetch_slots(const RowSpectra<S>& row, int64_t index) {
+  constexpr int64_t W2 = 2 * kLanes<S>, kLine = 64 / sizeof(S);
+  if (!row.next) return;
+#pragma GCC unroll 16
+  for (int64_t k = 0; k < 8 * W2; k += kLine) {
+    __builtin_prefetch(row.next + index * W2 + k, 0, kSecondLevel);
+  }
 }
 
 // A node of eight coefficients: split, multiplied and merged in registers.
@@ -103,8 +117,9 @@ FF_INLINE void leaf8(const Fill<S>& f, const RowSpectra<S>& row, S* z, const Twi
   constexpr int64_t W2 = 2 * kLanes<S>;
   Complex<S> v[8];
 #pragma GCC unroll 8
-  for (int q = 0; q < 8; ++q) v[q] = load_complex(z + q * W2);
+  for (int q = 0; q < 8; ++q) v[q] = load_once(z + q * W2);
   if (kSingle) prefetch_spectra<S, kShared>(f, index);
+  prefetch_slots(row, index);
   split8(v, t);
   if constexpr (kSingle) {
     multiply<S, kShared, true, 8>(v, f, row, index);
@@ -243,6 +258,7 @@ void fill_rows(const FillParams& a, int64_t job, int64_t next, int64_t begin, in
     row.blocks = i < a.n_spectra ? i : a.n_spectra;
     row.keep = f.kept_slots && i < a.radix - 1;
     row.newest = f.kept_slots ? (i - 1) % f.kept_slots : 0;
+    row.next = a.block == n && n <= kNextSlots ? slot_of<S>(a, next, at) - n * W : nullptr;
     const S* inputs = slot(r) - a.block * W;
     if (n != a.block) {
       for (int64_t m = 0; m < a.block * W; ++m) padded[m] = inputs[m];

@@ -70,6 +70,21 @@ FF_INLINE Complex<S> load_complex(const S* p) {
   return {load(p), load(p + kLanes<S>)};
 }
 
+// v, not read from memory again: the compiler would rather load twice than keep what two operations
+// need, and loads are as scarce as multiplications.
+template <class V>
+FF_INLINE V once(V v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#endif
+  return v;
+}
+
+template <class S>
+FF_INLINE Complex<S> load_once(const S* p) {
+  return {once(load(p)), once(load(p + kLanes<S>))};
+}
+
 template <class S>
 FF_INLINE void store_complex(S* p, Complex<S> z) {
   store(p, z.re);

@@ -91,7 +91,7 @@ FF_INLINE void split_node(S* z, int64_t m, const Twiddle<S>& node) {
   for (S* end = z + child; z < end; z += 2 * kLanes<S>) {
     Complex<S> v[8];
 #pragma GCC unroll 8
-    for (int q = 0; q < 8; ++q) v[q] = load_complex(z + q * child);
+    for (int q = 0; q < 8; ++q) v[q] = load_once(z + q * child);
     split8(v, t);
 #pragma GCC unroll 8
     for (int q = 0; q < 8; ++q) store_complex(z + q * child, v[q]);
@@ -105,7 +105,7 @@ FF_INLINE void merge_node(S* z, int64_t m, const Twiddle<S>& node) {
   for (S* end = z + child; z < end; z += 2 * kLanes<S>) {
     Complex<S> v[8];
 #pragma GCC unroll 8
-    for (int q = 0; q < 8; ++q) v[q] = load_complex(z + q * child);
+    for (int q = 0; q < 8; ++q) v[q] = load_once(z + q * child);
     merge8(v, t);
 #pragma GCC unroll 8
     for (int q = 0; q < 8; ++q) store_complex(z + q * child, v[q]);
@@ -180,7 +180,7 @@ FF_INLINE void merge_root(const S* z, S* out, const S* tail, int64_t n, int64_t 
     Complex<S> v[kRadix];
     prefetch_column<S, kRadix>(out, tail, j, part);
 #pragma GCC unroll 8
-    for (int q = 0; q < kRadix; ++q) v[q] = load_complex(z + q * child + j * 2 * W);
+    for (int q = 0; q < kRadix; ++q) v[q] = load_once(z + q * child + j * 2 * W);
     if constexpr (kRadix == 8) {
       merge2(v[0], v[1], t.re3, t.im3);
       merge2_i(v[2], v[3], t.re3, t.im3);
