@@ -5,30 +5,11 @@ they live in. Times are per token and channel.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 
 from .device import DeviceInfo
-
-
-@dataclass(frozen=True)
-class Stream:
-    """What is streamed: ``batch_size`` rows of ``channels`` through ``groups`` filters a layer.
-
-    itemsize: bytes of a state entry, 4 or 8.
-    """
-
-    length: int
-    filter_length: int
-    channels: int
-    batch_size: int
-    layers: int
-    groups: int
-    itemsize: int = 4
-
-    @property
-    def rows_per_filter(self) -> float:
-        """Channels over all batch rows that read one filter row."""
-        return self.batch_size * self.channels / self.groups
+from .plan import Plan
+from .search import Stream, cheapest_block_sizes
 
 
 @dataclass(frozen=True)
@@ -109,29 +90,12 @@ def short_range_ns(rates: CpuRates, block: int, taps: int) -> float:
 
 
 @lru_cache(maxsize=256)
-def cheapest_block_sizes(stream: Stream, rates: CpuRates) -> tuple[int, ...]:
-    """Block sizes of the cheapest plan: a level's cost depends only on its block and radix, so the
-    best levels above a block size are found once for each block size.
-    """
-    length = stream.length
-
-    @cache
-    def above(block: int) -> tuple[float, tuple[int, ...]]:
-        """Least cost of all levels from ``block`` up, and their block sizes."""
-        if block >= length:
-            return 0.0, ()
-        options: list[tuple[float, tuple[int, ...]]]
-        options = [(level_ns(stream, rates, block, -(-length // block)), (block,))]
-        radix = 2
-        while block * radix < length:
-            cost, sizes = above(block * radix)
-            options.append((cost + level_ns(stream, rates, block, radix), (block, *sizes)))
-            radix *= 2
-        return min(options)
-
-    starts = [1 << k for k in range(2, 9) if 1 << k < length]
-    choices = [
-        (short_range_ns(rates, t, stream.filter_length) + above(t)[0], above(t)[1]) for t in starts
-    ]
-    choices.append((short_range_ns(rates, length, stream.filter_length), (length,)))
-    return min(choices)[1]
+def cheapest_plan(stream: Stream, rates: CpuRates) -> Plan:
+    """The plan with the least modelled time per token."""
+    sizes = cheapest_block_sizes(
+        stream.length,
+        [1 << k for k in range(2, 9)],
+        lambda block: short_range_ns(rates, block, stream.filter_length),
+        lambda block, radix: level_ns(stream, rates, block, radix),
+    )
+    return Plan(stream.length, sizes, stream.filter_length)

@@ -60,6 +60,11 @@ class DeviceInfo:
             raise ValueError(f"unknown device name {name!r}; expected one of {known}") from None
 
     @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names that ``named`` knows."""
+        return tuple(_NAMED)
+
+    @classmethod
     def of(cls, device: torch.device | str | DeviceInfo) -> DeviceInfo:
         """The record of a device of this machine.
 

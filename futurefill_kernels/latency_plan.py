@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .cpu_cost import CpuRates, Stream, level_ns
+from .cpu_cost import CpuRates, level_ns
 from .plan import Plan
+from .search import Stream
 
 #: A fill that is due at once may take this long.
 LONGEST_FILL_NS = 1e5

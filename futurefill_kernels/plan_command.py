@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from . import plan_table
 from .device import DeviceInfo
 from .plan import Plan
 from .planner import OBJECTIVES, make_plan
@@ -17,7 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--groups", type=int, default=None, help="filter rows; channels if unset")
     parser.add_argument("--filter-length", type=int, default=None, help="taps; length if unset")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, or a name such as h100")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda, a name such as h100, or with --table all"
+    )
+    parser.add_argument(
+        "--table", action="store_true", help="a Markdown page of choices for GPUs (--device)"
+    )
     parser.add_argument("--objective", choices=OBJECTIVES, default=OBJECTIVES[0])
     parser.add_argument(
         "--block-sizes", default=None, help="explain these instead, for example 32,256,4096"
@@ -26,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the plan of ``args``."""
+    if args.table or args.device == "all":
+        if not args.table:
+            raise ValueError("--device all needs --table")
+        names = DeviceInfo.names() if args.device == "all" else (args.device,)
+        print(plan_table.table(tuple(DeviceInfo.named(name) for name in names)), end="")
+        return
     if args.block_sizes is not None:
         sizes = tuple(int(size) for size in args.block_sizes.split(","))
         print(Plan(args.length, sizes, args.filter_length).explain())

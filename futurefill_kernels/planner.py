@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from . import cpu_cost, gpu_cost
 from .checks import check_dtype
-from .cpu_cost import CpuRates, Stream, cheapest_block_sizes
 from .device import DeviceInfo
 from .latency_plan import latency_plan
 from .plan import Plan
+from .search import Stream
 
 OBJECTIVES = ("throughput", "latency")
 
@@ -32,7 +33,8 @@ def make_plan(
     needs no such device. objective: "throughput", the least total time; "latency", no slow steps,
     on a CPU: large fills are spread over many steps. filter_length: taps that
     may be non-zero, default ``length``. Pure arithmetic, no tensor is touched. Raises ValueError or
-    TypeError for arguments out of range.
+    TypeError for arguments out of range, and ValueError, with the bytes needed and with what would
+    fit, when no plan fits the memory of a GPU.
     """
     groups = channels if groups is None else groups
     taps = length if filter_length is None else filter_length
@@ -49,9 +51,12 @@ def make_plan(
         raise ValueError(f"expected objective to be one of {OBJECTIVES}, got {objective!r}")
     check_dtype(dtype)
     info = DeviceInfo.of(device)
-    stream = Stream(length, min(taps, length), channels, batch_size, layers, groups, dtype.itemsize)
+    itemsize = 8 if dtype == torch.float64 else 4  # of the state
+    stream = Stream(length, min(taps, length), channels, batch_size, layers, groups, itemsize)
     if objective == "latency":
         if info.kind != "cpu":
             raise ValueError(f"objective='latency' plans for a CPU, got device {info.name!r}")
-        return latency_plan(stream, CpuRates.of(info))
-    return Plan(length, cheapest_block_sizes(stream, CpuRates.of(info)), taps)
+        return latency_plan(stream, cpu_cost.CpuRates.of(info))
+    if info.kind == "cuda":
+        return gpu_cost.cheapest_plan(stream, info)
+    return cpu_cost.cheapest_plan(stream, cpu_cost.CpuRates.of(info))
