@@ -40,6 +40,13 @@ plus its launch. So
   tried, and where none fits, `make_plan` refuses and names what does. Spectra take `8 L` bytes per
   filter row in every plan, so what helps is fewer filter rows (`groups`), shorter filters, fewer
   rows or layers.
+
+```python
+import futurefill_kernels as ff
+
+plan = ff.make_plan(65536, 1024, layers=24, device=ff.DeviceInfo.named("h100"))
+print(plan.explain())
+```
 """
 
 
