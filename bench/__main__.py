@@ -29,6 +29,7 @@ BENCHES = {
     "paper": ("paper", "the published experiments beside their published figures"),
     "latency": ("latency", "the slowest steps: objective='latency' against 'throughput'"),
     "memory": ("memory", "bytes of state after prompts of different length"),
+    "gpu-counters": ("gpu_counters", "counts of the GPU kernels in a PTX emulator"),
 }
 
 DTYPES = {

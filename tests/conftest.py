@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -35,6 +37,12 @@ def impl(request: pytest.FixtureRequest) -> str:
     if reasons:
         pytest.skip(f"{request.param}: {'; '.join(reasons)}")
     return request.param
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_triton_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compiled kernels go to a temporary folder, unless a folder was named."""
+    os.environ.setdefault("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
 
 
 @pytest.fixture(autouse=True)

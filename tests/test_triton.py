@@ -53,9 +53,9 @@ def test_step_configuration(device, block, channels, rows, expected):
     [
         (1, FillConfig(1, 32, 1, 128)),
         (8, FillConfig(1, 32, 1, 128)),
-        (16, FillConfig(1, 32, 4, 128)),
-        (32, FillConfig(1, 32, 4, 128)),
-        (64, FillConfig(1, 16, 4, 128)),
+        (16, FillConfig(1, 8, 1, 128)),
+        (32, FillConfig(1, 8, 1, 128)),
+        (64, FillConfig(1, 8, 2, 128)),
         (128, FillConfig(1, 8, 4, 128)),
         (256, FillConfig(1, 8, 8, 128)),
         (512, FillConfig(2, 8, 8, 160)),

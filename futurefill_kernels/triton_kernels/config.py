@@ -42,13 +42,16 @@ class FillConfig:
         return 4 * self.channels * transform // self.residues * (1 if self.residues == 1 else 2)
 
 
-# Counted on compiled kernels: 8 values of a tile per thread keep a tree below 128 registers, and
-# fewer channels than 8 would split sectors. The accumulator of all residues takes 16 registers per
-# residue more.
+# Counted on compiled kernels (python -m bench gpu-counters): 8 values of a tile per thread keep a
+# tree below 128 registers, fewer channels than 8 would split sectors, and more would send more of
+# the tree's layout changes through shared memory (0.88 wavefronts per value with 32 channels and
+# block 16, 0.38 with 8) and leave more SMs without a program. The accumulator of all residues takes
+# 8 registers per residue more. Blocks up to 8 fill a warp with channels.
 _FILL = {
     8: FillConfig(1, 32, 1, 128),
-    32: FillConfig(1, 32, 4, 128),
-    64: FillConfig(1, 16, 4, 128),
+    16: FillConfig(1, 8, 1, 128),
+    32: FillConfig(1, 8, 1, 128),
+    64: FillConfig(1, 8, 2, 128),
     128: FillConfig(1, 8, 4, 128),
     256: FillConfig(1, 8, 8, 128),
     512: FillConfig(2, 8, 8, 160),

@@ -1,0 +1,67 @@
+"""Cases whose counts are reported for every GPU implementation, and what they must move."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class FillCase:
+    """Firing ``index`` of a group of ``radix`` blocks."""
+
+    block: int
+    channels: int
+    batch: int
+    index: int
+    radix: int
+
+    @property
+    def compulsory(self) -> int:
+        """Bytes any implementation moves: inputs, filter spectra, kept spectra, pending twice."""
+        rows = self.batch * self.channels * self.block
+        kept = self.index - 1 + (self.radix > self.index + 1)
+        return rows * (4 + 8 + 8 * kept) + 8 * self.block * self.channels * self.index
+
+    @property
+    def nominal_flops(self) -> float:
+        """Two complex transforms at 5 n log2 n, the products and the additions."""
+        n, i = self.block, self.index
+        per_channel = 10 * n * math.log2(n) + 6 * n * i + 2 * n * (i - 1) + n
+        return per_channel * self.batch * self.channels
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """One token of one layer, the last one, at ``position`` in every row; no gates, no skip."""
+
+    block: int
+    channels: int
+    batch: int
+    position: int
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def compulsory(self) -> int:
+        """Bytes any implementation moves: u, y, ring slots of the block, taps."""
+        taken = self.position % self.block
+        row = 4 * taken + 8 + 2 * self.dtype.itemsize
+        return self.channels * (self.batch * row + 4 * (taken + 1)) + 16 * self.batch
+
+
+BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048)
+FILL_CASES = (
+    *(FillCase(block, 1024, 1, 1, 2) for block in BLOCKS),
+    *(FillCase(block, 256, 1, 16, 17) for block in (16, 64, 256)),
+    *(FillCase(block, 64, 8, 1, 2) for block in BLOCKS),
+)
+STEP_CASES = (
+    *(StepCase(64, 1024, 1, 64 + k) for k in (0, 32, 63)),
+    StepCase(64, 1024, 1, 96, torch.bfloat16),
+    StepCase(64, 1000, 1, 96),
+    StepCase(64, 1000, 1, 96, torch.bfloat16),
+    *(StepCase(64, 1024, 8, 64 + k) for k in (0, 32, 63)),
+    *(StepCase(16, 1024, batch, 24) for batch in (1, 8)),
+)

@@ -1,0 +1,179 @@
+"""Counters of the Triton kernels: one launch in the PTX emulator, checked against float64.
+
+`CASES` names them; `rows(...)` is what `python -m bench gpu-counters` and docs/kernels.md show.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from futurefill_kernels import DeviceInfo, Plan, triton_ops
+from futurefill_kernels.functional import conv_range
+from futurefill_kernels.state import StreamState, allocate
+from futurefill_kernels.triton_kernels.config import fill_config
+from futurefill_kernels.triton_kernels.launch import FillLevel, Launch, fill_launch, step_launch
+
+from . import emulator
+from .gpu_cases import FillCase, StepCase
+from .triton_compile import CAPABILITIES, Resources, resources
+
+
+@dataclass
+class Counters:
+    """Counts of one launch. Ratios as named; instructions per warp (step) or per T and channel."""
+
+    error: float
+    registers: int
+    shared_bytes: int
+    coalescing: float  # sectors / ideal sectors of the requests
+    distinct: float  # distinct bytes / compulsory bytes
+    traffic: float  # 32 bytes per sector / compulsory bytes
+    conflicts: float  # shared-memory wavefronts / ideal
+    wavefronts: float  # of shared memory, per program
+    instructions: float
+    operations: float  # fp32 operations / nominal
+    compulsory: int
+    flops: int
+    bound: str  # what binds on an H100, from counts alone
+
+
+def _state(plan: Plan, channels: int, batch: int, layers: int) -> tuple[StreamState, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(channels, plan.filter_length, generator=generator)
+    layout = triton_ops.make_layout(channels, channels, torch.float32, plan)
+    state = allocate(plan, layout, triton_ops.make_spectra, [h] * layers, batch, None)
+    state.ring[..., :channels].normal_(generator=generator)
+    return state, h
+
+
+def _emulate(launch: Launch, capability: int, checks: bool) -> Any:
+    ptxemu = emulator.load()
+    return ptxemu.run_triton(
+        launch.kernel, launch.grid, *launch.arguments, **launch.constants, **launch.options,
+        arch=capability, racecheck=checks, initcheck=checks, threads=1,
+    )  # fmt: skip
+
+
+def fill_of(case: FillCase) -> tuple[StreamState, torch.Tensor, Callable[[], Launch]]:
+    """State, filters (D, L), and the launch at the state's positions."""
+    plan = Plan(case.block * case.radix, (case.block,))
+    state, h = _state(plan, case.channels, case.batch, 1)
+    level = plan.levels[0]
+    numbers = FillLevel(
+        plan.length, level.block, level.transform, level.radix, level.n_spectra, level.kept, 0, 0
+    )
+    config = fill_config(level.transform, DeviceInfo.named("a100"))
+    assert config is not None
+
+    def launch() -> Launch:
+        return fill_launch(
+            state.ring, state.kept, state.spectra, state.positions, None, numbers, case.channels,
+            case.channels, config,
+        )  # fmt: skip
+
+    return state, h, launch
+
+
+def count_fill(case: FillCase, capability: int = 80, checks: bool = False) -> Counters:
+    """Counters of firing ``case.index`` after the ones before it, and its error."""
+    state, h, launch = fill_of(case)
+    clean = state.ring.clone()
+    for i in range(1, case.index + 1):
+        state.positions.fill_(i * case.block)
+        state.ring.copy_(clean)
+        stats = _emulate(launch(), capability, checks)
+    start, stop = case.index * case.block, (case.index + 1) * case.block
+    u = clean[:, :, 0, :start, : case.channels].transpose(-1, -2)[0]
+    before = clean[0, :, 0, start:stop, : case.channels].double().mT
+    expected = before + conv_range(u, h.double(), start, stop)
+    got = state.ring[0, :, 0, start:stop, : case.channels].double().mT
+    return _counters(
+        stats, got, expected, case.compulsory, case.nominal_flops,
+        stats.total_thread_insts / (case.block * case.channels * case.batch),
+    )  # fmt: skip
+
+
+def count_step(case: StepCase, capability: int = 80, checks: bool = False) -> Counters:
+    """Counters of one step at ``case.position`` in every row, and its error in float64."""
+    plan = Plan(4 * case.block, (case.block,))
+    state, h = _state(plan, case.channels, case.batch, 1)
+    state.positions.fill_(case.position)
+    generator = torch.Generator().manual_seed(1)
+    u = torch.randn(case.batch, case.channels, generator=generator).to(case.dtype)
+    y = torch.full_like(u, float("nan"))
+    taken = case.position % case.block
+    near = state.ring[0, :, 0, case.position - taken : case.position, : case.channels].double()
+    expected = state.ring[0, :, 0, case.position, : case.channels].double() + u.double() * h[:, 0]
+    expected += (near.flip(1) * h[:, 1 : taken + 1].double().T).sum(1)
+    launch = step_launch(
+        u, None, None, y, state.ring, state.taps, None, state.positions, None, 0, True,
+        case.channels, DeviceInfo.named("h100"),
+    )  # fmt: skip
+    stats = _emulate(launch, capability, checks)
+    assert state.positions.tolist() == [case.position + 1] * case.batch
+    programs = math.prod(launch.grid) * launch.options["num_warps"]
+    nominal = (2 * (taken + 1)) * case.batch * case.channels
+    return _counters(
+        stats, y, expected, case.compulsory, nominal, stats.total_warp_insts / programs
+    )
+
+
+def _counters(
+    stats: Any,
+    got: torch.Tensor,
+    expected: torch.Tensor,
+    compulsory: int,
+    nominal: float,
+    instructions: float,
+) -> Counters:
+    ptxemu = emulator.load()
+    bound = ptxemu.estimate(stats, "h100", registers=stats.registers).bound
+    programs = math.prod(stats.grid)
+    return Counters(
+        error=((got.double() - expected).norm() / expected.norm()).item(),
+        registers=stats.registers,
+        shared_bytes=stats.shared_bytes,
+        coalescing=stats.sectors / sum(stats.global_ideal_sectors.values()),
+        distinct=(stats.bytes_read + stats.bytes_written) / compulsory,
+        traffic=32 * stats.sectors / compulsory,
+        conflicts=stats.shared_wavefronts / max(1, stats.shared_ideal_wavefronts),
+        wavefronts=stats.shared_wavefronts / programs,
+        instructions=instructions,
+        operations=stats.total_flops / nominal,
+        compulsory=compulsory,
+        flops=stats.total_flops,
+        bound=bound,
+    )
+
+
+def shipped_launches() -> Iterator[tuple[str, Launch]]:
+    """Every configuration that impl="triton" launches for the named devices, smallest first."""
+    for block in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048):
+        _, _, launch = fill_of(FillCase(block, 32, 1, 1, 2))
+        yield f"future_fill, block {block}", launch()
+    info = DeviceInfo.named("a100")
+    for batch, channels, block, dtype in (
+        (1, 1024, 16, torch.float32), (1, 1024, 64, torch.float32), (1, 1024, 64, torch.bfloat16),
+        (2, 1024, 64, torch.float32), (8, 1024, 64, torch.float32), (8, 1000, 64, torch.bfloat16),
+        (1, 1024, 256, torch.float32), (8, 1024, 256, torch.float32),
+    ):  # fmt: skip
+        state, _ = _state(Plan(2 * block, (block,)), channels, batch, 1)
+        u = torch.zeros(batch, channels, dtype=dtype)
+        launch = step_launch(
+            u, u, u, u, state.ring, state.taps, state.taps[:, 0, 0], state.positions, None, 0,
+            True, channels, info,
+        )  # fmt: skip
+        name = f"short_range_step, B={batch} D={channels} T_0={block} {str(dtype)[6:]}"
+        yield f"{name}, {launch.constants['ROWS']} rows a program", launch
+
+
+def resource_rows() -> Iterator[tuple[str, int, Resources]]:
+    """Name, capability and resources of every shipped configuration, compiled on this machine."""
+    for name, launch in shipped_launches():
+        for capability in CAPABILITIES:
+            yield name, capability, resources(launch, capability)

@@ -1,0 +1,265 @@
+"""Compiled Triton kernels: resources on four targets, and runs in a PTX emulator.
+
+Nothing here needs a GPU. Compiling needs Triton, running the emulator that FUTUREFILL_PTXEMU names.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+import torch
+from conftest import TOLERANCE, relative_error
+
+import futurefill_kernels as ff
+from bench import emulator
+from bench.gpu_cases import BLOCKS, FillCase, StepCase
+from futurefill_kernels import DeviceInfo, Plan, triton_ops
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+if "TRITON_INTERPRET" in os.environ:
+    pytest.skip("TRITON_INTERPRET is set: nothing is compiled", allow_module_level=True)
+
+from bench import triton_compile, triton_counters
+from futurefill_kernels.triton_kernels import launch as launches
+
+needs_emulator = pytest.mark.skipif(
+    emulator.unavailable() is not None, reason=str(emulator.unavailable())
+)
+DEVICES = {80: "a100", 90: "h100", 100: "b200", 120: "rtx4090"}
+REGISTERS = {512: 160, 1024: 200, 2048: 255}
+
+
+def check_resources(launch, capability: int, registers: int) -> None:
+    used = triton_compile.resources(launch, capability)
+    print(used)
+    info = DeviceInfo.named(DEVICES[capability])
+    assert used.stack == 0, "registers were spilled"
+    assert used.registers <= registers
+    assert used.shared <= 16 << 10 <= info.shared_per_block
+
+
+@pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
+@pytest.mark.parametrize("block", [16, 256, 2048])
+def test_fill_compiles_without_spills(block, capability):
+    _, _, launch = triton_counters.fill_of(FillCase(block, 32, 1, 1, 2))
+    check_resources(launch(), capability, REGISTERS.get(block, 128))
+
+
+def step_launch(batch, channels, block, dtype, gates=True, rows=None):
+    plan = Plan(2 * block, (block,))
+    state, _ = triton_counters._state(plan, channels, batch, 1)
+    u = torch.zeros(batch if rows is None else len(rows), channels, dtype=dtype)
+    gate, skip = (u, state.taps[:, 0, 0]) if gates else (None, None)
+    return launches.step_launch(
+        *(u, gate, gate, u, state.ring, state.taps, skip, state.positions, rows, 0, True),
+        *(channels, DeviceInfo.named("h100")),
+    )
+
+
+@pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
+@pytest.mark.parametrize("batch", [1, 8])
+def test_step_compiles_without_spills(batch, capability):
+    check_resources(step_launch(batch, 1024, 64, torch.float32, gates=False), capability, 96)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
+def test_every_configuration_compiles_without_spills(capability):
+    """Also with groups, listed rows, ragged blocks, gates, other dtypes; spectrum products."""
+    limits = {f"future_fill, block {block}": limit for block, limit in REGISTERS.items()}
+    for name, launch in triton_counters.shipped_launches():
+        check_resources(launch, capability, limits.get(name, 128))
+    rows = torch.arange(4)
+    for block, groups in ((3, 8), (24, 16), (100, 4), (200, 32), (400, 8), (1000, 16), (2000, 8)):
+        plan = Plan(3 * block, (block,))
+        layout = triton_ops.make_layout(32, groups, torch.float32, plan)
+        state = ff.state.allocate(
+            plan, layout, triton_ops.make_spectra, [torch.ones(groups, 3 * block)], 4, None
+        )
+        level = plan.levels[0]
+        numbers = launches.FillLevel(
+            *(plan.length, block, level.transform, 3, level.n_spectra, level.kept, 0, 0)
+        )
+        config = launches.fill_config(level.transform, DeviceInfo.named("a100"))
+        for some in (None, rows):
+            launch = launches.fill_launch(
+                *(state.ring, state.kept, state.spectra, state.positions, some, numbers, 32),
+                *(groups, config),
+            )
+            check_resources(launch, capability, REGISTERS.get(level.transform, 128))
+        values = torch.zeros(4, level.transform, 32, 2)
+        launch = launches.multiply_launch(
+            *(values, state.kept, state.spectra, state.positions, rows, numbers, 0, 0, 1)
+        )
+        check_resources(launch, capability, 128)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for batch, channels, block in ((1, 7, 1), (2, 1000, 24), (4, 4096, 96), (8, 1024, 256)):
+            some = torch.arange(batch) if batch > 2 else None
+            check_resources(step_launch(batch, channels, block, dtype, rows=some), capability, 128)
+
+
+# Limits a little above what was counted. The traffic is that of sectors without any cache: 5/3 of
+# the filter spectra's and, from 128 on, of the twiddles' comes from there at B=8.
+TRAFFIC = {16: 1.32, 32: 1.29, 64: 1.39, 128: 1.49, 256: 1.59, 512: 1.61, 1024: 1.61, 2048: 1.63}
+INSTRUCTIONS = {16: 131, 32: 118, 64: 138, 128: 158, 256: 178, 512: 185, 1024: 193, 2048: 220}
+OPERATIONS = {512: 1.05, 1024: 1.1, 2048: 1.28}
+
+
+def check_fill(found: triton_counters.Counters, block: int) -> None:
+    print(found)
+    assert found.error <= 2e-7
+    assert found.coalescing == 1
+    assert found.distinct <= 1.01
+    assert found.conflicts <= 1.001
+    assert found.operations <= OPERATIONS.get(block, 1)
+    assert found.shared_bytes <= 16 << 10
+
+
+@needs_emulator
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_fill_counters(block, capability):
+    """The first firing at B=1 with races and uninitialised reads checked."""
+    found = triton_counters.count_fill(FillCase(block, 128, 1, 1, 2), capability, checks=True)
+    check_fill(found, block)
+    assert found.traffic <= TRAFFIC[block]
+    assert found.instructions <= INSTRUCTIONS[block]
+
+
+@needs_emulator
+@pytest.mark.parametrize("block", [16, 64, 512])
+def test_fill_counters_of_a_late_block(block):
+    """Sixteen products: the kept spectra are read once, and little else is added."""
+    found = triton_counters.count_fill(FillCase(block, 128, 1, 16, 18), 80, checks=True)
+    check_fill(found, block)
+    assert found.traffic <= 1.06
+    assert found.instructions <= INSTRUCTIONS[block] + 15 * 17
+
+
+@needs_emulator
+@pytest.mark.parametrize("block", BLOCKS)
+def test_fill_counters_of_a_batch(block):
+    found = triton_counters.count_fill(FillCase(block, 64, 8, 1, 2))
+    check_fill(found, block)
+    assert found.traffic <= (2.13 if block <= 64 else 2.51)
+
+
+@needs_emulator
+@pytest.mark.parametrize("block", [16, 64, 256, 1024])
+def test_memory_binds_a_fill_on_an_h100(block):
+    assert triton_counters.count_fill(FillCase(block, 1024, 1, 1, 2), 90).bound == "DRAM"
+
+
+@needs_emulator
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("position", [64, 96, 127])
+@pytest.mark.parametrize("batch", [1, 8])
+def test_step_counters(batch, position, capability):
+    """The start, the middle and the end of a block."""
+    found = triton_counters.count_step(StepCase(64, 1024, batch, position), capability, checks=True)
+    print(found)
+    assert found.error <= 1e-7
+    assert found.registers <= 96
+    assert found.coalescing == 1
+    assert found.distinct <= 1.001
+    assert found.traffic <= (1.12 if batch == 8 else 1.41 if position == 64 else 1.03)
+    assert found.wavefronts <= (36 if batch == 8 else 5)
+    assert found.instructions <= (580 if batch == 8 else 275)  # 4 rows, 1 row
+
+
+@needs_emulator
+@pytest.mark.parametrize("channels", [1000, 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_step_counters_of_other_inputs(channels, dtype):
+    found = triton_counters.count_step(StepCase(64, channels, 1, 96, dtype), checks=True)
+    assert found.error <= (1e-7 if dtype == torch.float32 else 2e-3)
+    assert found.coalescing == 1
+    assert found.distinct <= 1.001
+    assert found.traffic <= 1.09
+    assert found.instructions <= 295
+
+
+@pytest.fixture(params=[80, 90])
+def emulated(request, monkeypatch):
+    """impl="triton" on CPU tensors, its launches compiled and run in the emulator."""
+    # programs hand the position over through an atomic, which the check between blocks cannot see
+    ptxemu = emulator.load()
+    names: list[str] = []
+
+    def run(self) -> None:
+        names.append(self.kernel.__name__)
+        ptxemu.run_triton(
+            self.kernel, self.grid, *self.arguments, **self.constants, **self.options,
+            arch=request.param, racecheck="shared", initcheck=True, threads=1,
+        )  # fmt: skip
+
+    monkeypatch.setattr(launches.Launch, "run", run)
+    monkeypatch.setattr(triton_ops, "_interpreted", lambda: True)
+    return names
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    ("plan", "channels", "groups", "batch", "dtype"),
+    [
+        (Plan(75, (4, 16, 32), 50), 33, 11, 3, torch.float32),
+        (Plan(64, (3, 6, 24)), 7, 7, 2, torch.bfloat16),
+        (Plan(40, (1, 2, 4, 8)), 1, 1, 1, torch.float32),
+        (Plan(150, (64,)), 40, 2, 5, torch.float16),
+    ],
+    ids=str,
+)
+def test_stream_in_the_emulator(emulated, plan, channels, groups, batch, dtype):
+    """Steps of rows at their own positions, with padding, gates and skip."""
+    torch.manual_seed(0)
+    h = torch.randn(2, groups, plan.filter_length)
+    caches = [
+        ff.FutureFillCache(
+            list(h), batch, plan.length, channels=channels, plan=plan, impl=impl, dtype=dtype,
+            skip=torch.ones(channels),
+        )
+        for impl in ("triton", "reference")
+    ]  # fmt: skip
+    outputs = []
+    for t in range(plan.length):
+        rows = None if batch == 1 or t % 3 else [*range(1, batch), -1]
+        for layer in range(2):
+            u, pre, post = torch.randn(3, batch, channels).to(dtype)
+            outputs.append([c.step(u, layer, pre=pre, post=post, rows=rows) for c in caches])
+    got, expected = (torch.stack(y) for y in zip(*outputs, strict=True))
+    assert relative_error(got, expected) < TOLERANCE[dtype]
+    assert {"short_range_step_kernel", "future_fill_kernel"} == set(emulated)
+
+
+@needs_emulator
+def test_a_level_through_fft_in_the_emulator(emulated):
+    plan = Plan(2200 * 3 - 100, (2200,), 5000)
+    torch.manual_seed(0)
+    h = torch.randn(3, plan.filter_length)
+    caches = [
+        ff.FutureFillCache(h, 2, plan.length, channels=6, plan=plan, impl=impl)
+        for impl in ("triton", "reference")
+    ]
+    values = torch.randn(1, 2, 1, plan.length, 6)
+    for cache in caches:
+        cache._state.ring[..., :6] = values
+    for blocks in (1, 2):
+        for cache in caches:
+            cache._state.positions.copy_(torch.tensor([2200 * blocks, 2200]))
+            cache._implementation.fill(cache._state, plan.levels[0], None)
+        assert relative_error(caches[0]._state.ring[..., :6], caches[1]._state.ring) < 4e-7
+    assert set(emulated) == {"multiply_accumulate_kernel"}
+
+
+@needs_emulator
+def test_decode_in_the_emulator(emulated):
+    model = ff.nn.load_model()
+    prompt = torch.tensor([list(b"import os\n"), list(b"def mean(v")])
+    got, expected = (
+        ff.decode(model, prompt, 40, plan=Plan(40, (4, 8)), impl=impl)
+        for impl in ("triton", "reference")
+    )
+    assert torch.equal(got, expected)
