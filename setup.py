@@ -30,10 +30,17 @@ from setuptools.command.build_py import build_py
 PACKAGE = "futurefill_kernels"
 THIS = Path(__file__)
 ROOT = THIS.parent
-SOURCES = ["csrc/ops.cpp", "csrc/ops_cpu.cpp", "csrc/ops_slack.cpp", "csrc/parallel.cpp"]
+SOURCES = [
+    "csrc/ops.cpp",
+    "csrc/ops_cpu.cpp",
+    "csrc/ops_slack.cpp",
+    "csrc/ops_offline.cpp",
+    "csrc/parallel.cpp",
+]
 SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp"]
 # compiled once for every instruction set, with its flags
 KERNELS = ["csrc/cpu/short_range_step.cpp", "csrc/cpu/future_fill.cpp"]
+KERNELS += ["csrc/cpu/offline_conv.cpp"]
 ISA_FLAGS = {
     "portable": ["-DFF_VECTOR_BYTES=16"],
     "avx2": ["-DFF_VECTOR_BYTES=32", "-mavx2", "-mfma"],

@@ -42,6 +42,8 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   m.def(
       "sliced_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor(c!) work, Tensor spectra, "
       "Tensor positions, Tensor? rows, Tensor levels, int length, int begin=-1, int end=-1) -> ()");
+  // outputs start .. stop-1 of whole sequences. u (B, D, P), h (G, L), y (B, D, stop - start)
+  m.def("offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block) -> ()");
   // instruction set of the CPU engine and its lanes for float32 and float64 state
   m.def("cpu_lanes(bool float64) -> int");
   m.def("cpu_isa() -> str");

@@ -83,4 +83,11 @@ void run_fill_stage(const SliceParams& params, int64_t stage, int64_t job_begin,
          });
 }
 
+void run_conv_jobs(const ConvParams& params) {
+  const Engine& e = engine();
+  const int64_t lanes = params.type == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
+  spread((params.channels + lanes - 1) / lanes, params.batch * lanes * params.length * 8,
+         [&](int64_t begin, int64_t end) { e.offline_conv(params, begin, end); });
+}
+
 }  // namespace futurefill

@@ -13,5 +13,7 @@ void run_step_jobs(const StepParams& params);
 void run_fill_jobs(const FillParams& params);
 // one stage of jobs that lie side by side
 void run_fill_stage(const SliceParams& params, int64_t stage, int64_t job_begin, int64_t job_end);
+// jobs are tiles of channels
+void run_conv_jobs(const ConvParams& params);
 
 }  // namespace futurefill

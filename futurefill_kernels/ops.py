@@ -9,7 +9,7 @@ import torch
 
 from . import _extension
 
-IN_PLACE = ("short_range_step", "future_fill", "step", "sliced_fill")
+IN_PLACE = ("short_range_step", "future_fill", "step", "sliced_fill", "offline_conv")
 
 
 def _no_output(*args: object, **kwargs: object) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .dispatch import Implementation, SlicedImplementation
-from .functional import conv_range
+from .functional import fast_conv_range
 from .plan import Level
 from .state import StreamState, from_tiles, to_tiles
 
@@ -30,7 +30,7 @@ def prompt(
     length, total = state.plan.length, x.shape[2]
     start = total - chunk
     first = min(start, int(ends.min()))
-    result = conv_range(x, h, first, total + length)  # (R, D, total + N - first)
+    result = fast_conv_range(x, h, first, total + length)  # (R, D, total + N - first)
     for r, (row, end) in enumerate(zip(rows, ends.tolist(), strict=True)):
         filled = result[r, :, end - first : end - first + length]
         state.prompt_fill[layer, row] = to_tiles(filled, state.layout)
@@ -50,7 +50,7 @@ def chunk(
     state.ring[layer, rows, :, position:stop] = to_tiles(x, state.layout)
     inputs = from_tiles(state.ring[layer, rows, :, :stop], state.layout)
     filled = from_tiles(state.prompt_fill[layer, rows, :, position:stop], state.layout)
-    return filled + conv_range(inputs, h, position, stop)
+    return filled + fast_conv_range(inputs, h, position, stop)
 
 
 def replay(

@@ -34,6 +34,7 @@ def _arguments(name: str, state) -> tuple:
             *(state.ring, state.kept, state.spectra, state.positions, None, 40),
             *(*level[:5], bool(level[5])),
         ),
+        "offline_conv": (torch.randn(2, 6, 9), torch.randn(3, 20), torch.zeros(2, 6, 12), 3, 15, 8),
         "sliced_fill": (
             *(state.ring, state.kept, state.work, state.spectra, state.positions, None),
             *(state.slack_levels, 40),

@@ -14,6 +14,7 @@ namespace futurefill {
   void future_fill(const FillParams&, int64_t, int64_t);          \
   int64_t fill_stages(const SliceParams&);                        \
   void fill_stage(const SliceParams&, int64_t, int64_t, int64_t); \
+  void offline_conv(const ConvParams&, int64_t, int64_t);         \
   }
 
 FF_DECLARE(portable)
@@ -25,14 +26,14 @@ FF_DECLARE(avx512)
 namespace {
 
 #define FF_ENGINE(isa, bytes) \
-  {                           \
-      #isa,                   \
-      bytes / 4,              \
-      bytes / 8,              \
-      isa::short_range_step,  \
-      isa::future_fill,       \
-      isa::fill_stages,       \
-      isa::fill_stage}
+  {#isa,                      \
+   bytes / 4,                 \
+   bytes / 8,                 \
+   isa::short_range_step,     \
+   isa::future_fill,          \
+   isa::fill_stages,          \
+   isa::fill_stage,           \
+   isa::offline_conv}
 
 // best first
 const Engine kEngines[] = {

@@ -67,6 +67,18 @@ struct SliceParams {
   }
 };
 
+// y[b, d, start .. stop) of the causal convolution of u[b, d] with h[d / per_filter], u zero after
+// its end. block: a power of two. u and y (B, D, P), h (G, taps); strides in elements.
+struct ConvParams {
+  Scalar type;  // of u, h and y: float32 or float64
+  const void* u;
+  const void* h;
+  void* y;
+  int64_t batch, channels, length, taps, per_filter;
+  int64_t u_row, u_channel, h_stride;
+  int64_t start, stop, block;
+};
+
 struct Engine {
   const char* name;
   int lanes32, lanes64;
@@ -76,6 +88,7 @@ struct Engine {
   // stages 0 .. fill_stages - 1 of a job in order; jobs `side_by_side` apart share work memory
   int64_t (*fill_stages)(const SliceParams&);
   void (*fill_stage)(const SliceParams&, int64_t stage, int64_t job_begin, int64_t job_end);
+  void (*offline_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
 };
 
 // The best engine this machine runs, or the one FUTUREFILL_CPU_ISA names (avx512, avx2, portable).

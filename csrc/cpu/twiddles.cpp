@@ -71,6 +71,16 @@ const TwiddleTables<S>& twiddle_tables(int max_depth) {
 template const TwiddleTables<float>& twiddle_tables<float>(int);
 template const TwiddleTables<double>& twiddle_tables<double>(int);
 
+PageMemory::PageMemory(int64_t bytes)
+    : data(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)) {
+  if (!data) {
+    throw std::runtime_error("offline_conv: cannot allocate " + std::to_string(bytes) +
+                             " bytes of scratch memory");
+  }
+}
+
+PageMemory::~PageMemory() { std::free(data); }
+
 void* thread_scratch(int64_t bytes) {
   thread_local Scratch scratch;
   if (scratch.bytes < bytes) {

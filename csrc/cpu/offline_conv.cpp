@@ -1,0 +1,230 @@
+// y[start .. stop) of the causal convolution of u with h, whole sequences at once.
+//
+// Inputs and taps are cut into blocks of T. With X_j and A_k the transforms modulo x^T - i of their
+// blocks, output block o is the imaginary part of the inverse of sum_j X_j (A_{o-j-1} + i A_{o-j}):
+// the same products as in a future fill, whose filter spectra are pairs of neighbouring A.
+#include "engine.h"
+#include "simd.h"
+#include "transform.h"
+
+namespace futurefill {
+namespace FF_ISA {
+
+namespace {
+
+constexpr int64_t kChunk = 16;  // entries of every block that are multiplied while in cache
+
+template <class S>
+struct Tree {
+  int log, depth;  // of the transform, of its root pass
+  int64_t n, nodes, m, stride, values;
+  const TwiddleTables<S>* tables;
+
+  explicit Tree(int64_t block) : log(0) {
+    while ((int64_t{1} << log) < block) ++log;
+    depth = log == 0 ? 0 : (log - 1) % 3 + 1;
+    n = int64_t{1} << log;
+    nodes = int64_t{1} << depth;
+    m = n / nodes;
+    stride = root_stride<S>(m);
+    values = nodes * stride;
+    tables = &twiddle_tables<S>(log);
+  }
+};
+
+template <class S>
+void split_tree(const Tree<S>& tree, S* z, int depth, int64_t node, int64_t m) {
+  if (m == 1) return;
+  split_node(z, m, tree.tables->depth[depth][node]);
+  const int64_t child = m / 8 * 2 * kLanes<S>;
+  for (int64_t q = 0; q < 8; ++q) {
+    split_tree(tree, z + q * child, depth + 3, 8 * node + q, m / 8);
+  }
+}
+
+template <class S>
+void merge_tree(const Tree<S>& tree, S* z, int depth, int64_t node, int64_t m) {
+  if (m == 1) return;
+  const int64_t child = m / 8 * 2 * kLanes<S>;
+  for (int64_t q = 0; q < 8; ++q) {
+    merge_tree(tree, z + q * child, depth + 3, 8 * node + q, m / 8);
+  }
+  merge_node(z, m, tree.tables->depth[depth][node]);
+}
+
+// real: (n, W) -> z: the tree's values
+template <class S>
+void forward(const Tree<S>& tree, const S* real, S* z) {
+  const Twiddle<S>& root = tree.tables->depth[0][0];
+  switch (tree.depth) {
+    case 0:
+      split_root<S, 1>(real, real, z, tree.n, tree.stride, root);
+      break;
+    case 1:
+      split_root<S, 2>(real, real, z, tree.n, tree.stride, root);
+      break;
+    case 2:
+      split_root<S, 4>(real, real, z, tree.n, tree.stride, root);
+      break;
+    default:
+      split_root<S, 8>(real, real, z, tree.n, tree.stride, root);
+  }
+  for (int64_t q = 0; q < tree.nodes; ++q) {
+    split_tree(tree, z + q * tree.stride, tree.depth, q, tree.m);
+  }
+}
+
+// out (n, W) = imaginary parts; destroys z
+template <class S>
+void inverse(const Tree<S>& tree, S* z, S* out) {
+  for (int64_t q = 0; q < tree.nodes; ++q) {
+    merge_tree(tree, z + q * tree.stride, tree.depth, q, tree.m);
+  }
+  for (int64_t i = 0; i < tree.n * kLanes<S>; ++i) out[i] = 0;
+  const Twiddle<S>& root = tree.tables->depth[0][0];
+  switch (tree.depth) {
+    case 0:
+      return merge_root<S, 1>(z, out, out, tree.n, tree.stride, root);
+    case 1:
+      return merge_root<S, 2>(z, out, out, tree.n, tree.stride, root);
+    case 2:
+      return merge_root<S, 4>(z, out, out, tree.n, tree.stride, root);
+    default:
+      return merge_root<S, 8>(z, out, out, tree.n, tree.stride, root);
+  }
+}
+
+// Positions begin .. begin + n - 1 of `count` channels, zero outside 0 .. length - 1, as (n, W).
+template <class S>
+void gather(const S* const rows[], int64_t count, int64_t begin, int64_t n, int64_t length, S scale,
+            S* out) {
+  constexpr int64_t W = kLanes<S>;
+  const int64_t inside = length - begin < n ? (length > begin ? length - begin : 0) : n;
+  constexpr int64_t kStrip = 32;
+  for (int64_t t = 0; t < inside; t += kStrip) {
+    const int64_t end = t + kStrip < inside ? t + kStrip : inside;
+    for (int64_t c = 0; c < count; ++c) {
+      const S* row = rows[c] + begin;
+      for (int64_t i = t; i < end; ++i) out[i * W + c] = row[i] * scale;
+    }
+    for (int64_t c = count; c < W; ++c) {
+      for (int64_t i = t; i < end; ++i) out[i * W + c] = 0;
+    }
+  }
+  for (int64_t i = inside * W; i < n * W; ++i) out[i] = 0;
+}
+
+// Products of one chunk of all blocks, in place: x_o = sum_j x_j (a_{o-j-1} + i a_{o-j}). Larger o
+// first, as the inputs of smaller ones are still needed. Blocks are `block` values apart.
+template <class S>
+void multiply_chunk(S* x, const S* a, int64_t block, int64_t inputs, int64_t filters, int64_t first,
+                    int64_t last, int64_t entries) {
+  constexpr int64_t W2 = 2 * kLanes<S>;
+  for (int64_t o = last; o >= first; --o) {
+    const int64_t lowest = o > filters ? o - filters : 0;
+    const int64_t highest = o < inputs ? o : inputs - 1;
+    for (int64_t e = 0; e < entries; ++e) {
+      Complex<S> sum{};
+      const S* xe = x + e * W2;
+      const S* ae = a + e * W2;
+      Complex<S> high{};  // a_{o-j} of j = lowest
+      if (o - lowest < filters) high = load_complex(ae + (o - lowest) * block);
+      for (int64_t j = lowest; j <= highest; ++j) {
+        Complex<S> low{};
+        if (o > j) low = load_complex(ae + (o - j - 1) * block);
+        const Complex<S> h = plus_i(low, high);
+        const Complex<S> v = load_complex(xe + j * block);
+        sum.re = sum.re + v.re * h.re - v.im * h.im;
+        sum.im = sum.im + v.im * h.re + v.re * h.im;
+        high = low;
+      }
+      store_complex(x + o * block + e * W2, sum);
+    }
+  }
+}
+
+// Blocks of inputs or outputs, and of taps.
+struct Blocks {
+  int64_t inputs, filters, first, last, stored;
+
+  explicit Blocks(const ConvParams& p)
+      : inputs((p.length + p.block - 1) / p.block),
+        filters((p.taps + p.block - 1) / p.block),
+        first(p.start / p.block),
+        last((p.stop - 1) / p.block),
+        stored(inputs > last + 1 ? inputs : last + 1) {}
+};
+
+template <class S>
+int64_t scratch_bytes(const ConvParams& p, const Tree<S>& tree) {
+  const Blocks blocks(p);
+  const int64_t values = (blocks.stored + blocks.filters) * tree.values + tree.n * kLanes<S>;
+  return values * int64_t{sizeof(S)};
+}
+
+template <class S>
+void conv_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* real) {
+  constexpr int64_t W = kLanes<S>;
+  const int64_t c0 = tile * W, count = p.channels - c0 < W ? p.channels - c0 : W;
+  const Blocks blocks(p);
+  const int64_t inputs = blocks.inputs, filters = blocks.filters;
+  const int64_t first = blocks.first, last = blocks.last;
+  S* a = real + tree.n * W;
+  S* x = a + filters * tree.values;
+  const S* rows[kLanes<S>];
+  for (int64_t c = 0; c < count; ++c) {
+    rows[c] = static_cast<const S*>(p.h) + (c0 + c) / p.per_filter * p.h_stride;
+  }
+  for (int64_t k = 0; k < filters; ++k) {
+    gather<S>(rows, count, k * p.block, tree.n, p.taps, S(1) / S(tree.n), real);
+    forward(tree, real, a + k * tree.values);
+  }
+  for (int64_t b = 0; b < p.batch; ++b) {
+    for (int64_t c = 0; c < count; ++c) {
+      rows[c] = static_cast<const S*>(p.u) + b * p.u_row + (c0 + c) * p.u_channel;
+    }
+    for (int64_t j = 0; j < inputs; ++j) {
+      gather<S>(rows, count, j * p.block, tree.n, p.length, S(1), real);
+      forward(tree, real, x + j * tree.values);
+    }
+    for (int64_t q = 0; q < tree.nodes; ++q) {
+      for (int64_t e = 0; e < tree.m; e += kChunk) {
+        const int64_t at = q * tree.stride + e * 2 * W;
+        multiply_chunk(x + at, a + at, tree.values, inputs, filters, first, last,
+                       tree.m - e < kChunk ? tree.m - e : kChunk);
+      }
+    }
+    for (int64_t o = first; o <= last; ++o) {
+      inverse(tree, x + o * tree.values, real);
+      const int64_t begin = o * p.block < p.start ? p.start : o * p.block;
+      const int64_t end = (o + 1) * p.block < p.stop ? (o + 1) * p.block : p.stop;
+      constexpr int64_t kStrip = 32;
+      for (int64_t t = begin; t < end; t += kStrip) {
+        const int64_t until = t + kStrip < end ? t + kStrip : end;
+        for (int64_t c = 0; c < count; ++c) {
+          S* y = static_cast<S*>(p.y) + (b * p.channels + c0 + c) * (p.stop - p.start) - p.start;
+          for (int64_t i = t; i < until; ++i) y[i] = real[(i - o * p.block) * W + c];
+        }
+      }
+    }
+  }
+}
+
+template <class S>
+void conv_tiles(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
+  const Tree<S> tree(p.block);
+  const PageMemory scratch(scratch_bytes(p, tree));
+  for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+    conv_tile<S>(p, tree, tile, static_cast<S*>(scratch.data));
+  }
+}
+
+}  // namespace
+
+void offline_conv(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
+  p.type == Scalar::kFloat64 ? conv_tiles<double>(p, tile_begin, tile_end)
+                             : conv_tiles<float>(p, tile_begin, tile_end);
+}
+
+}  // namespace FF_ISA
+}  // namespace futurefill
