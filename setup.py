@@ -35,6 +35,7 @@ SOURCES = [
     "csrc/ops_cpu.cpp",
     "csrc/ops_slack.cpp",
     "csrc/ops_offline.cpp",
+    "csrc/bound_step.cpp",
     "csrc/parallel.cpp",
 ]
 SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp"]

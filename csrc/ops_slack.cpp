@@ -5,45 +5,13 @@
 #include <vector>
 
 #include "cpu/engine.h"
-#include "parallel.h"
-#include "tensor_checks.h"
+#include "stream.h"
 
 namespace futurefill {
 namespace {
 
 constexpr int64_t kLevelFields = 9;
 constexpr int64_t kWorkGaps = 32;  // root_stride of the transform's at most eight parts
-
-// Rows of the call at their positions.
-void collect(std::vector<RowAt>& result, const OptionalTensor& rows, const View& positions,
-             int64_t batch, int64_t length) {
-  check_dim(positions, 1);
-  check_size(positions, 0, batch);
-  check_contiguous(positions);
-  check_int64(positions);
-  const int64_t* position = static_cast<const int64_t*>(positions.data);
-  const int64_t* row = nullptr;
-  int64_t n_rows = batch;
-  if (rows) {
-    const View v("rows", *rows);
-    check_dim(v, 1);
-    check_contiguous(v);
-    check_int64(v);
-    row = static_cast<const int64_t*>(v.data);
-    n_rows = v.sizes[0];
-  }
-  result.clear();
-  for (int64_t r = 0; r < n_rows; ++r) {
-    const int64_t state = row ? row[r] : r;
-    if (state == -1) continue;
-    STD_TORCH_CHECK(state >= 0 && state < batch, "expected rows in 0 .. ", batch - 1, ", got ",
-                    state);
-    STD_TORCH_CHECK(position[state] >= 0 && position[state] <= length,
-                    "expected positions in 0 .. ", length, ", got ", position[state], " in row ",
-                    state);
-    result.push_back({r, state, position[state]});
-  }
-}
 
 SliceParams slice_params(const Ring& ring, const View& kept, const View& work, const View& spectra,
                          int64_t length) {
@@ -84,7 +52,7 @@ SliceParams slice_params(const Ring& ring, const View& kept, const View& work, c
 }
 
 // Returns the steps over which the level's work is spread, at least 1.
-int64_t set_level(SliceParams& s, const int64_t* d) {
+int64_t set_slices(SliceParams& s, const int64_t* d) {
   FillParams& a = s.fill;
   a.block = d[0], a.radix = d[1], a.n_spectra = d[2], a.kept_offset = d[3], a.spectra_offset = d[4];
   s.late = d[5], s.extra = d[7], s.work_offset = d[8];
@@ -114,7 +82,7 @@ void run_share(const SliceParams& s, int64_t steps, int64_t begin, int64_t end) 
 
 void sliced_fill(Tensor ring_, Tensor kept, Tensor work, Tensor spectra, Tensor positions,
                  OptionalTensor rows_, Tensor levels_, int64_t length, int64_t begin, int64_t end) {
-  thread_local std::vector<RowAt> rows, due;  // nothing is allocated once they have grown
+  thread_local std::vector<RowAt> due;  // nothing is allocated once it has grown
   const Ring ring(ring_);
   const View levels("levels", levels_);
   check_dim(levels, 2);
@@ -123,11 +91,11 @@ void sliced_fill(Tensor ring_, Tensor kept, Tensor work, Tensor spectra, Tensor 
   check_int64(levels);
   SliceParams s =
       slice_params(ring, View("kept", kept), View("work", work), View("spectra", spectra), length);
-  collect(rows, rows_, View("positions", positions), ring.batch, length);
+  const auto& rows = collect_rows(rows_, View("positions", positions), ring.batch, -1, length + 1);
   const int64_t* level = static_cast<const int64_t*>(levels.data);
   // larger blocks first: their outputs are finished before the others start on the same slots
   for (int64_t l = levels.sizes[0] - 1; l >= 0; --l) {
-    const int64_t steps = set_level(s, level + kLevelFields * l), block = s.fill.block;
+    const int64_t steps = set_slices(s, level + kLevelFields * l), block = s.fill.block;
     const auto phase = [&](const RowAt& row) { return begin < 0 ? row.position % block : begin; };
     due.clear();
     for (const RowAt& row : rows) {

@@ -65,3 +65,22 @@ def test_a_compiled_step_is_the_step():
         assert torch.equal(traced(compiled, u, torch.zeros(2, 6)), expected)
     assert torch.equal(eager.ring, compiled.ring)
     assert compiled.positions.tolist() == [20, 20]
+
+
+def test_a_bound_stream_refuses_what_it_was_not_checked_for():
+    cache = FutureFillCache(torch.ones(3, 8), 2, 8, impl="cpu")
+    state = cache._state
+    tensors = [state.ring, state.taps, None, state.positions, state.kept, state.spectra]
+    for change, message in (
+        ((3, torch.zeros(3, dtype=torch.int64)), "expected positions with size 2"),
+        ((1, state.taps.double()), "expected taps of the dtype of ring"),
+    ):
+        wrong = list(tensors)
+        wrong[change[0]] = change[1]
+        with pytest.raises(RuntimeError, match=message):
+            torch.ops.futurefill_kernels.bind(*wrong, state.levels, 8, 3, torch.ones(1))
+    with pytest.raises(RuntimeError, match="expected rows in 0 .. 1, got 2"):
+        cache._step(
+            *(torch.ones(1, 3), None, None, torch.ones(1, 3), torch.tensor([2]), 0, True),
+        )
+    assert cache._state.positions.tolist() == [0, 0]
