@@ -28,7 +28,25 @@ FF_INLINE Vec<S> dot_history(const S* history, const S* taps, int64_t n, Vec<S> 
   return (sum + sum1) + (sum2 + sum3);
 }
 
-template <class S, class IO, bool kShared>
+// The same for a number of taps known to the compiler.
+template <class S, bool kShared, int kTaps>
+FF_INLINE Vec<S> dot_fixed(const S* history, const S* taps, Vec<S> sum) {
+  constexpr int W = kLanes<S>;
+  constexpr int G = kShared ? 1 : W;
+  Vec<S> odd{};
+#pragma GCC unroll 8
+  for (int s = 1; s <= kTaps; ++s) {
+    Vec<S>& part = s % 2 ? odd : sum;
+    part = load(history - s * W) * load_filter<S, kShared>(taps + s * G) + part;
+  }
+  return kTaps ? sum + odd : sum;
+}
+
+constexpr int kAnyTaps = -1;
+constexpr int kFixedTaps = 8;  // up to which the loop over tiles is compiled for each number of taps
+
+// kTaps: position % T_0 of every row, or kAnyTaps.
+template <class S, class IO, bool kShared, int kTaps>
 void step_tiles(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
   constexpr int W = kLanes<S>;
   constexpr int G = kShared ? 1 : W;
@@ -48,15 +66,15 @@ void step_tiles(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
       S* slot =
           static_cast<S*>(a.ring) + ((row.state * a.tiles + tile) * a.slots + row.position) * W;
       // the next tiles' slots: tiles are far apart in memory
-      const S* ahead = slot + 4 * a.slots * W;
-      __builtin_prefetch(ahead, 1);
-      __builtin_prefetch(ahead - 2 * W);
-      __builtin_prefetch(ahead - 4 * W);
-      __builtin_prefetch(ahead - 6 * W);
+      __builtin_prefetch(slot + 8 * a.slots * W, 1);
       Vec<S> x = load_io<S>(u + row.io * a.u_stride + c, count);
       if (pre) x *= load_io<S>(pre + row.io * a.pre_stride + c, count);
       Vec<S> sum = tap0 * x + load(slot);
-      sum = dot_history<S, kShared>(slot, taps, row.position % a.block, sum);
+      if constexpr (kTaps == kAnyTaps) {
+        sum = dot_history<S, kShared>(slot, taps, row.position % a.block, sum);
+      } else {
+        sum = dot_fixed<S, kShared, kTaps>(slot, taps, sum);
+      }
       if (post) sum *= load_io<S>(post + row.io * a.post_stride + c, count);
       store(slot, x);
       store_io<S>(y + row.io * a.y_stride + c, sum, count);
@@ -64,10 +82,30 @@ void step_tiles(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
   }
 }
 
+// Number of taps that every row needs, or kAnyTaps.
+int64_t common_taps(const StepParams& a) {
+  const int64_t taps = a.n_rows ? a.rows[0].position % a.block : 0;
+  for (int64_t r = 1; r < a.n_rows; ++r) {
+    if (a.rows[r].position % a.block != taps) return kAnyTaps;
+  }
+  return taps;
+}
+
+template <class S, class IO, bool kShared, int kTaps>
+void by_taps(const StepParams& a, int64_t taps, int64_t tile_begin, int64_t tile_end) {
+  if constexpr (kTaps == kFixedTaps || sizeof(S) != sizeof(IO)) {
+    step_tiles<S, IO, kShared, kAnyTaps>(a, tile_begin, tile_end);
+  } else {
+    taps == kTaps ? step_tiles<S, IO, kShared, kTaps>(a, tile_begin, tile_end)
+                  : by_taps<S, IO, kShared, kTaps + 1>(a, taps, tile_begin, tile_end);
+  }
+}
+
 template <class S, class IO>
 void by_filter(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
-  a.repeat ? step_tiles<S, IO, true>(a, tile_begin, tile_end)
-           : step_tiles<S, IO, false>(a, tile_begin, tile_end);
+  const int64_t taps = common_taps(a);
+  a.repeat ? by_taps<S, IO, true, 0>(a, taps, tile_begin, tile_end)
+           : by_taps<S, IO, false, 0>(a, taps, tile_begin, tile_end);
 }
 
 template <class S>
