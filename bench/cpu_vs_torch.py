@@ -1,150 +1,175 @@
-"""Whole online generation on the CPU against torch's offline FFT convolution, interleaved.
+"""A whole online generation on the CPU against torch's offline FFT convolution of the sequence.
 
-    python bench/cpu_vs_torch.py [--shapes B,D,L ...] [--blocks 8,64,...] [--repeats 3]
-
-Both run in one process on one thread, in turns; printed is the median of the paired ratios.
-Offline is ``irfft(rfft(u, 2 L) * H)`` with H prepared, in the channel chunk that is fastest.
+Offline is ``irfft(rfft(u, 2 L) * H)`` with H prepared, over channel chunks of the size that is
+fastest here. Online generates with ``u_{t+1} = y_t``, one token of all channels after the other:
+``step`` by one ``cache.step`` per token, ``generate`` by an op that loops in C++ over 256 tokens.
+All take turns in one process; figures are medians of paired ratios. Clearing the cache before a
+generation is not timed, nor is the preparation of spectra.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from futurefill_kernels import _extension
-from futurefill_kernels.plan import Plan
-from futurefill_kernels.spectra import filter_spectra
+import futurefill_kernels as ff
 
-SHAPES = ["1,768,8192", "1,1024,65536", "4,1024,16384", "1,256,262144", "1,64,1048576"]
+from . import shapes
+from .machine import check_memory
+from .rows import relative_error
+from .timing import Times, measure
 
-
-def blocks_of(base: int, length: int, radix: int) -> tuple[int, ...]:
-    sizes = [base]
-    while sizes[-1] * radix < length:
-        sizes.append(sizes[-1] * radix)
-    return tuple(sizes)
+SHAPES = [(1, 768, 8192), (1, 1024, 65536), (4, 1024, 16384), (1, 256, 262144), (1, 64, 1048576)]
+_CHUNKS = (1, 2, 4, 8, 16, 32, 64)
+_TOKENS = 256  # per call of the generate op
 
 
-class Online:
-    """A stream of random filters with the step op called directly; direct tiles below `direct`."""
-
-    def __init__(self, h: Tensor, batch: int, plan: Plan, direct: int) -> None:
-        lanes = _extension.cpu_lanes(torch.float32)
-        channels, length = h.shape
-        tiles = -(-channels // lanes)
-        spectra, levels, kept, offset = [], [], 0, 0
-
-        def tiled(rows: Tensor) -> Tensor:  # (n, D) -> (tiles, n, lanes)
-            rows = torch.nn.functional.pad(rows, (0, tiles * lanes - channels))
-            return rows.unflatten(-1, (tiles, lanes)).movedim(1, 0)
-
-        whole = tiled(filter_spectra(h, plan, torch.float32).flatten(0, 1))
-        for level, (_, start) in zip(plan.levels, plan.spectra_offsets(), strict=True):
-            is_direct = level.block <= direct
-            levels.append([level.block, level.radix, level.n_spectra, kept, offset, is_direct])
-            if is_direct:
-                n = -(-(level.n_spectra + 1) * level.block // 2) * 2
-                taps = torch.nn.functional.pad(h, (0, max(0, n - length)))[:, :n]
-                spectra.append(tiled(taps.T))
-            else:
-                n = level.n_spectra * level.transform
-                spectra.append(whole[:, 2 * start : 2 * (start + n)])
-                kept += level.kept * level.transform
-            offset += spectra[-1].shape[1] // 2
-        rows = torch.cat(spectra, 1).unflatten(1, (-1, 2))[None].contiguous()
-        slots = length if length % 64 else length + 16
-        self.plan, self.batch = plan, batch
-        self.ring = torch.zeros(1, batch, tiles, slots, lanes)
-        self.kept = torch.zeros(1, batch, tiles, kept, 2, lanes)
-        self.spectra = rows
-        self.taps = tiled(h[:, : plan.block_sizes[0]].T)[None].contiguous()
-        self.positions = torch.zeros(batch, dtype=torch.int64)
-        self.levels = torch.tensor(levels, dtype=torch.int64).reshape(-1, 6)
-        self.y = torch.empty(batch, channels)
-
-    def generate(self, u: Tensor, chunk: int = 256) -> None:
-        """The whole length with u_{t+1} = y_t: one op call per token, or per `chunk` tokens."""
-        ops = torch.ops.futurefill_kernels
-        self.ring.zero_()
-        self.positions.zero_()
-        length = self.plan.length
-        rest = (self.taps, None, self.positions)
-        last = (self.kept, self.spectra, self.levels, length)
-        y = torch.empty(chunk, *u.shape)
-        if chunk == 1:
-            u, y = u.clone(), y[0]
-            for _ in range(length):
-                ops.step.default(u, None, None, y, self.ring, *rest, None, 0, True, *last)
-                u, y = y, u
-            return
-        for start in range(0, length, chunk):
-            y = y[: length - start]
-            ops.generate(u, y, self.ring, *rest, *last)
-            u = y[-1].clone()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``cpu-vs-torch``."""
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--blocks", help="block sizes, like 8,16,32; the planner's without")
+    parser.add_argument("--first-block", type=int, help="radix 2 from this block instead")
+    parser.add_argument("--no-step", action="store_true", help="only the op that loops in C++")
 
 
-class Offline:
-    """torch's FFT convolution of the whole sequence, over channel chunks."""
-
-    def __init__(self, h: Tensor, batch: int) -> None:
-        self.length = h.shape[1]
-        self.u = torch.randn(batch, *h.shape)
-        self.spectra = torch.fft.rfft(h, n=2 * self.length)
-        self.y = torch.empty_like(self.u)
-        times = {c: self.run(c, min(64, h.shape[0])) for c in (1, 4, 16, 64) for _ in range(2)}
-        self.chunk = min(times, key=lambda c: times[c])
-
-    def run(self, chunk: int, channels: int) -> float:
-        """Seconds for the first `channels` channels."""
-        start = time.perf_counter()
-        for c in range(0, channels, chunk):
-            x = torch.fft.rfft(self.u[:, c : c + chunk], n=2 * self.length)
-            x *= self.spectra[c : c + chunk]
-            self.y[:, c : c + chunk] = torch.fft.irfft(x, n=2 * self.length)[..., : self.length]
-        return time.perf_counter() - start
+def run(args: argparse.Namespace) -> None:
+    """Errors against float64 first, then the times, for every shape."""
+    sizes = [(1, 32, 512)] if args.quick else args.shapes or SHAPES
+    for batch, channels, length in sizes:
+        _shape(args, batch, channels, length)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", nargs="*", default=SHAPES, help="B,D,L")
-    parser.add_argument("--base", type=int, default=16)
-    parser.add_argument("--radix", type=int, default=2)
-    parser.add_argument("--blocks", help="block sizes instead of base and radix")
-    parser.add_argument("--direct", type=int, default=32, help="largest block done directly")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--chunk", type=int, default=256, help="tokens per op call")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    for shape in args.shapes:
-        batch, channels, length = (int(x) for x in shape.split(","))
-        torch.manual_seed(0)
-        h = torch.randn(channels, length)
-        h /= h.abs().sum(1, keepdim=True)
-        sizes = blocks_of(args.base, length, args.radix)
-        if args.blocks:
-            sizes = tuple(int(x) for x in args.blocks.split(",") if int(x) < length)
-        online = Online(h, batch, Plan(length, sizes), args.direct)
-        offline = Offline(h, batch)
-        scale = 1e9 / (batch * channels * length)
-        mine, theirs = [], []
-        for _ in range(args.repeats):
-            theirs.append(offline.run(offline.chunk, channels) * scale)
-            start = time.perf_counter()
-            online.generate(torch.randn(batch, channels), args.chunk)
-            mine.append((time.perf_counter() - start) * scale)
-        ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
-        print(
-            f"{batch},{channels},{length} blocks {sizes} {_extension.cpu_isa()}: "
-            f"online {min(mine):.2f} offline {min(theirs):.2f} ns per token and channel, "
-            f"ratio {ratio:.3f}",
-            flush=True,
+def _plan(args: argparse.Namespace, batch: int, channels: int, length: int) -> ff.Plan:
+    if args.blocks:
+        return ff.Plan(length, tuple(int(block) for block in args.blocks.split(",")))
+    if args.first_block:
+        return ff.Plan.continuous(length, args.first_block)
+    return ff.make_plan(length, channels, batch_size=batch)
+
+
+def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> None:
+    check_memory((24 * batch + 32) * channels * length, f"{batch},{channels},{length}")
+    h = shapes.filters(channels, length)
+    plan = _plan(args, batch, channels, length)
+    cache = ff.FutureFillCache(h, batch, length, plan=plan, impl="cpu")
+    rows = shapes.make_rows(batch, channels, length, torch.float32)
+    offline = Offline(h, rows[0])
+    variants: dict[str, Callable[[], object]] = {
+        "offline": offline.run,
+        "generate": lambda: _generate(cache, rows),
+        "step": lambda: shapes.generate(cache, rows),
+    }
+    if args.no_step:
+        del variants["step"]
+    errors = {}
+    for name, call in variants.items():
+        cache.reset()
+        rows[1:] = 0
+        call()
+        errors[name] = offline.error() if name == "offline" else shapes.generation_error(rows, h)
+    times = measure(
+        variants,
+        repeats=1 if args.quick else args.repeats,
+        warmup=0,
+        clock="cpu",
+        before=dict.fromkeys(set(variants) - {"offline"}, cache.reset),
+    )
+    cost = shapes.stream_cost(plan, batch, channels, channels, 4)
+    each = 1e9 / (batch * channels * length)
+    for name, found in times.items():
+        ours = name != "offline"
+        note = f"{found.p50 * each:.2f} ns per token and channel"
+        if ours:
+            note += f", {found.ratio(times['offline']):.3f} of offline"
+            note += f", {cost['flops'] / found.p50 / 1e9:.0f} GFLOP/s"
+        else:
+            note += f", chunks of {offline.chunk} channels"
+        _report(args, name, (batch, channels, length), found, errors[name], note, ours, plan, cost)
+
+
+def _report(
+    args: argparse.Namespace,
+    name: str,
+    shape: tuple[int, int, int],
+    times: Times,
+    error: float,
+    note: str,
+    ours: bool,
+    plan: ff.Plan,
+    cost: dict[str, float],
+) -> None:
+    batch, channels, length = shape
+    args.report.add(
+        name,
+        impl="cpu" if ours else "torch",
+        B=batch,
+        D=channels,
+        L=length,
+        dtype=torch.float32,
+        plan=plan if ours else None,
+        times=times,
+        tokens=batch * length,
+        error=error,
+        tolerance=shapes.tolerance(torch.float32),
+        note=note,
+        **(cost if ours else {}),
+    )
+
+
+def _generate(cache: ff.FutureFillCache, rows: Tensor) -> None:
+    state = cache._state
+    op = torch.ops.futurefill_kernels.generate.default
+    for start in range(0, rows.shape[0] - 1, _TOKENS):
+        op(
+            rows[start],
+            rows[start + 1 : start + 1 + _TOKENS],
+            state.ring,
+            state.taps,
+            state.skip,
+            state.positions,
+            state.kept,
+            state.spectra,
+            state.levels,
+            state.plan.length,
         )
 
 
-if __name__ == "__main__":
-    main()
+class Offline:
+    """torch's FFT convolution of a random sequence, over channel chunks of the fastest size."""
+
+    def __init__(self, h: Tensor, like: Tensor) -> None:
+        self.h, self.length = h, h.shape[1]
+        self.u = torch.randn(*like.shape, self.length, generator=torch.Generator().manual_seed(2))
+        self.spectra = torch.fft.rfft(h, n=2 * self.length)
+        self.y = torch.zeros_like(self.u)
+        self.chunk = min((c for c in _CHUNKS if c <= h.shape[0]), key=self._seconds)
+
+    def _seconds(self, chunk: int) -> float:
+        """Least of two runs over 64 channels or all."""
+        found = []
+        for _ in range(2):
+            start = time.perf_counter()
+            self._channels(chunk, min(64, self.h.shape[0]))
+            found.append(time.perf_counter() - start)
+        return min(found)
+
+    def _channels(self, chunk: int, channels: int) -> None:
+        for c in range(0, channels, chunk):
+            part = slice(c, min(c + chunk, channels))
+            x = torch.fft.rfft(self.u[:, part], n=2 * self.length)
+            x *= self.spectra[part]
+            self.y[:, part] = torch.fft.irfft(x, n=2 * self.length)[..., : self.length]
+
+    def run(self) -> None:
+        """All channels."""
+        self._channels(self.chunk, self.h.shape[0])
+
+    def error(self) -> float:
+        """Relative L2 error of at most 32 channels against float64."""
+        part = slice(0, 32)
+        expected = ff.causal_conv(self.u[:, part].double(), self.h[part].double())
+        return relative_error(self.y[:, part], expected)

@@ -16,7 +16,7 @@ name = "cpu"
 fuses_fill = True
 
 #: Largest block done as a direct product with the taps: on Zen 2, 1.0 ns per token and channel at
-#: 32, where the transform of 64 takes 1.2 (bench/cpu_vs_torch.py --direct).
+#: 32, where the transform of 64 takes 1.2 (python -m bench fill).
 DIRECT_BLOCK = 32
 
 
