@@ -7,12 +7,13 @@ the input ``u_t`` after it. docs/conventions.md draws the layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
+from .huge_pages import empty
 from .plan import Level, Plan
 
 #: step(u, pre, post, y, rows, layer, advance): one token of one layer, written to y
@@ -161,6 +162,17 @@ def copy_rows(target: Tensor, rows: Sequence[int]) -> None:
     target.copy_(target[:, list(rows)])
 
 
+def _stack(count: int, parts: Iterable[Tensor], device: torch.device) -> Tensor:
+    """``torch.stack`` of ``count`` tensors that are made one at a time."""
+    stacked: Tensor | None = None
+    for index, part in enumerate(parts):
+        if stacked is None:
+            stacked = empty(count, *part.shape, dtype=part.dtype, device=device)
+        stacked[index] = part
+    assert stacked is not None
+    return stacked
+
+
 def allocate(
     plan: Plan,
     layout: Layout,
@@ -190,12 +202,12 @@ def allocate(
     return StreamState(
         plan=plan,
         layout=layout,
-        ring=torch.zeros(*front, layout.slots, layout.lanes, dtype=dtype, device=device),
-        kept=torch.zeros(*front, kept, 2, layout.lanes, dtype=dtype, device=device),
+        ring=empty(*front, layout.slots, layout.lanes, dtype=dtype, device=device).zero_(),
+        kept=empty(*front, kept, 2, layout.lanes, dtype=dtype, device=device).zero_(),
         prompt_fill=torch.zeros(*front, plan.length, layout.lanes, dtype=dtype, device=device),
         positions=torch.zeros(batch_size, dtype=torch.int64, device=device),
         taps=torch.stack([tile_filters(short_range_taps(h, plan, dtype), layout) for h in rows]),
-        spectra=torch.stack([make_spectra(h, plan, layout, dtype).to(device) for h in rows]),
+        spectra=_stack(len(rows), (make_spectra(h, plan, layout, dtype) for h in rows), device),
         skip=skip,
         levels=torch.tensor(levels, dtype=torch.int64).reshape(len(levels), 6),
         slack_levels=torch.tensor(slack_levels, dtype=torch.int64).reshape(len(slack_levels), 9),
