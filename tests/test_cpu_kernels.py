@@ -266,6 +266,14 @@ def test_long_stream_in_float32():
     assert run(Plan(1 << 14, (16, 64, 512, 4096)), 8, 1, torch.float32) < 1e-6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("radix", [2, 4])
+def test_longest_stream_in_float32(radix):
+    length = 1 << 18
+    plan = Plan(length, tuple(8 * radix**k for k in range(20) if 8 * radix**k < length))
+    assert run(plan, 8, 1, torch.float32, direct_below=33) < 1e-6
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -43,7 +43,8 @@ FF_INLINE Vec<S> dot_fixed(const S* history, const S* taps, Vec<S> sum) {
 }
 
 constexpr int kAnyTaps = -1;
-constexpr int kFixedTaps = 8;  // up to which the loop over tiles is compiled for each number of taps
+constexpr int kFixedTaps =
+    8;  // up to which the loop over tiles is compiled for each number of taps
 
 // kTaps: position % T_0 of every row, or kAnyTaps.
 template <class S, class IO, bool kShared, int kTaps>
