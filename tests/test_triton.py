@@ -69,6 +69,7 @@ def test_fill_configuration(device, transform, expected):
     assert fill_config(transform, DeviceInfo.named(device)) == expected
 
 
+@needs_triton
 def test_refusals_have_reasons():
     cpu, plan = torch.device("cpu"), Plan(1 << 31, (16,))
     assert triton_ops.unavailable(cpu, torch.float32, None) == ["runs on a CUDA device, not on cpu"]
