@@ -10,6 +10,9 @@
 namespace futurefill::FF_ISA {
 void short_range_step(const StepParams&, int64_t, int64_t);
 void future_fill(const FillParams&, int64_t, int64_t);
+int64_t fill_stages(const SliceParams&);
+void fill_stage(const SliceParams&, int64_t, int64_t, int64_t);
+void offline_conv(const ConvParams&, int64_t, int64_t);
 }  // namespace futurefill::FF_ISA
 
 using namespace futurefill;
@@ -73,10 +76,74 @@ double worst_error(int64_t length, int64_t block, int threads) {
   return worst;
 }
 
+// A fill in stages, tiles side by side on threads of their own, against the same fill at once.
+double stages_error(int64_t block, int threads) {
+  constexpr int64_t W = FF_VECTOR_BYTES / 4;
+  const int64_t tiles = threads, gaps = 32;
+  int64_t n = 1;
+  while (n < block) n *= 2;
+  std::vector<float> ring(tiles * 2 * block * W), spectra(tiles * n * 2 * W), kept(1);
+  std::vector<float> work(tiles * (n + gaps) * 2 * W);
+  for (size_t i = 0; i < ring.size(); ++i) ring[i] = std::sin(0.3f * i);
+  for (size_t i = 0; i < spectra.size(); ++i) spectra[i] = std::cos(0.9f * i) / n;
+  std::vector<float> whole(ring);
+  const RowAt row{0, 0, block};
+  SliceParams s{};
+  FillParams& f = s.fill;
+  f.rows = &row, f.n_rows = 1, f.ring = whole.data(), f.kept = kept.data();
+  f.spectra = spectra.data(), f.layers = 1, f.batch = 1, f.tiles = f.filter_tiles = tiles;
+  f.slots = f.length = 2 * block, f.spectra_rows = n, f.block = block, f.radix = 2, f.n_spectra = 1;
+  FF_ISA::future_fill(f, 0, tiles);
+  f.ring = ring.data();
+  s.work = work.data(), s.side_by_side = tiles, s.work_rows = n + gaps;
+  for (int64_t stage = 0; stage < FF_ISA::fill_stages(s); ++stage) {
+    std::vector<std::thread> workers;
+    for (int64_t w = 0; w < tiles; ++w) {
+      workers.emplace_back([&, w] { FF_ISA::fill_stage(s, stage, w, w + 1); });
+    }
+    for (auto& worker : workers) worker.join();
+  }
+  double worst = 0;
+  for (size_t i = 0; i < ring.size(); ++i) worst = std::fmax(worst, std::fabs(ring[i] - whole[i]));
+  return worst;
+}
+
+double offline_error(int64_t length, int64_t taps, int64_t block, int threads) {
+  constexpr int64_t W = FF_VECTOR_BYTES / 4, channels = 2 * W + 1;
+  const int64_t start = length / 3, stop = length + taps / 2;
+  std::vector<float> u(channels * length), h(channels * taps), y(channels * (stop - start));
+  for (size_t i = 0; i < u.size(); ++i) u[i] = std::cos(1.3f * i);
+  for (size_t i = 0; i < h.size(); ++i) h[i] = std::sin(0.7f * i);
+  ConvParams p{};
+  p.u = u.data(), p.h = h.data(), p.y = y.data(), p.batch = 1, p.channels = channels;
+  p.length = length, p.taps = taps, p.per_filter = 1, p.u_channel = length, p.h_stride = taps;
+  p.start = start, p.stop = stop, p.block = block;
+  std::vector<std::thread> workers;
+  for (int w = 0; w < threads; ++w) {
+    workers.emplace_back([&, w] { FF_ISA::offline_conv(p, 3 * w / threads, 3 * (w + 1) / threads); });
+  }
+  for (auto& worker : workers) worker.join();
+  double worst = 0;
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t t = start; t < stop; ++t) {
+      double expected = 0;
+      for (int64_t s = 0; s < taps && s <= t; ++s) {
+        if (t - s < length) expected += double(h[c * taps + s]) * u[c * length + t - s];
+      }
+      worst = std::fmax(worst, std::fabs(expected - y[c * (stop - start) + t - start]));
+    }
+  }
+  return worst;
+}
+
 int main() {
   double worst = 0;
   for (int64_t block : {1, 5, 8, 16, 48}) {
     for (int threads : {1, 3}) worst = std::fmax(worst, worst_error(101, block, threads));
+  }
+  for (int64_t block : {48, 2048, 16384}) worst = std::fmax(worst, stages_error(block, 3));
+  for (int64_t block : {1, 4, 16, 128}) {
+    for (int threads : {1, 3}) worst = std::fmax(worst, offline_error(101, 77, block, threads));
   }
   std::printf("largest error %.2e\n", worst);
   return worst < 1e-4 ? 0 : 1;
