@@ -14,6 +14,8 @@ from .machine import check_memory
 from .rows import relative_error
 from .timing import measure
 
+_CHUNK = 4  # channels at a time: faster than all at once, whose transforms leave the caches
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``prefill``."""
@@ -53,8 +55,11 @@ def _prompt(args: argparse.Namespace, batch: int, channels: int, prompt: int, le
     wide = u[..., :prompt].float()
 
     def with_torch() -> Tensor:
-        product = torch.fft.rfft(wide, n) * spectrum
-        return torch.fft.irfft(product, n)[..., : prompt + length]
+        y = torch.empty(batch, channels, prompt + length)
+        for c in range(0, channels, _CHUNK):
+            product = torch.fft.rfft(wide[:, c : c + _CHUNK], n) * spectrum[c : c + _CHUNK]
+            y[:, c : c + _CHUNK] = torch.fft.irfft(product, n)[..., : prompt + length]
+        return y
 
     torch_error = relative_error(with_torch()[..., :prompt], expected[..., :prompt])
     times = measure(
