@@ -79,7 +79,7 @@ def test_a_bound_stream_refuses_what_it_was_not_checked_for():
         wrong[change[0]] = change[1]
         with pytest.raises(RuntimeError, match=message):
             torch.ops.futurefill_kernels.bind(*wrong, state.levels, 8, 3, torch.ones(1))
-    with pytest.raises(RuntimeError, match="expected rows in 0 .. 1, got 2"):
+    with pytest.raises(RuntimeError, match=r"expected rows in 0 \.\. 1, got 2"):
         cache._step(
             *(torch.ones(1, 3), None, None, torch.ones(1, 3), torch.tensor([2]), 0, True),
         )
