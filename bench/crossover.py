@@ -118,9 +118,9 @@ def crossing(curve: list[tuple[int, float]]) -> tuple[float, str]:
 
     curve: (states, ratio), states ascending.
     """
-    if curve[0][1] >= 1:
+    if all(ratio >= 1 for _, ratio in curve):
         return float(curve[0][0]), "exact decoding is faster at every size tried"
-    for (s, low), (t, high) in itertools.pairwise(curve):
+    for (s, low), (t, high) in reversed(list(itertools.pairwise(curve))):  # the last crossing
         if low < 1 <= high:
             share = -math.log(low) / (math.log(high) - math.log(low))
             return s * (t / s) ** share, "larger states: exact decoding is faster"

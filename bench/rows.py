@@ -172,7 +172,7 @@ class Report:
 
 
 def _cell(value: object) -> object:
-    return f"{value:.5g}" if isinstance(value, float) else value
+    return f"{value:.8g}" if isinstance(value, float) else value
 
 
 def read(paths: Sequence[Path]) -> list[dict[str, str]]:
@@ -217,7 +217,10 @@ def text_of(row: Row) -> str:
 
 def seconds_text(seconds: float) -> str:
     """A time with a unit that fits it."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+    units = (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
+    if 60 <= seconds < 120:
+        return f"{seconds:.3g} s"
+    for unit, scale in units:
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"
     return f"{seconds * 1e9:.3g} ns"

@@ -85,10 +85,10 @@ def sweep(args: argparse.Namespace, sizes: list[tuple[int, int, int]]) -> None:
     if names and args.dtype != torch.float32:
         raise ValueError("the peers take float32 only; give --peers none with another --dtype")
     for batch, channels, length in sizes:
-        # filters, inputs, state, and for each peer a history and the filter's spectra
-        copies = (8 + 6 * len(names)) * (batch + 1)
+        # ours: filter, inputs and outputs twice, state; the batch shares the filters
+        copies = 14 + sum(getattr(PEERS[name], "copies", 0) for name in names)
         check_memory(
-            copies * args.dtype.itemsize * channels * length,
+            copies * (batch + 1) // 2 * args.dtype.itemsize * channels * length,
             f"stream of B={batch} D={channels} L={length} with {len(names)} peers",
         )
         compare(args, names, batch, channels, length)

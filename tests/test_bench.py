@@ -8,10 +8,10 @@ import json
 import pytest
 import torch
 
-from bench import timing
+from bench import crossover, distill, docs, timing
 from bench.__main__ import BENCHES, main
 from bench.machine import check_memory
-from bench.rows import Report, read
+from bench.rows import Report, read, relative_error
 
 
 @pytest.mark.parametrize("name", BENCHES)
@@ -109,3 +109,55 @@ def test_interruption_keeps_the_rows(tmp_path, monkeypatch, capsys):
 def test_unknown_base(capsys):
     assert main(["stream", "--quick", "--base", "no-such-ref"]) == 1
     assert "no-such-ref" in capsys.readouterr().err
+
+
+def test_plots_are_drawn_from_rows(tmp_path):
+    assert main(["step", "--quick", "--plots", str(tmp_path)]) == 0
+    assert "</svg>" in (tmp_path / "step.svg").read_text()
+
+
+def test_the_page_is_written_from_rows(tmp_path, capsys):
+    for name in ("stream", "memory"):
+        assert main([name, "--quick", "--csv", str(tmp_path / f"{name}.csv")]) == 0
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{docs.BEGIN}\nold\n{docs.END}\nafter\n")
+    arguments = ["--results", tmp_path, "--out", tmp_path, "--readme", readme]
+    arguments = [str(argument) for argument in arguments]
+    assert docs.main([*arguments, "--check"]) == 1
+    assert docs.main(arguments) == 0
+    assert docs.main([*arguments, "--check"]) == 0
+    page, part = (tmp_path / "benchmarks.md").read_text(), readme.read_text()
+    assert "python -m bench stream --quick" in page
+    assert "| causal-conv1d | not installed |" in page
+    assert part.startswith("before\n")
+    assert part.endswith("after\n")
+    assert "old" not in part
+    assert "naive dot product, torch" in part
+
+
+def test_pages_of_this_commit_come_from_its_rows(capsys):
+    assert docs.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_distilled_modes_of_a_recurrence_are_exact():
+    generator = torch.Generator().manual_seed(0)
+    radius, angle = 0.9 + 0.09 * torch.rand(3, 2, generator=generator), torch.rand(3, 2)
+    poles, weights = torch.polar(radius, angle), torch.randn(3, 2, generator=generator) + 0j
+    h = distill.taps_of(poles, weights, 256)
+    # real parts of two complex modes are two conjugate pairs, four states
+    found = distill.taps_of(*distill.to_modes(h, 4), 256)
+    assert relative_error(found, h) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("ratios", "size"), [((0.5, 2.0, 8.0), 2**0.5), ((2.0, 3.0, 4.0), 1), ((0.1, 0.2, 0.4), 4)]
+)
+def test_crossing(ratios, size):
+    found, _ = crossover.crossing(list(zip((1, 2, 4), ratios, strict=True)))
+    assert found == pytest.approx(size)
+
+
+def test_step_times():
+    times = timing.step_times(lambda t: None, 200)
+    assert len(times.seconds) == 200
+    assert 0 <= times.p50 <= times.quantile(0.99) <= max(times.seconds)

@@ -7,7 +7,8 @@ A peer holds filters and state of one layer and offers
     parts(rows)   a whole generation in parts short enough to time, see `Part`
 
 ``exact`` peers compute the convolution with the given filters; the others are models of their own,
-checked against their own float64 form by ``expected(rows, t)``.
+checked against their own float64 form by ``expected(rows, t)``. ``copies`` is its memory at
+batch 1 in arrays of D x L values, 0 where it does not grow with L.
 """
 
 from __future__ import annotations

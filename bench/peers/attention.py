@@ -20,6 +20,7 @@ class Attention:
 
     name = "attention with KV cache"
     exact = False
+    copies = 2
 
     def __init__(self, h: Tensor, batch: int) -> None:
         channels, length = h.shape

@@ -20,6 +20,7 @@ class Continuous(History):
 
     name = "Continuous-FutureFill, torch"
     exact = True
+    copies = 10
 
     def __init__(self, h: Tensor, batch: int) -> None:
         super().__init__(h, batch)

@@ -24,6 +24,7 @@ class Epoched(History):
 
     name = "Epoched-FutureFill, torch"
     exact = True
+    copies = 12
 
     def __init__(self, h: Tensor, batch: int) -> None:
         super().__init__(h, batch)
@@ -31,11 +32,12 @@ class Epoched(History):
         self.near = h[:, : self.epoch].flip(1).contiguous()
         self.pending = h.new_zeros(batch, len(h), self.epoch)
         self.spectra: dict[int, Tensor] = {}
+        self.filled = 0
 
     def load(self, u: Tensor) -> None:
         """u: (t, B, D)."""
         super().load(u)
-        self.fill(len(u) // self.epoch * self.epoch)
+        self.fill_once(len(u) // self.epoch * self.epoch)
 
     def spectrum(self, n: int) -> Tensor:
         """The filter's transform of length n, made once."""
@@ -43,8 +45,14 @@ class Epoched(History):
             self.spectra[n] = torch.fft.rfft(self.h[:, :n], n)
         return self.spectra[n]
 
+    def fill_once(self, t: int) -> None:
+        """`fill` unless the last one was the same."""
+        if t != self.filled:
+            self.fill(t)
+
     def fill(self, t: int) -> None:
         """What inputs ``0 .. t-1`` add to outputs ``t .. t+K-1``."""
+        self.filled = t
         if t == 0:
             self.pending.zero_()
             return
@@ -88,10 +96,12 @@ def fill_parts(peer: Epoched, rows: Tensor) -> list[Part]:
     return parts
 
 
-def token_parts(peer: Epoched, rows: Tensor, windows_per_stream: int) -> list[Part]:
-    """Windows of 16 tokens at four places of an epoch, in epochs spread over the stream."""
+def token_parts(
+    peer: Epoched, rows: Tensor, windows_per_stream: int, tokens: int = 16
+) -> list[Part]:
+    """Windows of tokens at four places of an epoch, in epochs spread over the stream."""
     length, epoch = len(rows) - 1, min(peer.epoch, len(rows) - 1)
-    tokens = max(1, min(16, epoch // 4))
+    tokens = max(1, min(tokens, epoch // 4))
     parts = []
     for i in range(windows_per_stream):
         start = int((2 * i + 1) * length / (2 * windows_per_stream)) // epoch * epoch

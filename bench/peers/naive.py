@@ -14,6 +14,7 @@ class Naive(History):
 
     name = "naive dot product, torch"
     exact = True
+    copies = 2
 
     def __init__(self, h: Tensor, batch: int) -> None:
         super().__init__(h, batch)

@@ -31,7 +31,7 @@ class PublishedEpoched(Epoched):
         if len(u) > self.loaded.shape[-1]:
             self.loaded = u.permute(1, 2, 0).contiguous()
         self.u = self.loaded[..., : len(u)]
-        self.fill(len(u) // self.epoch * self.epoch)
+        self.fill_once(len(u) // self.epoch * self.epoch)
 
     def spectrum(self, n: int) -> Tensor:
         """The filter's transform of length n, made every time."""
@@ -49,4 +49,5 @@ class PublishedEpoched(Epoched):
 
     def parts(self, rows: Tensor) -> list[Part]:
         """As `Epoched.parts`; the copy grows with the position, so tokens in four epochs."""
-        return fill_parts(self, rows) + token_parts(self, rows, windows_per_stream=4)
+        tokens = max(2, min(16, 2**17 // len(rows)))
+        return fill_parts(self, rows) + token_parts(self, rows, 4, tokens)

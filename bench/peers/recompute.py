@@ -14,6 +14,7 @@ class Recompute(History):
 
     name = "recompute with torch.fft"
     exact = True
+    copies = 12
 
     def __init__(self, h: Tensor, batch: int) -> None:
         super().__init__(h, batch)
