@@ -177,7 +177,7 @@ def _future_fill(
         ring.shape[3], block, transform, radix, n_spectra, n_spectra - 1, kept_offset,
         spectra_offset,
     )  # fmt: skip
-    config = fill_config(transform, device_info(ring.device))
+    config = fill_config(transform, device_info(ring.device), block < transform)
     if config is None:
         launch.fill_by_fft(ring, kept, spectra, positions, rows, level, channels, groups)
     else:

@@ -40,7 +40,7 @@ needs_triton = pytest.mark.skipif(
         ("l4", 16, 768, 3, StepConfig(8, 4, 16)),
         ("l4", 16, 64, 3, StepConfig(8, 1, 16)),
         ("b200", 1, 4096, 2, StepConfig(8, 2, 1)),
-        ("b200", 96, 1, 1, StepConfig(8, 1, 64)),
+        ("b200", 96, 1, 1, StepConfig(8, 1, 32)),
         ("h200", 24, 7, 1, StepConfig(8, 1, 32)),
     ],
 )
@@ -67,6 +67,13 @@ def test_step_configuration(device, block, channels, rows, expected):
 @pytest.mark.parametrize("device", ["a100", "h100", "h200", "b200", "l4", "rtx4090"])
 def test_fill_configuration(device, transform, expected):
     assert fill_config(transform, DeviceInfo.named(device)) == expected
+
+
+def test_ragged_blocks_have_a_lower_limit():
+    info = DeviceInfo.named("h100")
+    assert fill_config(256, info, ragged=True) == fill_config(256, info)
+    assert fill_config(1024, info, ragged=True) == FillConfig(4, 8, 8, 255)
+    assert fill_config(2048, info, ragged=True) is None
 
 
 @needs_triton

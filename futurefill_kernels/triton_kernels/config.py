@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..device import DeviceInfo
 
@@ -73,14 +73,22 @@ def step_config(block: int, channels: int, rows: int, info: DeviceInfo) -> StepC
     together = min(STEP_ROWS, _power_of_two(rows))
     while together > 1 and tiles * -(-rows // together) < info.sm_count:
         together //= 2
-    return StepConfig(STEP_CHANNELS, together, min(STEP_TAPS, _power_of_two(block)))
+    # in a loop over taps the sums so far need registers of their own
+    tile = _power_of_two(block) if block <= STEP_TAPS else STEP_TAPS // 2
+    return StepConfig(STEP_CHANNELS, together, tile)
 
 
-def fill_config(transform: int, info: DeviceInfo) -> FillConfig | None:
-    """Configuration for a transform length, None where torch.fft does the level instead."""
-    if transform > LARGEST_TRANSFORM:
+def fill_config(transform: int, info: DeviceInfo, ragged: bool = False) -> FillConfig | None:
+    """Configuration for a transform length, None where torch.fft does the level instead.
+
+    ragged: whether the block is shorter than the transform; its bounds take registers: 160 spilled
+    at a block of 400, and at 2048 none are left (64 bytes of spills on sm_120).
+    """
+    if transform > (LARGEST_TRANSFORM // 2 if ragged else LARGEST_TRANSFORM):
         return None
     config = next(config for limit, config in _FILL.items() if transform <= limit)
+    if ragged and config.residues > 1:
+        config = replace(config, registers=255)
     fits = config.shared_bytes(transform) <= info.shared_per_block
     fits &= config.registers * 32 * config.warps <= info.registers_per_sm
     return config if fits else None

@@ -21,7 +21,7 @@ from .short_range_step import short_range_step_kernel
 from .tree import twiddle_table
 
 _WORKSPACE_BYTES = 256 << 20
-_LEAVES, _MULTIPLY_CHANNELS = 64, 32
+_LEAVES, _MULTIPLY_CHANNELS = 32, 32
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def multiply_launch(
         kept.shape[3], level.kept_offset, spectra.shape[2], level.spectra_offset,
     )  # fmt: skip
     constants = {"LEAVES": _LEAVES, "C": _MULTIPLY_CHANNELS}
-    options = {"num_warps": 4, "enable_fp_fusion": True}
+    options = {"num_warps": 8, "enable_fp_fusion": True}
     return Launch(multiply_accumulate_kernel, grid, arguments, constants, options)
 
 
