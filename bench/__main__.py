@@ -29,6 +29,7 @@ BENCHES = {
     "accuracy": ("accuracy", "error over position, and bits per byte with less kept"),
     "paper": ("paper", "the published experiments beside their published figures"),
     "latency": ("latency", "the slowest steps: objective='latency' against 'throughput'"),
+    "plan": ("plan", "planned block sizes against the best of a sweep"),
     "memory": ("memory", "bytes of state after prompts of different length"),
     "gpu-counters": ("gpu_counters", "counts of the GPU kernels in a PTX emulator"),
 }

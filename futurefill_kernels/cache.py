@@ -16,6 +16,7 @@ from .checks import (
     check_dtype,
     check_filters,
     check_input,
+    check_memory,
     check_state_dict,
     refuse_grad,
     row_indices,
@@ -24,7 +25,7 @@ from .checks import (
 from .dispatch import resolve
 from .plan import Plan
 from .planner import make_plan
-from .state import allocate, copy_rows, from_tiles, to_tiles
+from .state import allocate, copy_rows, from_tiles, state_nbytes, to_tiles
 
 
 class FutureFillCache:
@@ -42,6 +43,8 @@ class FutureFillCache:
     impl: "auto", "cpu", "reference", ...; a named one never falls back.
     device, dtype: of the inputs; default those of the filters. State and arithmetic are float32, or
         float64 for float64 inputs.
+    fill_stream: future fills run on this CUDA stream, beside what follows a token's last layer; the
+        next step waits for them. None: on the current stream.
 
     The state takes O(N) memory whatever the prompt's length. Inputs of a prompt that comes in
     several ``prefill`` calls are held until the first ``step``. Raises ValueError or TypeError that
@@ -60,6 +63,7 @@ class FutureFillCache:
         impl: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        fill_stream: torch.cuda.Stream | None = None,
     ) -> None:
         layers = [filters] if isinstance(filters, Tensor) else list(filters)
         check_filters(layers)
@@ -96,13 +100,24 @@ class FutureFillCache:
             )
         self.plan = dataclasses.replace(plan, filter_length=longest)
         self._implementation = resolve(impl, self.device, self.dtype, self.plan)
+        if fill_stream is not None and self.device.type != "cuda":
+            raise ValueError(f"fill_stream needs a CUDA device, the stream's is {self.device}")
+        self._fill_stream, self._fill_running, self._capturing = fill_stream, False, False
         self._accumulate = torch.float64 if self.dtype == torch.float64 else torch.float32
         self._filters = [h.detach().to(self.device, self._accumulate) for h in layers]
         self.batch_size, self.max_new_tokens, self.channels = batch_size, max_new_tokens, channels
         self.layers = len(layers)
+        layout = self._implementation.make_layout(channels, groups, self._accumulate, self.plan)
+        check_memory(
+            state_nbytes(
+                self.plan, layout, layers=len(layers), batch_size=batch_size,
+                itemsize=self._accumulate.itemsize,
+            ),
+            self.device,
+        )  # fmt: skip
         self._state = allocate(
             self.plan,
-            self._implementation.make_layout(channels, groups, self._accumulate, self.plan),
+            layout,
             self._implementation.make_spectra,
             self._filters,
             batch_size,
@@ -237,6 +252,7 @@ class FutureFillCache:
                 check_input(self, name, gate, expected)
         valid = valid_lengths(lengths, len(row_list), u.shape[2])
         token = ("prefill", row_list, valid)
+        self._join_fill()
         if layer == 0:
             self._check_room(row_list, valid)
         elif self._token != token:
@@ -342,6 +358,7 @@ class FutureFillCache:
         )
 
     def _between_tokens(self, method: str) -> None:
+        self._join_fill()
         if self._next_layer:
             raise ValueError(
                 f"{method} needs a finished token, but layer {self._next_layer} is next"
@@ -365,6 +382,8 @@ class FutureFillCache:
             raise ValueError(
                 f"no room for another step: all max_new_tokens = {self.max_new_tokens} are taken"
             )
+        if self._fill_running:
+            self._join_fill()
         self._token = ("step", row_list)
         if self._open_prompts:
             for row in range(self.batch_size) if row_list is None else row_list:
@@ -372,6 +391,8 @@ class FutureFillCache:
 
     def _finish_step(self, row_list: list[int] | None) -> None:
         self._next_layer = 0
+        if self._capturing:  # nothing has run yet; the books are kept at every replay
+            return
         if row_list is None:
             self._steps_since += 1
         else:
@@ -390,7 +411,19 @@ class FutureFillCache:
         for fired, members in sorted(due.items(), reverse=True):  # largest blocks first
             everyone = len(members) == self.batch_size
             index = None if everyone else torch.tensor(members, device=self.device)
-            self._implementation.fill(self._state, self.plan.levels[fired], index)
+            if self._fill_stream is None:
+                self._implementation.fill(self._state, self.plan.levels[fired], index)
+                continue
+            self._fill_stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(self._fill_stream):
+                self._implementation.fill(self._state, self.plan.levels[fired], index)
+            self._fill_running = True
+
+    def _join_fill(self) -> None:
+        """Later launches on the current stream wait for the fills on the side stream."""
+        if self._fill_running and self._fill_stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._fill_stream)
+            self._fill_running = False
 
     def _prefill_group(
         self, x: Tensor, layer: int, rows: list[int], position: int | None, valid: list[int]

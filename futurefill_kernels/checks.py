@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .device import DeviceInfo
+
 if TYPE_CHECKING:
     from .cache import FutureFillCache
 
@@ -150,3 +152,13 @@ def check_state_dict(
         if tensor.dtype != accumulate:
             raise TypeError(f"expected {name} of dtype {accumulate}, got {tensor.dtype}")
     return inputs, filled, positions
+
+
+def check_memory(nbytes: int, device: torch.device) -> None:
+    """MemoryError before a state is allocated that the device cannot hold."""
+    total = DeviceInfo.of(device).memory_bytes if device.type in ("cpu", "cuda") else nbytes
+    if nbytes > total:
+        raise MemoryError(
+            f"the state needs {nbytes} bytes, {device} has {total}: use fewer rows, layers or "
+            "max_new_tokens, shared filters (channels=), or another plan"
+        )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from . import graphs
 from .cache import FutureFillCache
 from .checks import valid_lengths
 from .nn.cache import make_cache
@@ -30,6 +32,7 @@ def decode(
     pad_id: int = 0,
     plan: Plan | None = None,
     impl: str = "auto",
+    cuda_graph: bool | None = None,
     progress: bool = False,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -43,6 +46,8 @@ def decode(
     lengths: (B,) valid positions of right-padded prompts.
     stop_ids: a row ends with the first of these; the rest of it is pad_id.
     plan, impl: as in FutureFillCache. progress: show a bar on stderr.
+    cuda_graph: replay the model's step as one CUDA graph. Default: where that is possible; True:
+        RuntimeError with the reasons where it is not.
     callback: called with the new ids (B,) or inputs (B, D) and their index 0 .. N-1.
 
     Raises ValueError or TypeError for prompts that are empty or have ids outside the vocabulary,
@@ -55,6 +60,8 @@ def decode(
         if isinstance(model, Tensor):
             if sampler is not None or stop_ids:
                 raise ValueError("sampler and stop_ids need a model; filters take next_input")
+            if cuda_graph:
+                raise ValueError("cuda_graph needs a model: next_input could not be captured")
             if not isinstance(prompt, Tensor):
                 raise TypeError(f"expected prompt (B, D, P), got {type(prompt).__name__}")
             return _decode_filters(model, prompt, lengths, next_input or _identity, loop)
@@ -62,6 +69,7 @@ def decode(
             raise ValueError("next_input needs filters; a model takes a sampler")
         ids, valid = _pad(prompt, lengths)
         _check_ids(model, ids, stop_ids, pad_id)
+        loop.cuda_graph = cuda_graph
         return _decode_model(model, ids, valid, sampler or greedy, stop_ids, pad_id, loop)
 
 
@@ -72,6 +80,7 @@ class _Loop:
         self, steps: int, plan: Plan | None, impl: str, progress: bool, callback: Callback | None
     ) -> None:
         self.steps, self.plan, self.impl, self.callback = steps, plan, impl, callback
+        self.cuda_graph: bool | None = None
         self.bar = tqdm(total=steps, unit="tok", disable=not progress, leave=False)
 
     def emit(self, token: Tensor, index: int) -> None:
@@ -95,11 +104,16 @@ def _decode_model(
     if loop.steps == 0:
         return new
     cache = make_cache(model, batch, loop.steps, plan=loop.plan, impl=loop.impl)
+    reasons = graphs.reasons_against(cache, ids)
+    if loop.cuda_graph and reasons:
+        raise RuntimeError("the step cannot be captured: " + "; ".join(reasons))
+    capture = not reasons if loop.cuda_graph is None else loop.cuda_graph
     with cache.select(lengths=lengths):
         logits = model(ids, cache=cache)  # (B, P, V)
     logits = logits[torch.arange(batch), torch.tensor(lengths) - 1]
     stops = torch.tensor(list(stop_ids), device=ids.device, dtype=ids.dtype)
     running = torch.ones(batch, dtype=torch.bool, device=ids.device)
+    step: Callable[[Tensor], Tensor] = partial(model, cache=cache)
     with loop.bar:
         for t in range(loop.steps):
             token = sample(logits)  # (B,)
@@ -110,7 +124,9 @@ def _decode_model(
             loop.emit(token, t)
             if t + 1 == loop.steps or (stop_ids and not running.any()):
                 break
-            logits = model(token[:, None], cache=cache)[:, 0]
+            logits = step(token[:, None])[:, 0]
+            if capture and t == 0 and loop.steps > 2:
+                step = graphs.GraphedStep(model, cache, token[:, None])
     return new
 
 

@@ -7,11 +7,14 @@ a device.
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+
+from . import _extension, tuning
 
 _GIB = 1 << 30
 
@@ -146,7 +149,8 @@ def _cuda(index: int) -> DeviceInfo:
     )
     scale = p.multi_processor_count / base.sm_count
     shared_per_sm = getattr(p, "shared_memory_per_multiprocessor", base.shared_per_sm)
-    return replace(
+    stored = tuning.load("cuda", p.name, p.multi_processor_count) or {}
+    found = replace(
         base,
         name=base.name if known else p.name,
         sm_count=p.multi_processor_count,
@@ -160,6 +164,7 @@ def _cuda(index: int) -> DeviceInfo:
         threads_per_sm=getattr(p, "max_threads_per_multi_processor", base.threads_per_sm),
         capability=capability,
     )
+    return replace(found, **stored)
 
 
 # One core of an AMD Zen 2 server: a 256 MiB read streams at 15.6 GB/s, torch.mm reaches 68 GFLOP/s.
@@ -182,6 +187,37 @@ def _cpu(threads: int) -> DeviceInfo:
     )
 
 
+@lru_cache(maxsize=1)
+def processor() -> str:
+    """What the processor calls itself, with the instruction set that the kernels use."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration, IndexError):
+        pass  # not Linux: the platform's name is what there is
+    reason = _extension.cpu_unavailable_reason()
+    return f"{name} {_extension.cpu_isa() if reason is None else 'no kernels'}"
+
+
+def second_level_cache() -> int:
+    """Bytes of a core's second-level cache."""
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        if (folder / "level").read_text().strip() == "2":
+            return _bytes((folder / "size").read_text())
+    return 512 << 10
+
+
+def _bytes(text: str) -> int:
+    """``512K`` in bytes, 0 for what is not a size."""
+    text = text.strip()
+    unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
+    digits = text.rstrip("KMG")
+    return int(digits) * unit if digits.isdigit() else 0
+
+
 def _cpu_memory() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -191,11 +227,5 @@ def _cpu_memory() -> int:
 
 def _cpu_cache() -> int:
     """Bytes of the last-level cache."""
-    sizes = [16 << 20]
-    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = path.read_text().strip()
-        unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
-        digits = text.rstrip("KMG")
-        if digits.isdigit():
-            sizes.append(int(digits) * unit)
-    return max(sizes[1:], default=sizes[0])
+    folder = Path("/sys/devices/system/cpu/cpu0/cache")
+    return max((_bytes(p.read_text()) for p in folder.glob("index*/size")), default=0) or 16 << 20

@@ -62,7 +62,8 @@ class DecodingCache:
         self._selected: list[int] | None = None
         self._lengths: Tensor | Sequence[int] | None = None
         self._next = 0
-        self._stepping = False
+        self._stepping = self._replaying = False
+        self._counted = False  # whether the device's token counts are those of `_seen`
         self._token_lengths: list[int] = []
         self._token_seen: list[int] = []
         self._seen = [0] * batch_size
@@ -134,6 +135,57 @@ class DecodingCache:
         self._leave()
         return y
 
+    @property
+    def stepped(self) -> bool:
+        """Whether every row has made a step since its prompt."""
+        return min(self._taken) > 0
+
+    @contextmanager
+    def capturing(self) -> Iterator[None]:
+        """Inside, a call of the model launches one step of all rows, and no book is kept of it.
+
+        Token counts come from the device, so the launches serve every token; `finish_replay` keeps
+        the books and launches the fills.
+        """
+        counters = list(self._short.values())
+        for stream in self._streams:
+            stream._join_fill()
+            stream._capturing = True
+        for state in counters:
+            state.begin_capture(self._seen)
+        self._replaying = True
+        try:
+            yield
+        finally:
+            self._replaying = False
+            for stream in self._streams:
+                stream._capturing = False
+            for state in counters:
+                state.end_capture()
+
+    def check_step(self) -> None:
+        """ValueError when a replay would be one position too many in some row."""
+        self._between_calls("a replay")
+        if max(self._taken) >= self.max_new_tokens:
+            raise ValueError(
+                f"no room for another step: all max_new_tokens = {self.max_new_tokens} are taken"
+            )
+        for stream in self._streams:
+            stream._begin_step(None)
+        if not self._counted:
+            for state in self._short.values():
+                state.set_count(self._seen)
+
+    def finish_replay(self) -> None:
+        """Keep the books of a replayed step, and launch what fills are due."""
+        for stream in self._streams:
+            stream._finish_step(None)
+        for row in range(self.batch_size):
+            self._in_prompt[row] = False
+            self._seen[row] += 1
+            self._taken[row] += 1
+        self._counted = True
+
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen."""
         if rows is None:
@@ -146,6 +198,7 @@ class DecodingCache:
             stream.reset(rows)
         for state in self._short.values():
             state.ring[chosen] = 0
+        self._counted = False
         for row in chosen:
             self._seen[row], self._taken[row], self._in_prompt[row] = 0, 0, True
 
@@ -169,6 +222,7 @@ class DecodingCache:
             stream.reorder(chosen)
         for state in self._short.values():
             state.ring.copy_(state.ring[chosen])
+        self._counted = False
         self._seen = [self._seen[b] for b in chosen]
         self._taken = [self._taken[b] for b in chosen]
         self._in_prompt = [self._in_prompt[b] for b in chosen]
@@ -217,6 +271,9 @@ class DecodingCache:
 
     def _finish_call(self) -> None:
         self._next = 0
+        if self._replaying:
+            return
+        self._counted = False
         rows = range(self.batch_size) if self._selected is None else self._selected
         for row, length in zip(rows, self._token_lengths, strict=True):
             self._in_prompt[row] &= not self._stepping

@@ -1,0 +1,209 @@
+"""``python -m futurefill_kernels tune``: measure this machine's rates and store them for plans."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from . import _extension, cpu_ops, tuning
+from .cpu_cost import TIERS
+from .device import DeviceInfo, processor, second_level_cache
+from .plan import Plan
+from .state import StreamState, allocate
+
+STEP_BLOCKS = (4, 8, 16, 32, 64, 128, 256)
+FILL_BLOCKS = tuple(1 << k for k in range(2, 18))
+#: Bytes that the firings of one measurement touch, per tier.
+BUDGETS = {"l2": 384 << 10, "l3": 8 << 20, "dram": 80 << 20}
+#: Ring, prompt fill, kept spectra, spectra and taps of a measured stream over what it touches.
+_FILL_BYTES = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``tune``."""
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="about how long a CPU is measured"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the rates, store nothing")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, print, store."""
+    device = torch.device(args.device)
+    if args.seconds <= 0:
+        raise ValueError(f"expected --seconds > 0, got {args.seconds}")
+    info = DeviceInfo.of(device)
+    if info.kind == "cpu":
+        reason = _extension.cpu_unavailable_reason()
+        if reason is not None:
+            raise RuntimeError(f"the CPU kernels cannot be measured: {reason}")
+        name, size = processor(), _extension.cpu_lanes(torch.float32)
+        rates = measure_cpu(args.seconds)
+        _print_cpu(rates)
+    else:
+        name, size = torch.cuda.get_device_name(device), info.sm_count
+        rates = measure_gpu(device)
+        for key, value in rates.items():
+            print(f"{key:<24} {value:.4g} (until now {getattr(info, key):.4g})")
+    if not args.dry_run:
+        print(f"stored in {tuning.save(info.kind, name, size, rates)}")
+        if tuning.mode() == "off":
+            print("FUTUREFILL_TUNING=off: plans do not use it")
+
+
+def measure_cpu(seconds: float) -> dict[str, Any]:
+    """Times of one thread in ns per channel: see ``cpu_cost.CpuRates``."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        each = seconds / (len(STEP_BLOCKS) + 3 * len(TIERS) * len(FILL_BLOCKS))
+        bar = tqdm(total=len(STEP_BLOCKS) + len(FILL_BLOCKS), unit="size", leave=False)
+        with bar:
+            steps = []
+            for block in STEP_BLOCKS:
+                steps.append([block, _step_ns(block, each)])
+                bar.update()
+            call = _fill_times(4, 16, each)[0] * 16  # almost nothing but the call
+            fills = []
+            for block in FILL_BLOCKS:
+                fills.append([block, _tier_times(block, each, call)])
+                bar.update()
+    finally:
+        torch.set_num_threads(threads)
+    return {"steps": steps, "fills": fills, "l2_bytes": second_level_cache()}
+
+
+def _tier_times(block: int, seconds: float, call_ns: float) -> list[list[float]]:
+    """[single, keep, product] in ns per channel for every tier."""
+    tiers: list[list[float]] = []
+    before = 0
+    for tier in TIERS:
+        channels = max(16, BUDGETS[tier] // (_FILL_BYTES * block) // 16 * 16)
+        channels = min(channels, 65536)
+        if channels != before:
+            single, keeping, three = _fill_times(block, channels, seconds)
+            single = max(single - call_ns / channels, 0.2 * single)
+            keeping, three = keeping - call_ns / channels, three - call_ns / channels
+            found = [single, max(keeping - single, 0.0), max((three - single) / 2, 0.0)]
+        if tiers:  # a farther tier is never cheaper
+            found = [max(a, b) for a, b in zip(found, tiers[-1], strict=True)]
+        tiers.append([round(x, 3) for x in found])
+        before = channels
+    return tiers
+
+
+def _stream(block: int, channels: int) -> StreamState:
+    """A group of four blocks, its tensors zero: the time does not depend on the values."""
+    plan = Plan(4 * block, (block,))
+    layout = cpu_ops.make_layout(channels, channels, torch.float32, plan)
+    one = torch.zeros(layout.lanes, 1)
+    lanes = dataclasses.replace(layout, channels=layout.lanes, groups=layout.lanes)
+
+    def spectra(h: torch.Tensor, plan: Plan, _: Any, dtype: torch.dtype) -> torch.Tensor:
+        tile = cpu_ops.make_spectra(one, plan, lanes, dtype)
+        return torch.zeros(layout.filter_tiles, *tile.shape[1:], dtype=dtype)
+
+    return allocate(plan, layout, spectra, [torch.zeros(channels, 1)], 1, None)
+
+
+def _fill_times(block: int, channels: int, seconds: float) -> tuple[float, float, float]:
+    """ns per channel of a firing with one product, one product kept, three products."""
+    state = _stream(block, channels)
+    (level,) = state.plan.levels
+    single = dataclasses.replace(level, radix=2, n_spectra=1, kept=0)
+    found = []
+    for fired, position in ((single, block), (level, block), (level, 3 * block)):
+        state.positions.fill_(position)
+        ns = _fastest(partial(cpu_ops.fill, state, fired, None), seconds)
+        found.append(ns / channels)
+    return found[0], found[1], found[2]
+
+
+def _step_ns(block: int, seconds: float) -> float:
+    """ns per channel of a step, averaged over a block, without the call and without fills."""
+    times = {}
+    for channels in (16, 1024):
+        plan = Plan(block, (block,))
+        layout = cpu_ops.make_layout(channels, channels, torch.float32, plan)
+        h = torch.zeros(channels, block)
+        state = allocate(plan, layout, cpu_ops.make_spectra, [h], 1, None)
+        step, u = cpu_ops.make_step(state), torch.zeros(1, channels)
+        y = torch.empty_like(u)
+
+        def whole(state: StreamState = state, step: Any = step, u: Any = u, y: Any = y) -> None:
+            state.positions.zero_()
+            for _ in range(block):
+                step(u, None, None, y, None, 0, True)
+
+        times[channels] = _fastest(whole, seconds / 2) / block
+    return round(max(times[1024] - times[16], 0.0) / (1024 - 16), 4)
+
+
+def _fastest(call: Callable[[], object], seconds: float) -> float:
+    """Lower quartile of the times of a call, in ns; at least five calls."""
+    call()
+    times: list[int] = []
+    stop = time.perf_counter() + seconds
+    while len(times) < 5 or (time.perf_counter() < stop and len(times) < 2000):
+        start = time.perf_counter_ns()
+        call()
+        times.append(time.perf_counter_ns() - start)
+    return float(sorted(times)[len(times) // 4])
+
+
+def _print_cpu(rates: dict[str, Any]) -> None:
+    print("one thread, float32, ns per channel")
+    print("step, by first block: " + ", ".join(f"{t}: {ns:.2f}" for t, ns in rates["steps"]))
+    print("fill, by block: one product / kept / each further product, data in " + ", ".join(TIERS))
+    for block, tiers in rates["fills"]:
+        print(f"{block:>7}  " + "   ".join(" / ".join(f"{x:.4g}" for x in t) for t in tiers))
+
+
+def measure_gpu(device: torch.device, *, scale: int = 1 << 28) -> dict[str, float]:
+    """Bandwidth of a copy, float32 rate of a matrix product without TF32, and a launch.
+
+    scale: float32 values copied; matrices are ``sqrt(scale) / 2`` wide. Any device of torch works.
+    """
+    source = torch.zeros(scale, device=device)
+    target = torch.empty_like(source)
+    copied = _device_seconds(device, lambda: target.copy_(source), 10)
+    width = int(scale**0.5) // 2
+    a = torch.randn(width, width, device=device)
+    out = torch.empty_like(a)
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        product = _device_seconds(device, lambda: torch.mm(a, a, out=out), 10)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+    small = torch.zeros(32, device=device)
+    launch = _device_seconds(device, lambda: small.add_(1), 2000)
+    return {
+        "dram_bytes_per_second": 2 * source.nbytes / copied,
+        "fp32_flops": 2 * width**3 / product,
+        "launch_seconds": launch,
+    }
+
+
+def _device_seconds(device: torch.device, call: Callable[[], object], repeats: int) -> float:
+    """Seconds of one of many calls after each other."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    call()
+    wait()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    wait()
+    return (time.perf_counter() - start) / repeats

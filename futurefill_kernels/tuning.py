@@ -1,0 +1,86 @@
+"""Measured rates: one JSON file per device, written by ``python -m futurefill_kernels tune``.
+
+``FUTUREFILL_TUNING`` says what plans use: ``strict`` (default), rates measured on exactly this
+device, else the shipped ones; ``nearest``, else those of the most similar device of the kind;
+``off``, the shipped ones. ``FUTUREFILL_CACHE_DIR`` names the folder; without it
+``$XDG_CACHE_HOME/futurefill_kernels`` or ``~/.cache/futurefill_kernels``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+MODES = ("off", "strict", "nearest")
+FORMAT = 1
+
+
+def cache_folder() -> Path:
+    """Where rates are stored."""
+    named = os.environ.get("FUTUREFILL_CACHE_DIR")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "futurefill_kernels"
+
+
+def mode() -> str:
+    """The mode in ``FUTUREFILL_TUNING``. Raises ValueError for an unknown one."""
+    value = os.environ.get("FUTUREFILL_TUNING", "strict")
+    if value not in MODES:
+        raise ValueError(f"expected FUTUREFILL_TUNING to be one of {MODES}, got {value!r}")
+    return value
+
+
+def path_of(kind: str, name: str) -> Path:
+    """The file of a device."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return cache_folder() / f"{kind}-{slug}.json"
+
+
+def save(kind: str, name: str, size: int, rates: dict[str, Any]) -> Path:
+    """Store a device's rates; the file appears whole or not at all.
+
+    size: what "nearest" compares: multiprocessors of a GPU, lanes of a CPU.
+    """
+    path = path_of(kind, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"format": FORMAT, "kind": kind, "name": name, "size": size, "rates": rates}
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    scratch.write_text(json.dumps(record, indent=1) + "\n")
+    scratch.replace(path)
+    return path
+
+
+def load(kind: str, name: str, size: int) -> dict[str, Any] | None:
+    """Stored rates for a device under the mode, or None for the shipped ones.
+
+    Raises ValueError for a file that is not such a record.
+    """
+    chosen = mode()
+    if chosen == "off":
+        return None
+    path = path_of(kind, name)
+    if path.exists():
+        return dict(_read(path)["rates"])
+    if chosen == "nearest":
+        records = [_read(p) for p in sorted(cache_folder().glob(f"{kind}-*.json"))]
+        if records:
+            return dict(min(records, key=lambda r: abs(r["size"] - size))["rates"])
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+        if record["format"] != FORMAT or not isinstance(record["rates"], dict):
+            raise KeyError("format")
+        return dict(record)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} does not hold rates of this version: remove it, or run "
+            f"python -m futurefill_kernels tune again"
+        ) from error
