@@ -24,7 +24,7 @@ TIERS = ("l2", "l3", "dram")
 #: Bytes per token and channel that a stream touches between two firings of a level.
 TOUCHED = 20
 #: One firing whatever its size, set by hand: first blocks of 16 then win at few channels, as timed.
-FIRING_NS = 300.0
+FIRING_NS = 150.0
 
 
 @dataclass(frozen=True)

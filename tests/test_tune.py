@@ -94,7 +94,7 @@ def test_costs_follow_the_rates():
     assert short_range_ns(r, 1024, 1000) > 20
     small, large = (Stream(4096, 4096, d, 1, 1, d) for d in (16, 1 << 20))
     # a firing of one product every 32 tokens, data in the second-level cache or in memory
-    assert level_ns(small, r, 16, 2) == pytest.approx((8 + 300 / 16) / 32)
+    assert level_ns(small, r, 16, 2) == pytest.approx((8 + 150 / 16) / 32)
     assert level_ns(large, r, 16, 2) == pytest.approx(1.0, rel=0.01)
     assert level_ns(large, r, 64, 4) == pytest.approx((80 * 3 + 8 * 3 + 8 * 2) / 256, rel=0.01)
 
