@@ -56,7 +56,10 @@ $(VENV)/installed-test: $(VENV)/installed
 	  'triton>=3.4; platform_system == "Linux"'
 	touch $@
 
+# The same bytes every time: from the same sources, compilers and torch.
 wheel: $(VENV)/ready
+	rm -rf build dist
+	SOURCE_DATE_EPOCH=$(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)) \
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 $(VENV)/installed-dev: $(VENV)/installed

@@ -53,6 +53,7 @@ ISA_FLAGS = {
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 ISAS = ["portable", "avx2", "avx512"] if X86 else ["portable"]
 CXX_FLAGS = ["-O3", "-std=c++17", "-fvisibility=hidden", "-Wno-psabi", "-g0"]
+CXX_FLAGS += [f"-ffile-prefix-map={ROOT}=."]  # the same library from every folder
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]  # the stable ABI of torch 2.10
 DEFINES += ["-DFUTUREFILL_X86"] if X86 else []
 
