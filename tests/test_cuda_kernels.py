@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import relative_error
-from cuda_harness import emulator, make_state, run_fill, run_step, unavailable_reason
 
+from bench.cuda_harness import emulator, make_state, run_fill, run_step, unavailable_reason
 from futurefill_kernels import reference_ops
 from futurefill_kernels.plan import Plan
 from futurefill_kernels.state import StreamState, allocate
@@ -244,7 +244,7 @@ FAULTS = {
     ),
     "one input too early": (
         64,
-        ("future_fill.cu", "int64_t(p - T + k)", "int64_t(p - T + k - 1)"),
+        ("future_fill.cu", "(p - T + k)", "(p - T + k - 1)"),
         "out-of-bounds",
     ),
 }

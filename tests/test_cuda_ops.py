@@ -6,12 +6,12 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import cuda_harness
 import pytest
 import torch
 from conftest import relative_error
 
 import futurefill_kernels as ff
+from bench import cuda_harness
 from futurefill_kernels import _extension, cuda_ops, dispatch, wheel_check
 
 NOT_BUILT = _extension.cuda_unavailable_reason()

@@ -47,11 +47,11 @@ constexpr int FillConfig::twiddles() const {
 // SMs have 100 KB of shared memory; small blocks do not need it.
 constexpr FillConfig fill_config(int block, bool split) {
   if (block <= 16) return {block, block, 1, block, 128, 5, false};
-  if (block == 32) return {32, 32, 1, 32, 128, 4, false};
+  if (block == 32) return {32, 32, 1, 32, 128, 3, false};
   if (block == 64) return {64, 8, 1, 8, 32, 3, false};
   if (block == 128) return {128, 16, 1, 8, 32, 2, false};
   if (block == 256) return {256, 16, 1, 16, 16, 2, false};
-  if (block == 512) return {512, 32, 1, 16, 8, 4, split};
+  if (block == 512) return {512, 32, 1, 16, 8, 3, split};
   if (block == 1024) return {1024, 32, 1, 32, 8, 2, split};
   if (block == 2048) return {2048, 32, 8, 8, 8, 1, split};
   if (block == 4096) return {4096, 32, 16, 8, 4, 1, split};

@@ -41,7 +41,7 @@ struct Twiddles {
     return -float(position) / (positions << (stored + 1));
   }
 
-  static __device__ __forceinline__ void fill(float2* table, int thread) {
+  static __device__ __forceinline__ void fill(float* table, int thread) {
     for (int e = thread; e < kConfig.twiddles(); e += kConfig.threads()) {
       float angle;  // half turns
       if (e < kInverse) {
@@ -55,9 +55,10 @@ struct Twiddles {
       } else {
         angle = position_angle(e - kInverseMiddle, R3);
       }
-      float2 w;
-      sincospif(angle, &w.y, &w.x);
-      table[e] = w;
+      float re, im;
+      sincospif(angle, &im, &re);
+      table[e] = re;
+      table[kConfig.twiddles() + e] = im;
     }
   }
 };
@@ -178,7 +179,7 @@ __device__ __forceinline__ void multiply_spectra(Complex* v, const Spectra& a, i
 template <int P>
 __device__ __forceinline__ void add_outputs(const Complex* v, Complex twist, float* out,
                                             int64_t step, int count, int first, int width) {
-  constexpr int kBatch = P < 8 ? P : 8;
+  constexpr int kBatch = P < 4 ? P : 4;
   static_for<P / kBatch>([&](auto batch) {
     constexpr int kFirst = decltype(batch)::value * kBatch;
     float pending[kBatch];
@@ -213,29 +214,33 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
   const int channel = blockIdx.x * C + c;
   if (C > 32 && channel >= a.lanes) return;
 
-  const int64_t row = rows ? rows[blockIdx.y] : blockIdx.y;
-  if (row < 0 || row >= a.batch) return;
-  const int64_t position = positions[row];
-  if (position <= 0 || position >= a.length || position % T != 0) return;
-  const int b = forget(int(row)), p = forget(int(position));
-  if (unsigned(p) / T % unsigned(a.radix) == 0) return;
-
+  // read again in every phase: cheaper than registers across the transforms
+  const auto state_row = [&]() -> int64_t {
+    const int at = forget(int(blockIdx.y));
+    return rows ? rows[at] : at;
+  };
   Complex v[P];
   {
+    const int64_t b = state_row();
+    if (b < 0 || b >= a.batch) return;
+    const int64_t p = positions[b];
+    if (p <= 0 || p >= a.length || p % T != 0) return;
+    if (unsigned(p / T) % unsigned(a.radix) == 0) return;
     const int64_t step = W * a.lanes;
     const float* in =
-        ring + blockIdx.z * a.ring_layer + b * a.ring_row + int64_t(p - T + k) * a.lanes + channel;
+        ring + blockIdx.z * a.ring_layer + b * a.ring_row + (p - T + k) * a.lanes + channel;
 #pragma unroll
     for (int s = 0; s < P; ++s, in += step) v[s].re = *in;
   }
 
   const auto multiply = [&](auto radix, auto stride) {
-    const int at = forget(p), channel = forget(int(blockIdx.x * C + c));
-    const int i = unsigned(at) / T % unsigned(a.radix);
+    const int64_t b = state_row(), p = positions[b];
+    const int channel = forget(int(blockIdx.x * C + c));
+    const int i = unsigned(p / T) % unsigned(a.radix);
     Spectra f;
     f.n_spectra = a.n_spectra;
     f.blocks = min(i, a.n_spectra);
-    f.keep = a.n_spectra > 1 && i + 1 < a.radix && at + T < a.length;
+    f.keep = a.n_spectra > 1 && i + 1 < a.radix && p + T < a.length;
     f.newest = a.n_spectra > 1 ? (i - 1) % (a.n_spectra - 1) : 0;
     const int filter = min(channel, a.channels - 1) / a.channels_per_filter;
     f.h = spectra + blockIdx.z * a.spectra_layer + k * R3 * (2 * a.filter_lanes) + filter;
@@ -243,10 +248,10 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     multiply_spectra<P, radix, stride, T>(v, f, a.lanes, a.filter_lanes);
   };
   const auto add = [&](Complex twist) {
-    const int at = forget(p);
-    float* out = ring + blockIdx.z * a.ring_layer + b * a.ring_row + int64_t(at + k) * a.lanes +
+    const int64_t b = state_row(), p = positions[b];
+    float* out = ring + blockIdx.z * a.ring_layer + b * a.ring_row + (p + k) * a.lanes +
                  (blockIdx.x * C + c);
-    const int count = min(int64_t(T), a.length - at);
+    const int count = min(int64_t(T), a.length - p);
     add_outputs<P>(v, twist, out, W * forget(a.lanes), count, k, W);
   };
 
@@ -259,9 +264,9 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     using Table = Twiddles<Config>;
     constexpr auto kFirst = Arrangement::kFirst, kMiddle = Arrangement::kMiddle,
                    kLast = Arrangement::kLast;
-    float2* table =
-        reinterpret_cast<float2*>(reinterpret_cast<char*>(shared) + kConfig.exchange_bytes());
-    Table::fill(table, thread);
+    float* values = reinterpret_cast<float*>(shared) + kConfig.exchange_bytes() / 4;
+    Table::fill(values, thread);
+    const ComplexTable table{values, kConfig.twiddles()};
     const Exchange<Config> exchange{reinterpret_cast<char*>(shared), c, k};
 
     forward_root<P>(v);
@@ -295,8 +300,7 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
       exchange.template operator()<kLast, kFirst>(v);
     }
     twiddled_pass<P, false>(v, table + Table::kInverse + k, W);
-    const float2 twist = table[Table::kTwist + k];
-    add({twist.x, twist.y});
+    add(table[Table::kTwist + k]);
   }
 }
 

@@ -70,16 +70,21 @@ __global__ __launch_bounds__(kMaxThreads) void short_range_step(
   const int channel = blockIdx.x * kChannels + 4 * half;
   const int first_row = blockIdx.y * kRows;
 
-  int64_t state[kRows];  // -1: padding, or a position outside the ring
-  int64_t position[kRows];
+  // one lane per row reads where it is: -1 is padding
+  int64_t own_state = -1, own_position = -1;
+  const int own_row = first_row + thread % 32;
+  if (thread % 32 < kRows && own_row < a.n_rows) {
+    own_state = rows ? rows[own_row] : own_row;
+    if (own_state >= a.batch) own_state = -1;
+    if (own_state >= 0) {
+      own_position = *static_cast<const volatile int64_t*>(positions + own_state) & kPositionMask;
+    }
+  }
+  int64_t state[kRows], position[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    state[r] = -1, position[r] = -1;
-    if (first_row + r < a.n_rows) state[r] = rows ? rows[first_row + r] : first_row + r;
-    if (state[r] >= a.batch) state[r] = -1;
-    if (state[r] >= 0) {
-      position[r] = *static_cast<const volatile int64_t*>(positions + state[r]) & kPositionMask;
-    }
+    state[r] = __shfl_sync(~0u, own_state, r);
+    position[r] = __shfl_sync(~0u, own_position, r);
   }
 
   // the sum over the block's earlier inputs
@@ -181,15 +186,22 @@ cudaError_t launch(const StepParams& p, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
+template <class Io, int kRows>
+cudaError_t launch_with(const StepParams& p, cudaStream_t stream) {
+  return p.shape.channels_per_filter > 1 ? launch<Io, kRows, true>(p, stream)
+                                         : launch<Io, kRows, false>(p, stream);
+}
+
 template <class Io>
 cudaError_t launch_for(const StepParams& p, cudaStream_t stream) {
-  const StepShape& a = p.shape;
-  const bool shared = a.channels_per_filter > 1;
-  if (step_rows(a.n_rows, a.channels) == 1) {
-    return shared ? launch<Io, 1, true>(p, stream) : launch<Io, 1, false>(p, stream);
+  switch (step_rows(p.shape.n_rows, p.shape.channels)) {
+    case 1:
+      return launch_with<Io, 1>(p, stream);
+    case 2:
+      return launch_with<Io, 2>(p, stream);
+    default:
+      return launch_with<Io, kStepMaxRows>(p, stream);
   }
-  return shared ? launch<Io, kStepMaxRows, true>(p, stream)
-                : launch<Io, kStepMaxRows, false>(p, stream);
 }
 
 }  // namespace

@@ -10,11 +10,15 @@ constexpr int kStepMaxThreads = 128;
 constexpr int kStepMaxRows = 8;      // batch rows that share one reading of the taps
 constexpr int kStepFewBlocks = 120;  // fewer thread blocks leave SMs idle
 
-// Batch rows per thread block: all that share taps, unless that leaves SMs idle.
+// Batch rows per thread block, 1, 2 or 8: as many as leave no SM idle.
 constexpr int step_rows(int64_t n_rows, int64_t channels) {
-  const int64_t blocks = (channels + kStepChannels - 1) / kStepChannels;
-  const int64_t shared = blocks * ((n_rows + kStepMaxRows - 1) / kStepMaxRows);
-  return n_rows > 1 && shared >= kStepFewBlocks ? kStepMaxRows : 1;
+  const int64_t tiles = (channels + kStepChannels - 1) / kStepChannels;
+  int rows = kStepMaxRows;
+  while (rows > 1 &&
+         (rows / 2 >= n_rows || tiles * ((n_rows + rows - 1) / rows) < kStepFewBlocks)) {
+    rows /= rows == kStepMaxRows ? 4 : 2;
+  }
+  return rows;
 }
 
 // Two threads per tap.

@@ -154,17 +154,25 @@ __device__ __forceinline__ void level(Complex* v, Complex first) {
   });
 }
 
-// A pass whose twiddles come from a table: entries [level - 1][stride], the thread's own at
-// `table`.
+// Complex numbers in shared memory, real and imaginary parts apart: lanes that read the same one
+// take one wavefront for each.
+struct ComplexTable {
+  const float* re;
+  int im;  // distance to the imaginary part
+
+  __device__ __forceinline__ Complex operator[](int at) const { return {re[at], re[im + at]}; }
+  __device__ __forceinline__ ComplexTable operator+(int at) const { return {re + at, im}; }
+};
+
+// A pass whose twiddles come from a table: entries [level - 1][stride], the thread's own at `table`.
 template <int kRadix, bool kForward>
-__device__ __forceinline__ void twiddled_pass(Complex* v, const float2* table, int stride) {
-  const float2 second = table[0];
+__device__ __forceinline__ void twiddled_pass(Complex* v, ComplexTable table, int stride) {
+  const Complex second = table[0];
   level<kRadix, 0, kForward>(
-      v, {fmaf(second.x, second.x, -second.y * second.y), 2.f * second.x * second.y});
+      v, {fmaf(second.re, second.re, -second.im * second.im), 2.f * second.re * second.im});
   static_for<log2_of(kRadix) - 1>([&](auto index) {
     constexpr int kStored = decltype(index)::value;
-    const float2 w = table[kStored * stride];
-    level<kRadix, kStored + 1, kForward>(v, {w.x, w.y});
+    level<kRadix, kStored + 1, kForward>(v, table[kStored * stride]);
   });
 }
 
