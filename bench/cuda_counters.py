@@ -98,9 +98,7 @@ def step_row(channels: int, batch: int, taps: int = 64, dtype: torch.dtype = tor
         "sectors": 32 * stats.sectors / needed,
         "ideal": 1 / stats.coalescing,
         "bytes": (stats.bytes_read + stats.bytes_written) / (needed + 16 * batch),
-        "barriers": round(
-            32 * stats.warp_insts["barrier"] / stats.blocks / stats.threads_per_block
-        ),
+        "barriers": round(stats.warp_insts["barrier"] / warps),
     }
 
 

@@ -119,15 +119,14 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return implementation
 
 
-@pytest.mark.parametrize("groups", [6, 2])
-@pytest.mark.parametrize("taps", [40, 200])
+@pytest.mark.parametrize(("groups", "taps"), [(6, 40), (2, 200)])
 def test_streams_of_prompts_chunks_and_steps(emulated, groups, taps):
     """Random splits into prefill, chunks and steps equal one parallel convolution."""
     torch.manual_seed(taps + groups)
     filters = [torch.randn(groups, taps) / 8 for _ in range(2)]
-    plan = ff.Plan(100, (4, 16, 32))
-    cache = ff.FutureFillCache(filters, 2, 100, channels=6, plan=plan, impl="emulated")
-    prompt, total = 9, 109
+    plan = ff.Plan(70, (4, 16, 32))
+    cache = ff.FutureFillCache(filters, 2, 70, channels=6, plan=plan, impl="emulated")
+    prompt, total = 9, 79
     u = torch.randn(2, 6, total)
     outputs: list[list[torch.Tensor]] = [[], []]
     t = 0
