@@ -164,7 +164,7 @@ struct ComplexTable {
   __device__ __forceinline__ ComplexTable operator+(int at) const { return {re + at, im}; }
 };
 
-// A pass whose twiddles come from a table: entries [level - 1][stride], the thread's own at `table`.
+// A pass with twiddles from a table: entries [level - 1][stride], the thread's own at `table`.
 template <int kRadix, bool kForward>
 __device__ __forceinline__ void twiddled_pass(Complex* v, ComplexTable table, int stride) {
   const Complex second = table[0];
