@@ -5,17 +5,17 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <exception>
-#include <mutex>
 #include <stdexcept>
 #include <string>
+
+#include "pool.h"
 
 namespace futurefill {
 
 namespace {
 
-// Values a thread must have to itself for waking it to pay: about 20 us of work.
-constexpr int64_t kValuesPerThread = 16384;
+// Values a thread must have to itself for handing them over to pay: about 5 us of work.
+constexpr int64_t kValuesPerThread = 8192;
 
 // -1 where the variable is not set
 int64_t threads_from_environment() {
@@ -30,25 +30,16 @@ int64_t threads_from_environment() {
   return threads;
 }
 
-// run(begin, end) over all jobs, in one piece per thread
+// run(begin, end) over all jobs, in one piece per thread; equal calls give equal pieces
 template <class F>
 void spread(int64_t jobs, int64_t values_per_job, const F& run) {
   const int64_t useful = jobs * values_per_job / kValuesPerThread;
   const int64_t threads = useful < 2 ? 1 : std::min({useful, jobs, thread_count()});
   if (threads < 2) return run(0, jobs);
-  // exceptions must not cross the C interface of parallel_for
-  std::exception_ptr failure;
-  std::mutex mutex;
-  torch::stable::parallel_for(0, jobs, (jobs + threads - 1) / threads,
-                              [&](int64_t begin, int64_t end) {
-                                try {
-                                  run(begin, end);
-                                } catch (...) {
-                                  const std::lock_guard<std::mutex> lock(mutex);
-                                  failure = std::current_exception();
-                                }
-                              });
-  if (failure) std::rethrow_exception(failure);
+  const auto piece = [&](int64_t i) { run(jobs * i / threads, jobs * (i + 1) / threads); };
+  run_pieces(
+      threads, [](const void* context, int64_t i) { (*static_cast<decltype(&piece)>(context))(i); },
+      &piece);
 }
 
 }  // namespace
@@ -88,6 +79,13 @@ void run_conv_jobs(const ConvParams& params) {
   const int64_t lanes = params.type == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
   spread((params.channels + lanes - 1) / lanes, params.batch * lanes * params.length * 8,
          [&](int64_t begin, int64_t end) { e.offline_conv(params, begin, end); });
+}
+
+void run_dense_jobs(const DenseParams& params, int64_t panels) {
+  const DenseEngine& e = engine().dense;
+  // a weight costs its reading, and rows beyond the first about a third of that each
+  spread(panels, params.k * e.panel * (params.rows + 2) / 6,
+         [&](int64_t begin, int64_t end) { e.dense(params, begin, end); });
 }
 
 }  // namespace futurefill

@@ -1,4 +1,4 @@
-// The two CPU operations spread over torch's worker threads.
+// The CPU operations spread over worker threads.
 #pragma once
 
 #include "cpu/engine.h"
@@ -15,5 +15,6 @@ void run_fill_jobs(const FillParams& params);
 void run_fill_stage(const SliceParams& params, int64_t stage, int64_t job_begin, int64_t job_end);
 // jobs are tiles of channels
 void run_conv_jobs(const ConvParams& params);
+void run_dense_jobs(const DenseParams& params, int64_t panels);
 
 }  // namespace futurefill

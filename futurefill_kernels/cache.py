@@ -154,6 +154,19 @@ class FutureFillCache:
         """Bytes of the state and the prepared filters; independent of the prompt's length."""
         return self._state.nbytes
 
+    def room(self, row: int) -> int:
+        """Positions the row can still take."""
+        return self.max_new_tokens - self._positions[row]
+
+    def in_prompt(self, row: int) -> bool:
+        """Whether the row still waits for its first step."""
+        return row in self._open_prompts
+
+    @property
+    def full(self) -> bool:
+        """Whether some row has taken all of its positions."""
+        return max(self._known_positions) + self._steps_since >= self.max_new_tokens
+
     def step(
         self,
         u_t: Tensor,
@@ -374,11 +387,8 @@ class FutureFillCache:
                 )
 
     def _begin_step(self, row_list: list[int] | None) -> None:
-        if row_list is None:
-            highest = max(self._known_positions) + self._steps_since
-        else:
-            highest = max((self._positions[b] for b in row_list if b >= 0), default=0)
-        if highest >= self.max_new_tokens:
+        real = [b for b in row_list or () if b >= 0]
+        if self.full if row_list is None else any(self.room(b) < 1 for b in real):
             raise ValueError(
                 f"no room for another step: all max_new_tokens = {self.max_new_tokens} are taken"
             )

@@ -8,13 +8,17 @@
 
 namespace futurefill {
 
-#define FF_DECLARE(isa)                                           \
-  namespace isa {                                                 \
-  void short_range_step(const StepParams&, int64_t, int64_t);     \
-  void future_fill(const FillParams&, int64_t, int64_t);          \
-  int64_t fill_stages(const SliceParams&);                        \
-  void fill_stage(const SliceParams&, int64_t, int64_t, int64_t); \
-  void offline_conv(const ConvParams&, int64_t, int64_t);         \
+#define FF_DECLARE(isa)                                                                   \
+  namespace isa {                                                                         \
+  void short_range_step(const StepParams&, int64_t, int64_t);                             \
+  void future_fill(const FillParams&, int64_t, int64_t);                                  \
+  int64_t fill_stages(const SliceParams&);                                                \
+  void fill_stage(const SliceParams&, int64_t, int64_t, int64_t);                         \
+  void offline_conv(const ConvParams&, int64_t, int64_t);                                 \
+  void dense(const DenseParams&, int64_t, int64_t);                                       \
+  void rms_norm(const float*, float*, const float*, int64_t, float);                      \
+  void short_conv(const float*, float*, float*, const float*, int64_t, int64_t, int64_t); \
+  void gate(const float*, const float*, float*, int64_t);                                 \
   }
 
 FF_DECLARE(portable)
@@ -25,6 +29,7 @@ FF_DECLARE(avx512)
 
 namespace {
 
+#define FF_DENSE(isa, bytes) {bytes / 2, isa::dense, isa::rms_norm, isa::short_conv, isa::gate}
 #define FF_ENGINE(isa, bytes) \
   {#isa,                      \
    bytes / 4,                 \
@@ -33,7 +38,8 @@ namespace {
    isa::future_fill,          \
    isa::fill_stages,          \
    isa::fill_stage,           \
-   isa::offline_conv}
+   isa::offline_conv,         \
+   FF_DENSE(isa, bytes)}
 
 // best first
 const Engine kEngines[] = {

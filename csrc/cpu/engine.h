@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "dense.h"
+
 namespace futurefill {
 
 enum class Scalar : int32_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
@@ -89,6 +91,7 @@ struct Engine {
   int64_t (*fill_stages)(const SliceParams&);
   void (*fill_stage)(const SliceParams&, int64_t stage, int64_t job_begin, int64_t job_end);
   void (*offline_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
+  DenseEngine dense;
 };
 
 // The best engine this machine runs, or the one FUTUREFILL_CPU_ISA names (avx512, avx2, portable).

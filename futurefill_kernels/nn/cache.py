@@ -13,6 +13,8 @@ from ..cache import FutureFillCache
 from ..checks import Rows, refuse_grad, row_indices, valid_lengths
 from ..plan import Plan
 from .filters import LongFilter
+from .fused import FusedToken, reasons_against
+from .language_model import LanguageModel
 from .short_conv import ShortConv, ShortConvState
 
 
@@ -24,8 +26,10 @@ class DecodingCache:
     equal shape are layers of one `FutureFillCache`, in the order of ``model.modules()``, which has
     to be the order of the calls.
 
-    model: its weights are read here, once. batch_size: rows ``B``. max_new_tokens: positions ``N``
-    that follow the prompt. plan, impl: as in `FutureFillCache`.
+    model: its weights are read here, once: make a new cache after changing them. batch_size: rows
+    ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl: as in
+    `FutureFillCache`. fused: take one call per run of layers for tokens of all rows (`FusedToken`)
+    where ``not_fused`` has no reason against it.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class DecodingCache:
         *,
         plan: Plan | None = None,
         impl: str = "auto",
+        fused: bool = True,
     ) -> None:
         self._modules = [m for m in model.modules() if isinstance(m, LongFilter | ShortConv)]
         groups: dict[tuple[int, int, bool], list[LongFilter]] = {}
@@ -66,14 +71,18 @@ class DecodingCache:
         self._counted = False  # whether the device's token counts are those of `_seen`
         self._token_lengths: list[int] = []
         self._token_seen: list[int] = []
-        self._seen = [0] * batch_size
-        self._taken = [0] * batch_size
-        self._in_prompt = [True] * batch_size
+        self._seen = torch.zeros(batch_size, dtype=torch.int64)
+        self._all_seen = False
+        #: Why tokens take one call per layer; empty when they are fused.
+        self.not_fused = ["fused=False"] if not fused else reasons_against(model, self._streams)
+        self._fused: FusedToken | None = None
+        if not self.not_fused and isinstance(model, LanguageModel):
+            self._fused = FusedToken(model, batch_size, self._place, self._short)
 
     @property
     def positions(self) -> Tensor:
         """(B,) int64: positions taken since the prompt."""
-        return torch.tensor(self._taken, dtype=torch.int64)
+        return self._streams[0].positions
 
     @property
     def plan(self) -> Plan:
@@ -88,9 +97,10 @@ class DecodingCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all state and prepared filters; independent of the prompt's length."""
-        return sum(s.nbytes for s in self._streams) + sum(
-            s.ring.nbytes + s.aligned.nbytes for s in self._short.values()
-        )
+        short = sum(s.ring.nbytes + s.aligned.nbytes for s in self._short.values())
+        if self._fused is not None:  # its scratch holds the rings
+            short += self._fused.nbytes - sum(s.ring.nbytes for s in self._short.values())
+        return sum(s.nbytes for s in self._streams) + short
 
     @contextmanager
     def select(
@@ -106,6 +116,28 @@ class DecodingCache:
             yield
         finally:
             self._selected = self._lengths = None
+
+    def fused_token(self, model: nn.Module, ids: Tensor) -> Tensor | None:
+        """Logits (B, 1, V) of a token ids (B, 1) of all rows, or None where layers go one by one.
+
+        None too for calls that need checks or raise: the layers know what to say.
+        """
+        fused = self._fused
+        if (
+            fused is None
+            or model is not fused.model
+            or not self._all_seen
+            or self._next
+            or self._replaying
+            or self._selected is not None
+            or self._lengths is not None
+            or ids.shape != (self.batch_size, 1)
+            or ids.dtype is not torch.int64
+            or torch.is_grad_enabled()
+            or any(stream.full for stream in self._streams)
+        ):
+            return None
+        return fused(ids.contiguous(), self._seen, self._streams)
 
     def long_conv(
         self, module: LongFilter, u: Tensor, pre: Tensor | None, post: Tensor | None
@@ -138,7 +170,7 @@ class DecodingCache:
     @property
     def stepped(self) -> bool:
         """Whether every row has made a step since its prompt."""
-        return min(self._taken) > 0
+        return int(self.positions.min()) > 0
 
     @contextmanager
     def capturing(self) -> Iterator[None]:
@@ -152,7 +184,7 @@ class DecodingCache:
             stream._join_fill()
             stream._capturing = True
         for state in counters:
-            state.begin_capture(self._seen)
+            state.begin_capture(self._seen.tolist())
         self._replaying = True
         try:
             yield
@@ -166,7 +198,7 @@ class DecodingCache:
     def check_step(self) -> None:
         """ValueError when a replay would be one position too many in some row."""
         self._between_calls("a replay")
-        if max(self._taken) >= self.max_new_tokens:
+        if any(stream.full for stream in self._streams):
             raise ValueError(
                 f"no room for another step: all max_new_tokens = {self.max_new_tokens} are taken"
             )
@@ -174,16 +206,13 @@ class DecodingCache:
             stream._begin_step(None)
         if not self._counted:
             for state in self._short.values():
-                state.set_count(self._seen)
+                state.set_count(self._seen.tolist())
 
     def finish_replay(self) -> None:
         """Keep the books of a replayed step, and launch what fills are due."""
         for stream in self._streams:
             stream._finish_step(None)
-        for row in range(self.batch_size):
-            self._in_prompt[row] = False
-            self._seen[row] += 1
-            self._taken[row] += 1
+        self._seen += 1
         self._counted = True
 
     def reset(self, rows: Rows | None = None) -> None:
@@ -199,8 +228,8 @@ class DecodingCache:
         for state in self._short.values():
             state.ring[chosen] = 0
         self._counted = False
-        for row in chosen:
-            self._seen[row], self._taken[row], self._in_prompt[row] = 0, 0, True
+        self._seen[chosen] = 0
+        self._all_seen = False
 
     def clone(self) -> DecodingCache:
         """An independent cache in the same state; prepared filters are shared."""
@@ -208,8 +237,9 @@ class DecodingCache:
         other = copy.copy(self)
         other._streams = [stream.clone() for stream in self._streams]
         other._short = {module: state.clone() for module, state in self._short.items()}
-        other._seen, other._taken = list(self._seen), list(self._taken)
-        other._in_prompt = list(self._in_prompt)
+        other._seen = self._seen.clone()
+        if self._fused is not None:
+            other._fused = self._fused.clone(other._short)
         return other
 
     def reorder(self, rows: Rows) -> None:
@@ -223,9 +253,8 @@ class DecodingCache:
         for state in self._short.values():
             state.ring.copy_(state.ring[chosen])
         self._counted = False
-        self._seen = [self._seen[b] for b in chosen]
-        self._taken = [self._taken[b] for b in chosen]
-        self._in_prompt = [self._in_prompt[b] for b in chosen]
+        self._seen = self._seen[chosen]
+        self._all_seen = bool((self._seen > 0).all())
 
     def _between_calls(self, method: str) -> None:
         if self._next:
@@ -258,12 +287,12 @@ class DecodingCache:
                 f"expected inputs of {len(rows)} rows and at least one position, "
                 f"got {count} rows and {width} positions"
             )
-        self._token_seen = [self._seen[row] for row in rows]
+        self._token_seen = self._seen[list(rows)].tolist()
         self._stepping = width == 1 and self._lengths is None and min(self._token_seen) > 0
         self._token_lengths = valid_lengths(self._lengths, count, width)
         for row, length in zip(rows, self._token_lengths, strict=True):
-            room = self.max_new_tokens - self._taken[row]
-            if (self._stepping or not self._in_prompt[row]) and length > room:
+            room = self._streams[0].room(row)
+            if (self._stepping or not self._streams[0].in_prompt(row)) and length > room:
                 raise ValueError(
                     f"expected at most {room} more positions in row {row} "
                     f"(max_new_tokens = {self.max_new_tokens}), got {length}"
@@ -275,11 +304,9 @@ class DecodingCache:
             return
         self._counted = False
         rows = range(self.batch_size) if self._selected is None else self._selected
-        for row, length in zip(rows, self._token_lengths, strict=True):
-            self._in_prompt[row] &= not self._stepping
-            self._seen[row] += length
-            if not self._in_prompt[row]:
-                self._taken[row] += length
+        self._seen[list(rows)] += torch.tensor(self._token_lengths)
+        if not self._all_seen:
+            self._all_seen = bool((self._seen > 0).all())
 
 
 def _stream(
@@ -307,6 +334,7 @@ def make_cache(
     *,
     plan: Plan | None = None,
     impl: str = "auto",
+    fused: bool = True,
 ) -> DecodingCache:
     """A `DecodingCache` for ``model``; arguments as there."""
-    return DecodingCache(model, batch_size, max_new_tokens, plan=plan, impl=impl)
+    return DecodingCache(model, batch_size, max_new_tokens, plan=plan, impl=impl, fused=fused)

@@ -81,6 +81,10 @@ class LanguageModel(nn.Module):
 
     def forward(self, ids: Tensor, cache: DecodingCache | None = None) -> Tensor:
         """ids: (B, T) int64. Returns logits (B, T, vocabulary)."""
+        if cache is not None:
+            logits = cache.fused_token(self, ids)
+            if logits is not None:
+                return logits
         x = self.embedding(ids)
         for block in self.blocks:
             x = block(x, cache)

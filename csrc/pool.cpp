@@ -1,0 +1,139 @@
+#include "pool.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace futurefill {
+namespace {
+
+// Turns of waiting before a worker sleeps, about 50 us: longer than the gap between two layers.
+constexpr int kSpins = 2000;
+
+void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
+enum State : int { kIdle, kOffered, kRunning };
+
+struct Worker {
+  std::atomic<int> state{kIdle};
+  std::atomic<bool> asleep{false};
+  std::mutex mutex;
+  std::condition_variable wake;
+  // written while idle, read by whoever moves the state away from kOffered
+  Piece piece = nullptr;
+  const void* context = nullptr;
+  int64_t index = 0;
+  std::exception_ptr failure;
+
+  void offer(Piece p, const void* c, int64_t i) {
+    piece = p, context = c, index = i;
+    state.store(kOffered);
+    if (!asleep.load()) return;
+    const std::lock_guard<std::mutex> lock(mutex);
+    wake.notify_one();
+  }
+
+  bool claim(State to) {
+    int offered = kOffered;
+    return state.compare_exchange_strong(offered, to);
+  }
+
+  void wait_for_work() {
+    for (int spin = 0; spin < kSpins; ++spin) {
+      if (state.load(std::memory_order_relaxed) == kOffered) return;
+      pause();
+    }
+    std::unique_lock<std::mutex> lock(mutex);
+    asleep.store(true);
+    wake.wait(lock, [this] { return state.load() == kOffered; });
+    asleep.store(false);
+  }
+
+  void loop() {
+    for (;;) {
+      wait_for_work();
+      if (!claim(kRunning)) continue;
+      try {
+        piece(context, index);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      state.store(kIdle, std::memory_order_release);
+    }
+  }
+
+  // Takes the piece back if the worker has not begun, as on a busy machine; else waits for its end.
+  void finish() {
+    if (claim(kIdle)) {
+      try {
+        piece(context, index);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      return;
+    }
+    for (int spin = 0; state.load(std::memory_order_acquire) != kIdle; ++spin) {
+      spin < kSpins ? pause() : std::this_thread::yield();
+    }
+  }
+};
+
+struct Pool {
+  std::mutex in_use;
+  std::vector<Worker*> workers;  // never freed: their threads run until the process ends
+};
+
+std::atomic<Pool*> current{nullptr};
+
+Pool& pool() {
+  static const bool registered = [] {
+    current = new Pool;
+    // the threads of the parent do not exist in the child
+    pthread_atfork(nullptr, nullptr, [] { current = new Pool; });
+    return true;
+  }();
+  (void)registered;
+  return *current;
+}
+
+}  // namespace
+
+void run_pieces(int64_t count, Piece piece, const void* context) {
+  Pool& p = pool();
+  std::unique_lock<std::mutex> lock(p.in_use, std::try_to_lock);
+  if (count < 2 || !lock.owns_lock()) {
+    for (int64_t i = 0; i < count; ++i) piece(context, i);
+    return;
+  }
+  while (static_cast<int64_t>(p.workers.size()) < count - 1) {
+    auto worker = std::make_unique<Worker>();
+    std::thread(&Worker::loop, worker.get()).detach();
+    p.workers.push_back(worker.release());
+  }
+  for (int64_t i = 1; i < count; ++i) p.workers[i - 1]->offer(piece, context, i);
+  std::exception_ptr failure;
+  try {
+    piece(context, 0);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  for (int64_t i = 1; i < count; ++i) {
+    Worker& worker = *p.workers[i - 1];
+    worker.finish();
+    if (worker.failure) failure = worker.failure;
+    worker.failure = nullptr;
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace futurefill
