@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> None:
     Raises ValueError for options that contradict each other, and RuntimeError when ``--compare``
     finds different tokens.
     """
-    if args.threads:
+    if args.threads is not None:
+        if args.threads < 1:
+            raise ValueError(f"expected --threads >= 1, got {args.threads}")
         torch.set_num_threads(args.threads)
     if args.tokens < 1:
         raise ValueError(f"expected --tokens >= 1, got {args.tokens}")

@@ -169,7 +169,8 @@ class _Program:
         conv, channels = mixer.short_conv, mixer.out_proj.in_features
         width, taps = conv.weight.shape
         line = self._buffer(width)[0]
-        streams = [self._rows(channels) for _ in range(mixer.order + 1)]
+        first, rows = self._take(self.batch * width), self.batch * channels
+        streams = [first + i * rows for i in range(mixer.order + 1)]  # next to each other
         ring = self._take(self.batch * taps * width)
         self.rings[conv] = ring
         # y_stride: room for one row; bias: all channels; extra: the ring
@@ -183,7 +184,7 @@ class _Program:
         last = len(mixer.filters) - 1
         for i, module in enumerate(mixer.filters):
             assert isinstance(module, LongFilter)
-            y = self._rows(channels)
+            y = self._take(self.batch * channels)
             post = output_gate if i == last else None
             self.convs.append(_LongConv(*self.place[module], v, gates[last - i], post, y))
             self._close()
@@ -244,10 +245,6 @@ class _Program:
         offset = self.scratch
         self.scratch += -(-count // 16) * 16
         return offset
-
-    def _rows(self, channels: int) -> int:
-        """A contiguous (B, channels)."""
-        return self._take(self.batch * channels)
 
     def _buffer(self, channels: int) -> tuple[int, int]:
         """Offset and row stride of (B, channels) with room for whole panels."""
