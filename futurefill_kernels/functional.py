@@ -9,7 +9,7 @@ from . import _extension
 from .checks import check_conv, refuse_grad
 
 _WORKSPACE_BYTES = 64 << 20
-_CONV_BLOCK = 8192  # of 1024 .. 32768 the fastest at 65536 positions, 1.6 times faster than 2048
+_CONV_BLOCK = 8192  # 1 MiB per vector of channels, about a second-level cache
 
 
 def _fft_length(n: int) -> int:
