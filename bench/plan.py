@@ -17,9 +17,9 @@ from .machine import check_memory
 from .timing import measure
 
 #: Sizes across caches and memory, few and many channels, several rows, and lengths that are no
-#: power of two, which no rate was set on.
+#: power of two.
 SHAPES = [
-    (1, 16, 65536), (1, 64, 4096), (1, 64, 262144), (1, 256, 8192), (1, 256, 32768),
+    (1, 16, 65536), (1, 64, 4096), (1, 24, 262144), (1, 256, 8192), (1, 256, 32768),
     (1, 768, 8192), (1, 1024, 2048), (1, 1024, 16384), (4, 256, 8192), (8, 64, 16384),
     (1, 100, 30000), (3, 200, 10000),
 ]  # fmt: skip

@@ -9,7 +9,14 @@ import torch
 
 from . import _extension
 
-IN_PLACE = ("short_range_step", "future_fill", "step", "sliced_fill", "offline_conv")
+IN_PLACE = (
+    "short_range_step",
+    "future_fill",
+    "step",
+    "sliced_fill",
+    "offline_conv",
+    "token_segment",
+)
 
 
 def _no_output(*args: object, **kwargs: object) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from futurefill_kernels import FutureFillCache, Plan, _extension, ops
+from futurefill_kernels.nn import LanguageModel, LanguageModelConfig, make_cache
 
 pytestmark = pytest.mark.skipif(
     _extension.cpu_unavailable_reason() is not None,
@@ -21,6 +22,14 @@ def _stream(taken: int, slack_from: int | None = None):
     for _ in range(taken):
         cache.step(torch.randn(2, 6))
     return cache._state
+
+
+def _segment() -> tuple:
+    """The first run of layers of a small model's token."""
+    config = LanguageModelConfig(32, 16, channels=8, layers=1, mlp_hidden=8)
+    fused = make_cache(LanguageModel(config), 2, 8)._fused
+    ids, seen = torch.tensor([[1], [2]]), torch.ones(2, dtype=torch.int64)
+    return fused._segments[0], ids, fused._weights, fused._scratch, seen
 
 
 def _arguments(name: str, state) -> tuple:
@@ -39,6 +48,7 @@ def _arguments(name: str, state) -> tuple:
             *(state.ring, state.kept, state.work, state.spectra, state.positions, None),
             *(state.slack_levels, 40),
         ),
+        "token_segment": _segment(),
     }[name]
 
 
