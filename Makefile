@@ -56,7 +56,7 @@ $(VENV)/installed-test: $(VENV)/installed
 	  'triton>=3.4; platform_system == "Linux"'
 	touch $@
 
-# The same bytes every time: from the same sources, compilers and torch.
+# The same bytes from the same sources, folder, compilers and torch.
 wheel: $(VENV)/ready
 	rm -rf build dist
 	SOURCE_DATE_EPOCH=$(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)) \
