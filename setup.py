@@ -43,7 +43,7 @@ SOURCES = [
 SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp"]
 # compiled once for every instruction set, with its flags
 KERNELS = ["csrc/cpu/short_range_step.cpp", "csrc/cpu/future_fill.cpp"]
-KERNELS += ["csrc/cpu/offline_conv.cpp", "csrc/cpu/dense.cpp"]
+KERNELS += ["csrc/cpu/fill_stages.cpp", "csrc/cpu/offline_conv.cpp", "csrc/cpu/dense.cpp"]
 ISA_FLAGS = {
     "portable": ["-DFF_VECTOR_BYTES=16"],
     "avx2": ["-DFF_VECTOR_BYTES=32", "-mavx2", "-mfma"],
