@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tree import HEAP, TABLE, concatenate, halves, interleave, merge_tree, split_tree, twiddles
+from .tree import POWERS, TABLE, concatenate, halves, interleave, merge_tree, split_tree, twiddles
 
 
 @triton.jit
@@ -82,7 +82,7 @@ def future_fill_kernel(
         else:
             # the input is real: the root's split needs no complex product
             a, b = halves(u, 1, N // 2, C)
-            cos, sin = twiddles(table, 1, 1)
+            cos, sin = twiddles(table, 1, 1, 1)
             t_re = b * cos
             t_im = b * sin
             re = interleave(a + t_re, a - t_re, 1, N // 2, C)
@@ -101,7 +101,7 @@ def future_fill_kernel(
             )
             l_re, r_re = halves(tl.reshape(re, (1, N, C)), 1, N // 2, C)
             l_im, r_im = halves(tl.reshape(im, (1, N, C)), 1, N // 2, C)
-            cos, sin = twiddles(table, 1, 1)
+            cos, sin = twiddles(table, 1, 1, 1)
             high = (l_im - r_im) * cos - (l_re - r_re) * sin
             filled = tl.reshape(concatenate(l_im + r_im, high, 1, N // 2, C), (N, C))
         out = ring + time.to(tl.int64) * lanes + channel[None, :]
@@ -111,7 +111,7 @@ def future_fill_kernel(
         u_at = ring + (time - T).to(tl.int64) * lanes + channel[None, None, :]
         u = tl.load(u_at) if T == N else tl.load(u_at, mask=time < T, other=0.0)
         filled = tl.zeros((R, M, C), dtype=tl.float32)
-        powers = table + HEAP + (R * R - 4) // 3
+        powers = table + POWERS + (R * R - 4) // 3
         for residue in range(R):
             cos = tl.load(powers + residue * R + power)
             sin = tl.load(powers + TABLE + residue * R + power)

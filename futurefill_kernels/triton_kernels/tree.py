@@ -16,30 +16,39 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Entries of each half (cosines, sines) of the table: a heap of 2048 nodes, then powers of rho.
-TABLE = tl.constexpr(2176)
-HEAP = tl.constexpr(2048)
+#: Entries of each half (cosines, sines) of the table: a heap of 2048 nodes, its 1024 even nodes,
+#: then powers of rho.
+TABLE = tl.constexpr(3200)
+PAIRS = tl.constexpr(2048)
+POWERS = tl.constexpr(3072)
 
 
 @lru_cache(maxsize=16)
 def twiddle_table(device: torch.device) -> Tensor:
-    """(2, 2176) float32 cosines and sines; made in float64, once per device.
+    """(2, 3200) float32 cosines and sines; made in float64, once per device.
 
-    Entry ``2^d + k`` belongs to node k of depth d. Powers ``rho_r^m`` of R residues follow at
-    ``2048 + (R R - 4) / 3 + r R + m``.
+    Entry ``2^d + k`` belongs to node k of depth d, and ``2048 + j`` repeats entry 2j. Powers
+    ``rho_r^m`` of R residues follow at ``3072 + (R R - 4) / 3 + r R + m``.
     """
     angles, depth = [0.0], [0.25]  # turns
     residues: dict[int, list[float]] = {}
-    while len(angles) < HEAP.value:
+    while len(angles) < PAIRS.value:
         residues[len(depth)] = depth
         angles += [c / 2 for c in depth]
         depth = [child for c in depth for child in (c / 2, c / 2 + 0.5)]
+    angles += angles[::2]
     for r in (2, 4, 8):
         angles += [rho * m for rho in residues[r] for m in range(r)]
     turns = torch.tensor(angles, dtype=torch.float64) * (2 * torch.pi)
     table = torch.zeros(2, TABLE.value, dtype=torch.float32)
     table[0, : len(angles)], table[1, : len(angles)] = turns.cos(), turns.sin()
     return table.to(device)
+
+
+@triton.constexpr_function
+def shared_nodes(leaves: int, most: int) -> int:
+    """Widest depth whose siblings share a twiddle; trees below 128 leaves move few twiddles."""
+    return most if leaves >= 256 else 8 if leaves == 128 else 1
 
 
 @triton.constexpr_function
@@ -67,16 +76,28 @@ def concatenate(a, b, NODES: tl.constexpr, HALF: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
-def twiddles(table, subtree, NODES: tl.constexpr):
-    """Cosine and sine of the nodes of one depth below a subtree's root, [NODES, 1, 1] each."""
+def twiddles(table, subtree, NODES: tl.constexpr, SHARED: tl.constexpr):
+    """Cosine and sine of the nodes of one depth below a subtree's root, [NODES, 1, 1] each.
+
+    A right child's twiddle is i times its sibling's, so depths of 2 to SHARED nodes read one entry
+    for both. Wider depths gain no sectors by it, and each one adds shared-memory conflicts.
+    """
+    if NODES > 1 and NODES <= SHARED:
+        pair = PAIRS + subtree * (NODES // 2) + tl.arange(0, NODES // 2)[:, None, None]
+        cos = tl.load(table + pair)
+        sin = tl.load(table + TABLE + pair)
+        return interleave(cos, -sin, NODES // 2, 1, 1), interleave(sin, cos, NODES // 2, 1, 1)
     node = subtree * NODES + tl.arange(0, NODES)[:, None, None]
     return tl.load(table + node), tl.load(table + TABLE + node)
 
 
 @triton.jit
-def split_depth(re, im, table, subtree, NODES: tl.constexpr, HALF: tl.constexpr, C: tl.constexpr):
+def split_depth(
+    re, im, table, subtree,
+    NODES: tl.constexpr, HALF: tl.constexpr, C: tl.constexpr, SHARED: tl.constexpr,
+):  # fmt: skip
     """One depth down: [NODES, 2 HALF, C] -> [2 NODES, HALF, C]."""
-    cos, sin = twiddles(table, subtree, NODES)
+    cos, sin = twiddles(table, subtree, NODES, SHARED)
     a_re, b_re = halves(re, NODES, HALF, C)
     a_im, b_im = halves(im, NODES, HALF, C)
     t_re = b_re * cos - b_im * sin
@@ -88,9 +109,12 @@ def split_depth(re, im, table, subtree, NODES: tl.constexpr, HALF: tl.constexpr,
 
 
 @triton.jit
-def merge_depth(re, im, table, subtree, NODES: tl.constexpr, HALF: tl.constexpr, C: tl.constexpr):
+def merge_depth(
+    re, im, table, subtree,
+    NODES: tl.constexpr, HALF: tl.constexpr, C: tl.constexpr, SHARED: tl.constexpr,
+):  # fmt: skip
     """One depth up, without the factor 1/2: [2 NODES, HALF, C] -> [NODES, 2 HALF, C]."""
-    cos, sin = twiddles(table, subtree, NODES)
+    cos, sin = twiddles(table, subtree, NODES, SHARED)
     l_re, r_re = halves(tl.reshape(re, (NODES, 2 * HALF, C)), NODES, HALF, C)
     l_im, r_im = halves(tl.reshape(im, (NODES, 2 * HALF, C)), NODES, HALF, C)
     d_re = l_re - r_re
@@ -106,8 +130,9 @@ def split_tree(re, im, table, subtree, NODES: tl.constexpr, LEAVES: tl.constexpr
     """[NODES, LEAVES / NODES, C] -> values at the leaves, [LEAVES, 1, C]."""
     for d in tl.static_range(depths(LEAVES, NODES)):
         re, im = split_depth(
-            re, im, table, subtree, NODES * 2**d, LEAVES // NODES // 2 ** (d + 1), C
-        )
+            re, im, table, subtree, NODES * 2**d, LEAVES // NODES // 2 ** (d + 1), C,
+            shared_nodes(LEAVES, 16),
+        )  # fmt: skip
     return re, im
 
 
@@ -115,5 +140,7 @@ def split_tree(re, im, table, subtree, NODES: tl.constexpr, LEAVES: tl.constexpr
 def merge_tree(re, im, table, subtree, NODES: tl.constexpr, LEAVES: tl.constexpr, C: tl.constexpr):
     """[LEAVES, 1, C] -> coefficients, [NODES, LEAVES / NODES, C]; inverse of split_tree."""
     for d in tl.static_range(depths(LEAVES, NODES)):
-        re, im = merge_depth(re, im, table, subtree, LEAVES // 2 ** (d + 1), 2**d, C)
+        re, im = merge_depth(
+            re, im, table, subtree, LEAVES // 2 ** (d + 1), 2**d, C, shared_nodes(LEAVES, 16)
+        )
     return re, im
