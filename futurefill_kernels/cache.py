@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ from .checks import (
     row_indices,
     valid_lengths,
 )
-from .dispatch import resolve
-from .plan import Plan
+from .dispatch import SlicedImplementation, resolve
+from .plan import Level, Plan
 from .planner import make_plan
 from .state import allocate, copy_rows, from_tiles, state_nbytes, to_tiles
 
@@ -414,20 +414,27 @@ class FutureFillCache:
             self._fill_what_is_due(row_list)
 
     def _fill_what_is_due(self, row_list: list[int] | None) -> None:
-        due: dict[int, list[int]] = {}
+        due: dict[tuple[int, int], list[int]] = {}
         for b in range(self.batch_size) if row_list is None else row_list:
-            for fired in self.plan.levels_at(self._positions[b] - 1) if b >= 0 else ():
-                due.setdefault(fired, []).append(b)
-        for fired, members in sorted(due.items(), reverse=True):  # largest blocks first
+            for work in self.plan.work_at(self._positions[b] - 1) if b >= 0 else ():
+                due.setdefault(work, []).append(b)
+        for (index, share), members in sorted(due.items(), reverse=True):  # largest blocks first
             everyone = len(members) == self.batch_size
-            index = None if everyone else torch.tensor(members, device=self.device)
+            rows = None if everyone else torch.tensor(members, device=self.device)
             if self._fill_stream is None:
-                self._implementation.fill(self._state, self.plan.levels[fired], index)
+                self._fill(self.plan.levels[index], share, rows)
                 continue
             self._fill_stream.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(self._fill_stream):
-                self._implementation.fill(self._state, self.plan.levels[fired], index)
+                self._fill(self.plan.levels[index], share, rows)
             self._fill_running = True
+
+    def _fill(self, level: Level, share: int, rows: Tensor | None) -> None:
+        if level.steps:
+            sliced = cast(SlicedImplementation, self._implementation)
+            sliced.fill_slices(self._state, level, rows, share, share + 1)
+        else:
+            self._implementation.fill(self._state, level, rows)
 
     def _join_fill(self) -> None:
         """Later launches on the current stream wait for the fills on the side stream."""

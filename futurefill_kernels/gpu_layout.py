@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .plan import Plan
+from .plan import Level, Plan
 from .spectra import filter_spectra
 from .state import Layout, tile_filters
 
@@ -24,7 +24,19 @@ def _padded(n: int) -> int:
 
 def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
     """One tile of all channels; filter row ``d // (D/G)`` serves channel ``d``."""
-    return Layout(channels, groups, _padded(channels), _padded(groups), plan.length)
+    return Layout(
+        channels, groups, _padded(channels), _padded(groups), plan.length, side_by_side=0
+    )
+
+
+def share_channels(layout: Layout, level: Level, begin: int, end: int) -> tuple[int, int]:
+    """Channels whose part of a firing belongs to the shares of steps ``begin .. end-1``.
+
+    Returns (first, last + 1), whole units of the padded channels: an even split over the steps.
+    """
+    units, steps = layout.lanes // CHANNEL_UNIT, max(level.steps, 1)
+    first, last = units * begin // steps, units * min(end, steps) // steps
+    return first * CHANNEL_UNIT, last * CHANNEL_UNIT
 
 
 def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:

@@ -274,6 +274,22 @@ class Plan:
             and level.products(p // level.block)
         )
 
+    def work_at(self, t: int) -> tuple[tuple[int, int], ...]:
+        """What is done after the step at position ``t``, largest blocks first.
+
+        Pairs (level, share): a level that is due at once does all of its firing, share 0; of one
+        with slack it is share ``0 .. steps - 1`` of the firing that is under way.
+        """
+        p = t + 1
+        return tuple(
+            (level.index, p % level.block)
+            for level in reversed(self.levels)
+            if p % level.block < max(level.steps, 1)
+            and p >= level.block
+            and p - p % level.block + level.late < self.length
+            and level.products(p // level.block)
+        )
+
     def spectra_offsets(self) -> Sequence[tuple[int, int]]:
         """Per level, where its (kept input spectra, filter spectra) start, in complex rows."""
         offsets, kept, spectra = [], 0, 0

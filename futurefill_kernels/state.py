@@ -29,7 +29,7 @@ class Layout:
     filter_lanes: filter rows per tile, 1 where one row serves a whole tile.
     slots: ring slots, at least the plan's length.
     direct: levels up to this block size are direct products with the taps.
-    side_by_side: tiles worked on together in levels with slack.
+    side_by_side: tiles worked on together in levels with slack, 0 where a share is done at once.
     """
 
     channels: int

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .device import DeviceInfo
+from .gpu_layout import CHANNEL_UNIT, share_channels
 from .gpu_layout import make_layout as make_layout
 from .gpu_layout import make_spectra as make_spectra
 from .plan import Level, Plan
@@ -30,7 +31,7 @@ _SCHEMAS = {
     "bool advance, int groups) -> ()",
     "triton_future_fill": "(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
     "Tensor? rows, int block, int radix, int n_spectra, int kept_offset, int spectra_offset, "
-    "int channels, int groups) -> ()",
+    "int channels, int groups, int late=0, int extra=0, int first=0, int? last=None) -> ()",
 }
 
 
@@ -156,13 +157,27 @@ def _future_fill(
     spectra_offset: int,
     channels: int,
     groups: int,
+    late: int = 0,
+    extra: int = 0,
+    first: int = 0,
+    last: int | None = None,
 ) -> None:
     _check_state(positions, rows, ring=ring, kept=kept, spectra=spectra)
     _expect(ring.ndim == 5 and ring.shape[2] == 1, "ring", "(layers, B, 1, N, C)", ring.shape)
     _expect(0 < channels <= ring.shape[4], "channels", f"in 1 .. {ring.shape[4]}", channels)
     _expect(groups >= 1 and channels % groups == 0, "groups", f"to divide {channels}", groups)
     _expect(block >= 1, "block", ">= 1", block)
-    _expect(1 <= n_spectra < radix, "n_spectra", f"in 1 .. {radix - 1}", n_spectra)
+    most = radix - 1 + extra
+    _expect(1 <= n_spectra <= most, "n_spectra", f"in 1 .. {most}", n_spectra)
+    _expect(late >= 0 and extra >= 0, "late and extra", ">= 0", (late, extra))
+    last = channels if last is None else min(last, channels)
+    aligned = first % CHANNEL_UNIT == 0 and (last % CHANNEL_UNIT == 0 or last == channels)
+    _expect(
+        0 <= first <= last and aligned, "first .. last", f"multiples of {CHANNEL_UNIT}",
+        (first, last),
+    )  # fmt: skip
+    if first == last:
+        return
     transform = 1 << (block - 1).bit_length()
     for label, x, offset, count in (
         ("kept", kept, kept_offset, n_spectra - 1), ("spectra", spectra, spectra_offset, n_spectra)
@@ -175,14 +190,16 @@ def _future_fill(
 
     level = launch.FillLevel(
         ring.shape[3], block, transform, radix, n_spectra, n_spectra - 1, kept_offset,
-        spectra_offset,
+        spectra_offset, late, extra,
     )  # fmt: skip
     config = fill_config(transform, device_info(ring.device), block < transform)
     if config is None:
-        launch.fill_by_fft(ring, kept, spectra, positions, rows, level, channels, groups)
+        launch.fill_by_fft(
+            ring, kept, spectra, positions, rows, level, channels, groups, first, last
+        )
     else:
         launch.fill_launch(
-            ring, kept, spectra, positions, rows, level, channels, groups, config
+            ring, kept, spectra, positions, rows, level, channels, groups, config, first, last
         ).run()
 
 
@@ -230,6 +247,21 @@ def step(
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     """Future fill of one level for all layers (docs/algorithm.md, equation 3)."""
+    _fill_channels(state, level, rows, 0, state.layout.channels)
+
+
+def fill_slices(
+    state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
+) -> None:
+    """Of one firing of a level with slack, the shares of steps ``begin .. end-1``: the same launch
+    for a part of the channels.
+    """
+    _fill_channels(state, level, rows, *share_channels(state.layout, level, begin, end))
+
+
+def _fill_channels(
+    state: StreamState, level: Level, rows: Tensor | None, first: int, last: int
+) -> None:
     kept_offset, spectra_offset = state.plan.spectra_offsets()[level.index]
     torch.ops.futurefill_kernels.triton_future_fill(
         state.ring,
@@ -244,4 +276,8 @@ def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
         spectra_offset,
         state.layout.channels,
         state.layout.groups,
+        level.late,
+        level.extra,
+        first,
+        last,
     )

@@ -155,16 +155,17 @@ def test_fill(case):
         assert not added.any()
 
 
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(6))
 def test_stream_of_random_splits(case):
     """Prefill, chunks and steps of rows at their own positions against impl="reference"."""
     draw = random.Random(case)
     torch.manual_seed(case)
     plan = [
         Plan(40, (4, 8, 16), 23), Plan(36, (3, 6, 12)), Plan(50, (1, 5), 9), Plan(45, (16,)),
+        Plan(60, (2, 4, 16), slack_from=4), Plan(50, (3, 6, 12), 20, slack_from=6),
     ][case]  # fmt: skip
     dtype = IO_DTYPES[case % 3]
-    channels, batch, layers = 6, 3, 2
+    channels, batch, layers = 6 if plan.slack_from is None else 70, 3, 2
     filters = [torch.randn(2, plan.filter_length) for _ in range(layers)]
     caches = [
         ff.FutureFillCache(
@@ -263,6 +264,28 @@ def test_one_launch_per_layer_and_at_most_one_fill(monkeypatch):
             cache.step(torch.ones(1, 2), layer)
         fills = ["future_fill_kernel"] if (t + 1) % 4 == 0 else []
         assert names == ["short_range_step_kernel"] * 24 + fills
+
+
+def test_shares_of_a_fill_are_launched_in_their_steps(monkeypatch):
+    """A late level fills 32 of 96 channels at a time, and starts where larger ones do, too."""
+    from futurefill_kernels.triton_kernels import launch
+
+    seen: list[tuple[int, int, int]] = []
+
+    def run(self) -> None:
+        if self.kernel.__name__ == "future_fill_kernel":
+            arguments = dict(zip(self.kernel.arg_names, self.arguments, strict=False))
+            seen.append((self.constants["T"], 32 * arguments["first_unit"], self.grid[0]))
+
+    monkeypatch.setattr(launch.Launch, "run", run)
+    plan = Plan(64, (4, 16), slack_from=16)
+    cache = ff.FutureFillCache(torch.ones(96, 64), 1, 64, plan=plan, impl="triton")
+    for t in range(21):
+        seen.clear()
+        cache.step(torch.ones(1, 96))
+        plain = [(4, 0, 3)] if (t + 1) % 4 == 0 else []
+        late = [(16, 32 * (t - 16), 4)] if t in (16, 17, 18) else []
+        assert seen == late + plain
 
 
 def test_wrong_arguments_change_nothing():

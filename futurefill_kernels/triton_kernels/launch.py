@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..device import DeviceInfo
+from ..gpu_layout import CHANNEL_UNIT
 from ..spectra import tree_order
 from .config import FillConfig, step_config
 from .future_fill import future_fill_kernel
@@ -43,7 +44,8 @@ class Launch:
 class FillLevel:
     """The numbers of a level that a fill needs; see plan.Level.
 
-    kept_offset, spectra_offset: where the level starts, in complex rows.
+    kept_offset, spectra_offset: where the level starts, in complex rows. late, extra: of a level with
+    slack.
     """
 
     length: int
@@ -54,6 +56,8 @@ class FillLevel:
     kept: int
     kept_offset: int
     spectra_offset: int
+    late: int = 0
+    extra: int = 0
 
 
 def step_launch(
@@ -102,14 +106,18 @@ def fill_launch(
     channels: int,
     groups: int,
     config: FillConfig,
+    first: int = 0,
+    last: int | None = None,
 ) -> Launch:
-    """future_fill of one level, all layers and rows."""
+    """future_fill of one level, all layers and rows, channels first .. last-1 (default all)."""
     layers, batch = ring.shape[:2]
-    grid = (-(-channels // config.channels), batch if rows is None else len(rows), layers)
+    last = channels if last is None else min(last, channels)
+    programs = -(-(last - first) // config.channels)
+    grid = (programs, batch if rows is None else len(rows), layers)
     arguments = (
         ring, kept, spectra, positions, rows, twiddle_table(ring.device),
         batch, level.length, level.radix, level.n_spectra, level.kept, channels // groups,
-        ring.shape[4], spectra.shape[4], kept.shape[3], level.kept_offset, spectra.shape[2],
+        level.late, level.extra, first // CHANNEL_UNIT, ring.shape[4], spectra.shape[4], kept.shape[3], level.kept_offset, spectra.shape[2],
         level.spectra_offset,
     )  # fmt: skip
     constants = {
