@@ -155,7 +155,18 @@ class FillShape(ctypes.Structure):
         )
     ] + [
         (field, ctypes.c_int32)
-        for field in ("channels", "channels_per_filter", "batch", "radix", "n_spectra", "unused")
+        for field in (
+            "channels",
+            "channels_per_filter",
+            "first_channel",
+            "last_channel",
+            "batch",
+            "radix",
+            "n_spectra",
+            "late",
+            "extra",
+            "steps",
+        )
     ]
 
 
@@ -202,11 +213,16 @@ def run_fill(
     split: bool = False,
     edits: Edits = (),
     checks: bool = True,
+    channels: tuple[int, int] | None = None,
 ) -> Any:
-    """One level's future fill of all layers, as ``launch_future_fill`` launches it."""
+    """One level's future fill of all layers, as ``launch_future_fill`` launches it.
+
+    channels: those done, default all.
+    """
     config = fill_config(level.block, split)
     ring, kept, spectra, layout = state.ring, state.kept, state.spectra, state.layout
     layers, batch = ring.shape[:2]
+    first, last = channels or (0, layout.channels)
     kept_offset, spectra_offset = state.plan.spectra_offsets()[level.index]
     shape = FillShape(
         ring.stride(0),
@@ -219,10 +235,14 @@ def run_fill(
         state.plan.length,
         layout.channels,
         layout.channels // layout.groups,
+        first,
+        last,
         batch,
         level.radix,
         level.n_spectra,
-        0,
+        level.late,
+        level.extra,
+        max(level.steps, 1),
     )
     kept_view, spectra_view = kept.numpy().reshape(-1), spectra.numpy().reshape(-1)
     kept_view = kept_view[kept_offset * 2 * shape.lanes :]
@@ -232,7 +252,7 @@ def run_fill(
     return launch(
         module("future_fill.cu", arch, edits),
         name,
-        grid=(-(-layout.channels // config.channels), n_rows, layers),
+        grid=(-(-(last - first) // config.channels), n_rows, layers),
         block=config.threads,
         shared=config.shared_bytes,
         args=[

@@ -21,6 +21,12 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "future_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
       "Tensor? rows, int length, int block, int radix, int n_spectra, int kept_offset, "
       "int spectra_offset, bool direct=False, int shared=1) -> ()");
+  // of a firing of a level with slack, the channels first_channel .. last_channel - 1; on a GPU
+  m.def(
+      "future_fill_share(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
+      "Tensor? rows, int length, int block, int radix, int n_spectra, int kept_offset, "
+      "int spectra_offset, int late, int extra, int steps, int first_channel, int last_channel, "
+      "int shared) -> ()");
   // short_range_step, then with `advance` the fills that are due, of all layers
   m.def(
       "step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "

@@ -228,9 +228,15 @@ void short_range_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tens
              ring.device);
 }
 
-void future_fill(Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions, OptionalTensor rows,
-                 int64_t length, int64_t block, int64_t radix, int64_t n_spectra,
-                 int64_t kept_offset, int64_t spectra_offset, bool direct, int64_t shared) {
+// What of a level is filled: with slack, the channels of a share.
+struct Share {
+  int64_t late = 0, extra = 0, steps = 1, first_channel = 0, last_channel = -1;
+};
+
+void fill_channels(const char* op, Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions,
+                   OptionalTensor rows, int64_t length, int64_t block, int64_t radix,
+                   int64_t n_spectra, int64_t kept_offset, int64_t spectra_offset, int64_t shared,
+                   Share share) {
   const GpuRing ring(ring_);
   const View kept = ring.state("kept", kept_, 6);
   const View spectra = ring.filters("spectra", spectra_, 5);
@@ -243,15 +249,27 @@ void future_fill(Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions, 
                   "expected a block that is a power of two up to 8192, got ", block);
   STD_TORCH_CHECK(length >= 1 && length <= ring.slots, "expected length in 1 .. ", ring.slots,
                   ", got ", length);
-  STD_TORCH_CHECK(radix >= 2 && n_spectra >= 1 && n_spectra < radix,
-                  "expected 1 <= n_spectra < radix, got n_spectra ", n_spectra, ", radix ", radix);
+  STD_TORCH_CHECK(share.late >= 0 && share.late < length && share.extra >= 0 && share.steps >= 1 &&
+                      share.steps <= block,
+                  "expected 0 <= late < length, extra >= 0 and 1 <= steps <= block, got ",
+                  share.late, ", ", share.extra, " and ", share.steps);
+  STD_TORCH_CHECK(radix >= 2 && n_spectra >= 1 && n_spectra < radix + share.extra,
+                  "expected 1 <= n_spectra < radix + extra, got n_spectra ", n_spectra, ", radix ",
+                  radix, ", extra ", share.extra);
+  if (share.last_channel < 0) share.last_channel = ring.lanes;
+  STD_TORCH_CHECK(share.first_channel >= 0 && share.first_channel <= share.last_channel &&
+                      share.last_channel <= ring.lanes && share.first_channel % 32 == 0 &&
+                      share.last_channel % 32 == 0,
+                  "expected channels of ring ", shape_text(ring.view),
+                  " from multiple to multiple "
+                  "of 32, got ",
+                  share.first_channel, " .. ", share.last_channel);
   STD_TORCH_CHECK(spectra_offset >= 0 && spectra_offset + n_spectra * block <= spectra.sizes[2],
                   "expected spectra with at least ", spectra_offset + n_spectra * block,
                   " rows, got ", spectra.sizes[2]);
   STD_TORCH_CHECK(kept_offset >= 0 && kept_offset + (n_spectra - 1) * block <= kept.sizes[3],
                   "expected kept with at least ", kept_offset + (n_spectra - 1) * block,
                   " rows, got ", kept.sizes[3]);
-  STD_TORCH_CHECK(!direct, "direct products with the taps are the CPU's");
   cuda::FillParams p{};
   cuda::FillShape& a = p.shape;
   a.lanes = ring.lanes;
@@ -267,6 +285,11 @@ void future_fill(Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions, 
   a.batch = static_cast<int32_t>(ring.batch);
   a.radix = static_cast<int32_t>(radix);
   a.n_spectra = static_cast<int32_t>(n_spectra);
+  a.first_channel = static_cast<int32_t>(share.first_channel);
+  a.last_channel = static_cast<int32_t>(share.last_channel);
+  a.late = static_cast<int32_t>(share.late);
+  a.extra = static_cast<int32_t>(share.extra);
+  a.steps = static_cast<int32_t>(share.steps);
   p.ring = static_cast<float*>(ring.view.data);
   p.kept = static_cast<float*>(kept.data) + kept_offset * 2 * ring.lanes;
   p.spectra = static_cast<const float*>(spectra.data) + spectra_offset * 2 * a.filter_lanes;
@@ -274,12 +297,29 @@ void future_fill(Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions, 
   p.rows = ring.rows(rows, p.n_rows);
   p.layers = ring.layers;
   p.block = block;
-  if (p.n_rows == 0 || p.layers == 0) return;
+  if (p.n_rows == 0 || p.layers == 0 || a.first_channel == a.last_channel) return;
   STD_TORCH_CHECK(p.n_rows < 65536 && p.layers < 65536,
                   "expected fewer than 65536 rows and layers, got ", p.n_rows, " and ", p.layers);
-  const DeviceGuard guard(ring.device, "future_fill", ring.view);
-  check_cuda(cuda::launch_future_fill(p, current_stream(ring.device)), "future_fill", ring.view,
-             ring.device);
+  const DeviceGuard guard(ring.device, op, ring.view);
+  check_cuda(cuda::launch_future_fill(p, current_stream(ring.device)), op, ring.view, ring.device);
+}
+
+void future_fill(Tensor ring, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
+                 int64_t length, int64_t block, int64_t radix, int64_t n_spectra,
+                 int64_t kept_offset, int64_t spectra_offset, bool direct, int64_t shared) {
+  STD_TORCH_CHECK(!direct, "direct products with the taps are the CPU's");
+  fill_channels("future_fill", ring, kept, spectra, positions, rows, length, block, radix,
+                n_spectra, kept_offset, spectra_offset, shared, {});
+}
+
+void future_fill_share(Tensor ring, Tensor kept, Tensor spectra, Tensor positions,
+                       OptionalTensor rows, int64_t length, int64_t block, int64_t radix,
+                       int64_t n_spectra, int64_t kept_offset, int64_t spectra_offset, int64_t late,
+                       int64_t extra, int64_t steps, int64_t first_channel, int64_t last_channel,
+                       int64_t shared) {
+  fill_channels("future_fill_share", ring, kept, spectra, positions, rows, length, block, radix,
+                n_spectra, kept_offset, spectra_offset, shared,
+                {late, extra, steps, first_channel, last_channel});
 }
 
 std::string cuda_architectures() { return kArchitectures; }
@@ -287,6 +327,7 @@ std::string cuda_architectures() { return kArchitectures; }
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CUDA, m) {
   m.impl("short_range_step", TORCH_BOX(&short_range_step));
   m.impl("future_fill", TORCH_BOX(&future_fill));
+  m.impl("future_fill_share", TORCH_BOX(&future_fill_share));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {

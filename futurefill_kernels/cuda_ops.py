@@ -8,11 +8,20 @@ import torch
 from torch import Tensor
 
 from . import _extension
-from .gpu_layout import make_layout, make_spectra
+from .gpu_layout import make_layout, make_spectra, share_channels
 from .plan import Level, Plan
 from .state import Step, StreamState
 
-__all__ = ["fill", "fuses_fill", "make_layout", "make_spectra", "make_step", "name", "unavailable"]
+__all__ = [
+    "fill",
+    "fill_slices",
+    "fuses_fill",
+    "make_layout",
+    "make_spectra",
+    "make_step",
+    "name",
+    "unavailable",
+]
 
 name = "cuda"
 fuses_fill = False
@@ -91,19 +100,27 @@ def make_step(state: StreamState) -> Step:
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     """One level's future fill of all layers and rows, one launch."""
-    kept_offset, spectra_offset = state.plan.spectra_offsets()[level.index]
-    torch.ops.futurefill_kernels.future_fill(
-        state.ring,
-        state.kept,
-        state.spectra,
-        state.positions,
-        rows,
-        state.plan.length,
-        level.block,
-        level.radix,
-        level.n_spectra,
-        kept_offset,
-        spectra_offset,
-        False,
-        state.layout.channels // state.layout.groups,
-    )
+    _fill_channels(state, level, rows, 0, state.layout.lanes)
+
+
+def fill_slices(
+    state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
+) -> None:
+    """Of one firing of a level with slack, the shares of steps ``begin .. end-1``: the same launch
+    for a part of the channels.
+    """
+    _fill_channels(state, level, rows, *share_channels(state.layout, level, begin, end))
+
+
+def _fill_channels(
+    state: StreamState, level: Level, rows: Tensor | None, first: int, last: int
+) -> None:
+    offsets, length = state.plan.spectra_offsets()[level.index], state.plan.length
+    shared = state.layout.channels // state.layout.groups
+    numbers = (length, level.block, level.radix, level.n_spectra, *offsets)
+    ops, tensors = torch.ops.futurefill_kernels, (state.ring, state.kept, state.spectra)
+    if level.plain:
+        ops.future_fill(*tensors, state.positions, rows, *numbers, False, shared)
+    elif first < last:
+        slack = (level.late, level.extra, max(level.steps, 1), first, last)
+        ops.future_fill_share(*tensors, state.positions, rows, *numbers, *slack, shared)

@@ -24,9 +24,7 @@ def _padded(n: int) -> int:
 
 def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
     """One tile of all channels; filter row ``d // (D/G)`` serves channel ``d``."""
-    return Layout(
-        channels, groups, _padded(channels), _padded(groups), plan.length, side_by_side=0
-    )
+    return Layout(channels, groups, _padded(channels), _padded(groups), plan.length, side_by_side=0)
 
 
 def share_channels(layout: Layout, level: Level, begin: int, end: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from . import _extension
 IN_PLACE = (
     "short_range_step",
     "future_fill",
+    "future_fill_share",
     "step",
     "sliced_fill",
     "offline_conv",

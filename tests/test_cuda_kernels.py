@@ -129,6 +129,35 @@ def test_fill_with_short_filters(taps):
     assert max(fill_errors(state, reference, plan.levels[0], positions)) < FILL_ERROR
 
 
+@pytest.mark.parametrize("block", [8, 32, 64, 512])
+def test_shares_of_late_fills(block):
+    """Firings of a level with slack, 32 channels at a time in the steps that follow a boundary."""
+    plan = Plan(7 * block - 3, (block // 4, block), slack_from=block)
+    state, reference = make_pair(plan, 70, batch=2)
+    late = plan.levels[1]
+    assert late.late == late.steps == block // 4
+    for p in range(block, 7 * block - 3 - late.late, block):
+        before = state.ring.clone()
+        for first, last in ((0, 32), (32, 70)):
+            # the second share comes in the last step that may do one
+            state.positions[:] = p + (late.steps - 1 if first else 0)
+            run_fill(state, late, channels=(first, last))
+        reference.positions[:] = p
+        reference_ops.fill(reference, late, None)
+        outputs = slice(p + late.late, p + late.late + block)
+        expected = reference.ring[..., outputs, :]
+        assert relative_error(state.ring[..., outputs, :70], expected) < FILL_ERROR
+        before[..., outputs, :70] = state.ring[..., outputs, :70]
+        assert torch.equal(state.ring, before)
+        reference.ring.copy_(before[..., :70])
+    state.positions[:] = block + late.steps
+    run_fill(state, late)
+    assert torch.equal(state.ring, before), "a fill after its steps"
+    # below a late level, groups begin a block later
+    errors = fill_errors(state, reference, plan.levels[0], [n * block // 4 for n in range(1, 10)])
+    assert max(errors) < FILL_ERROR
+
+
 def test_fill_of_chosen_rows():
     """Rows at positions of their own; the others, and rows out of range, stay as they are."""
     plan = Plan(160, (16, 64))

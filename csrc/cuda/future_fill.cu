@@ -1,8 +1,9 @@
 // ring[p : p + T] += last T entries of F^-1(sum_{k=1..min(i, K)} X_{i-k} H_k)  (docs/algorithm.md)
 //
-// One launch for all layers and rows. A thread block takes a few channels of one row of one layer;
-// their whole transforms stay in registers (fill_config.h), neighbouring lanes hold neighbouring
-// channels. Filters are read once, inputs once, pending outputs are read and written once.
+// One launch for all layers and rows, and all channels or, of a level with slack, a share of them.
+// A thread block takes a few channels of one row of one layer; their whole transforms stay in
+// registers (fill_config.h), neighbouring lanes hold neighbouring channels. Filters are read once,
+// inputs once, pending outputs are read and written once.
 #include "exchange.cuh"
 #include "fill_config.h"
 #include "launch.h"
@@ -78,10 +79,24 @@ __device__ __forceinline__ int forget(int value) {
 struct Spectra {
   const float* h;  // H_1 at the thread's first entry
   float* kept;     // slot 0 at the thread's first entry
-  int blocks;      // min(i, K)
+  int blocks;      // products
   int n_spectra;   // K
   int newest;      // slot of X_{i-1}
-  bool keep;       // whether a later firing of the group reads X_{i-1}
+  bool keep;       // whether a later firing reads X_{i-1}
+};
+
+// Firing n of a level, the one that a position lies behind.
+struct Firing {
+  int n;       // blocks finished
+  int blocks;  // spectrum products, 0 where the level does not fire
+  bool keep;   // whether the next firing reads block n - 1
+
+  __device__ __forceinline__ Firing(int blocks_finished, const FillShape& a) : n(blocks_finished) {
+    const int start = unsigned(max(n - a.extra, 0)) / unsigned(a.radix) * a.radix;
+    const int next = start + (n + 1 - a.extra == start + a.radix ? a.radix : 0);
+    blocks = min(n - start, a.n_spectra);
+    keep = a.n_spectra > 1 && next < n;
+  }
 };
 
 // Rows of one spectrum, read or written entry by entry of a thread: slot s = u R + r is entry
@@ -211,8 +226,8 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
   constexpr int R2 = kConfig.middle, R3 = kConfig.last;
   extern __shared__ float4 shared[];
   const int thread = threadIdx.x, c = thread % C, k = thread / C;
-  const int channel = blockIdx.x * C + c;
-  if (C > 32 && channel >= a.lanes) return;
+  const int channel = a.first_channel + blockIdx.x * C + c;
+  if (C > 32 && channel >= a.last_channel) return;
 
   // read again in every phase: cheaper than registers across the transforms
   const auto state_row = [&]() -> int64_t {
@@ -223,9 +238,9 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
   {
     const int64_t b = state_row();
     if (b < 0 || b >= a.batch) return;
-    const int64_t p = positions[b];
-    if (p <= 0 || p >= a.length || p % T != 0) return;
-    if (unsigned(p / T) % unsigned(a.radix) == 0) return;
+    const int64_t at = positions[b], p = at / T * T;
+    if (p <= 0 || p + a.late >= a.length || at - p >= a.steps) return;
+    if (Firing(p / T, a).blocks == 0) return;
     const int64_t step = W * a.lanes;
     const float* in =
         ring + blockIdx.z * a.ring_layer + b * a.ring_row + (p - T + k) * a.lanes + channel;
@@ -234,23 +249,23 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
   }
 
   const auto multiply = [&](auto radix, auto stride) {
-    const int64_t b = state_row(), p = positions[b];
-    const int channel = forget(int(blockIdx.x * C + c));
-    const int i = unsigned(p / T) % unsigned(a.radix);
+    const int64_t b = state_row(), p = positions[b] / T * T;
+    const int channel = forget(a.first_channel + int(blockIdx.x * C) + c);
+    const Firing firing(p / T, a);
     Spectra f;
     f.n_spectra = a.n_spectra;
-    f.blocks = min(i, a.n_spectra);
-    f.keep = a.n_spectra > 1 && i + 1 < a.radix && p + T < a.length;
-    f.newest = a.n_spectra > 1 ? (i - 1) % (a.n_spectra - 1) : 0;
+    f.blocks = firing.blocks;
+    f.keep = firing.keep && p + T + a.late < a.length;
+    f.newest = a.n_spectra > 1 ? unsigned(firing.n - 1) % unsigned(a.n_spectra - 1) : 0;
     const int filter = min(channel, a.channels - 1) / a.channels_per_filter;
     f.h = spectra + blockIdx.z * a.spectra_layer + k * R3 * (2 * a.filter_lanes) + filter;
     f.kept = kept + blockIdx.z * a.kept_layer + b * a.kept_row + k * R3 * (2 * a.lanes) + channel;
     multiply_spectra<P, radix, stride, T>(v, f, a.lanes, a.filter_lanes);
   };
   const auto add = [&](Complex twist) {
-    const int64_t b = state_row(), p = positions[b];
+    const int64_t b = state_row(), p = positions[b] / T * T + a.late;
     float* out = ring + blockIdx.z * a.ring_layer + b * a.ring_row + (p + k) * a.lanes +
-                 (blockIdx.x * C + c);
+                 (a.first_channel + blockIdx.x * C + c);
     const int count = min(int64_t(T), a.length - p);
     add_outputs<P>(v, twist, out, W * forget(a.lanes), count, k, W);
   };
@@ -314,7 +329,8 @@ cudaError_t launch(const FillParams& p, cudaStream_t stream) {
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kConfig.shared_bytes());
     if (error != cudaSuccess) return error;
   }
-  const dim3 grid((p.shape.channels + kConfig.channels - 1) / kConfig.channels, p.n_rows, p.layers);
+  const int channels = p.shape.last_channel - p.shape.first_channel;
+  const dim3 grid((channels + kConfig.channels - 1) / kConfig.channels, p.n_rows, p.layers);
   kernel<<<grid, kConfig.threads(), kConfig.shared_bytes(), stream>>>(p.ring, p.kept, p.spectra,
                                                                       p.positions, p.rows, p.shape);
   return cudaGetLastError();

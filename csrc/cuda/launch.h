@@ -18,8 +18,9 @@ struct FillShape {
   int64_t lanes, filter_lanes;  // values per slot and per spectrum row
   int64_t length;
   int32_t channels, channels_per_filter;
+  int32_t first_channel, last_channel;  // done are first_channel .. last_channel - 1
   int32_t batch, radix, n_spectra;
-  int32_t unused;
+  int32_t late, extra, steps;  // of a level with slack, else 0, 0, 1
 };
 
 struct FillParams {

@@ -49,7 +49,8 @@ def spectrum_product(
 
 @triton.jit(
     do_not_specialize=[
-        "radix", "n_spectra", "slots", "length", "batch", "per_group", "late", "extra", "first_unit",
+        "radix", "n_spectra", "slots", "length", "batch", "per_group", "late", "extra",
+        "first_unit",
     ]
 )  # fmt: skip
 def future_fill_kernel(
@@ -61,8 +62,9 @@ def future_fill_kernel(
 ):  # fmt: skip
     """Grid: (channels / C, rows, layers); channels from ``32 first_unit`` on.
 
-    late, extra: of a level with slack, plan.Level. ring: (layers, B, N, lanes). kept: (layers, B, kept rows, 2, lanes). spectra: (layers, rows, 2,
-    filter_lanes). T: block; N: transform length; R: residues, one after the other.
+    ring: (layers, B, N, lanes). kept: (layers, B, kept rows, 2, lanes). spectra: (layers, rows, 2,
+    filter_lanes). late, extra: of a level with slack, plan.Level. T: block; N: transform length; R:
+    residues, one after the other.
     """
     M: tl.constexpr = N // R
     channel = first_unit * 32 + tl.program_id(0) * C + tl.arange(0, C)

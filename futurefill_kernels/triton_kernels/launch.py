@@ -44,8 +44,8 @@ class Launch:
 class FillLevel:
     """The numbers of a level that a fill needs; see plan.Level.
 
-    kept_offset, spectra_offset: where the level starts, in complex rows. late, extra: of a level with
-    slack.
+    kept_offset, spectra_offset: where the level starts, in complex rows. late, extra: of a level
+    with slack.
     """
 
     length: int
@@ -117,8 +117,8 @@ def fill_launch(
     arguments = (
         ring, kept, spectra, positions, rows, twiddle_table(ring.device),
         batch, level.length, level.radix, level.n_spectra, level.kept, channels // groups,
-        level.late, level.extra, first // CHANNEL_UNIT, ring.shape[4], spectra.shape[4], kept.shape[3], level.kept_offset, spectra.shape[2],
-        level.spectra_offset,
+        level.late, level.extra, first // CHANNEL_UNIT, ring.shape[4], spectra.shape[4],
+        kept.shape[3], level.kept_offset, spectra.shape[2], level.spectra_offset,
     )  # fmt: skip
     constants = {
         "ALL_ROWS": rows is None,
