@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from futurefill_kernels.fft_fill import fill_by_fft
 from futurefill_kernels.gpu_layout import make_layout, make_spectra
 from futurefill_kernels.plan import Level, Plan
 from futurefill_kernels.state import StreamState, allocate
@@ -165,7 +166,38 @@ class FillShape(ctypes.Structure):
             "n_spectra",
             "late",
             "extra",
-            "steps",
+            "unused",
+        )
+    ]
+
+
+class ProductShape(ctypes.Structure):
+    """``ProductShape`` of csrc/cuda/launch.h."""
+
+    _fields_ = [
+        (field, ctypes.c_int64)
+        for field in (
+            "kept_row",
+            "lanes",
+            "filter_lanes",
+            "length",
+            "block",
+            "transform",
+            "width",
+        )
+    ] + [
+        (field, ctypes.c_int32)
+        for field in (
+            "first_channel",
+            "channels",
+            "channels_per_filter",
+            "batch",
+            "radix",
+            "n_spectra",
+            "log_transform",
+            "late",
+            "extra",
+            "unused",
         )
     ]
 
@@ -242,7 +274,7 @@ def run_fill(
         level.n_spectra,
         level.late,
         level.extra,
-        max(level.steps, 1),
+        0,
     )
     kept_view, spectra_view = kept.numpy().reshape(-1), spectra.numpy().reshape(-1)
     kept_view = kept_view[kept_offset * 2 * shape.lanes :]
@@ -265,6 +297,77 @@ def run_fill(
         ],
         checks=checks,
     )
+
+
+def run_products(
+    state: StreamState,
+    level: Level,
+    values: Tensor,
+    rows: Tensor,
+    layer: int,
+    first_channel: int,
+    *,
+    arch: str = "sm_80",
+    edits: Edits = (),
+    checks: bool = True,
+) -> Any:
+    """Spectrum products of one layer, as ``launch_spectrum_products`` launches them."""
+    kept, spectra, layout = state.kept[layer], state.spectra[layer], state.layout
+    kept_offset, spectra_offset = state.plan.spectra_offsets()[level.index]
+    transform, width = values.shape[1:3]
+    shape = ProductShape(
+        kept.stride(0),
+        layout.lanes,
+        layout.filter_lanes,
+        state.plan.length,
+        level.block,
+        transform,
+        width,
+        first_channel,
+        layout.lanes,
+        layout.channels // layout.groups,
+        kept.shape[0],
+        level.radix,
+        level.n_spectra,
+        transform.bit_length() - 1,
+        level.late,
+        level.extra,
+        0,
+    )
+    kept_view = kept.numpy().reshape(-1)[kept_offset * 2 * layout.lanes :]
+    spectra_view = spectra.numpy().reshape(-1)[spectra_offset * 2 * layout.filter_lanes :]
+    return launch(
+        module("spectrum_products.cu", arch, edits),
+        "spectrum_products",
+        grid=(-(-transform // 8), -(-width // 32), len(rows)),
+        block=256,
+        args=[
+            values.numpy().reshape(-1),
+            kept_view if kept_view.size else None,
+            spectra_view,
+            state.positions.numpy(),
+            rows.numpy(),
+            bytes(shape),
+        ],
+        checks=checks,
+    )
+
+
+def run_fill_by_fft(
+    state: StreamState,
+    level: Level,
+    rows: Tensor | None = None,
+    *,
+    channels: tuple[int, int] | None = None,
+    **options: Any,
+) -> None:
+    """One level's future fill through torch.fft, as ``cuda_ops.fill`` does it."""
+
+    def products(values: Tensor, rows: Tensor, layer: int, first_channel: int) -> None:
+        run_products(state, level, values, rows, layer, first_channel, **options)
+
+    first, last = channels or (0, state.layout.channels)
+    fill_by_fft(state.ring, state.positions, rows, level, state.plan.length, first, last, products)
 
 
 def run_step(

@@ -25,8 +25,14 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   m.def(
       "future_fill_share(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
       "Tensor? rows, int length, int block, int radix, int n_spectra, int kept_offset, "
-      "int spectra_offset, int late, int extra, int steps, int first_channel, int last_channel, "
+      "int spectra_offset, int late, int extra, int first_channel, int last_channel, "
       "int shared) -> ()");
+  // values (R, n, width, 2), the newest spectra of channels first_channel.. of a layer in the order
+  // of an FFT, become the sums of products of a level; kept where a later firing needs them
+  m.def(
+      "spectrum_products(Tensor(a!) values, Tensor(b!) kept, Tensor spectra, Tensor positions, "
+      "Tensor rows, int layer, int first_channel, int length, int block, int radix, "
+      "int n_spectra, int kept_offset, int spectra_offset, int late, int extra, int shared) -> ()");
   // short_range_step, then with `advance` the fills that are due, of all layers
   m.def(
       "step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "

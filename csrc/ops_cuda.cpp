@@ -230,7 +230,7 @@ void short_range_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tens
 
 // What of a level is filled: with slack, the channels of a share.
 struct Share {
-  int64_t late = 0, extra = 0, steps = 1, first_channel = 0, last_channel = -1;
+  int64_t late = 0, extra = 0, first_channel = 0, last_channel = -1;
 };
 
 void fill_channels(const char* op, Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions,
@@ -249,10 +249,9 @@ void fill_channels(const char* op, Tensor ring_, Tensor kept_, Tensor spectra_, 
                   "expected a block that is a power of two up to 8192, got ", block);
   STD_TORCH_CHECK(length >= 1 && length <= ring.slots, "expected length in 1 .. ", ring.slots,
                   ", got ", length);
-  STD_TORCH_CHECK(share.late >= 0 && share.late < length && share.extra >= 0 && share.steps >= 1 &&
-                      share.steps <= block,
-                  "expected 0 <= late < length, extra >= 0 and 1 <= steps <= block, got ",
-                  share.late, ", ", share.extra, " and ", share.steps);
+  STD_TORCH_CHECK(share.late >= 0 && share.late < length && share.extra >= 0,
+                  "expected 0 <= late < length and extra >= 0, got ", share.late, " and ",
+                  share.extra);
   STD_TORCH_CHECK(radix >= 2 && n_spectra >= 1 && n_spectra < radix + share.extra,
                   "expected 1 <= n_spectra < radix + extra, got n_spectra ", n_spectra, ", radix ",
                   radix, ", extra ", share.extra);
@@ -289,7 +288,6 @@ void fill_channels(const char* op, Tensor ring_, Tensor kept_, Tensor spectra_, 
   a.last_channel = static_cast<int32_t>(share.last_channel);
   a.late = static_cast<int32_t>(share.late);
   a.extra = static_cast<int32_t>(share.extra);
-  a.steps = static_cast<int32_t>(share.steps);
   p.ring = static_cast<float*>(ring.view.data);
   p.kept = static_cast<float*>(kept.data) + kept_offset * 2 * ring.lanes;
   p.spectra = static_cast<const float*>(spectra.data) + spectra_offset * 2 * a.filter_lanes;
@@ -315,11 +313,81 @@ void future_fill(Tensor ring, Tensor kept, Tensor spectra, Tensor positions, Opt
 void future_fill_share(Tensor ring, Tensor kept, Tensor spectra, Tensor positions,
                        OptionalTensor rows, int64_t length, int64_t block, int64_t radix,
                        int64_t n_spectra, int64_t kept_offset, int64_t spectra_offset, int64_t late,
-                       int64_t extra, int64_t steps, int64_t first_channel, int64_t last_channel,
-                       int64_t shared) {
+                       int64_t extra, int64_t first_channel, int64_t last_channel, int64_t shared) {
   fill_channels("future_fill_share", ring, kept, spectra, positions, rows, length, block, radix,
                 n_spectra, kept_offset, spectra_offset, shared,
-                {late, extra, steps, first_channel, last_channel});
+                {late, extra, first_channel, last_channel});
+}
+
+void spectrum_products(Tensor values_, Tensor kept_, Tensor spectra_, Tensor positions_,
+                       Tensor rows_, int64_t layer, int64_t first_channel, int64_t length,
+                       int64_t block, int64_t radix, int64_t n_spectra, int64_t kept_offset,
+                       int64_t spectra_offset, int64_t late, int64_t extra, int64_t shared) {
+  const int32_t device = device_of(kept_);
+  const View kept = on_device("kept", kept_, device), values = on_device("values", values_, device);
+  const View spectra = on_device("spectra", spectra_, device);
+  const View positions = on_device("positions", positions_, device);
+  const View rows = on_device("rows", rows_, device);
+  check_dim(values, 4), check_dim(kept, 6), check_dim(spectra, 5);
+  for (const View* v : {&values, &kept, &spectra}) {
+    check_contiguous(*v);
+    STD_TORCH_CHECK(v->dtype == aoti_torch_dtype_float32(), "expected ", v->name,
+                    " of dtype float32");
+  }
+  for (const View* v : {&positions, &rows}) {
+    check_dim(*v, 1), check_contiguous(*v), check_int64(*v);
+  }
+  const int64_t lanes = kept.sizes[5], n = values.sizes[1], width = values.sizes[2];
+  check_size(kept, 2, 1), check_size(kept, 4, 2);
+  check_size(spectra, 0, kept.sizes[0]), check_size(spectra, 1, 1), check_size(spectra, 3, 2);
+  check_size(positions, 0, kept.sizes[1]);
+  check_size(values, 0, rows.sizes[0]), check_size(values, 3, 2);
+  STD_TORCH_CHECK(layer >= 0 && layer < kept.sizes[0], "expected layer in 0 .. ", kept.sizes[0] - 1,
+                  ", got ", layer);
+  STD_TORCH_CHECK(first_channel >= 0 && first_channel + width <= lanes,
+                  "expected channels of kept ", shape_text(kept), ", got ", first_channel, " .. ",
+                  first_channel + width - 1);
+  STD_TORCH_CHECK(n >= 2 && n <= int64_t{1} << 31 && (n & (n - 1)) == 0 && block >= 1 && block <= n,
+                  "expected values (R, n, width, 2) with n a power of two >= block = ", block,
+                  ", got ", shape_text(values));
+  STD_TORCH_CHECK(late >= 0 && late < length && extra >= 0,
+                  "expected 0 <= late < length and extra >= 0, got ", late, " and ", extra);
+  STD_TORCH_CHECK(radix >= 2 && n_spectra >= 1 && n_spectra < radix + extra,
+                  "expected 1 <= n_spectra < radix + extra, got n_spectra ", n_spectra, ", radix ",
+                  radix, ", extra ", extra);
+  STD_TORCH_CHECK(spectra_offset >= 0 && spectra_offset + n_spectra * n <= spectra.sizes[2],
+                  "expected spectra with at least ", spectra_offset + n_spectra * n, " rows, got ",
+                  spectra.sizes[2]);
+  STD_TORCH_CHECK(kept_offset >= 0 && kept_offset + (n_spectra - 1) * n <= kept.sizes[3],
+                  "expected kept with at least ", kept_offset + (n_spectra - 1) * n, " rows, got ",
+                  kept.sizes[3]);
+  cuda::ProductParams p{};
+  cuda::ProductShape& a = p.shape;
+  a.lanes = lanes;
+  a.filter_lanes = spectra.sizes[4];
+  a.channels = static_cast<int32_t>(lanes);
+  a.channels_per_filter = sharing(spectra, shared, lanes);
+  a.kept_row = kept.sizes[3] * 2 * lanes;
+  a.length = length, a.block = block, a.transform = n, a.width = width;
+  a.first_channel = static_cast<int32_t>(first_channel);
+  a.batch = static_cast<int32_t>(kept.sizes[1]);
+  a.radix = static_cast<int32_t>(radix);
+  a.n_spectra = static_cast<int32_t>(n_spectra);
+  a.late = static_cast<int32_t>(late);
+  a.extra = static_cast<int32_t>(extra);
+  while (int64_t{1} << a.log_transform < n) ++a.log_transform;
+  p.values = values.data;
+  p.kept = static_cast<float*>(kept.data) + layer * a.batch * a.kept_row + kept_offset * 2 * lanes;
+  p.spectra = static_cast<const float*>(spectra.data) +
+              (layer * spectra.sizes[2] + spectra_offset) * 2 * a.filter_lanes;
+  p.positions = static_cast<const int64_t*>(positions.data);
+  p.rows = static_cast<const int64_t*>(rows.data);
+  p.n_rows = rows.sizes[0];
+  if (p.n_rows == 0 || width == 0) return;
+  STD_TORCH_CHECK(p.n_rows < 65536, "expected fewer than 65536 rows, got ", p.n_rows);
+  const DeviceGuard guard(device, "spectrum_products", values);
+  check_cuda(cuda::launch_spectrum_products(p, current_stream(device)), "spectrum_products", values,
+             device);
 }
 
 std::string cuda_architectures() { return kArchitectures; }
@@ -328,6 +396,7 @@ STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CUDA, m) {
   m.impl("short_range_step", TORCH_BOX(&short_range_step));
   m.impl("future_fill", TORCH_BOX(&future_fill));
   m.impl("future_fill_share", TORCH_BOX(&future_fill_share));
+  m.impl("spectrum_products", TORCH_BOX(&spectrum_products));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {

@@ -1,4 +1,7 @@
-"""``impl="cuda"``: the CUDA C++ kernels (csrc/cuda), one launch per layer's step and per fill."""
+"""``impl="cuda"``: the CUDA C++ kernels (csrc/cuda), one launch per layer's step and per fill.
+
+Blocks above 8192 and those that are no powers of two are transformed by torch.fft.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _extension
+from .fft_fill import fill_by_fft
 from .gpu_layout import make_layout, make_spectra, share_channels
 from .plan import Level, Plan
 from .state import Step, StreamState
@@ -31,7 +35,7 @@ MAX_BLOCK = 8192
 
 
 def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
-    """Why the kernels cannot run: device, build, architecture, dtype or block sizes."""
+    """Why the kernels cannot run: device, build, architecture or dtype."""
     reasons = []
     if device.type != "cuda":
         reasons.append(f"runs on CUDA devices, not on {device}")
@@ -44,11 +48,6 @@ def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> 
             reasons.append(lacking)
     if dtype == torch.float64:
         reasons.append("computes in float32, not in float64")
-    for level in plan.levels if plan else ():
-        if level.block != level.transform or level.block > MAX_BLOCK:
-            reasons.append(
-                f"expected block sizes that are powers of two up to {MAX_BLOCK}, got {level.block}"
-            )
     return reasons
 
 
@@ -99,7 +98,7 @@ def make_step(state: StreamState) -> Step:
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
-    """One level's future fill of all layers and rows, one launch."""
+    """One level's future fill of all layers and rows: one launch, or through torch.fft."""
     _fill_channels(state, level, rows, 0, state.layout.lanes)
 
 
@@ -115,12 +114,24 @@ def fill_slices(
 def _fill_channels(
     state: StreamState, level: Level, rows: Tensor | None, first: int, last: int
 ) -> None:
-    offsets, length = state.plan.spectra_offsets()[level.index], state.plan.length
+    if first == last:
+        return
+    ops, length = torch.ops.futurefill_kernels, state.plan.length
+    offsets = state.plan.spectra_offsets()[level.index]
     shared = state.layout.channels // state.layout.groups
     numbers = (length, level.block, level.radix, level.n_spectra, *offsets)
-    ops, tensors = torch.ops.futurefill_kernels, (state.ring, state.kept, state.spectra)
-    if level.plain:
-        ops.future_fill(*tensors, state.positions, rows, *numbers, False, shared)
-    elif first < last:
-        slack = (level.late, level.extra, max(level.steps, 1), first, last)
-        ops.future_fill_share(*tensors, state.positions, rows, *numbers, *slack, shared)
+    if level.block == level.transform <= MAX_BLOCK:
+        tensors = (state.ring, state.kept, state.spectra, state.positions, rows)
+        if level.plain:
+            ops.future_fill(*tensors, *numbers, False, shared)
+        else:
+            ops.future_fill_share(*tensors, *numbers, level.late, level.extra, first, last, shared)
+        return
+
+    def products(values: Tensor, rows: Tensor, layer: int, first_channel: int) -> None:
+        tensors = (values, state.kept, state.spectra, state.positions, rows)
+        ops.spectrum_products(
+            *tensors, layer, first_channel, *numbers, level.late, level.extra, shared
+        )
+
+    fill_by_fft(state.ring, state.positions, rows, level, length, first, last, products)

@@ -116,13 +116,18 @@ def needed_nbytes(stream: Stream, plan: Plan) -> int:
     return state + 4 * stream.layers * stream.groups * stream.filter_length
 
 
+def usable_bytes(info: DeviceInfo) -> int:
+    """Bytes of the device's memory that a stream may take."""
+    return int(MEMORY_SHARE * info.memory_bytes)
+
+
 @lru_cache(maxsize=256)
 def cheapest_plan(stream: Stream, info: DeviceInfo) -> Plan:
     """The fastest plan that fits the device's memory.
 
     Raises ValueError with the bytes needed, and with what would fit, when none does.
     """
-    limit = MEMORY_SHARE * info.memory_bytes
+    limit = usable_bytes(info)
     for seconds_per_byte in _PRICES:
         plan = _search(stream, info, seconds_per_byte)
         if needed_nbytes(stream, plan) <= limit:
@@ -158,7 +163,7 @@ def _search(stream: Stream, info: DeviceInfo, seconds_per_byte: float) -> Plan:
 
 def _refusal(stream: Stream, info: DeviceInfo, plan: Plan) -> str:
     """Bytes needed against bytes there, and the largest change of each kind that fits."""
-    limit = MEMORY_SHARE * info.memory_bytes
+    limit = usable_bytes(info)
 
     def fits(other: Stream) -> bool:
         return needed_nbytes(other, leanest_plan(other, info)) <= limit
@@ -199,6 +204,6 @@ def _refusal(stream: Stream, info: DeviceInfo, plan: Plan) -> str:
         f"a stream of length {stream.length}, {stream.channels} channels, batch_size "
         f"{stream.batch_size}, {stream.layers} layers and {stream.groups} filter rows needs at "
         f"least {needed_nbytes(stream, plan)} bytes ({spectra} of them filter spectra), "
-        f"{info.name} has {info.memory_bytes} bytes, of which {int(limit)} may be used; "
+        f"{info.name} has {info.memory_bytes} bytes, of which {limit} may be used; "
         + ("any one of these fits: " + "; ".join(found) if found else "no smaller size fits either")
     )

@@ -13,6 +13,7 @@ IN_PLACE = (
     "short_range_step",
     "future_fill",
     "future_fill_share",
+    "spectrum_products",
     "step",
     "sliced_fill",
     "offline_conv",

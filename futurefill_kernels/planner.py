@@ -7,7 +7,7 @@ import torch
 from . import cpu_cost, gpu_cost
 from .checks import check_dtype
 from .device import DeviceInfo
-from .latency_plan import latency_plan
+from .latency_plan import cpu_latency_plan, gpu_latency_plan
 from .plan import Plan
 from .search import Stream
 
@@ -30,9 +30,9 @@ def make_plan(
 
     length: tokens the stream can take. channels, batch_size, layers: ``D``, ``B`` and layers.
     groups: filter rows ``G``, default ``D``. device: where it will run, or a DeviceInfo, which
-    needs no such device. objective: "throughput", the least total time; "latency", no slow steps,
-    on a CPU: large fills are spread over many steps. filter_length: taps that
-    may be non-zero, default ``length``. Pure arithmetic, no tensor is touched. Raises ValueError or
+    needs no such device. objective: "throughput", the least total time; "latency", no slow steps:
+    large fills are spread over many steps. filter_length: taps that may be non-zero, default
+    ``length``. Pure arithmetic, no tensor is touched. Raises ValueError or
     TypeError for arguments out of range, and ValueError, with the bytes needed and with what would
     fit, when no plan fits the memory of a GPU.
     """
@@ -54,9 +54,9 @@ def make_plan(
     itemsize = 8 if dtype == torch.float64 else 4  # of the state
     stream = Stream(length, min(taps, length), channels, batch_size, layers, groups, itemsize)
     if objective == "latency":
-        if info.kind != "cpu":
-            raise ValueError(f"objective='latency' plans for a CPU, got device {info.name!r}")
-        return latency_plan(stream, cpu_cost.CpuRates.of(info))
+        if info.kind == "cuda":
+            return gpu_latency_plan(stream, info)
+        return cpu_latency_plan(stream, cpu_cost.CpuRates.of(info))
     if info.kind == "cuda":
         return gpu_cost.cheapest_plan(stream, info)
     return cpu_cost.cheapest_plan(stream, cpu_cost.CpuRates.of(info))

@@ -195,7 +195,7 @@ def _future_fill(
     config = fill_config(transform, device_info(ring.device), block < transform)
     if config is None:
         launch.fill_by_fft(
-            ring, kept, spectra, positions, rows, level, channels, groups, first, last
+            ring, kept, spectra, positions, rows, level, groups, channels, first, last
         )
     else:
         launch.fill_launch(

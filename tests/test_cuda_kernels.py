@@ -7,7 +7,14 @@ import pytest
 import torch
 from conftest import relative_error
 
-from bench.cuda_harness import emulator, make_state, run_fill, run_step, unavailable_reason
+from bench.cuda_harness import (
+    emulator,
+    make_state,
+    run_fill,
+    run_fill_by_fft,
+    run_step,
+    unavailable_reason,
+)
 from futurefill_kernels import reference_ops
 from futurefill_kernels.plan import Plan
 from futurefill_kernels.state import StreamState, allocate
@@ -48,14 +55,16 @@ def make_pair(
     return state, reference
 
 
-def fill_errors(state, reference, level, positions, rows=None, **options) -> list[float]:
+def fill_errors(
+    state, reference, level, positions, rows=None, run=run_fill, **options
+) -> list[float]:
     """Fires a level at each position, all rows alike; relative errors of the block that follows."""
     channels, errors = state.layout.channels, []
     for p in positions:
         before = state.ring.clone()
         state.positions[:] = p
         reference.positions[:] = p
-        run_fill(state, level, rows, **options)
+        run(state, level, rows, **options)
         reference_ops.fill(reference, level, rows)
         filled = slice(p, p + level.block)
         assert torch.equal(state.ring[..., :p, :], before[..., :p, :]), "inputs changed"
@@ -112,6 +121,32 @@ def test_fill_of_many_channels(channels, block):
     assert max(fill_errors(state, reference, plan.levels[0], [block, 2 * block])) < FILL_ERROR
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(
+    ("block", "channels", "groups", "taps"),
+    [(3, 7, 7, None), (24, 33, 11, None), (63, 40, 1, 130), (100, 5, 5, 20)],
+)
+def test_fill_through_fft(block, channels, groups, taps, arch):
+    """Blocks that are no powers of two; shared and short filters."""
+    plan = Plan(block * 7 - 2, (block, 4 * block), taps)
+    state, reference = make_pair(plan, channels, groups=groups, batch=2, layers=2, taps=taps)
+    positions = [i * block for i in range(1, 7) if i != 4]
+    errors = fill_errors(
+        state, reference, plan.levels[0], positions, run=run_fill_by_fft, arch=arch
+    )
+    assert max(errors) < FILL_ERROR
+
+
+def test_fill_through_fft_of_a_large_block():
+    plan = Plan(3 * 16384 - 100, (16384,))
+    state, reference = make_pair(plan, 2)
+    positions = [16384, 2 * 16384]
+    errors = fill_errors(
+        state, reference, plan.levels[0], positions, run=run_fill_by_fft, checks=False
+    )
+    assert max(errors) < FILL_ERROR
+
+
 @pytest.mark.parametrize(("channels", "groups"), [(8, 2), (96, 3), (40, 1), (70, 35)])
 def test_fill_with_shared_filters(channels, groups):
     plan = Plan(200, (32,))
@@ -129,8 +164,11 @@ def test_fill_with_short_filters(taps):
     assert max(fill_errors(state, reference, plan.levels[0], positions)) < FILL_ERROR
 
 
-@pytest.mark.parametrize("block", [8, 32, 64, 512])
-def test_shares_of_late_fills(block):
+@pytest.mark.parametrize(
+    ("block", "run"),
+    [(8, run_fill), (32, run_fill), (64, run_fill), (512, run_fill), (24, run_fill_by_fft)],
+)
+def test_shares_of_late_fills(block, run):
     """Firings of a level with slack, 32 channels at a time in the steps that follow a boundary."""
     plan = Plan(7 * block - 3, (block // 4, block), slack_from=block)
     state, reference = make_pair(plan, 70, batch=2)
@@ -141,7 +179,7 @@ def test_shares_of_late_fills(block):
         for first, last in ((0, 32), (32, 70)):
             # the second share comes in the last step that may do one
             state.positions[:] = p + (late.steps - 1 if first else 0)
-            run_fill(state, late, channels=(first, last))
+            run(state, late, channels=(first, last))
         reference.positions[:] = p
         reference_ops.fill(reference, late, None)
         outputs = slice(p + late.late, p + late.late + block)
@@ -151,34 +189,37 @@ def test_shares_of_late_fills(block):
         assert torch.equal(state.ring, before)
         reference.ring.copy_(before[..., :70])
     state.positions[:] = block + late.steps
-    run_fill(state, late)
+    run(state, late)
     assert torch.equal(state.ring, before), "a fill after its steps"
     # below a late level, groups begin a block later
-    errors = fill_errors(state, reference, plan.levels[0], [n * block // 4 for n in range(1, 10)])
+    positions = [n * block // 4 for n in range(1, 10)]
+    errors = fill_errors(state, reference, plan.levels[0], positions, run=run)
     assert max(errors) < FILL_ERROR
 
 
-def test_fill_of_chosen_rows():
-    """Rows at positions of their own; the others, and rows out of range, stay as they are."""
+@pytest.mark.parametrize("run", [run_fill, run_fill_by_fft])
+def test_fill_of_chosen_rows(run):
+    """Rows at positions of their own; the others, and padding rows, stay as they are."""
     plan = Plan(160, (16, 64))
     state, reference = make_pair(plan, 20, batch=4)
     level = plan.levels[0]
     state.positions.copy_(torch.tensor([16, 80, 144, 16]))
     reference.positions.copy_(state.positions)
     before = state.ring.clone()
-    run_fill(state, level, torch.tensor([2, 0, -1, 1]))
+    run(state, level, torch.tensor([2, 0, -1, 1]))
     reference_ops.fill(reference, level, torch.tensor([2, 0, 1]))
     assert torch.equal(state.ring[:, 3], before[:, 3])
     assert relative_error(state.ring[..., :20], reference.ring) < FILL_ERROR
 
 
+@pytest.mark.parametrize("run", [run_fill, run_fill_by_fft])
 @pytest.mark.parametrize("position", [0, 15, 64, 160, 176, -16])
-def test_fill_at_other_positions_changes_nothing(position):
+def test_fill_at_other_positions_changes_nothing(position, run):
     plan = Plan(160, (16, 64))
     state, _ = make_pair(plan, 4)
     before = state.ring.clone()
     state.positions[:] = position
-    run_fill(state, plan.levels[0])
+    run(state, plan.levels[0])
     assert torch.equal(state.ring, before)
     assert not state.kept.any()
 
@@ -287,6 +328,22 @@ def test_planted_fault_in_the_fill(fault):
     state.positions[:] = block
     with pytest.raises(emulator().EmuError, match=expected):
         run_fill(state, plan.levels[0], edits=(edit,))
+
+
+@pytest.mark.parametrize(
+    ("text", "replacement"),
+    [
+        ("entry * 2 * a.lanes + channel", "entry * 2 * a.lanes + channel + a.kept_row"),
+        ("natural) * a.width", "natural + a.width) * a.width"),
+    ],
+)
+def test_planted_fault_in_the_products(text, replacement):
+    plan = Plan(72, (24,))
+    state, _ = make_pair(plan, 16)
+    state.positions[:] = 24
+    edit = ("spectrum_products.cu", text, replacement)
+    with pytest.raises(emulator().EmuError, match="out-of-bounds"):
+        run_fill_by_fft(state, plan.levels[0], edits=(edit,))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.skipif(
     reason=f"no CPU kernels: {_extension.cpu_unavailable_reason()}",
 )
 OPS = torch.ops.futurefill_kernels
+GPU_ONLY = ("future_fill_share", "spectrum_products")
 
 
 def _stream(taken: int, slack_from: int | None = None):
@@ -52,10 +53,26 @@ def _arguments(name: str, state) -> tuple:
     }[name]
 
 
-@pytest.mark.parametrize("name", ops.IN_PLACE)
+@pytest.mark.parametrize("name", [name for name in ops.IN_PLACE if name not in GPU_ONLY])
 def test_opcheck(name):
     state = _stream(4 if name == "future_fill" else 3, 8 if name == "sliced_fill" else None)
     torch.library.opcheck(getattr(OPS, name).default, _arguments(name, state))
+
+
+@pytest.mark.parametrize("name", GPU_ONLY)
+def test_ops_without_a_cpu_kernel_trace(name):
+    """Their fakes return nothing, on tensors without memory; on the CPU they are refused."""
+    state = _stream(3, 8)
+    tensors = (state.kept, state.spectra, state.positions)
+    first, rows, numbers = state.ring, None, (40, 8, 5, 5, 0, 0, 4, 1, 0, 32, 1)
+    if name == "spectrum_products":
+        first, rows = torch.zeros(2, 8, 6, 2), torch.arange(2)
+        numbers = (0, 0, 40, 8, 5, 5, 0, 0, 4, 1, 1)
+    op = getattr(OPS, name).default
+    on_meta = [t.to("meta") for t in (first, *tensors)]
+    assert op(*on_meta, rows if rows is None else rows.to("meta"), *numbers) is None
+    with pytest.raises(NotImplementedError, match="'CPU' backend"):
+        op(first, *tensors, rows, *numbers)
 
 
 def test_a_compiled_step_is_the_step():

@@ -141,3 +141,24 @@ def test_the_page_is_what_the_command_prints(capsys):
 def test_all_devices_need_the_table(capsys):
     assert main(["plan", "--device", "all"]) == 2
     assert "--device all needs --table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "length", "layers", "blocks", "slack_from"),
+    [
+        ("h100", 65536, 24, "16 .. 256, 1024, 4096", 1024),
+        ("l4", 65536, 4, "16 .. 128, 512, 2048", 512),
+        ("h100", 1 << 20, 1, "16 .. 2048, 8192, 32768", 8192),
+        ("a100", 2048, 1, "16 .. 1024", None),
+    ],
+)
+def test_latency_plans(device, length, layers, blocks, slack_from):
+    """No fill that is due at once takes longer than 0.1 ms; above it there is slack."""
+    info = DeviceInfo.named(device)
+    plan = make_plan(length, 1024, layers=layers, device=info, objective="latency")
+    assert (blocks_text(plan.block_sizes), plan.slack_from) == (blocks, slack_from)
+
+
+def test_a_latency_plan_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"a plan without slow steps needs \d+ bytes, of l4"):
+        make_plan(1 << 20, 4096, device=DeviceInfo.named("l4"), objective="latency")

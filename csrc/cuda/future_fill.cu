@@ -6,6 +6,7 @@
 // inputs once, pending outputs are read and written once.
 #include "exchange.cuh"
 #include "fill_config.h"
+#include "firing.cuh"
 #include "launch.h"
 #include "transform.cuh"
 
@@ -83,20 +84,6 @@ struct Spectra {
   int n_spectra;   // K
   int newest;      // slot of X_{i-1}
   bool keep;       // whether a later firing reads X_{i-1}
-};
-
-// Firing n of a level, the one that a position lies behind.
-struct Firing {
-  int n;       // blocks finished
-  int blocks;  // spectrum products, 0 where the level does not fire
-  bool keep;   // whether the next firing reads block n - 1
-
-  __device__ __forceinline__ Firing(int blocks_finished, const FillShape& a) : n(blocks_finished) {
-    const int start = unsigned(max(n - a.extra, 0)) / unsigned(a.radix) * a.radix;
-    const int next = start + (n + 1 - a.extra == start + a.radix ? a.radix : 0);
-    blocks = min(n - start, a.n_spectra);
-    keep = a.n_spectra > 1 && next < n;
-  }
 };
 
 // Rows of one spectrum, read or written entry by entry of a thread: slot s = u R + r is entry
@@ -239,7 +226,7 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     const int64_t b = state_row();
     if (b < 0 || b >= a.batch) return;
     const int64_t at = positions[b], p = at / T * T;
-    if (p <= 0 || p + a.late >= a.length || at - p >= a.steps) return;
+    if (p <= 0 || p + a.late >= a.length || at - p >= max(a.late, 1)) return;
     if (Firing(p / T, a).blocks == 0) return;
     const int64_t step = W * a.lanes;
     const float* in =
@@ -256,7 +243,7 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     f.n_spectra = a.n_spectra;
     f.blocks = firing.blocks;
     f.keep = firing.keep && p + T + a.late < a.length;
-    f.newest = a.n_spectra > 1 ? unsigned(firing.n - 1) % unsigned(a.n_spectra - 1) : 0;
+    f.newest = firing.newest(a.n_spectra);
     const int filter = min(channel, a.channels - 1) / a.channels_per_filter;
     f.h = spectra + blockIdx.z * a.spectra_layer + k * R3 * (2 * a.filter_lanes) + filter;
     f.kept = kept + blockIdx.z * a.kept_layer + b * a.kept_row + k * R3 * (2 * a.lanes) + channel;

@@ -1,4 +1,4 @@
-// Parameters and launchers of the two CUDA operations. No torch, no kernels.
+// Parameters and launchers of the CUDA operations. No torch, no kernels.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -20,7 +20,8 @@ struct FillShape {
   int32_t channels, channels_per_filter;
   int32_t first_channel, last_channel;  // done are first_channel .. last_channel - 1
   int32_t batch, radix, n_spectra;
-  int32_t late, extra, steps;  // of a level with slack, else 0, 0, 1
+  int32_t late, extra;  // of a level with slack, else 0
+  int32_t unused;
 };
 
 struct FillParams {
@@ -54,11 +55,33 @@ struct StepParams {
   StepShape shape;
 };
 
+// Sizes and strides, in values, of one layer's spectrum products.
+struct ProductShape {
+  int64_t kept_row;
+  int64_t lanes, filter_lanes;
+  int64_t length, block, transform, width;  // width: channels of values
+  int32_t first_channel, channels, channels_per_filter;
+  int32_t batch, radix, n_spectra, log_transform;
+  int32_t late, extra;  // of a level with slack, else 0
+  int32_t unused;
+};
+
+struct ProductParams {
+  void* values;          // (n_rows, transform, width) complex
+  float* kept;           // of the layer, from the level's first row on
+  const float* spectra;  // likewise
+  const int64_t* positions;
+  const int64_t* rows;  // (n_rows,)
+  int64_t n_rows;
+  ProductShape shape;
+};
+
 // Whether the binary has the level's block size.
 bool fill_supported(int64_t block);
 
 // Asynchronous on the stream; the error is that of the launch.
 cudaError_t launch_future_fill(const FillParams& params, cudaStream_t stream);
+cudaError_t launch_spectrum_products(const ProductParams& params, cudaStream_t stream);
 cudaError_t launch_short_range_step(const StepParams& params, cudaStream_t stream);
 
 }  // namespace futurefill::cuda

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import fft_fill
 from ..device import DeviceInfo
 from ..gpu_layout import CHANNEL_UNIT
+from ..plan import Level
 from ..spectra import tree_order
 from .config import FillConfig, step_config
 from .future_fill import future_fill_kernel
@@ -21,7 +23,6 @@ from .multiply_accumulate import multiply_accumulate_kernel
 from .short_range_step import short_range_step_kernel
 from .tree import twiddle_table
 
-_WORKSPACE_BYTES = 256 << 20
 _LEAVES, _MULTIPLY_CHANNELS = 32, 32
 
 
@@ -153,7 +154,7 @@ def multiply_launch(
     arguments = (
         values, kept, spectra, positions, rows, _natural_order(n, values.device),
         kept.shape[1], layer, level.radix, level.n_spectra, level.kept, per_group,
-        first_channel, width, n, level.block, kept.shape[5], spectra.shape[4],
+        level.extra, first_channel, width, n, level.block, kept.shape[5], spectra.shape[4],
         kept.shape[3], level.kept_offset, spectra.shape[2], level.spectra_offset,
     )  # fmt: skip
     constants = {"LEAVES": _LEAVES, "C": _MULTIPLY_CHANNELS}
@@ -166,13 +167,6 @@ def _natural_order(n: int, device: torch.device) -> Tensor:
     return tree_order(n).to(device)
 
 
-@lru_cache(maxsize=32)
-def _twist(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (n, 1) of the angles ``pi k / 2n``."""
-    angles = torch.arange(n, dtype=torch.float64) * (torch.pi / 2 / n)
-    return tuple(f(angles).float()[:, None].to(device) for f in (torch.cos, torch.sin))  # type: ignore[return-value]
-
-
 def fill_by_fft(
     ring: Tensor,
     kept: Tensor,
@@ -180,37 +174,20 @@ def fill_by_fft(
     positions: Tensor,
     rows: Tensor | None,
     level: FillLevel,
-    channels: int,
     groups: int,
+    channels: int,
+    first: int,
+    last: int,
 ) -> None:
-    """Future fill of a level too long for one program, through torch.fft.
+    """Future fill of a level too long for one program, through torch.fft."""
 
-    A layer and at most 256 MiB of spectra at a time; rows may be at different positions, which are
-    read on the device.
-    """
-    layers, batch, _, length, lanes = ring.shape
-    if rows is None:
-        rows = torch.arange(batch, device=ring.device)
-    n, block = level.transform, level.block
-    cos, sin = _twist(n, ring.device)
-    offset = torch.arange(block, device=ring.device)
-    at = positions[rows][:, None]
-    source = (rows[:, None] * length + at - block + offset).flatten()
-    inside = at + offset < length
-    target = (rows[:, None] * length + (at + offset).clamp(max=length - 1)).flatten()
-    width = max(32, _WORKSPACE_BYTES // (8 * n * len(rows)) // 32 * 32)
-    for layer in range(layers):
-        slots = ring[layer].view(batch * length, lanes)
-        for first in range(0, channels, width):
-            mine = slots[:, first : min(first + width, lanes)]
-            u = mine[source].view(len(rows), block, -1)
-            z = torch.complex(u * cos[:block], u * sin[:block])
-            z = torch.fft.ifft(z, n, dim=1, norm="forward").contiguous()
-            multiply_launch(
-                torch.view_as_real(z), kept, spectra, positions, rows, level, layer, first,
-                channels // groups,
-            ).run()  # fmt: skip
-            z = torch.fft.fft(z, dim=1)[:, :block]
-            filled = z.imag * cos[:block] - z.real * sin[:block]
-            filled *= inside[..., None]
-            mine.index_add_(0, target, filled.flatten(0, 1))
+    def products(values: Tensor, rows: Tensor, layer: int, first_channel: int) -> None:
+        multiply_launch(
+            values, kept, spectra, positions, rows, level, layer, first_channel, channels // groups
+        ).run()
+
+    numbers = Level(
+        0, level.block, level.radix, level.transform, level.n_spectra, level.kept, level.late,
+        extra=level.extra,
+    )  # fmt: skip
+    fft_fill.fill_by_fft(ring, positions, rows, numbers, level.length, first, last, products)

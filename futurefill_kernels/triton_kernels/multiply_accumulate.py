@@ -6,25 +6,30 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["batch", "radix", "n_spectra", "slots", "per_group", "layer"])
+@triton.jit(
+    do_not_specialize=["batch", "radix", "n_spectra", "slots", "per_group", "layer", "extra"]
+)
 def multiply_accumulate_kernel(
     values, kept, spectra, positions, rows, order,
     batch, layer, radix, n_spectra, slots, per_group,
-    first_channel, width, transform, block,
+    extra, first_channel, width, transform, block,
     lanes, filter_lanes, kept_rows, kept_offset, spectra_rows, spectra_offset,
     LEAVES: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Grid: (width / C, rows, transform / LEAVES).
 
     values: (R, n, width, 2) float32, spectra of the newest blocks in the order of the FFT; replaced
-    by the sums of products. order: (n,) int64, the FFT's index of every tree-ordered row.
+    by the sums of products. order: (n,) int64, the FFT's index of every tree-ordered row. extra: of
+    a level with slack, plan.Level.
     """
     local = tl.program_id(0) * C + tl.arange(0, C)
     channel = first_channel + local
     filter_row = channel // per_group
     row = tl.load(rows + tl.program_id(1))
-    block_index = (tl.load(positions + row) // block % radix).to(tl.int32)
-    blocks = tl.minimum(block_index, n_spectra)
+    n = (tl.load(positions + row) // block).to(tl.int32)
+    start = tl.maximum(n - extra, 0) // radix * radix
+    blocks = tl.minimum(n - start, n_spectra)
+    start += tl.where(n + 1 - extra == start + radix, radix, 0)
     leaf = tl.program_id(2) * LEAVES + tl.arange(0, LEAVES)
     inside = (leaf < transform)[:, None] & (local < width)[None, :]
     natural = tl.load(order + leaf, mask=leaf < transform, other=0)
@@ -48,14 +53,14 @@ def multiply_accumulate_kernel(
         filter_at += 2 * transform.to(tl.int64) * filter_lanes
         h_re = tl.load(filter_at, mask=inside, other=0.0)
         h_im = tl.load(filter_at + filter_lanes, mask=inside, other=0.0)
-        old_at = kept_at + ((block_index - k) % slots).to(tl.int64) * 2 * transform * lanes
+        old_at = kept_at + ((n - k) % slots).to(tl.int64) * 2 * transform * lanes
         k_re = tl.load(old_at, mask=inside, other=0.0)
         k_im = tl.load(old_at + lanes, mask=inside, other=0.0)
         sum_re += k_re * h_re - k_im * h_im
         sum_im += k_re * h_im + k_im * h_re
-    if (slots > 0) & (block_index + 1 < radix):
+    if (slots > 0) & (start < n):
         tl.debug_barrier()
-        new_at = kept_at + ((block_index - 1) % slots).to(tl.int64) * 2 * transform * lanes
+        new_at = kept_at + ((n - 1) % slots).to(tl.int64) * 2 * transform * lanes
         tl.store(new_at, x_re, mask=inside)
         tl.store(new_at + lanes, x_im, mask=inside)
     tl.store(value, sum_re, mask=inside)
