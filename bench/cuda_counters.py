@@ -27,7 +27,7 @@ ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 Row = dict[str, Any]
 
 
-def fill_row(block: int, split: bool = False, channels: int = 32) -> Row:
+def fill_row(block: int, small: bool = False, channels: int = 32) -> Row:
     """First firing of a radix-2 level, one row of one layer."""
     torch.manual_seed(block)
     plan = Plan(2 * block, (block,))
@@ -44,19 +44,20 @@ def fill_row(block: int, split: bool = False, channels: int = 32) -> Row:
     )
     reference.ring.copy_(state.ring[..., :channels])
     state.positions[:] = reference.positions[:] = block
-    stats = run_fill(state, plan.levels[0], split=split, checks=False)
+    stats = run_fill(state, plan.levels[0], small=small, checks=False)
     reference_ops.fill(reference, plan.levels[0], None)
     difference = state.ring[..., block:, :channels].double() - reference.ring[..., block:, :]
     needed = 20 * block * channels
     entries = block * channels
-    config = fill_config(block, split)
+    config = fill_config(block, small)
     fp32 = sum(stats.thread_insts.get(f"fp32_{kind}", 0) for kind in ("add", "mul", "fma"))
     warps = config.threads // 32 * stats.blocks
     log = math.log2(block)
     return {
         "block": block,
+        "memory": "small" if small else "any" if block < 512 else "large",
         "exchange": "halves" if config.split else "whole",
-        "channels": config.channels,
+        "channels": config.channels * config.staged,
         "threads": config.threads,
         "shared": config.shared_bytes,
         "error": float(difference.norm() / reference.ring[..., block:, :].norm()),
@@ -70,11 +71,11 @@ def fill_row(block: int, split: bool = False, channels: int = 32) -> Row:
 
 
 def fill_rows() -> list[Row]:
-    """Every block size, and in halves where that is another kernel."""
+    """Every block size, and for devices with little shared memory where that is another kernel."""
     return [
-        fill_row(block, split)
+        fill_row(block, small)
         for block in FILL_BLOCKS
-        for split in ((False, True) if block >= 512 else (False,))
+        for small in ((False, True) if block >= 512 else (False,))
     ]
 
 
@@ -132,7 +133,7 @@ def resources(source: str) -> list[Row]:
 
 
 def fill_resources() -> dict[tuple[int, bool], Row]:
-    """(block, split) -> most registers and most spilled bytes over the architectures."""
+    """(block, small) -> most registers and most spilled bytes over the architectures."""
     worst: dict[tuple[int, bool], Row] = {}
     for row in resources("future_fill.cu"):
         match = re.search(r"ConfigOfILi(\d+)ELb(\d)E", row["kernel"])
@@ -159,7 +160,7 @@ def tables() -> str:
     fills = fill_rows()
     worst = fill_resources()
     for row in fills:
-        row |= worst[row["block"], row["exchange"] == "halves"]
+        row |= worst[row["block"], row["memory"] == "small"]
     return (
         f"Future fill:\n\n{_table(fills)}\n\nShort-range step, 64 taps:\n\n{_table(step_rows())}\n"
     )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from futurefill_kernels.fft_fill import fill_by_fft
-from futurefill_kernels.gpu_layout import make_layout, make_spectra
+from futurefill_kernels.cuda_ops import make_layout, make_spectra
 from futurefill_kernels.plan import Level, Plan
 from futurefill_kernels.state import StreamState, allocate
 
@@ -92,6 +92,9 @@ class FillConfig(ctypes.Structure):
             "channels",
             "min_blocks",
             "split",
+            "units",
+            "staged",
+            "group",
             "width",
             "threads",
             "shared_bytes",
@@ -108,11 +111,12 @@ def _config_library() -> ctypes.CDLL:
       return futurefill::cuda::step_rows(n_rows, channels);
     }}
     extern "C" int step_threads(int64_t taps) {{ return futurefill::cuda::step_threads(taps); }}
-    extern "C" void fill_config(int block, int split, int* out) {{
-      const auto c = futurefill::cuda::fill_config(block, split);
+    extern "C" void fill_config(int block, int small, int* out) {{
+      const auto c = futurefill::cuda::fill_config(block, small);
       const int values[] = {{c.points, c.middle, c.last, c.channels, c.min_blocks, c.split,
-                             c.width(), c.threads(), c.shared_bytes()}};
-      for (int i = 0; i < 9; ++i) out[i] = values[i];
+                             c.units, c.staged, c.group(), c.width(), c.threads(),
+                             c.shared_bytes()}};
+      for (int i = 0; i < 12; ++i) out[i] = values[i];
     }}
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -125,10 +129,10 @@ def _config_library() -> ctypes.CDLL:
         return ctypes.CDLL(str(library))
 
 
-def fill_config(block: int, split: bool = False) -> FillConfig:
-    """How a block size is launched; split: on a device with 100 KB of shared memory per SM."""
+def fill_config(block: int, small: bool = False) -> FillConfig:
+    """How a block size is launched; small: on a device with 100 KB of shared memory per SM."""
     config = FillConfig()
-    _config_library().fill_config(block, int(split), ctypes.byref(config))
+    _config_library().fill_config(block, int(small), ctypes.byref(config))
     return config
 
 
@@ -242,7 +246,7 @@ def run_fill(
     rows: Tensor | None = None,
     *,
     arch: str = "sm_80",
-    split: bool = False,
+    small: bool = False,
     edits: Edits = (),
     checks: bool = True,
     channels: tuple[int, int] | None = None,
@@ -251,7 +255,7 @@ def run_fill(
 
     channels: those done, default all.
     """
-    config = fill_config(level.block, split)
+    config = fill_config(level.block, small)
     ring, kept, spectra, layout = state.ring, state.kept, state.spectra, state.layout
     layers, batch = ring.shape[:2]
     first, last = channels or (0, layout.channels)
@@ -280,11 +284,15 @@ def run_fill(
     kept_view = kept_view[kept_offset * 2 * shape.lanes :]
     spectra_view = spectra_view[spectra_offset * 2 * shape.filter_lanes :]
     n_rows = batch if rows is None else len(rows)
-    name = f"future_fillI*ConfigOfILi{level.block}ELb{int(bool(config.split))}E"
+    name = f"future_fillI*ConfigOfILi{level.block}ELb{int(small and level.block >= 512)}E"
     return launch(
         module("future_fill.cu", arch, edits),
         name,
-        grid=(-(-(last - first) // config.channels), n_rows, layers),
+        grid=(
+            -(-(last - first) // config.group) * config.units // config.staged,
+            n_rows,
+            layers,
+        ),
         block=config.threads,
         shared=config.shared_bytes,
         args=[
