@@ -32,7 +32,7 @@ fuses_fill = False
 
 #: Largest block whose transform one thread block holds (csrc/cuda/fill_config.h).
 MAX_BLOCK = 8192
-#: block -> (units, channels per unit) where their spectra lie unit by unit (csrc/cuda/fill_config.h)
+#: block -> (units, channels per unit) whose spectra lie unit by unit (csrc/cuda/fill_config.h)
 INTERLEAVED = {4096: (2, 4), 8192: (4, 2)}
 
 

@@ -13,9 +13,9 @@
 namespace futurefill::cuda {
 namespace {
 
-template <int kBlock, bool kSmall>
+template <int kBlock, int kMemory>
 struct ConfigOf {
-  static constexpr FillConfig value = fill_config(kBlock, kSmall);
+  static constexpr FillConfig value = fill_config(kBlock, kMemory);
 };
 
 // Twiddle tables of the passes behind the first, each [stored level][node or position].
@@ -182,7 +182,7 @@ __device__ __forceinline__ void multiply_spectra(Complex* v, const Spectra& a, i
 template <class Config>
 struct Pairs {
   static constexpr FillConfig kConfig = Config::value;
-  static constexpr int P = kConfig.points, W = kConfig.width(), R = kConfig.last;
+  static constexpr int W = kConfig.width(), R = kConfig.last;
 
   // The first pair of thread k, in values. index: channel or filter row.
   static __device__ __forceinline__ int64_t start(int index, int k) {
@@ -268,11 +268,12 @@ __device__ __forceinline__ void untwist(Complex* v, Complex twist) {
 }
 
 // Adds the outputs of N units to the pending ones from slot `first` on: the last unit's are the
-// imaginary parts of v, the others' wait at `waiting`, `apart` values from slot to slot.
-template <int P, int N>
+// imaginary parts of v, the others' wait at `waiting`, `apart` values from slot to slot, and the
+// last kHeld slots of the last waiting unit in `held`.
+template <int P, int N, int kHeld>
 __device__ __forceinline__ void add_outputs(const Complex* v, const float* waiting, int apart,
-                                            float* out, int64_t step, int count, int first,
-                                            int width) {
+                                            const float* held, float* out, int64_t step, int count,
+                                            int first, int width) {
   constexpr int kBatch = P < 4 ? P : 4;
 #pragma unroll
   for (int s = 0; s < P; s += kBatch) {
@@ -287,13 +288,21 @@ __device__ __forceinline__ void add_outputs(const Complex* v, const float* waiti
     for (int q = 0; q < kBatch; ++q) {
       if (first + (s + q) * width < count) {
 #pragma unroll
-        for (int u = 0; u + 1 < N; ++u) pending[q].of[u] += waiting[(u * P + s + q) * apart];
+        for (int u = 0; u + 1 < N; ++u) {
+          const int slot = u * P + s + q - ((N - 1) * P - kHeld);
+          pending[q].of[u] += slot < 0 ? waiting[(u * P + s + q) * apart] : held[slot];
+        }
         pending[q].of[N - 1] += v[s + q].im;
         *reinterpret_cast<Wide<N>*>(out + q * step) = pending[q];
       }
     }
     out += kBatch * step;
   }
+}
+
+__device__ __forceinline__ void swap_outputs(Complex& v, float& waiting) {
+  v.re = waiting;
+  waiting = v.im;
 }
 
 template <class Config>
@@ -321,7 +330,9 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
   float* values = reinterpret_cast<float*>(shared) + kConfig.exchange_bytes() / 4;
   float* waiting = values + 2 * kConfig.twiddles() + thread;
   constexpr int kApart = kConfig.threads();
+  constexpr int kHeld = kConfig.held, kInShared = (N - 1) * P - kHeld;
   Complex v[P];
+  float held[kHeld + 1];
   {
     const int64_t b = state_row();
     if (b < 0 || b >= a.batch) return;
@@ -336,7 +347,14 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
       const Wide<N> u = *reinterpret_cast<const Wide<N>*>(in);
       v[s].re = u.of[0];
 #pragma unroll
-      for (int unit = 1; unit < N; ++unit) waiting[((unit - 1) * P + s) * kApart] = u.of[unit];
+      for (int unit = 1; unit < N; ++unit) {
+        const int place = (unit - 1) * P + s;
+        if (place < kInShared) {
+          waiting[place * kApart] = u.of[unit];
+        } else {
+          held[place - kInShared] = u.of[unit];
+        }
+      }
     }
   }
 
@@ -367,7 +385,7 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     float* out =
         ring + blockIdx.z * a.ring_layer + b * a.ring_row + (p + k) * a.lanes + channel_of();
     const int count = min(int64_t(T), a.length - p);
-    add_outputs<P, N>(v, waiting, kApart, out, W * forget(a.lanes), count, k, W);
+    add_outputs<P, N, kHeld>(v, waiting, kApart, held, out, W * forget(a.lanes), count, k, W);
   };
 
   if constexpr (kConfig.single()) {
@@ -429,10 +447,13 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
         // outputs take the place of the next unit's inputs
         float* place = waiting + unit * P * kApart;
 #pragma unroll
-        for (int s = 0; s < P; ++s) {
-          const float next = place[s * kApart];
-          place[s * kApart] = v[s].im;
-          v[s].re = next;
+        for (int s = 0; s < P - kHeld; ++s) swap_outputs(v[s], place[s * kApart]);
+        if (unit < N - 2) {
+#pragma unroll
+          for (int s = P - kHeld; s < P; ++s) swap_outputs(v[s], place[s * kApart]);
+        } else {
+#pragma unroll
+          for (int s = P - kHeld; s < P; ++s) swap_outputs(v[s], held[s - (P - kHeld)]);
         }
       }
     }
@@ -440,9 +461,9 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
   }
 }
 
-template <int kBlock, bool kSmall>
+template <int kBlock, int kMemory>
 cudaError_t launch(const FillParams& p, cudaStream_t stream) {
-  using Config = ConfigOf<kBlock, kSmall>;
+  using Config = ConfigOf<kBlock, config_memory(kBlock, kMemory)>;
   constexpr FillConfig kConfig = Config::value;
   const auto kernel = future_fill<Config>;
   if constexpr (kConfig.shared_bytes() > 48 * 1024) {
@@ -459,15 +480,17 @@ cudaError_t launch(const FillParams& p, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-// SMs with 100 KB of shared memory are those of 8.6, 8.9 and 12.0.
 template <int kBlock>
-cudaError_t launch_either(const FillParams& p, cudaStream_t stream) {
+cudaError_t launch(const FillParams& p, cudaStream_t stream) {
+  if constexpr (config_memory(kBlock, kLarge) == kSmall) return launch<kBlock, kSmall>(p, stream);
   int device, bytes;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
   error = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   if (error != cudaSuccess) return error;
-  return bytes < 160 * 1024 ? launch<kBlock, true>(p, stream) : launch<kBlock, false>(p, stream);
+  if (bytes >= 228 << 10) return launch<kBlock, kLarge>(p, stream);
+  if (bytes >= 164 << 10) return launch<kBlock, kMedium>(p, stream);
+  return launch<kBlock, kSmall>(p, stream);
 }
 
 }  // namespace
@@ -479,33 +502,33 @@ bool fill_supported(int64_t block) {
 cudaError_t launch_future_fill(const FillParams& p, cudaStream_t stream) {
   switch (p.block) {
     case 1:
-      return launch<1, false>(p, stream);
+      return launch<1>(p, stream);
     case 2:
-      return launch<2, false>(p, stream);
+      return launch<2>(p, stream);
     case 4:
-      return launch<4, false>(p, stream);
+      return launch<4>(p, stream);
     case 8:
-      return launch<8, false>(p, stream);
+      return launch<8>(p, stream);
     case 16:
-      return launch<16, false>(p, stream);
+      return launch<16>(p, stream);
     case 32:
-      return launch<32, false>(p, stream);
+      return launch<32>(p, stream);
     case 64:
-      return launch<64, false>(p, stream);
+      return launch<64>(p, stream);
     case 128:
-      return launch<128, false>(p, stream);
+      return launch<128>(p, stream);
     case 256:
-      return launch<256, false>(p, stream);
+      return launch<256>(p, stream);
     case 512:
-      return launch_either<512>(p, stream);
+      return launch<512>(p, stream);
     case 1024:
-      return launch_either<1024>(p, stream);
+      return launch<1024>(p, stream);
     case 2048:
-      return launch_either<2048>(p, stream);
+      return launch<2048>(p, stream);
     case 4096:
-      return launch_either<4096>(p, stream);
+      return launch<4096>(p, stream);
     case 8192:
-      return launch_either<8192>(p, stream);
+      return launch<8192>(p, stream);
     default:
       return cudaErrorInvalidValue;
   }
