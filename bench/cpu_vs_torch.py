@@ -60,7 +60,7 @@ def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> 
     offline = Offline(h, rows[0])
     variants: dict[str, Callable[[], object]] = {
         "offline": offline.run,
-        "generate": lambda: _generate(cache, rows),
+        "generate": lambda: generate(cache, rows),
         "step": lambda: shapes.generate(cache, rows),
     }
     if args.no_step:
@@ -120,7 +120,8 @@ def _report(
     )
 
 
-def _generate(cache: ff.FutureFillCache, rows: Tensor) -> None:
+def generate(cache: ff.FutureFillCache, rows: Tensor) -> None:
+    """``shapes.generate`` in compiled calls, without Python between the tokens."""
     state = cache._state
     op = torch.ops.futurefill_kernels.generate.default
     for start in range(0, rows.shape[0] - 1, _TOKENS):

@@ -1,6 +1,9 @@
 #include "pool.h"
 
 #include <pthread.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 #include <atomic>
 #include <condition_variable>
@@ -13,8 +16,8 @@
 namespace futurefill {
 namespace {
 
-// Turns of waiting before a worker sleeps, about 50 us: longer than the gap between two layers.
-constexpr int kSpins = 2000;
+// Turns of waiting before a worker sleeps, about 0.3 ms: longer than the gap between two tokens.
+constexpr int kSpins = 20000;
 
 void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -22,21 +25,59 @@ void pause() {
 #endif
 }
 
+// Keeps a worker off the core of the thread it works for: a worker that spins there, or is woken
+// there, would take turns with it.
+class Elsewhere {
+ public:
+  static int current_cpu() {
+#ifdef __linux__
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+  }
+
+  // of the calling thread; does nothing while the core stays the same or where there is no other
+  void avoid(int cpu) {
+    if (cpu == avoided_) return;
+    avoided_ = cpu;
+#ifdef __linux__
+    if (!known_ && sched_getaffinity(0, sizeof allowed_, &allowed_) != 0) return;
+    known_ = true;
+    cpu_set_t others = allowed_;
+    if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_CLR(cpu, &others);
+    if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof others, &others);
+#endif
+  }
+
+ private:
+  int avoided_ = -1;
+#ifdef __linux__
+  bool known_ = false;
+  cpu_set_t allowed_;  // to the thread when it was made
+#endif
+};
+
 enum State : int { kIdle, kOffered, kRunning };
 
-struct Worker {
+struct alignas(64) Worker {
+  // one cache line passes from the caller to the worker: the state, and what is written while it is
+  // idle and read by whoever moves it away from kOffered
   std::atomic<int> state{kIdle};
-  std::atomic<bool> asleep{false};
-  std::mutex mutex;
-  std::condition_variable wake;
-  // written while idle, read by whoever moves the state away from kOffered
+  std::atomic<int> caller_cpu{-1};
   Piece piece = nullptr;
   const void* context = nullptr;
   int64_t index = 0;
+
+  alignas(64) std::atomic<bool> asleep{false};
+  std::mutex mutex;
+  std::condition_variable wake;
+  Elsewhere place;
   std::exception_ptr failure;
 
-  void offer(Piece p, const void* c, int64_t i) {
+  void offer(Piece p, const void* c, int64_t i, int cpu) {
     piece = p, context = c, index = i;
+    caller_cpu.store(cpu, std::memory_order_relaxed);
     state.store(kOffered);
     if (!asleep.load()) return;
     const std::lock_guard<std::mutex> lock(mutex);
@@ -51,6 +92,7 @@ struct Worker {
   void wait_for_work() {
     for (int spin = 0; spin < kSpins; ++spin) {
       if (state.load(std::memory_order_relaxed) == kOffered) return;
+      place.avoid(caller_cpu.load(std::memory_order_relaxed));
       pause();
     }
     std::unique_lock<std::mutex> lock(mutex);
@@ -63,6 +105,9 @@ struct Worker {
     for (;;) {
       wait_for_work();
       if (!claim(kRunning)) continue;
+      for (int line = 0; line < 4; ++line) {
+        __builtin_prefetch(static_cast<const char*>(context) + 64 * line);
+      }
       try {
         piece(context, index);
       } catch (...) {
@@ -120,7 +165,8 @@ void run_pieces(int64_t count, Piece piece, const void* context) {
     std::thread(&Worker::loop, worker.get()).detach();
     p.workers.push_back(worker.release());
   }
-  for (int64_t i = 1; i < count; ++i) p.workers[i - 1]->offer(piece, context, i);
+  const int cpu = Elsewhere::current_cpu();
+  for (int64_t i = 1; i < count; ++i) p.workers[i - 1]->offer(piece, context, i, cpu);
   std::exception_ptr failure;
   try {
     piece(context, 0);

@@ -67,7 +67,7 @@ void step_tiles(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
       S* slot =
           static_cast<S*>(a.ring) + ((row.state * a.tiles + tile) * a.slots + row.position) * W;
       // the next tiles' slots: tiles are far apart in memory
-      __builtin_prefetch(slot + 8 * a.slots * W, 1);
+      if (tile + 8 < tile_end) __builtin_prefetch(slot + 8 * a.slots * W, 1);
       Vec<S> x = load_io<S>(u + row.io * a.u_stride + c, count);
       if (pre) x *= load_io<S>(pre + row.io * a.pre_stride + c, count);
       Vec<S> sum = tap0 * x + load(slot);
