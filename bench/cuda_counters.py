@@ -20,14 +20,23 @@ from futurefill_kernels import reference_ops
 from futurefill_kernels.plan import Plan
 from futurefill_kernels.state import allocate
 
-from .cuda_harness import NVCC_FLAGS, SOURCES, fill_config, make_state, run_fill, run_step
+from .cuda_harness import (
+    MEMORIES,
+    NVCC_FLAGS,
+    SOURCES,
+    fill_config,
+    make_state,
+    memories,
+    run_fill,
+    run_step,
+)
 
 FILL_BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 Row = dict[str, Any]
 
 
-def fill_row(block: int, split: bool = False, channels: int = 32) -> Row:
+def fill_row(block: int, memory: int = 1, channels: int = 32) -> Row:
     """First firing of a radix-2 level, one row of one layer."""
     torch.manual_seed(block)
     plan = Plan(2 * block, (block,))
@@ -44,19 +53,20 @@ def fill_row(block: int, split: bool = False, channels: int = 32) -> Row:
     )
     reference.ring.copy_(state.ring[..., :channels])
     state.positions[:] = reference.positions[:] = block
-    stats = run_fill(state, plan.levels[0], split=split, checks=False)
+    stats = run_fill(state, plan.levels[0], memory=memory, checks=False)
     reference_ops.fill(reference, plan.levels[0], None)
     difference = state.ring[..., block:, :channels].double() - reference.ring[..., block:, :]
     needed = 20 * block * channels
     entries = block * channels
-    config = fill_config(block, split)
+    config = fill_config(block, memory)
     fp32 = sum(stats.thread_insts.get(f"fp32_{kind}", 0) for kind in ("add", "mul", "fma"))
     warps = config.threads // 32 * stats.blocks
     log = math.log2(block)
     return {
         "block": block,
+        "memory": MEMORIES[memory],
         "exchange": "halves" if config.split else "whole",
-        "channels": config.channels,
+        "channels": config.channels * config.staged,
         "threads": config.threads,
         "shared": config.shared_bytes,
         "error": float(difference.norm() / reference.ring[..., block:, :].norm()),
@@ -65,17 +75,20 @@ def fill_row(block: int, split: bool = False, channels: int = 32) -> Row:
         "banks": stats.bank_conflict_factor,
         "operations": (stats.flops["fp32"] - 8 * entries) / (10 * entries * log),
         "instructions": (fp32 - 4 * entries) / (entries * log),
-        "barriers": round(stats.warp_insts.get("barrier", 0) / warps),
+        "barriers": _block_barriers(stats) / warps,
+        "exchanges": config.staged
+        * (0 if config.points == block else 2 * (1 + (config.middle > 1))),
     }
 
 
+def _block_barriers(stats: Any) -> int:
+    """Barriers of the whole block that warps passed; those inside a warp are left out."""
+    return sum(row.warp for row in stats.rows if row.text.startswith("bar.sync"))
+
+
 def fill_rows() -> list[Row]:
-    """Every block size, and in halves where that is another kernel."""
-    return [
-        fill_row(block, split)
-        for block in FILL_BLOCKS
-        for split in ((False, True) if block >= 512 else (False,))
-    ]
+    """Every block size, and for devices with little shared memory where that is another kernel."""
+    return [fill_row(block, memory) for block in FILL_BLOCKS for memory in memories(block)]
 
 
 def step_row(channels: int, batch: int, taps: int = 64, dtype: torch.dtype = torch.float32) -> Row:
@@ -98,7 +111,7 @@ def step_row(channels: int, batch: int, taps: int = 64, dtype: torch.dtype = tor
         "sectors": 32 * stats.sectors / needed,
         "ideal": 1 / stats.coalescing,
         "bytes": (stats.bytes_read + stats.bytes_written) / (needed + 16 * batch),
-        "barriers": round(stats.warp_insts["barrier"] / warps),
+        "barriers": _block_barriers(stats) / warps,
     }
 
 
@@ -131,13 +144,13 @@ def resources(source: str) -> list[Row]:
     return rows
 
 
-def fill_resources() -> dict[tuple[int, bool], Row]:
-    """(block, split) -> most registers and most spilled bytes over the architectures."""
-    worst: dict[tuple[int, bool], Row] = {}
+def fill_resources() -> dict[tuple[int, str], Row]:
+    """(block, memory) -> most registers and most spilled bytes over the architectures."""
+    worst: dict[tuple[int, str], Row] = {}
     for row in resources("future_fill.cu"):
-        match = re.search(r"ConfigOfILi(\d+)ELb(\d)E", row["kernel"])
+        match = re.search(r"ConfigOfILi(\d+)ELi(\d)E", row["kernel"])
         assert match is not None
-        key = (int(match[1]), match[2] == "1")
+        key = (int(match[1]), MEMORIES[int(match[2])])
         kept = worst.setdefault(key, {"registers": 0, "spilled": 0})
         for name in kept:
             kept[name] = max(kept[name], row[name])
@@ -159,7 +172,7 @@ def tables() -> str:
     fills = fill_rows()
     worst = fill_resources()
     for row in fills:
-        row |= worst[row["block"], row["exchange"] == "halves"]
+        row |= worst[row["block"], row["memory"]]
     return (
         f"Future fill:\n\n{_table(fills)}\n\nShort-range step, 64 taps:\n\n{_table(step_rows())}\n"
     )

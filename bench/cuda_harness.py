@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from futurefill_kernels.cuda_ops import make_layout, make_spectra
 from futurefill_kernels.fft_fill import fill_by_fft
-from futurefill_kernels.gpu_layout import make_layout, make_spectra
 from futurefill_kernels.plan import Level, Plan
 from futurefill_kernels.state import StreamState, allocate
 
@@ -92,6 +92,9 @@ class FillConfig(ctypes.Structure):
             "channels",
             "min_blocks",
             "split",
+            "units",
+            "staged",
+            "group",
             "width",
             "threads",
             "shared_bytes",
@@ -108,11 +111,15 @@ def _config_library() -> ctypes.CDLL:
       return futurefill::cuda::step_rows(n_rows, channels);
     }}
     extern "C" int step_threads(int64_t taps) {{ return futurefill::cuda::step_threads(taps); }}
-    extern "C" void fill_config(int block, int split, int* out) {{
-      const auto c = futurefill::cuda::fill_config(block, split);
+    extern "C" int config_memory(int block, int memory) {{
+      return futurefill::cuda::config_memory(block, memory);
+    }}
+    extern "C" void fill_config(int block, int memory, int* out) {{
+      const auto c = futurefill::cuda::fill_config(block, memory);
       const int values[] = {{c.points, c.middle, c.last, c.channels, c.min_blocks, c.split,
-                             c.width(), c.threads(), c.shared_bytes()}};
-      for (int i = 0; i < 9; ++i) out[i] = values[i];
+                             c.units, c.staged, c.group(), c.width(), c.threads(),
+                             c.shared_bytes()}};
+      for (int i = 0; i < 12; ++i) out[i] = values[i];
     }}
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -125,10 +132,20 @@ def _config_library() -> ctypes.CDLL:
         return ctypes.CDLL(str(library))
 
 
-def fill_config(block: int, split: bool = False) -> FillConfig:
-    """How a block size is launched; split: on a device with 100 KB of shared memory per SM."""
+#: shared memory of an SM of sm_86, sm_80 and sm_90, in the order of csrc/cuda/fill_config.h
+MEMORIES = ("100 KB", "164 KB", "228 KB")
+
+
+def memories(block: int) -> list[int]:
+    """Indices into MEMORIES for which a block has a configuration of its own."""
+    config_memory = _config_library().config_memory
+    return [m for m in range(len(MEMORIES)) if config_memory(block, m) == m]
+
+
+def fill_config(block: int, memory: int = 1) -> FillConfig:
+    """How a block size is launched; memory: index into MEMORIES."""
     config = FillConfig()
-    _config_library().fill_config(block, int(split), ctypes.byref(config))
+    _config_library().fill_config(block, memory, ctypes.byref(config))
     return config
 
 
@@ -242,7 +259,7 @@ def run_fill(
     rows: Tensor | None = None,
     *,
     arch: str = "sm_80",
-    split: bool = False,
+    memory: int = 1,
     edits: Edits = (),
     checks: bool = True,
     channels: tuple[int, int] | None = None,
@@ -251,7 +268,7 @@ def run_fill(
 
     channels: those done, default all.
     """
-    config = fill_config(level.block, split)
+    config = fill_config(level.block, memory)
     ring, kept, spectra, layout = state.ring, state.kept, state.spectra, state.layout
     layers, batch = ring.shape[:2]
     first, last = channels or (0, layout.channels)
@@ -280,11 +297,16 @@ def run_fill(
     kept_view = kept_view[kept_offset * 2 * shape.lanes :]
     spectra_view = spectra_view[spectra_offset * 2 * shape.filter_lanes :]
     n_rows = batch if rows is None else len(rows)
-    name = f"future_fillI*ConfigOfILi{level.block}ELb{int(bool(config.split))}E"
+    compiled = _config_library().config_memory(level.block, memory)
+    name = f"future_fillI*ConfigOfILi{level.block}ELi{compiled}E"
     return launch(
         module("future_fill.cu", arch, edits),
         name,
-        grid=(-(-(last - first) // config.channels), n_rows, layers),
+        grid=(
+            -(-(last - first) // config.group) * config.units // config.staged,
+            n_rows,
+            layers,
+        ),
         block=config.threads,
         shared=config.shared_bytes,
         args=[

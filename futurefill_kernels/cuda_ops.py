@@ -10,11 +10,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from . import _extension
+from . import _extension, gpu_layout
 from .fft_fill import fill_by_fft
-from .gpu_layout import make_layout, make_spectra, share_channels
+from .gpu_layout import make_layout, share_channels
 from .plan import Level, Plan
-from .state import Step, StreamState
+from .state import Layout, Step, StreamState
 
 __all__ = [
     "fill",
@@ -32,6 +32,8 @@ fuses_fill = False
 
 #: Largest block whose transform one thread block holds (csrc/cuda/fill_config.h).
 MAX_BLOCK = 8192
+#: block -> (units, channels per unit) whose spectra lie unit by unit (csrc/cuda/fill_config.h)
+INTERLEAVED = {4096: (2, 4), 8192: (4, 2)}
 
 
 def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
@@ -75,6 +77,21 @@ def _architecture_reason(device: torch.device) -> str | None:
     return architecture_reason(
         torch.cuda.get_device_capability(device), _extension.cuda_architectures()
     )
+
+
+def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
+    """Filter spectra as in gpu_layout, those of large blocks unit by unit."""
+    spectra = gpu_layout.make_spectra(h, plan, layout, dtype)
+    for level, (_, start) in zip(plan.levels, plan.spectra_offsets(), strict=True):
+        if level.block not in INTERLEAVED or level.block != level.transform:
+            continue
+        units, channels = INTERLEAVED[level.block]
+        rows = spectra[0, start : start + level.n_spectra * level.transform]
+        # (k, pair of entries, entry, re or im, group, channel, unit): a unit's spectrum is
+        # contiguous, two entries of a channel are neighbours
+        x = rows.view(level.n_spectra, -1, 2, 2, rows.shape[-1] // 8, channels, units)
+        rows.copy_(x.permute(0, 4, 6, 1, 5, 2, 3).reshape(rows.shape))
+    return spectra
 
 
 def make_step(state: StreamState) -> Step:

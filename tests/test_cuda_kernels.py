@@ -90,7 +90,7 @@ def test_fill_of_every_block(block, radix, arch):
     assert max(errors) < FILL_ERROR
 
 
-@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("memory", range(3))
 @pytest.mark.parametrize(
     ("block", "arch"),
     [
@@ -103,12 +103,12 @@ def test_fill_of_every_block(block, radix, arch):
         pytest.param(8192, "sm_80", marks=pytest.mark.slow),
     ],
 )
-def test_fill_of_large_blocks(block, arch, split):
+def test_fill_of_large_blocks(block, arch, memory):
     """Exchanges of whole values, and in halves for devices with little shared memory."""
     plan = Plan(3 * block - 5, (block,))
     state, reference = make_pair(plan, 11)
     errors = fill_errors(
-        state, reference, plan.levels[0], [block, 2 * block], arch=arch, split=split
+        state, reference, plan.levels[0], [block, 2 * block], arch=arch, memory=memory
     )
     assert max(errors) < FILL_ERROR
 

@@ -31,6 +31,15 @@ def test_reasons_name_what_stands_against():
     )
 
 
+@pytest.mark.skipif(NOT_EMULATED is not None, reason=f"no CUDA emulation: {NOT_EMULATED}")
+def test_python_and_cuda_agree_on_large_blocks():
+    for block in (2048, 4096, 8192):
+        for memory in cuda_harness.memories(block):
+            config = cuda_harness.fill_config(block, memory)
+            expected = cuda_ops.INTERLEAVED.get(block, (1, config.channels))
+            assert (config.units, config.channels) == expected
+
+
 @pytest.mark.parametrize(
     ("capability", "reason"),
     [

@@ -6,7 +6,8 @@
 //   kMiddle  (k / R3 + R2 u) W + k % R3 + R3 r  with s = u R2 + r
 //   kLast    (k + W u) R3 + r                   with s = u R3 + r
 // An exchange overwrites only what its own thread read last, so it needs one barrier. Where real
-// and imaginary parts take turns in half the memory it needs two, or three if the radices differ.
+// and imaginary parts take turns in half the memory it needs two, or three if the radices differ,
+// and twice as many where the slots take turns, too; none of the whole block inside a warp.
 #pragma once
 
 #include "fill_config.h"
@@ -54,11 +55,14 @@ struct Exchange {
   }
 
   // Threads and slots swap one index each, an involution: what thread k reads for slot s lies where
-  // it may put its own slot s. kColumn is a thread's own place.
+  // it may put its own slot s. kLastSwap: the index is k % R3, and the threads that swap may all be
+  // of one warp.
   template <bool kLastSwap>
   __device__ __forceinline__ void halves(Complex* v) const {
     constexpr int S = R2 > 1 ? R2 : W;  // slots that swap
-    static_assert(P % S == 0 && (R2 == 1 ? R3 == W : R2 == R3), "exchange is not an involution");
+    constexpr int kAtOnce = kConfig.exchanged();
+    static_assert(kConfig.swaps() && kAtOnce % S == 0 && P % kAtOnce == 0);
+    constexpr bool kOneWarp = kLastSwap && R2 > 1 && 32 % (R3 * C) == 0;
     float* column = reinterpret_cast<float*>(shared) + k * C + c;
     float* partner = reinterpret_cast<float*>(shared) + c;
     int step = 1;
@@ -72,16 +76,27 @@ struct Exchange {
     }
     const auto own = [&](int s) { return column + s * (W + 1) * C; };
     const auto other = [&](int s) { return partner + (s / S * S * (W + 1) + s % S * step) * C; };
+    const auto synchronize = [] {
+      if constexpr (kOneWarp) {
+        __syncwarp();
+      } else {
+        __syncthreads();
+      }
+    };
 #pragma unroll
-    for (int s = 0; s < P; ++s) *own(s) = v[s].re;
-    __syncthreads();
+    for (int first = 0; first < P; first += kAtOnce) {
+      Complex* z = v + first;
 #pragma unroll
-    for (int s = 0; s < P; ++s) v[s].re = *other(s);
+      for (int s = 0; s < kAtOnce; ++s) *own(s) = z[s].re;
+      synchronize();
 #pragma unroll
-    for (int s = 0; s < P; ++s) *other(s) = v[s].im;
-    __syncthreads();
+      for (int s = 0; s < kAtOnce; ++s) z[s].re = *other(s);
 #pragma unroll
-    for (int s = 0; s < P; ++s) v[s].im = *own(s);
+      for (int s = 0; s < kAtOnce; ++s) *other(s) = z[s].im;
+      synchronize();
+#pragma unroll
+      for (int s = 0; s < kAtOnce; ++s) z[s].im = *own(s);
+    }
   }
 
   template <Arrangement kFrom, Arrangement kTo>
@@ -103,7 +118,7 @@ struct Exchange {
 
   template <Arrangement kFrom, Arrangement kTo>
   __device__ __forceinline__ void operator()(Complex* v) const {
-    if constexpr (kConfig.split && R2 > 1 && R2 != R3) {
+    if constexpr (kConfig.split && !kConfig.swaps()) {
       thirds<kFrom, kTo>(v);
     } else if constexpr (kConfig.split) {
       halves<kFrom == Arrangement::kLast || kTo == Arrangement::kLast>(v);

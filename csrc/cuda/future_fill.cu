@@ -13,9 +13,9 @@
 namespace futurefill::cuda {
 namespace {
 
-template <int kBlock, bool kSplit>
+template <int kBlock, int kMemory>
 struct ConfigOf {
-  static constexpr FillConfig value = fill_config(kBlock, kSplit);
+  static constexpr FillConfig value = fill_config(kBlock, kMemory);
 };
 
 // Twiddle tables of the passes behind the first, each [stored level][node or position].
@@ -177,31 +177,132 @@ __device__ __forceinline__ void multiply_spectra(Complex* v, const Spectra& a, i
   }
 }
 
-// Imaginary parts of the untwisted coefficients, added to the pending outputs from slot `first` on.
-template <int P>
-__device__ __forceinline__ void add_outputs(const Complex* v, Complex twist, float* out,
-                                            int64_t step, int count, int first, int width) {
-  constexpr int kBatch = P < 4 ? P : 4;
-  static_for<P / kBatch>([&](auto batch) {
-    constexpr int kFirst = decltype(batch)::value * kBatch;
-    float pending[kBatch];
+// Spectra of interleaved units: entries r and r + 1 of a channel are 16 bytes, then come the other
+// channels of the unit, then the next entries, then the next unit.
+template <class Config>
+struct Pairs {
+  static constexpr FillConfig kConfig = Config::value;
+  static constexpr int W = kConfig.width(), R = kConfig.last;
+
+  // The first pair of thread k, in values. index: channel or filter row.
+  static __device__ __forceinline__ int64_t start(int index, int k) {
+    const int group = index / kConfig.group(), rest = index % kConfig.group();
+    const int unit = group * kConfig.units + rest % kConfig.units;
+    return (int64_t(unit) * (kConfig.block / 2) + k * (R / 2)) * (4 * kConfig.channels) +
+           rest / kConfig.units * 4;
+  }
+  // pair q of the thread: slots 2q and 2q + 1
+  static __device__ constexpr int offset(int q) {
+    return (q / (R / 2) * W * (R / 2) + q % (R / 2)) * 4 * kConfig.channels;
+  }
+};
+
+__device__ __forceinline__ void multiply_add_pair(const float4& x, const float4& h, Complex* sum) {
+  sum[0] = multiply_add({x.x, x.y}, {h.x, h.y}, sum[0]);
+  sum[1] = multiply_add({x.z, x.w}, {h.z, h.w}, sum[1]);
+}
+
+// As multiply_spectra, of interleaved units.
+template <class Config>
+__device__ __forceinline__ void multiply_pairs(Complex* v, const Spectra& a, int64_t lanes,
+                                               int64_t filter_lanes) {
+  constexpr int T = Config::value.block, kBatch = Config::value.points > 16 ? 2 : 1;
+  const int slots = a.n_spectra - 1;
 #pragma unroll
-    for (int q = 0; q < kBatch; ++q) {
-      pending[q] = first + (kFirst + q) * width < count ? out[q * step] : 0.f;
+  for (int q = 0; q < Config::value.points / 2; q += kBatch) {
+    const float* h = a.h + forget(int64_t(0));
+    float* kept = a.kept + forget(int64_t(0));
+    Complex sum[2 * kBatch];
+#pragma unroll
+    for (int p = 0; p < kBatch; ++p) {
+      const float4 f = *reinterpret_cast<const float4*>(h + Pairs<Config>::offset(q + p));
+      const Complex* x = v + 2 * (q + p);
+      sum[2 * p] = multiply_add(x[0], {f.x, f.y}, {0.f, 0.f});
+      sum[2 * p + 1] = multiply_add(x[1], {f.z, f.w}, {0.f, 0.f});
     }
-    static_for<kBatch>([&](auto index) {
-      constexpr int kSlot = kFirst + decltype(index)::value;
-      using Step = Root<-kSlot, 4 * P>;
-      const Complex t = multiply(twist, Step::re, Step::im);
-      pending[kSlot - kFirst] =
-          fmaf(t.im, v[kSlot].re, fmaf(t.re, v[kSlot].im, pending[kSlot - kFirst]));
-    });
+    int slot = a.newest;
+#pragma unroll 1
+    for (int i = 2; i <= a.blocks; ++i) {
+      h += T * 2 * filter_lanes;
+      slot = slot ? slot - 1 : slots - 1;
+      const float* old = kept + slot * (T * 2 * lanes);
+      float4 x[kBatch], f[kBatch];
+#pragma unroll
+      for (int p = 0; p < kBatch; ++p) {
+        x[p] = *reinterpret_cast<const float4*>(old + Pairs<Config>::offset(q + p));
+        f[p] = *reinterpret_cast<const float4*>(h + Pairs<Config>::offset(q + p));
+      }
+#pragma unroll
+      for (int p = 0; p < kBatch; ++p) multiply_add_pair(x[p], f[p], sum + 2 * p);
+    }
+    // after the loop: the slot may have held X_{i-K}
+    if (a.keep) {
+      float* out = kept + a.newest * (T * 2 * lanes);
+#pragma unroll
+      for (int p = 0; p < kBatch; ++p) {
+        const Complex* x = v + 2 * (q + p);
+        *reinterpret_cast<float4*>(out + Pairs<Config>::offset(q + p)) =
+            make_float4(x[0].re, x[0].im, x[1].re, x[1].im);
+      }
+    }
+#pragma unroll
+    for (int p = 0; p < 2 * kBatch; ++p) v[2 * q + p] = sum[p];
+  }
+}
+
+// Neighbouring channels of one slot of a ring, read and written at once.
+template <int N>
+struct alignas(4 * N) Wide {
+  float of[N];
+};
+
+// Imaginary parts of the untwisted coefficients, in slot order; the real parts are left over.
+template <int P>
+__device__ __forceinline__ void untwist(Complex* v, Complex twist) {
+  static_for<P>([&](auto index) {
+    constexpr int kSlot = decltype(index)::value;
+    using Step = Root<-kSlot, 4 * P>;
+    const Complex t = multiply(twist, Step::re, Step::im);
+    v[kSlot].im = fmaf(t.im, v[kSlot].re, t.re * v[kSlot].im);
+  });
+}
+
+// Adds the outputs of N units to the pending ones from slot `first` on: the last unit's are the
+// imaginary parts of v, the others' wait at `waiting`, `apart` values from slot to slot, and the
+// last kHeld slots of the last waiting unit in `held`.
+template <int P, int N, int kHeld>
+__device__ __forceinline__ void add_outputs(const Complex* v, const float* waiting, int apart,
+                                            const float* held, float* out, int64_t step, int count,
+                                            int first, int width) {
+  constexpr int kBatch = P < 4 ? P : 4;
+#pragma unroll
+  for (int s = 0; s < P; s += kBatch) {
+    Wide<N> pending[kBatch];
 #pragma unroll
     for (int q = 0; q < kBatch; ++q) {
-      if (first + (kFirst + q) * width < count) out[q * step] = pending[q];
+      if (first + (s + q) * width < count) {
+        pending[q] = *reinterpret_cast<const Wide<N>*>(out + q * step);
+      }
+    }
+#pragma unroll
+    for (int q = 0; q < kBatch; ++q) {
+      if (first + (s + q) * width < count) {
+#pragma unroll
+        for (int u = 0; u + 1 < N; ++u) {
+          const int slot = u * P + s + q - ((N - 1) * P - kHeld);
+          pending[q].of[u] += slot < 0 ? waiting[(u * P + s + q) * apart] : held[slot];
+        }
+        pending[q].of[N - 1] += v[s + q].im;
+        *reinterpret_cast<Wide<N>*>(out + q * step) = pending[q];
+      }
     }
     out += kBatch * step;
-  });
+  }
+}
+
+__device__ __forceinline__ void swap_outputs(Complex& v, float& waiting) {
+  v.re = waiting;
+  waiting = v.im;
 }
 
 template <class Config>
@@ -211,17 +312,27 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
   constexpr FillConfig kConfig = Config::value;
   constexpr int T = kConfig.block, P = kConfig.points, W = kConfig.width(), C = kConfig.channels;
   constexpr int R2 = kConfig.middle, R3 = kConfig.last;
+  constexpr int U = kConfig.units, N = kConfig.staged;
   extern __shared__ float4 shared[];
   const int thread = threadIdx.x, c = thread % C, k = thread / C;
-  const int channel = a.first_channel + blockIdx.x * C + c;
-  if (C > 32 && channel >= a.last_channel) return;
+  const int column = blockIdx.x / (U / N), first_unit = blockIdx.x % (U / N) * N;
+  // the lane's channel of the block's first unit
+  const auto channel_of = [&]() -> int {
+    return a.first_channel + forget(column) * kConfig.group() + c * U + first_unit;
+  };
+  if (C > 32 && channel_of() >= a.last_channel) return;
 
   // read again in every phase: cheaper than registers across the transforms
   const auto state_row = [&]() -> int64_t {
     const int at = forget(int(blockIdx.y));
     return rows ? rows[at] : at;
   };
+  float* values = reinterpret_cast<float*>(shared) + kConfig.exchange_bytes() / 4;
+  float* waiting = values + 2 * kConfig.twiddles() + thread;
+  constexpr int kApart = kConfig.threads();
+  constexpr int kHeld = kConfig.held, kInShared = (N - 1) * P - kHeld;
   Complex v[P];
+  float held[kHeld + 1];
   {
     const int64_t b = state_row();
     if (b < 0 || b >= a.batch) return;
@@ -230,14 +341,26 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     if (Firing(p / T, a).blocks == 0) return;
     const int64_t step = W * a.lanes;
     const float* in =
-        ring + blockIdx.z * a.ring_layer + b * a.ring_row + (p - T + k) * a.lanes + channel;
+        ring + blockIdx.z * a.ring_layer + b * a.ring_row + (p - T + k) * a.lanes + channel_of();
 #pragma unroll
-    for (int s = 0; s < P; ++s, in += step) v[s].re = *in;
+    for (int s = 0; s < P; ++s, in += step) {
+      const Wide<N> u = *reinterpret_cast<const Wide<N>*>(in);
+      v[s].re = u.of[0];
+#pragma unroll
+      for (int unit = 1; unit < N; ++unit) {
+        const int place = (unit - 1) * P + s;
+        if (place < kInShared) {
+          waiting[place * kApart] = u.of[unit];
+        } else {
+          held[place - kInShared] = u.of[unit];
+        }
+      }
+    }
   }
 
-  const auto multiply = [&](auto radix, auto stride) {
+  const auto multiply = [&](int unit, auto radix, auto stride) {
     const int64_t b = state_row(), p = positions[b] / T * T;
-    const int channel = forget(a.first_channel + int(blockIdx.x * C) + c);
+    const int channel = channel_of() + unit;
     const Firing firing(p / T, a);
     Spectra f;
     f.n_spectra = a.n_spectra;
@@ -245,70 +368,102 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     f.keep = firing.keep && p + T + a.late < a.length;
     f.newest = firing.newest(a.n_spectra);
     const int filter = min(channel, a.channels - 1) / a.channels_per_filter;
-    f.h = spectra + blockIdx.z * a.spectra_layer + k * R3 * (2 * a.filter_lanes) + filter;
-    f.kept = kept + blockIdx.z * a.kept_layer + b * a.kept_row + k * R3 * (2 * a.lanes) + channel;
-    multiply_spectra<P, radix, stride, T>(v, f, a.lanes, a.filter_lanes);
+    f.h = spectra + blockIdx.z * a.spectra_layer;
+    f.kept = kept + blockIdx.z * a.kept_layer + b * a.kept_row;
+    if constexpr (U > 1) {
+      f.h += Pairs<Config>::start(filter, k);
+      f.kept += Pairs<Config>::start(channel, k);
+      multiply_pairs<Config>(v, f, a.lanes, a.filter_lanes);
+    } else {
+      f.h += k * R3 * (2 * a.filter_lanes) + filter;
+      f.kept += k * R3 * (2 * a.lanes) + channel;
+      multiply_spectra<P, radix, stride, T>(v, f, a.lanes, a.filter_lanes);
+    }
   };
-  const auto add = [&](Complex twist) {
+  const auto add = [&]() {
     const int64_t b = state_row(), p = positions[b] / T * T + a.late;
-    float* out = ring + blockIdx.z * a.ring_layer + b * a.ring_row + (p + k) * a.lanes +
-                 (a.first_channel + blockIdx.x * C + c);
+    float* out =
+        ring + blockIdx.z * a.ring_layer + b * a.ring_row + (p + k) * a.lanes + channel_of();
     const int count = min(int64_t(T), a.length - p);
-    add_outputs<P>(v, twist, out, W * forget(a.lanes), count, k, W);
+    add_outputs<P, N, kHeld>(v, waiting, kApart, held, out, W * forget(a.lanes), count, k, W);
   };
 
   if constexpr (kConfig.single()) {
     forward_root<P>(v);
-    multiply(std::integral_constant<int, P>{}, std::integral_constant<int, 0>{});
+    multiply(0, std::integral_constant<int, P>{}, std::integral_constant<int, 0>{});
     inverse_first<P>(v);
-    add({1.f, 0.f});
+    untwist<P>(v, {1.f, 0.f});
+    add();
   } else {
     using Table = Twiddles<Config>;
     constexpr auto kFirst = Arrangement::kFirst, kMiddle = Arrangement::kMiddle,
                    kLast = Arrangement::kLast;
-    float* values = reinterpret_cast<float*>(shared) + kConfig.exchange_bytes() / 4;
     Table::fill(values, thread);
     const ComplexTable table{values, kConfig.twiddles()};
     const Exchange<Config> exchange{reinterpret_cast<char*>(shared), c, k};
 
-    forward_root<P>(v);
-    if constexpr (R2 > 1) {
-      exchange.template operator()<kFirst, kMiddle>(v);
+    const auto convolve = [&](int unit) {
+      forward_root<P>(v);
+      if constexpr (R2 > 1) {
+        exchange.template operator()<kFirst, kMiddle>(v);
 #pragma unroll
-      for (int u = 0; u < P / R2; ++u) {
-        twiddled_pass<R2, true>(v + u * R2, table + Table::kForwardMiddle + k / R3 + u * R2, P);
+        for (int u = 0; u < P / R2; ++u) {
+          twiddled_pass<R2, true>(v + u * R2, table + Table::kForwardMiddle + k / R3 + u * R2, P);
+        }
+        exchange.template operator()<kMiddle, kLast>(v);
+      } else {
+        exchange.template operator()<kFirst, kLast>(v);
       }
-      exchange.template operator()<kMiddle, kLast>(v);
-    } else {
-      exchange.template operator()<kFirst, kLast>(v);
-    }
 #pragma unroll
-    for (int u = 0; u < P / R3; ++u) {
-      twiddled_pass<R3, true>(v + u * R3, table + Table::kForward + k + u * W, T / R3);
-    }
-
-    multiply(std::integral_constant<int, R3>{}, std::integral_constant<int, W * R3>{});
-
-#pragma unroll
-    for (int u = 0; u < P / R3; ++u) inverse_first<R3>(v + u * R3);
-    if constexpr (R2 > 1) {
-      exchange.template operator()<kLast, kMiddle>(v);
-#pragma unroll
-      for (int u = 0; u < P / R2; ++u) {
-        twiddled_pass<R2, false>(v + u * R2, table + Table::kInverseMiddle + k % R3, R3);
+      for (int u = 0; u < P / R3; ++u) {
+        twiddled_pass<R3, true>(v + u * R3, table + Table::kForward + k + u * W, T / R3);
       }
-      exchange.template operator()<kMiddle, kFirst>(v);
+
+      multiply(unit, std::integral_constant<int, R3>{}, std::integral_constant<int, W * R3>{});
+
+#pragma unroll
+      for (int u = 0; u < P / R3; ++u) inverse_first<R3>(v + u * R3);
+      if constexpr (R2 > 1) {
+        exchange.template operator()<kLast, kMiddle>(v);
+#pragma unroll
+        for (int u = 0; u < P / R2; ++u) {
+          twiddled_pass<R2, false>(v + u * R2, table + Table::kInverseMiddle + k % R3, R3);
+        }
+        exchange.template operator()<kMiddle, kFirst>(v);
+      } else {
+        exchange.template operator()<kLast, kFirst>(v);
+      }
+      twiddled_pass<P, false>(v, table + Table::kInverse + k, W);
+      untwist<P>(v, table[Table::kTwist + k]);
+    };
+
+    if constexpr (N == 1) {
+      convolve(0);
     } else {
-      exchange.template operator()<kLast, kFirst>(v);
+#pragma unroll 1
+      for (int unit = 0;; ++unit) {
+        convolve(unit);
+        if (unit == N - 1) break;
+        // outputs take the place of the next unit's inputs
+        float* place = waiting + unit * P * kApart;
+#pragma unroll
+        for (int s = 0; s < P - kHeld; ++s) swap_outputs(v[s], place[s * kApart]);
+        if (unit < N - 2) {
+#pragma unroll
+          for (int s = P - kHeld; s < P; ++s) swap_outputs(v[s], place[s * kApart]);
+        } else {
+#pragma unroll
+          for (int s = P - kHeld; s < P; ++s) swap_outputs(v[s], held[s - (P - kHeld)]);
+        }
+      }
     }
-    twiddled_pass<P, false>(v, table + Table::kInverse + k, W);
-    add(table[Table::kTwist + k]);
+    add();
   }
 }
 
-template <int kBlock, bool kSplit>
+template <int kBlock, int kMemory>
 cudaError_t launch(const FillParams& p, cudaStream_t stream) {
-  using Config = ConfigOf<kBlock, kSplit>;
+  using Config = ConfigOf<kBlock, config_memory(kBlock, kMemory)>;
   constexpr FillConfig kConfig = Config::value;
   const auto kernel = future_fill<Config>;
   if constexpr (kConfig.shared_bytes() > 48 * 1024) {
@@ -317,21 +472,25 @@ cudaError_t launch(const FillParams& p, cudaStream_t stream) {
     if (error != cudaSuccess) return error;
   }
   const int channels = p.shape.last_channel - p.shape.first_channel;
-  const dim3 grid((channels + kConfig.channels - 1) / kConfig.channels, p.n_rows, p.layers);
+  const dim3 grid(
+      (channels + kConfig.group() - 1) / kConfig.group() * kConfig.units / kConfig.staged, p.n_rows,
+      p.layers);
   kernel<<<grid, kConfig.threads(), kConfig.shared_bytes(), stream>>>(p.ring, p.kept, p.spectra,
                                                                       p.positions, p.rows, p.shape);
   return cudaGetLastError();
 }
 
-// SMs with 100 KB of shared memory (8.6, 8.9, 12.0) exchange in halves.
 template <int kBlock>
-cudaError_t launch_either(const FillParams& p, cudaStream_t stream) {
+cudaError_t launch(const FillParams& p, cudaStream_t stream) {
+  if constexpr (config_memory(kBlock, kLarge) == kSmall) return launch<kBlock, kSmall>(p, stream);
   int device, bytes;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
   error = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   if (error != cudaSuccess) return error;
-  return bytes < 160 * 1024 ? launch<kBlock, true>(p, stream) : launch<kBlock, false>(p, stream);
+  if (bytes >= 228 << 10) return launch<kBlock, kLarge>(p, stream);
+  if (bytes >= 164 << 10) return launch<kBlock, kMedium>(p, stream);
+  return launch<kBlock, kSmall>(p, stream);
 }
 
 }  // namespace
@@ -343,33 +502,33 @@ bool fill_supported(int64_t block) {
 cudaError_t launch_future_fill(const FillParams& p, cudaStream_t stream) {
   switch (p.block) {
     case 1:
-      return launch<1, false>(p, stream);
+      return launch<1>(p, stream);
     case 2:
-      return launch<2, false>(p, stream);
+      return launch<2>(p, stream);
     case 4:
-      return launch<4, false>(p, stream);
+      return launch<4>(p, stream);
     case 8:
-      return launch<8, false>(p, stream);
+      return launch<8>(p, stream);
     case 16:
-      return launch<16, false>(p, stream);
+      return launch<16>(p, stream);
     case 32:
-      return launch<32, false>(p, stream);
+      return launch<32>(p, stream);
     case 64:
-      return launch<64, false>(p, stream);
+      return launch<64>(p, stream);
     case 128:
-      return launch<128, false>(p, stream);
+      return launch<128>(p, stream);
     case 256:
-      return launch<256, false>(p, stream);
+      return launch<256>(p, stream);
     case 512:
-      return launch_either<512>(p, stream);
+      return launch<512>(p, stream);
     case 1024:
-      return launch_either<1024>(p, stream);
+      return launch<1024>(p, stream);
     case 2048:
-      return launch_either<2048>(p, stream);
+      return launch<2048>(p, stream);
     case 4096:
-      return launch_either<4096>(p, stream);
+      return launch<4096>(p, stream);
     case 8192:
-      return launch_either<8192>(p, stream);
+      return launch<8192>(p, stream);
     default:
       return cudaErrorInvalidValue;
   }
