@@ -1,8 +1,7 @@
-"""What the CUDA kernels do, counted on their PTX by the emulator: counts, not times.
+"""Counters of the CUDA kernels: one launch in the PTX emulator, checked against float64.
 
-fill_rows and step_rows return one record per configuration; tables renders them as Markdown for
-docs/kernels.md. needed: bytes that must move, each once. Operations and instructions leave out the
-product with the filter's spectrum, 8 and 4 per entry.
+The operations and instructions of ``fill_row`` leave out the product with the filter's spectrum, 8
+and 4 per entry.
 """
 
 from __future__ import annotations
@@ -11,57 +10,113 @@ import math
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import torch
 
-from futurefill_kernels import reference_ops
+from futurefill_kernels.functional import conv_range
 from futurefill_kernels.plan import Plan
-from futurefill_kernels.state import allocate
 
 from .cuda_harness import (
     MEMORIES,
     NVCC_FLAGS,
     SOURCES,
+    config_memory,
     fill_config,
     make_state,
     memories,
     run_fill,
     run_step,
+    step_config,
 )
+from .gpu_cases import FillCase, StepCase
+from .gpu_counts import Counters, Resources, counters
 
 FILL_BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+MORE_FILL_CASES = (FillCase(4096, 1024, 1, 1, 2), FillCase(8192, 1024, 1, 1, 2))
+#: architecture -> shared memory of an SM, an index into MEMORIES
+MEMORY = {80: 1, 86: 0, 89: 0, 90: 2, 100: 2, 120: 0}
 Row = dict[str, Any]
 
 
-def fill_row(block: int, memory: int = 1, channels: int = 32) -> Row:
-    """First firing of a radix-2 level, one row of one layer."""
-    torch.manual_seed(block)
-    plan = Plan(2 * block, (block,))
-    filters = torch.randn(channels, 2 * block)
-    state = make_state([filters], plan, 1)
-    state.ring.normal_()
-    reference = allocate(
-        plan,
-        reference_ops.make_layout(channels, channels, torch.float64, plan),
-        reference_ops.make_spectra,
-        [filters.double()],
-        1,
-        None,
+def count_fill(case: FillCase, capability: int = 80, checks: bool = False) -> Counters:
+    """Counters of firing ``case.index`` after the ones before it, on SMs of ``capability``."""
+    found, _ = _run_fill(case, MEMORY[capability], capability, checks)
+    return found
+
+
+def count_step(case: StepCase, capability: int = 80, checks: bool = False) -> Counters:
+    """Counters of one step at ``case.position`` in every row."""
+    found, _ = _run_step(case, capability, checks)
+    return found
+
+
+def _run_fill(case: FillCase, memory: int, capability: int, checks: bool) -> tuple[Counters, Any]:
+    plan = Plan(case.block * case.radix, (case.block,))
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(case.channels, plan.length, generator=generator)
+    state = make_state([h], plan, case.batch)
+    state.ring[..., : case.channels].normal_(generator=generator)
+    clean = state.ring.clone()
+    for i in range(1, case.index + 1):
+        state.positions.fill_(i * case.block)
+        state.ring.copy_(clean)
+        stats = run_fill(
+            state, plan.levels[0], memory=memory, arch=f"sm_{capability}", checks=checks
+        )
+    start, stop = case.index * case.block, (case.index + 1) * case.block
+    u = clean[0, :, 0, :start, : case.channels].mT
+    before = clean[0, :, 0, start:stop, : case.channels].double().mT
+    expected = before + conv_range(u, h.double(), start, stop)
+    got = state.ring[0, :, 0, start:stop, : case.channels].mT
+    instructions = stats.total_thread_insts / (case.block * case.channels * case.batch)
+    registers = fill_resources()[case.block, MEMORIES[config_memory(case.block, memory)]]
+    return counters(
+        stats, got, expected, case.compulsory, case.nominal_flops, instructions,
+        registers["registers"],
+    ), stats  # fmt: skip
+
+
+def _run_step(case: StepCase, capability: int, checks: bool) -> tuple[Counters, Any]:
+    plan = Plan(4 * case.block, (case.block,))
+    generator = torch.Generator().manual_seed(1)
+    h = torch.randn(case.channels, plan.length, generator=generator)
+    state = make_state([h], plan, case.batch)
+    state.ring[..., : case.channels].normal_(generator=generator)
+    state.positions.fill_(case.position)
+    u = torch.randn(case.batch, case.channels, generator=generator).to(case.dtype)
+    y = torch.full_like(u, float("nan"))
+    taken = case.position % case.block
+    near = state.ring[0, :, 0, case.position - taken : case.position, : case.channels].double()
+    expected = state.ring[0, :, 0, case.position, : case.channels].double() + u.double() * h[:, 0]
+    expected += (near.flip(1) * h[:, 1 : taken + 1].double().T).sum(1)
+    stats = run_step(state, u, None, None, y, None, 0, True, arch=f"sm_{capability}", checks=checks)
+    assert state.positions.tolist() == [case.position + 1] * case.batch
+    warps = stats.blocks * stats.threads_per_block // 32
+    rows, _ = step_config(case.batch, case.channels, case.block)
+    registers = max(
+        row["registers"]
+        for row in resources("short_range_step.cu")
+        if f"Li{rows}E" in row["kernel"]
     )
-    reference.ring.copy_(state.ring[..., :channels])
-    state.positions[:] = reference.positions[:] = block
-    stats = run_fill(state, plan.levels[0], memory=memory, checks=False)
-    reference_ops.fill(reference, plan.levels[0], None)
-    difference = state.ring[..., block:, :channels].double() - reference.ring[..., block:, :]
-    needed = 20 * block * channels
+    return counters(
+        stats, y, expected, case.compulsory, case.nominal_flops, stats.total_warp_insts / warps,
+        registers,
+    ), stats  # fmt: skip
+
+
+def fill_row(block: int, memory: int = 1, channels: int = 32) -> Row:
+    """First firing of a radix-2 level, one row of one layer: what the tables do not share."""
+    case = FillCase(block, channels, 1, 1, 2)
+    found, stats = _run_fill(case, memory, 80, False)
     entries = block * channels
     config = fill_config(block, memory)
     fp32 = sum(stats.thread_insts.get(f"fp32_{kind}", 0) for kind in ("add", "mul", "fma"))
     warps = config.threads // 32 * stats.blocks
     log = math.log2(block)
+    passes = 1 if config.points == block else 2 if config.middle == 1 else 3
     return {
         "block": block,
         "memory": MEMORIES[memory],
@@ -69,15 +124,14 @@ def fill_row(block: int, memory: int = 1, channels: int = 32) -> Row:
         "channels": config.channels * config.staged,
         "threads": config.threads,
         "shared": config.shared_bytes,
-        "error": float(difference.norm() / reference.ring[..., block:, :].norm()),
-        "sectors": 32 * stats.sectors / needed,
-        "bytes": (stats.bytes_read + stats.bytes_written) / needed,
-        "banks": stats.bank_conflict_factor,
+        "error": found.error,
+        "sectors": found.traffic,
+        "bytes": found.distinct,
+        "banks": found.conflicts,
         "operations": (stats.flops["fp32"] - 8 * entries) / (10 * entries * log),
         "instructions": (fp32 - 4 * entries) / (entries * log),
         "barriers": _block_barriers(stats) / warps,
-        "exchanges": config.staged
-        * (0 if config.points == block else 2 * (1 + (config.middle > 1))),
+        "exchanges": 2 * (passes - 1) * config.staged,
     }
 
 
@@ -93,39 +147,24 @@ def fill_rows() -> list[Row]:
 
 def step_row(channels: int, batch: int, taps: int = 64, dtype: torch.dtype = torch.float32) -> Row:
     """The step at the end of a block, where all taps count."""
-    torch.manual_seed(channels)
-    plan = Plan(2 * taps, (taps,))
-    state = make_state([torch.randn(channels, taps)], plan, batch)
-    state.ring.normal_()
-    state.positions[:] = taps - 1
-    u = torch.randn(batch, channels).to(dtype)
-    stats = run_step(state, u, None, None, torch.empty_like(u), None, 0, True, checks=False)
-    values = channels * (batch * (taps + 1) + taps)  # inputs, pending and stored; taps
-    needed = 4 * values + 2 * u.nbytes
+    found, stats = _run_step(StepCase(taps, channels, batch, 2 * taps - 1, dtype), 80, False)
     warps = stats.blocks * stats.threads_per_block // 32
     return {
         "channels": channels,
         "batch": batch,
         "dtype": str(dtype).removeprefix("torch."),
         "blocks": stats.blocks,
-        "sectors": 32 * stats.sectors / needed,
-        "ideal": 1 / stats.coalescing,
-        "bytes": (stats.bytes_read + stats.bytes_written) / (needed + 16 * batch),
+        "sectors": found.traffic,
+        "ideal": found.coalescing,
+        "bytes": found.distinct,
         "barriers": _block_barriers(stats) / warps,
     }
-
-
-def step_rows() -> list[Row]:
-    """Shapes of the required figures."""
-    shapes = ((1024, 1), (1024, 8), (4096, 1), (256, 8))
-    rows = [step_row(channels, batch) for channels, batch in shapes]
-    return [*rows, step_row(1024, 1, dtype=torch.bfloat16), step_row(1000, 1)]
 
 
 @lru_cache(maxsize=2)
 def resources(source: str) -> list[Row]:
     """Registers and spilled bytes of every kernel of a file on every architecture, from ptxas."""
-    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
+    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in MEMORY]
     command = ["nvcc", *NVCC_FLAGS, *codes, "-Xptxas=-v", "-c", "-o", os.devnull]
     result = subprocess.run(
         [*command, str(SOURCES / source)], check=True, capture_output=True, text=True
@@ -141,42 +180,40 @@ def resources(source: str) -> list[Row]:
             rows[-1]["spilled"] = int(spill[1])
         elif used and rows:
             rows[-1]["registers"] = int(used[1])
+            static = re.search(r"(\d+) bytes smem", line)
+            rows[-1]["shared"] = int(static[1]) if static else 0
     return rows
 
 
+@lru_cache(maxsize=1)
 def fill_resources() -> dict[tuple[int, str], Row]:
-    """(block, memory) -> most registers and most spilled bytes over the architectures."""
+    """(block, memory) -> most registers and spilled bytes over the architectures that run it."""
     worst: dict[tuple[int, str], Row] = {}
     for row in resources("future_fill.cu"):
         match = re.search(r"ConfigOfILi(\d+)ELi(\d)E", row["kernel"])
         assert match is not None
-        key = (int(match[1]), MEMORIES[int(match[2])])
-        kept = worst.setdefault(key, {"registers": 0, "spilled": 0})
+        block, memory = int(match[1]), int(match[2])
+        if config_memory(block, MEMORY[row["sm"]]) != memory:
+            continue
+        kept = worst.setdefault((block, MEMORIES[memory]), {"registers": 0, "spilled": 0})
         for name in kept:
             kept[name] = max(kept[name], row[name])
     return worst
 
 
-def _table(rows: list[Row]) -> str:
-    def text(value: Any) -> str:
-        if not isinstance(value, float):
-            return str(value)
-        return f"{value:.1e}" if value < 1e-3 else f"{value:.3f}".rstrip("0").rstrip(".")
-
-    lines = [f"| {' | '.join(rows[0])} |", f"|{'---|' * len(rows[0])}"]
-    return "\n".join(lines + [f"| {' | '.join(text(v) for v in row.values())} |" for row in rows])
-
-
-def tables() -> str:
-    """The Markdown of docs/kernels.md on the CUDA kernels."""
-    fills = fill_rows()
-    worst = fill_resources()
-    for row in fills:
-        row |= worst[row["block"], row["memory"]]
-    return (
-        f"Future fill:\n\n{_table(fills)}\n\nShort-range step, 64 taps:\n\n{_table(step_rows())}\n"
-    )
-
-
-if __name__ == "__main__":
-    print(tables())
+def resource_rows() -> Iterator[tuple[str, int, Resources]]:
+    """Every kernel's registers and spills, the most of the architectures with its shared memory."""
+    devices = dict(zip(MEMORIES, (120, 80, 90), strict=True))
+    for (block, memory), row in sorted(fill_resources().items()):
+        config = fill_config(block, MEMORIES.index(memory))
+        used = Resources(
+            row["registers"], config.shared_bytes, row["spilled"], config.threads // 32
+        )
+        only = "" if len(memories(block)) == 1 else f", from {memory} of shared memory"
+        yield f"future_fill, block {block}{only}", devices[memory], used
+    for rows in (1, 2, 8):
+        kernels = [r for r in resources("short_range_step.cu") if f"Li{rows}E" in r["kernel"]]
+        most = {name: max(r[name] for r in kernels) for name in ("registers", "shared", "spilled")}
+        _, threads = step_config(rows, 1024, 64)
+        used = Resources(most["registers"], most["shared"], most["spilled"], threads // 32)
+        yield f"short_range_step, T_0=64, {rows} rows a block", 80, used

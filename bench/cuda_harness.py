@@ -136,9 +136,13 @@ def _config_library() -> ctypes.CDLL:
 MEMORIES = ("100 KB", "164 KB", "228 KB")
 
 
+def config_memory(block: int, memory: int) -> int:
+    """The least memory, an index into MEMORIES, that has the same configuration."""
+    return int(_config_library().config_memory(block, memory))
+
+
 def memories(block: int) -> list[int]:
     """Indices into MEMORIES for which a block has a configuration of its own."""
-    config_memory = _config_library().config_memory
     return [m for m in range(len(MEMORIES)) if config_memory(block, m) == m]
 
 
@@ -297,8 +301,7 @@ def run_fill(
     kept_view = kept_view[kept_offset * 2 * shape.lanes :]
     spectra_view = spectra_view[spectra_offset * 2 * shape.filter_lanes :]
     n_rows = batch if rows is None else len(rows)
-    compiled = _config_library().config_memory(level.block, memory)
-    name = f"future_fillI*ConfigOfILi{level.block}ELi{compiled}E"
+    name = f"future_fillI*ConfigOfILi{level.block}ELi{config_memory(level.block, memory)}E"
     return launch(
         module("future_fill.cu", arch, edits),
         name,

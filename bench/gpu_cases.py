@@ -50,6 +50,11 @@ class StepCase:
         row = 4 * taken + 8 + 2 * self.dtype.itemsize
         return self.channels * (self.batch * row + 4 * (taken + 1)) + 16 * self.batch
 
+    @property
+    def nominal_flops(self) -> float:
+        """A multiplication and an addition per tap."""
+        return 2 * (self.position % self.block + 1) * self.batch * self.channels
+
 
 BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 FILL_CASES = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,12 @@ from triton.compiler import ASTSource
 
 from futurefill_kernels.triton_kernels.launch import Launch
 
+from .gpu_counts import Resources
+
 CAPABILITIES = (80, 90, 100, 120)
 _POINTERS = {
     torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What ptxas gave a kernel. stack: bytes per thread, 0 when nothing was spilled."""
-
-    registers: int
-    shared: int
-    stack: int
-    warps: int
 
 
 def _signature(launch: Launch) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any]]:

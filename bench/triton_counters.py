@@ -1,13 +1,9 @@
-"""Counters of the Triton kernels: one launch in the PTX emulator, checked against float64.
-
-`CASES` names them; `rows(...)` is what `python -m bench gpu-counters` and docs/kernels.md show.
-"""
+"""Counters of the Triton kernels: one launch in the PTX emulator, checked against float64."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,26 +16,8 @@ from futurefill_kernels.triton_kernels.launch import FillLevel, Launch, fill_lau
 
 from . import emulator
 from .gpu_cases import FillCase, StepCase
-from .triton_compile import CAPABILITIES, Resources, resources
-
-
-@dataclass
-class Counters:
-    """Counts of one launch. Ratios as named; instructions per warp (step) or per T and channel."""
-
-    error: float
-    registers: int
-    shared_bytes: int
-    coalescing: float  # sectors / ideal sectors of the requests
-    distinct: float  # distinct bytes / compulsory bytes
-    traffic: float  # 32 bytes per sector / compulsory bytes
-    conflicts: float  # shared-memory wavefronts / ideal
-    wavefronts: float  # of shared memory, per program
-    instructions: float
-    operations: float  # fp32 operations / nominal
-    compulsory: int
-    flops: int
-    bound: str  # what binds on an H100, from counts alone
+from .gpu_counts import Counters, Resources, counters
+from .triton_compile import CAPABILITIES, resources
 
 
 def _state(plan: Plan, channels: int, batch: int, layers: int) -> tuple[StreamState, torch.Tensor]:
@@ -92,9 +70,9 @@ def count_fill(case: FillCase, capability: int = 80, checks: bool = False) -> Co
     before = clean[0, :, 0, start:stop, : case.channels].double().mT
     expected = before + conv_range(u, h.double(), start, stop)
     got = state.ring[0, :, 0, start:stop, : case.channels].double().mT
-    return _counters(
+    return counters(
         stats, got, expected, case.compulsory, case.nominal_flops,
-        stats.total_thread_insts / (case.block * case.channels * case.batch),
+        stats.total_thread_insts / (case.block * case.channels * case.batch), stats.registers,
     )  # fmt: skip
 
 
@@ -117,38 +95,11 @@ def count_step(case: StepCase, capability: int = 80, checks: bool = False) -> Co
     stats = _emulate(launch, capability, checks)
     assert state.positions.tolist() == [case.position + 1] * case.batch
     programs = math.prod(launch.grid) * launch.options["num_warps"]
-    nominal = (2 * (taken + 1)) * case.batch * case.channels
-    return _counters(
-        stats, y, expected, case.compulsory, nominal, stats.total_warp_insts / programs
-    )
-
-
-def _counters(
-    stats: Any,
-    got: torch.Tensor,
-    expected: torch.Tensor,
-    compulsory: int,
-    nominal: float,
-    instructions: float,
-) -> Counters:
-    ptxemu = emulator.load()
-    bound = ptxemu.estimate(stats, "h100", registers=stats.registers).bound
-    programs = math.prod(stats.grid)
-    return Counters(
-        error=((got.double() - expected).norm() / expected.norm()).item(),
-        registers=stats.registers,
-        shared_bytes=stats.shared_bytes,
-        coalescing=stats.sectors / sum(stats.global_ideal_sectors.values()),
-        distinct=(stats.bytes_read + stats.bytes_written) / compulsory,
-        traffic=32 * stats.sectors / compulsory,
-        conflicts=stats.shared_wavefronts / max(1, stats.shared_ideal_wavefronts),
-        wavefronts=stats.shared_wavefronts / programs,
-        instructions=instructions,
-        operations=stats.total_flops / nominal,
-        compulsory=compulsory,
-        flops=stats.total_flops,
-        bound=bound,
-    )
+    nominal = case.nominal_flops
+    return counters(
+        stats, y, expected, case.compulsory, nominal, stats.total_warp_insts / programs,
+        stats.registers,
+    )  # fmt: skip
 
 
 def shipped_launches() -> Iterator[tuple[str, Launch]]:
