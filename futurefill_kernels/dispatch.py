@@ -7,7 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from . import cpu_ops, cuda_ops, reference_ops, triton_ops
+from . import cpu_ops, cuda_ops, gpu_order, reference_ops, triton_ops
+from .device import DeviceInfo
 from .plan import Level, Plan
 from .state import Layout, Step, StreamState
 
@@ -60,11 +61,19 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 def reasons_against(
     device: torch.device, dtype: torch.dtype, plan: Plan | None = None
 ) -> dict[str, list[str]]:
-    """Per implementation, why it cannot run; an empty list means that it can."""
+    """Per implementation, in the order that "auto" tries them, why it cannot run; an empty list
+    means that it can.
+    """
     return {
-        name: _reasons(implementation, device, dtype, plan)
-        for name, implementation in IMPLEMENTATIONS.items()
+        name: _reasons(IMPLEMENTATIONS[name], device, dtype, plan) for name in _preferred(device)
     }
+
+
+def _preferred(device: torch.device) -> list[str]:
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return list(IMPLEMENTATIONS)
+    first = gpu_order.order(DeviceInfo.of(device))
+    return [*first, *(name for name in IMPLEMENTATIONS if name not in first)]
 
 
 def _reasons(
@@ -86,9 +95,9 @@ def resolve(
     """
     if impl == "auto":
         return next(
-            implementation
-            for implementation in IMPLEMENTATIONS.values()
-            if not _reasons(implementation, device, dtype, plan)
+            IMPLEMENTATIONS[name]
+            for name in _preferred(device)
+            if not _reasons(IMPLEMENTATIONS[name], device, dtype, plan)
         )
     if impl not in IMPLEMENTATIONS:
         valid = ", ".join(repr(name) for name in ("auto", *IMPLEMENTATIONS))

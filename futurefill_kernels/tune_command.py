@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from . import _extension, cpu_ops, tuning
+from . import _extension, cpu_ops, gpu_order, tuning
 from .cpu_cost import TIERS
 from .device import DeviceInfo, processor, second_level_cache
 from .plan import Plan
 from .state import StreamState, allocate
+from .tune_implementations import measure_implementations
 
 STEP_BLOCKS = (4, 8, 16, 32, 64, 128, 256)
 FILL_BLOCKS = tuple(1 << k for k in range(2, 18))
@@ -50,9 +51,13 @@ def run(args: argparse.Namespace) -> None:
         _print_cpu(rates)
     else:
         name, size = torch.cuda.get_device_name(device), info.sm_count
-        rates = measure_gpu(device)
+        rates = dict(measure_gpu(device))
         for key, value in rates.items():
             print(f"{key:<24} {value:.4g} (until now {getattr(info, key):.4g})")
+        measured = measure_implementations(device, gpu_order.COUNTED)
+        for impl, seconds in measured:
+            print(f"{impl:<24} {1e6 * seconds:.4g} us per token of 8 layers, 1024 channels")
+        rates["implementation_seconds"] = measured
     if not args.dry_run:
         print(f"stored in {tuning.save(info.kind, name, size, rates)}")
         if tuning.mode() == "off":
