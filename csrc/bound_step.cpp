@@ -94,3 +94,8 @@ const char* futurefill_step(futurefill::BoundStream* stream, const void* u, cons
     return error.c_str();
   }
 }
+
+const char* futurefill_plain_step(futurefill::BoundStream* stream, const void* u, void* y,
+                                  int64_t layer) noexcept {
+  return futurefill_step(stream, u, nullptr, nullptr, y, nullptr, stream->batch, layer);
+}

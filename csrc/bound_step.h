@@ -15,3 +15,7 @@ struct BoundStream;
 extern "C" __attribute__((visibility("default"))) const char* futurefill_step(
     futurefill::BoundStream* stream, const void* u, const void* pre, const void* post, void* y,
     const int64_t* rows, int64_t n_rows, int64_t layer) noexcept;
+
+// The same for all rows without gates: Python pays for every argument.
+extern "C" __attribute__((visibility("default"))) const char* futurefill_plain_step(
+    futurefill::BoundStream* stream, const void* u, void* y, int64_t layer) noexcept;

@@ -81,13 +81,15 @@ def cuda_architectures() -> str:
 
 
 @lru_cache(maxsize=1)
-def bound_step() -> Callable[..., Any]:
-    """``futurefill_step`` of csrc/bound_step.h, which releases the GIL."""
+def bound_step() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """``futurefill_step`` and ``futurefill_plain_step`` of csrc/bound_step.h; no GIL while inside."""
     (file, *_) = sorted(_FOLDER.glob("_C*.so")) + sorted(_FOLDER.glob("_C*.pyd"))
-    function = ctypes.CDLL(str(file)).futurefill_step
-    function.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 2
-    function.restype = ctypes.c_char_p
-    return function
+    library = ctypes.CDLL(str(file))
+    step, plain = library.futurefill_step, library.futurefill_plain_step
+    step.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 2
+    plain.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64]
+    step.restype = plain.restype = ctypes.c_char_p
+    return step, plain
 
 
 def cpu_isa() -> str:

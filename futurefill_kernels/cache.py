@@ -127,6 +127,8 @@ class FutureFillCache:
         self._step = self._implementation.make_step(self._state)
         self._known_positions = [0] * batch_size  # as of `_steps_since` steps of all rows ago
         self._steps_since = 0
+        # steps of all rows that need no look at the books: none since something else touched them
+        self._plain_steps = 0
         self._open_prompts: dict[int, list[Tensor | None]] = {}
         self._next_layer, self._last_layer = 0, self.layers - 1
         self._token: tuple[Any, ...] = ()
@@ -144,6 +146,7 @@ class FutureFillCache:
 
     @property
     def _positions(self) -> list[int]:
+        self._plain_steps = 0
         if self._steps_since:
             self._known_positions = [p + self._steps_since for p in self._known_positions]
             self._steps_since = 0
@@ -191,11 +194,12 @@ class FutureFillCache:
             row_list = row_indices(rows, self.batch_size, padding=True)
             shape = torch.Size((len(row_list), self.channels))
             index = torch.tensor(row_list, device=self.device)
-        # _step_input("u_t", ...), written out: the call would be a tenth of a step
+        # _step_input written out for u_t and out: the calls would be a fifth of a step
+        dtype, device = self.dtype, self.device
         if (
             u_t.shape != shape
-            or u_t.dtype is not self.dtype
-            or u_t.device != self.device
+            or u_t.dtype is not dtype
+            or u_t.device != device
             or u_t.requires_grad
         ):
             check_input(self, "u_t", u_t, shape)
@@ -207,10 +211,21 @@ class FutureFillCache:
             post = self._step_input("post", post, shape)
         if out is None:
             out = torch.empty_like(u_t)
-        elif self._step_input("out", out, shape) is not out:
-            raise ValueError(f"expected out to be contiguous, got strides {out.stride()}")
+        else:
+            if (
+                out.shape != shape
+                or out.dtype is not dtype
+                or out.device != device
+                or out.requires_grad
+            ):
+                check_input(self, "out", out, shape)
+            if not out.is_contiguous():
+                raise ValueError(f"expected out to be contiguous, got strides {out.stride()}")
         if layer == 0:
-            self._begin_step(row_list)
+            if row_list is None and self._plain_steps:
+                self._plain_steps -= 1
+            else:
+                self._begin_step(row_list)
         elif self._token != ("step", row_list):
             raise ValueError(f"expected the rows of layer 0 for layer {layer}, got rows={row_list}")
         advance = layer == self._last_layer
@@ -398,6 +413,8 @@ class FutureFillCache:
         if self._open_prompts:
             for row in range(self.batch_size) if row_list is None else row_list:
                 self._open_prompts.pop(row, None)
+        if row_list is None:
+            self._plain_steps = self.max_new_tokens - max(self._positions) - 1
 
     def _finish_step(self, row_list: list[int] | None) -> None:
         self._next_layer = 0

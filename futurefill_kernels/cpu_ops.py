@@ -68,7 +68,8 @@ def make_step(state: StreamState) -> Step:
     After that a step is one C call without the dispatcher, whose work on fifteen arguments takes
     longer than a token of few channels.
     """
-    ops, call, stream = torch.ops.futurefill_kernels, _extension.bound_step(), 0
+    ops, stream = torch.ops.futurefill_kernels, 0
+    call, plain_call = _extension.bound_step()
     count = state.positions.shape[0]
 
     def bind(u: Tensor) -> int:
@@ -91,16 +92,19 @@ def make_step(state: StreamState) -> Step:
         nonlocal stream
         if not stream:
             stream = bind(u)
-        error = call(
-            stream,
-            u.data_ptr(),
-            None if pre is None else pre.data_ptr(),
-            None if post is None else post.data_ptr(),
-            y.data_ptr(),
-            None if rows is None else rows.data_ptr(),
-            count if rows is None else rows.shape[0],
-            layer,
-        )
+        if pre is None and post is None and rows is None:
+            error = plain_call(stream, u.data_ptr(), y.data_ptr(), layer)
+        else:
+            error = call(
+                stream,
+                u.data_ptr(),
+                None if pre is None else pre.data_ptr(),
+                None if post is None else post.data_ptr(),
+                y.data_ptr(),
+                None if rows is None else rows.data_ptr(),
+                count if rows is None else rows.shape[0],
+                layer,
+            )
         if error:
             raise RuntimeError(error.decode())
 
