@@ -73,8 +73,16 @@ void run_step_jobs(const StepParams& params) {
 void run_fill_jobs(const FillParams& params) {
   const Engine& e = engine();
   const int64_t lanes = params.state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
-  spread(params.layers * params.tiles, params.n_rows * lanes * params.block * 8,
-         with_rows(params, e.future_fill));
+  const int64_t values = params.n_rows * lanes * params.block * 8, layers = params.layers;
+  const auto fill = with_rows(params, e.future_fill);
+  if (layers == 1 || params.tiles < 4 * thread_count()) {
+    return spread(layers * params.tiles, values, fill);
+  }
+  // the tiles of a step's thread in every layer: their slots are in its core's cache
+  const int64_t tiles = params.tiles;
+  spread(tiles, layers * values, [=](int64_t begin, int64_t end) {
+    for (int64_t l = 0; l < layers; ++l) fill(l * tiles + begin, l * tiles + end);
+  });
 }
 
 void run_fill_stage(const SliceParams& params, int64_t stage, int64_t job_begin, int64_t job_end) {

@@ -5,7 +5,9 @@
 #include <sched.h>
 #endif
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <memory>
@@ -24,6 +26,13 @@ void pause() {
   __builtin_ia32_pause();
 #endif
 }
+
+using Clock = std::chrono::steady_clock;
+
+// A worker that keeps a call waiting for a third as long as its own piece took has lost its core to
+// other programs: so many calls do without workers, twice as many each time until it goes well
+// again.
+constexpr int64_t kCallsAlone = 256, kMostCallsAlone = 16384;
 
 // Keeps a worker off the core of the thread it works for: a worker that spins there, or is woken
 // there, would take turns with it.
@@ -118,24 +127,30 @@ struct alignas(64) Worker {
   }
 
   // Takes the piece back if the worker has not begun, as on a busy machine; else waits for its end.
-  void finish() {
+  // Returns whether the wait after a while of spinning was longer than a third of all before it.
+  bool finish(Clock::time_point begin) {
     if (claim(kIdle)) {
       try {
         piece(context, index);
       } catch (...) {
         failure = std::current_exception();
       }
-      return;
+      return false;
     }
-    for (int spin = 0; state.load(std::memory_order_acquire) != kIdle; ++spin) {
-      spin < kSpins ? pause() : std::this_thread::yield();
+    for (int spin = 0; spin < kSpins; ++spin) {
+      if (state.load(std::memory_order_acquire) == kIdle) return false;
+      pause();
     }
+    const auto patient = Clock::now();
+    while (state.load(std::memory_order_acquire) != kIdle) std::this_thread::yield();
+    return 3 * (Clock::now() - patient) > patient - begin;
   }
 };
 
 struct Pool {
   std::mutex in_use;
   std::vector<Worker*> workers;  // never freed: their threads run until the process ends
+  int64_t alone = 0, alone_next = kCallsAlone;
 };
 
 std::atomic<Pool*> current{nullptr};
@@ -156,7 +171,7 @@ Pool& pool() {
 void run_pieces(int64_t count, Piece piece, const void* context) {
   Pool& p = pool();
   std::unique_lock<std::mutex> lock(p.in_use, std::try_to_lock);
-  if (count < 2 || !lock.owns_lock()) {
+  if (count < 2 || !lock.owns_lock() || (p.alone > 0 && p.alone--)) {
     for (int64_t i = 0; i < count; ++i) piece(context, i);
     return;
   }
@@ -168,6 +183,8 @@ void run_pieces(int64_t count, Piece piece, const void* context) {
   const int cpu = Elsewhere::current_cpu();
   for (int64_t i = 1; i < count; ++i) p.workers[i - 1]->offer(piece, context, i, cpu);
   std::exception_ptr failure;
+  const auto begin = Clock::now();
+  bool late = false;
   try {
     piece(context, 0);
   } catch (...) {
@@ -175,10 +192,13 @@ void run_pieces(int64_t count, Piece piece, const void* context) {
   }
   for (int64_t i = 1; i < count; ++i) {
     Worker& worker = *p.workers[i - 1];
-    worker.finish();
+    late |= worker.finish(begin);
     if (worker.failure) failure = worker.failure;
     worker.failure = nullptr;
   }
+  p.alone = late ? p.alone_next : 0;
+  p.alone_next =
+      late ? std::min(2 * p.alone_next, kMostCallsAlone) : std::max(p.alone_next - 1, kCallsAlone);
   if (failure) std::rethrow_exception(failure);
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs tests/cpu_driver.cpp under the address and the thread sanitizer, for every instruction set that
-# this machine has. Exits non-zero at the first report.
+# Runs tests/pool_driver.cpp, and tests/cpu_driver.cpp for every instruction set that this machine has,
+# under the address and the thread sanitizer. Exits non-zero at the first report.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,6 +18,11 @@ if grep -q '^flags.* avx512f .*avx512bw ' /proc/cpuinfo; then isas+=(avx512); fi
 
 program="$(mktemp)"
 trap 'rm -f "$program"' EXIT
+for sanitizer in address,undefined thread; do
+  "${CXX:-c++}" -std=c++17 -g -O1 -fsanitize="$sanitizer" -fno-sanitize-recover=all -Icsrc \
+    tests/pool_driver.cpp csrc/pool.cpp -pthread -o "$program"
+  echo "worker pool, $sanitizer sanitizer: $("$program")"
+done
 for isa in "${isas[@]}"; do
   for sanitizer in address thread; do
     # undefined behaviour does not depend on the vectors' width, and checking wide ones takes minutes
