@@ -82,7 +82,7 @@ def cuda_architectures() -> str:
 
 @lru_cache(maxsize=1)
 def bound_step() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """``futurefill_step`` and ``futurefill_plain_step`` of csrc/bound_step.h; no GIL while inside."""
+    """``futurefill_step``, ``futurefill_plain_step`` of csrc/bound_step.h; no GIL while inside."""
     (file, *_) = sorted(_FOLDER.glob("_C*.so")) + sorted(_FOLDER.glob("_C*.pyd"))
     library = ctypes.CDLL(str(file))
     step, plain = library.futurefill_step, library.futurefill_plain_step
