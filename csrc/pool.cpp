@@ -30,9 +30,9 @@ void pause() {
 using Clock = std::chrono::steady_clock;
 
 // A worker that keeps a call waiting for a third as long as its own piece took has lost its core to
-// other programs: so many calls do without workers, twice as many each time until it goes well
+// other programs: calls do without workers for a while, twice as long each time until it goes well
 // again.
-constexpr int64_t kCallsAlone = 256, kMostCallsAlone = 16384;
+constexpr Clock::duration kAlone = std::chrono::milliseconds(1), kMostAlone = 64 * kAlone;
 
 // Keeps a worker off the core of the thread it works for: a worker that spins there, or is woken
 // there, would take turns with it.
@@ -150,7 +150,8 @@ struct alignas(64) Worker {
 struct Pool {
   std::mutex in_use;
   std::vector<Worker*> workers;  // never freed: their threads run until the process ends
-  int64_t alone = 0, alone_next = kCallsAlone;
+  Clock::time_point alone_until{};
+  Clock::duration alone_next = kAlone;
 };
 
 std::atomic<Pool*> current{nullptr};
@@ -171,7 +172,8 @@ Pool& pool() {
 void run_pieces(int64_t count, Piece piece, const void* context) {
   Pool& p = pool();
   std::unique_lock<std::mutex> lock(p.in_use, std::try_to_lock);
-  if (count < 2 || !lock.owns_lock() || (p.alone > 0 && p.alone--)) {
+  const auto begin = Clock::now();
+  if (count < 2 || !lock.owns_lock() || begin < p.alone_until) {
     for (int64_t i = 0; i < count; ++i) piece(context, i);
     return;
   }
@@ -183,7 +185,6 @@ void run_pieces(int64_t count, Piece piece, const void* context) {
   const int cpu = Elsewhere::current_cpu();
   for (int64_t i = 1; i < count; ++i) p.workers[i - 1]->offer(piece, context, i, cpu);
   std::exception_ptr failure;
-  const auto begin = Clock::now();
   bool late = false;
   try {
     piece(context, 0);
@@ -196,9 +197,12 @@ void run_pieces(int64_t count, Piece piece, const void* context) {
     if (worker.failure) failure = worker.failure;
     worker.failure = nullptr;
   }
-  p.alone = late ? p.alone_next : 0;
-  p.alone_next =
-      late ? std::min(2 * p.alone_next, kMostCallsAlone) : std::max(p.alone_next - 1, kCallsAlone);
+  if (late) {
+    p.alone_until = Clock::now() + p.alone_next;
+    p.alone_next = std::min(2 * p.alone_next, kMostAlone);
+  } else {
+    p.alone_next = std::max(p.alone_next / 2, kAlone);
+  }
   if (failure) std::rethrow_exception(failure);
 }
 
