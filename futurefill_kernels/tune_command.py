@@ -7,13 +7,14 @@ import dataclasses
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from . import _extension, cpu_ops, gpu_order, tuning
-from .cpu_cost import TIERS
+from .cpu_cost import TIERS, WORK
 from .device import DeviceInfo, processor, second_level_cache
 from .plan import Plan
 from .state import StreamState, allocate
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, default=30.0, help="about how long a CPU is measured"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the rates, store nothing")
+    parser.add_argument("--output", type=Path, help="store there, where no plan looks for it")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -59,31 +61,116 @@ def run(args: argparse.Namespace) -> None:
             print(f"{impl:<24} {1e6 * seconds:.4g} us per token of 8 layers, 1024 channels")
         rates["implementation_seconds"] = measured
     if not args.dry_run:
-        print(f"stored in {tuning.save(info.kind, name, size, rates)}")
-        if tuning.mode() == "off":
+        print(f"stored in {tuning.save(info.kind, name, size, rates, args.output)}")
+        if tuning.mode() == "off" and args.output is None:
             print("FUTUREFILL_TUNING=off: plans do not use it")
 
 
 def measure_cpu(seconds: float) -> dict[str, Any]:
-    """Times of one thread in ns per channel: see ``cpu_cost.CpuRates``."""
+    """Times in ns per channel and factors on them: see ``cpu_cost.CpuRates``."""
     threads = torch.get_num_threads()
+    counts = sorted({min(1 << k, threads) for k in range(1, threads.bit_length() + 1)} - {1})
+    thread_calls = (2 * len(WORK) + 2) * len(counts)
+    each = seconds / (len(STEP_BLOCKS) + 3 * len(TIERS) * len(FILL_BLOCKS) + thread_calls)
+    bar = tqdm(
+        total=len(STEP_BLOCKS) + len(FILL_BLOCKS) + 1 + len(counts), unit="size", leave=False
+    )
     torch.set_num_threads(1)
     try:
-        each = seconds / (len(STEP_BLOCKS) + 3 * len(TIERS) * len(FILL_BLOCKS))
-        bar = tqdm(total=len(STEP_BLOCKS) + len(FILL_BLOCKS), unit="size", leave=False)
         with bar:
             steps = []
             for block in STEP_BLOCKS:
+                bar.set_description(f"step, first block {block}")
                 steps.append([block, _step_ns(block, each)])
                 bar.update()
-            call = _fill_times(4, 16, each)[0] * 16  # almost nothing but the call
-            fills = []
+            call = _call_ns(each)
+            fills: list[tuple[int, list[list[float]]]] = []
             for block in FILL_BLOCKS:
-                fills.append([block, _tier_times(block, each, call)])
+                bar.set_description(f"fill of {block}")
+                fills.append((block, _tier_times(block, each, call)))
+                bar.update()
+            bar.set_description("one firing")
+            firing = _firing_ns({block: tiers[0][0] for block, tiers in fills}, each)
+            bar.update()
+            factors, handovers = [], []
+            for n in counts:
+                bar.set_description(f"{n} threads")
+                found, handover = _threads(n, call, each)
+                factors.append([n, found])
+                handovers.append(handover)
                 bar.update()
     finally:
         torch.set_num_threads(threads)
-    return {"steps": steps, "fills": fills, "l2_bytes": second_level_cache()}
+    return {
+        "steps": steps,
+        "fills": fills,
+        "firing_ns": firing,
+        "threads": factors,
+        "handover_ns": handovers[0] if handovers else 0.0,
+        "lanes": _extension.cpu_lanes(torch.float32),
+        "l2_bytes": second_level_cache(),
+    }
+
+
+def _call_ns(seconds: float) -> float:
+    """A call of ``fill`` that finds nothing to do."""
+    state, nobody = _stream(16, 16), torch.tensor([-1])
+    return _fastest(partial(cpu_ops.fill, state, state.plan.levels[0], nobody), seconds)
+
+
+def _firing_ns(per_channel: dict[int, float], seconds: float) -> float:
+    """What a firing takes beyond its channels' times, inside a stream of one vector of channels.
+
+    Fills over whole streams are the difference to the same steps without levels.
+    """
+    lanes, length = _extension.cpu_lanes(torch.float32), 256
+    op = torch.ops.futurefill_kernels.generate.default
+    found = []
+    for first in (8, 16, 32):
+        plan = Plan.continuous(length, first)
+        layout = cpu_ops.make_layout(lanes, lanes, torch.float32, plan)
+        h = torch.zeros(lanes, length)
+        state = allocate(plan, layout, cpu_ops.make_spectra, [h], 1, None)
+        u, y = torch.zeros(1, lanes), torch.empty(length, 1, lanes)
+
+        def whole(levels: torch.Tensor, s: StreamState = state, u: Any = u, y: Any = y) -> None:
+            s.positions.zero_()
+            op(
+                u, y, s.ring, s.taps, s.skip, s.positions, s.kept, s.spectra, levels, s.plan.length
+            )  # fmt: skip
+
+        ns = _fastest(partial(whole, state.levels), seconds / 6)
+        ns -= _fastest(partial(whole, state.levels[:0]), seconds / 6)
+        firings = 0
+        for level in plan.levels:
+            firings += plan.firings(level)
+            ns -= plan.firings(level) * lanes * per_channel.get(level.block, 0.0)
+        found.append(ns / firings)
+    return round(max(sorted(found)[1], 0.0), 1)
+
+
+def _threads(n: int, call_ns: float, seconds: float) -> tuple[list[float], float]:
+    """Time with n threads over that with one, for each of WORK, and ns of giving work away."""
+    found = []
+    for work in WORK:
+        times = []
+        for threads in (1, n):
+            torch.set_num_threads(threads)
+            if work == "step":
+                times.append(_step_call(16, 16384, seconds))
+                continue
+            # a second-level cache for each thread
+            channels = BUDGETS[work] * (threads if work == "l2" else 1) // (_FILL_BYTES * 256)
+            channels = max(channels // 16, n) * 16
+            times.append(_single(256, channels, seconds) - call_ns / channels)
+        found.append(round(times[1] / times[0], 3))
+    # the least that is given to two threads
+    few = []
+    for threads in (1, n):
+        torch.set_num_threads(threads)
+        few.append(_single(16, 128, seconds) * 128 - call_ns)
+    torch.set_num_threads(1)
+    return found, round(max(few[1] - few[0] / min(n, 2), 0.0), 1)
 
 
 def _tier_times(block: int, seconds: float, call_ns: float) -> list[list[float]]:
@@ -132,24 +219,35 @@ def _fill_times(block: int, channels: int, seconds: float) -> tuple[float, float
     return found[0], found[1], found[2]
 
 
+def _single(block: int, channels: int, seconds: float) -> float:
+    """ns per channel of a firing with one product."""
+    state = _stream(block, channels)
+    single = dataclasses.replace(state.plan.levels[0], radix=2, n_spectra=1, kept=0)
+    state.positions.fill_(block)
+    return _fastest(partial(cpu_ops.fill, state, single, None), seconds) / channels
+
+
 def _step_ns(block: int, seconds: float) -> float:
     """ns per channel of a step, averaged over a block, without the call and without fills."""
-    times = {}
-    for channels in (16, 1024):
-        plan = Plan(block, (block,))
-        layout = cpu_ops.make_layout(channels, channels, torch.float32, plan)
-        h = torch.zeros(channels, block)
-        state = allocate(plan, layout, cpu_ops.make_spectra, [h], 1, None)
-        step, u = cpu_ops.make_step(state), torch.zeros(1, channels)
-        y = torch.empty_like(u)
+    few, many = (_step_call(block, channels, seconds / 2) for channels in (16, 1024))
+    return round(max(many - few, 0.0) / (1024 - 16), 4)
 
-        def whole(state: StreamState = state, step: Any = step, u: Any = u, y: Any = y) -> None:
-            state.positions.zero_()
-            for _ in range(block):
-                step(u, None, None, y, None, 0, True)
 
-        times[channels] = _fastest(whole, seconds / 2) / block
-    return round(max(times[1024] - times[16], 0.0) / (1024 - 16), 4)
+def _step_call(block: int, channels: int, seconds: float) -> float:
+    """ns of a step call, averaged over a block."""
+    plan = Plan(block, (block,))
+    layout = cpu_ops.make_layout(channels, channels, torch.float32, plan)
+    h = torch.zeros(channels, block)
+    state = allocate(plan, layout, cpu_ops.make_spectra, [h], 1, None)
+    step, u = cpu_ops.make_step(state), torch.zeros(1, channels)
+    y = torch.empty_like(u)
+
+    def whole() -> None:
+        state.positions.zero_()
+        for _ in range(block):
+            step(u, None, None, y, None, 0, True)
+
+    return _fastest(whole, seconds) / block
 
 
 def _fastest(call: Callable[[], object], seconds: float) -> float:
@@ -165,11 +263,17 @@ def _fastest(call: Callable[[], object], seconds: float) -> float:
 
 
 def _print_cpu(rates: dict[str, Any]) -> None:
-    print("one thread, float32, ns per channel")
+    print("float32, one thread, ns per channel")
     print("step, by first block: " + ", ".join(f"{t}: {ns:.2f}" for t, ns in rates["steps"]))
     print("fill, by block: one product / kept / each further product, data in " + ", ".join(TIERS))
     for block, tiers in rates["fills"]:
         print(f"{block:>7}  " + "   ".join(" / ".join(f"{x:.4g}" for x in t) for t in tiers))
+    print(f"one firing whatever its size: {rates['firing_ns']:.0f} ns")
+    for n, factors in rates["threads"]:
+        named = ", ".join(f"{x:.2f} {work}" for work, x in zip(WORK, factors, strict=True))
+        print(f"time with {n} threads over that with one: {named}")
+    if rates["threads"]:
+        print(f"giving work to other threads: {rates['handover_ns']:.0f} ns")
 
 
 def measure_gpu(device: torch.device, *, scale: int = 1 << 28) -> dict[str, float]:

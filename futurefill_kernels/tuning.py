@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MODES = ("off", "strict", "nearest")
-FORMAT = 1
+FORMAT = 2
 
 
 def cache_folder() -> Path:
@@ -41,12 +41,13 @@ def path_of(kind: str, name: str) -> Path:
     return cache_folder() / f"{kind}-{slug}.json"
 
 
-def save(kind: str, name: str, size: int, rates: dict[str, Any]) -> Path:
+def save(kind: str, name: str, size: int, rates: dict[str, Any], path: Path | None = None) -> Path:
     """Store a device's rates; the file appears whole or not at all.
 
-    size: what "nearest" compares: multiprocessors of a GPU, lanes of a CPU.
+    size: what "nearest" compares: multiprocessors of a GPU, lanes of a CPU. path: the file, the
+    device's without.
     """
-    path = path_of(kind, name)
+    path = path or path_of(kind, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"format": FORMAT, "kind": kind, "name": name, "size": size, "rates": rates}
     scratch = path.with_suffix(f".{os.getpid()}.tmp")

@@ -151,9 +151,9 @@ CPU = dataclasses.replace(
     ("length", "channels", "batch_size", "sizes"),
     [
         (8, 16, 1, (8,)),
-        (8192, 768, 1, (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)),
-        (16384, 1024, 4, (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)),
-        (65536, 16, 1, (16, 32, 64, 256, 1024, 8192, 16384, 32768)),
+        (8192, 768, 1, (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)),
+        (16384, 1024, 4, (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)),
+        (65536, 16, 1, (16, 32, 64, 256, 2048, 4096, 8192, 16384, 32768)),
     ],
 )
 def test_the_planners_choices(length, channels, batch_size, sizes):
@@ -161,7 +161,7 @@ def test_the_planners_choices(length, channels, batch_size, sizes):
 
     From the shipped rates of an AVX-512 processor, whatever this one is.
     """
-    rates = CpuRates.from_dict(shipped_rates()[0], CPU)
+    rates = CpuRates.from_dict(shipped_rates("avx512"), CPU)
     stream = Stream(length, length, channels, batch_size, 1, channels)
     assert cheapest_plan(stream, rates).block_sizes == sizes
 

@@ -10,7 +10,7 @@ import torch
 
 from futurefill_kernels import _extension, tune_command, tuning
 from futurefill_kernels.__main__ import main
-from futurefill_kernels.cpu_cost import TIERS, CpuRates, level_ns, short_range_ns
+from futurefill_kernels.cpu_cost import TIERS, CpuRates, Fill, fill_ns, level_ns, short_range_ns
 from futurefill_kernels.device import DeviceInfo, processor
 from futurefill_kernels.search import Stream
 
@@ -86,17 +86,40 @@ def test_costs_follow_the_rates():
     rates = {
         "steps": [[4, 1.0], [16, 2.0], [64, 6.0]],
         "fills": [[16, [[8, 0, 2], [16, 0, 4], [32, 0, 8]]], [64, [[80, 8, 8]] * 3]],
+        "firing_ns": 150,
+        "threads": [],
+        "handover_ns": 0,
+        "lanes": 16,
         "l2_bytes": 1 << 20,
     }
     r = CpuRates.from_dict(rates, info)
-    assert short_range_ns(r, 16, 1000) == 2.0
-    assert 2.0 < short_range_ns(r, 32, 1000) < 6.0
-    assert short_range_ns(r, 1024, 1000) > 20
     small, large = (Stream(4096, 4096, d, 1, 1, d) for d in (16, 1 << 20))
+    assert short_range_ns(small, r, 16) == 2.0
+    assert 2.0 < short_range_ns(small, r, 32) < 6.0
+    assert short_range_ns(small, r, 1024) > 20
     # a firing of one product every 32 tokens, data in the second-level cache or in memory
     assert level_ns(small, r, 16, 2) == pytest.approx((8 + 150 / 16) / 32)
     assert level_ns(large, r, 16, 2) == pytest.approx(1.0, rel=0.01)
     assert level_ns(large, r, 64, 4) == pytest.approx((80 * 3 + 8 * 3 + 8 * 2) / 256, rel=0.01)
+
+
+def test_threads_share_the_work_where_there_is_enough():
+    rates = CpuRates(
+        ((16, 2.0),), ((16, (Fill(8, 0, 2),) * 3),), 0.0,
+        ((2, (0.5, 0.5, 0.6, 0.8)), (4, (0.3, 0.3, 0.5, 0.8))), 100.0, 16, 1 << 20, 32 << 20, 8,
+    )  # fmt: skip
+    one = dataclasses.replace(rates, available=1)
+    few, many = (Stream(4096, 4096, d, 1, 1, d) for d in (16, 1 << 16))
+    assert short_range_ns(few, rates, 16) == short_range_ns(few, one, 16) == 2.0
+    assert fill_ns(few, rates, 16, 2, 1, False) == fill_ns(few, one, 16, 2, 1, False)
+    # four threads measured, eight gain as much again
+    assert rates.factor(0, 4) == pytest.approx(0.3)
+    assert rates.factor(0, 8) == pytest.approx(0.18)
+    assert short_range_ns(many, rates, 16) == pytest.approx(2 * 0.18 + 100 / (1 << 16))
+    assert fill_ns(many, one, 16, 2, 1, False) == 8
+    # data from caches and memory, where more threads bring less
+    assert rates.factor(2, 8) == pytest.approx(0.5 * 0.5 / 0.6)
+    assert 8 * rates.factor(1, 8) < fill_ns(many, rates, 16, 2, 1, False) < 8 * rates.factor(3, 8)
 
 
 def test_bad_arguments(capsys):
