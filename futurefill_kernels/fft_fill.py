@@ -16,7 +16,8 @@ from .plan import Level
 _WORKSPACE_BYTES = 256 << 20
 
 #: products(values, rows, layer, first_channel): values (R, n, width, 2) float32, spectra of the
-#: newest blocks of a layer in the order of the FFT, become the sums of products of the level.
+#: newest blocks of a layer in the order of the FFT, become the sums of products of the level. rows
+#: (R,) int64; those of -1 keep nothing and their values are not used.
 Products = Callable[[Tensor, Tensor, int, int], None]
 
 
@@ -57,6 +58,7 @@ def fill_by_fft(
     fires = (rows[:, None] >= 0) & (blocks > group) & (at + level.late < length)
     fires &= positions[row] - at < max(level.late, 1)
     at = torch.where(fires, at, block)
+    firing = rows.where(fires[:, 0], -1)
     source = (row * slots + at - block + offset).flatten()
     target = at + level.late + offset
     inside = (fires & (target < length))[..., None]
@@ -69,7 +71,7 @@ def fill_by_fft(
             u = mine[source].view(len(rows), block, -1)
             z = torch.complex(u * cos[:block], u * sin[:block])
             z = torch.fft.ifft(z, n, dim=1, norm="forward").contiguous()
-            products(torch.view_as_real(z), rows, layer, begin)
+            products(torch.view_as_real(z), firing, layer, begin)
             z = torch.fft.fft(z, dim=1)[:, :block]
             filled = z.imag * cos[:block] - z.real * sin[:block]
             mine.index_add_(0, target, filled.where(inside, 0).flatten(0, 1))

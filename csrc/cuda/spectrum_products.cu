@@ -11,6 +11,7 @@ namespace {
 constexpr int kChannels = 32, kEntries = 8;
 
 // values (R, n, width) in the order of an FFT, spectra and kept in tree order: bits reversed.
+// rows: -1 where the level does not fire.
 __global__ __launch_bounds__(kChannels* kEntries) void spectrum_products(
     float2* values, float* kept, const float* spectra, const int64_t* positions,
     const int64_t* rows, const ProductShape a) {
@@ -19,8 +20,7 @@ __global__ __launch_bounds__(kChannels* kEntries) void spectrum_products(
   if (entry >= a.transform || local >= a.width) return;
   const int64_t b = rows[blockIdx.z];
   if (b < 0 || b >= a.batch) return;
-  const int64_t at = positions[b], p = at / a.block * a.block;
-  if (p <= 0 || p + a.late >= a.length || at - p >= max(a.late, 1)) return;
+  const int64_t p = positions[b] / a.block * a.block;
   const Firing firing(p / a.block, a);
   if (firing.blocks == 0) return;
 

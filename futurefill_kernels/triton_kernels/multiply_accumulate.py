@@ -19,13 +19,15 @@ def multiply_accumulate_kernel(
     """Grid: (width / C, rows, transform / LEAVES).
 
     values: (R, n, width, 2) float32, spectra of the newest blocks in the order of the FFT; replaced
-    by the sums of products. order: (n,) int64, the FFT's index of every tree-ordered row. extra: of
-    a level with slack, plan.Level.
+    by the sums of products. rows: (R,) int64, -1 where the level does not fire. order: (n,) int64,
+    the FFT's index of every tree-ordered row. extra: of a level with slack, plan.Level.
     """
     local = tl.program_id(0) * C + tl.arange(0, C)
     channel = first_channel + local
     filter_row = channel // per_group
     row = tl.load(rows + tl.program_id(1))
+    if row < 0:
+        return
     n = (tl.load(positions + row) // block).to(tl.int32)
     start = tl.maximum(n - extra, 0) // radix * radix
     blocks = tl.minimum(n - start, n_spectra)
