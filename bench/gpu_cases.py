@@ -17,13 +17,15 @@ class FillCase:
     batch: int
     index: int
     radix: int
+    spectra_dtype: torch.dtype = torch.float32
 
     @property
     def compulsory(self) -> int:
         """Bytes any implementation moves: inputs, filter spectra, kept spectra, pending twice."""
         rows = self.batch * self.channels * self.block
         kept = self.index - 1 + (self.radix > self.index + 1)
-        return rows * (4 + 8 + 8 * kept) + 8 * self.block * self.channels * self.index
+        spectra = 2 * self.spectra_dtype.itemsize * self.block * self.channels * self.index
+        return rows * (4 + 8 + 8 * kept) + spectra
 
     @property
     def nominal_flops(self) -> float:

@@ -20,11 +20,19 @@ from .gpu_counts import Counters, Resources, counters
 from .triton_compile import CAPABILITIES, resources
 
 
-def _state(plan: Plan, channels: int, batch: int, layers: int) -> tuple[StreamState, torch.Tensor]:
+def _state(
+    plan: Plan,
+    channels: int,
+    batch: int,
+    layers: int,
+    spectra_dtype: torch.dtype = torch.float32,
+) -> tuple[StreamState, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(channels, plan.filter_length, generator=generator)
     layout = triton_ops.make_layout(channels, channels, torch.float32, plan)
-    state = allocate(plan, layout, triton_ops.make_spectra, [h] * layers, batch, None)
+    state = allocate(
+        plan, layout, triton_ops.make_spectra, [h] * layers, batch, None, spectra_dtype
+    )
     state.ring[..., :channels].normal_(generator=generator)
     return state, h
 
@@ -40,7 +48,7 @@ def _emulate(launch: Launch, capability: int, checks: bool) -> Any:
 def fill_of(case: FillCase) -> tuple[StreamState, torch.Tensor, Callable[[], Launch]]:
     """State, filters (D, L), and the launch at the state's positions."""
     plan = Plan(case.block * case.radix, (case.block,))
-    state, h = _state(plan, case.channels, case.batch, 1)
+    state, h = _state(plan, case.channels, case.batch, 1, case.spectra_dtype)
     level = plan.levels[0]
     numbers = FillLevel(
         plan.length, level.block, level.transform, level.radix, level.n_spectra, level.kept, 0, 0

@@ -17,6 +17,7 @@ from .checks import (
     check_filters,
     check_input,
     check_memory,
+    check_spectra_dtype,
     check_state_dict,
     refuse_grad,
     row_indices,
@@ -45,6 +46,9 @@ class FutureFillCache:
         float64 for float64 inputs.
     fill_stream: future fills run on this CUDA stream, beside what follows a token's last layer; the
         next step waits for them. None: on the current stream.
+    spectra_dtype: of the filter spectra, default the state's. torch.bfloat16, where the
+        implementation has it ("triton"), halves their memory and rounds filters to 8 bits of
+        mantissa; arithmetic and input spectra stay in float32.
 
     The state takes O(N) memory whatever the prompt's length. Inputs of a prompt that comes in
     several ``prefill`` calls are held until the first ``step``. Raises ValueError or TypeError that
@@ -64,6 +68,7 @@ class FutureFillCache:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         fill_stream: torch.cuda.Stream | None = None,
+        spectra_dtype: torch.dtype | None = None,
     ) -> None:
         layers = [filters] if isinstance(filters, Tensor) else list(filters)
         check_filters(layers)
@@ -82,6 +87,7 @@ class FutureFillCache:
         refuse_grad(skip=skip)
         self.dtype = check_dtype(layers[0].dtype if dtype is None else dtype)
         self.device = layers[0].device if device is None else torch.empty(0, device=device).device
+        spectra = check_spectra_dtype(spectra_dtype, self.dtype)
         longest = max(h.shape[1] for h in layers)
         if plan is None:
             plan = make_plan(
@@ -93,13 +99,15 @@ class FutureFillCache:
                 dtype=self.dtype,
                 device=self.device,
                 filter_length=longest,
+                impl=impl,
+                spectra_dtype=spectra_dtype,
             )
         elif plan.length != max_new_tokens:
             raise ValueError(
                 f"expected a plan of length max_new_tokens = {max_new_tokens}, got {plan.length}"
             )
         self.plan = dataclasses.replace(plan, filter_length=longest)
-        self._implementation = resolve(impl, self.device, self.dtype, self.plan)
+        self._implementation = resolve(impl, self.device, self.dtype, self.plan, spectra_dtype)
         if fill_stream is not None and self.device.type != "cuda":
             raise ValueError(f"fill_stream needs a CUDA device, the stream's is {self.device}")
         self._fill_stream, self._fill_running, self._capturing = fill_stream, False, False
@@ -111,7 +119,7 @@ class FutureFillCache:
         check_memory(
             state_nbytes(
                 self.plan, layout, layers=len(layers), batch_size=batch_size,
-                itemsize=self._accumulate.itemsize,
+                itemsize=self._accumulate.itemsize, spectra_itemsize=spectra.itemsize,
             ),
             self.device,
         )  # fmt: skip
@@ -122,7 +130,9 @@ class FutureFillCache:
             self._filters,
             batch_size,
             skip,
+            spectra,
         )
+        self._keep_for_fills()
         self._step_shape = torch.Size((batch_size, channels))
         self._step = self._implementation.make_step(self._state)
         self._known_positions = [0] * batch_size  # as of `_steps_since` steps of all rows ago
@@ -322,8 +332,10 @@ class FutureFillCache:
 
     def clone(self) -> FutureFillCache:
         """An independent cache in the same state; prepared filters are shared."""
+        self._join_fill()
         other = copy.copy(self)
         other._state = self._state.clone()
+        other._keep_for_fills()
         other._step = self._implementation.make_step(other._state)
         other._known_positions, other._steps_since = list(self._positions), 0
         other._open_prompts = {row: list(x) for row, x in self._open_prompts.items()}
@@ -441,6 +453,8 @@ class FutureFillCache:
             if self._fill_stream is None:
                 self._fill(self.plan.levels[index], share, rows)
                 continue
+            if rows is not None:
+                rows.record_stream(self._fill_stream)
             self._fill_stream.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(self._fill_stream):
                 self._fill(self.plan.levels[index], share, rows)
@@ -452,6 +466,13 @@ class FutureFillCache:
             sliced.fill_slices(self._state, level, rows, share, share + 1)
         else:
             self._implementation.fill(self._state, level, rows)
+
+    def _keep_for_fills(self) -> None:
+        """The state's memory is not reused before fills on the side stream are done with it."""
+        if self._fill_stream is not None:
+            state = self._state
+            for tensor in (state.ring, state.kept, state.spectra, state.positions):
+                tensor.record_stream(self._fill_stream)
 
     def _join_fill(self) -> None:
         """Later launches on the current stream wait for the fills on the side stream."""

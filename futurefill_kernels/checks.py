@@ -42,6 +42,20 @@ def check_dtype(dtype: torch.dtype, name: str = "dtype") -> torch.dtype:
     return dtype
 
 
+def check_spectra_dtype(spectra_dtype: torch.dtype | None, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of filter spectra; TypeError unless the state's or bfloat16.
+
+    dtype: of the inputs.
+    """
+    state = torch.float64 if dtype == torch.float64 else torch.float32
+    if spectra_dtype not in (None, state, torch.bfloat16):
+        raise TypeError(
+            f"expected spectra_dtype to be None, {names((state, torch.bfloat16))}, "
+            f"got {spectra_dtype}"
+        )
+    return state if spectra_dtype is None else spectra_dtype
+
+
 def check_conv(u: Tensor, h: Tensor, skip: Tensor | None) -> None:
     """Check the arguments of a parallel convolution."""
     if u.ndim != 3 or 0 in u.shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ def decode(
     plan: Plan | None = None,
     impl: str = "auto",
     cuda_graph: bool | None = None,
+    fill_stream: torch.cuda.Stream | None = None,
+    spectra_dtype: torch.dtype | None = None,
     progress: bool = False,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -45,7 +47,7 @@ def decode(
     sampler: logits (B, V) -> ids (B,), default greedy. next_input: default identity.
     lengths: (B,) valid positions of right-padded prompts.
     stop_ids: a row ends with the first of these; the rest of it is pad_id.
-    plan, impl: as in FutureFillCache. progress: show a bar on stderr.
+    plan, impl, fill_stream, spectra_dtype: as in FutureFillCache. progress: show a bar on stderr.
     cuda_graph: replay the model's step as one CUDA graph. Default: where that is possible; True:
         RuntimeError with the reasons where it is not.
     callback: called with the new ids (B,) or inputs (B, D) and their index 0 .. N-1.
@@ -55,7 +57,10 @@ def decode(
     """
     if max_new_tokens < 0:
         raise ValueError(f"expected max_new_tokens >= 0, got {max_new_tokens}")
-    loop = _Loop(max_new_tokens, plan, impl, progress, callback)
+    options: _CacheOptions = {
+        "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
+    }  # fmt: skip
+    loop = _Loop(max_new_tokens, options, progress, callback)
     with torch.no_grad():
         if isinstance(model, Tensor):
             if sampler is not None or stop_ids:
@@ -73,13 +78,22 @@ def decode(
         return _decode_model(model, ids, valid, sampler or greedy, stop_ids, pad_id, loop)
 
 
+class _CacheOptions(TypedDict):
+    """Arguments of a cache that decode passes on."""
+
+    plan: Plan | None
+    impl: str
+    fill_stream: torch.cuda.Stream | None
+    spectra_dtype: torch.dtype | None
+
+
 class _Loop:
-    """What both forms share: how long, with which plan, and who is told."""
+    """What both forms share: how long, with which cache, and who is told."""
 
     def __init__(
-        self, steps: int, plan: Plan | None, impl: str, progress: bool, callback: Callback | None
+        self, steps: int, options: _CacheOptions, progress: bool, callback: Callback | None
     ) -> None:
-        self.steps, self.plan, self.impl, self.callback = steps, plan, impl, callback
+        self.steps, self.options, self.callback = steps, options, callback
         self.cuda_graph: bool | None = None
         self.bar = tqdm(total=steps, unit="tok", disable=not progress, leave=False)
 
@@ -103,7 +117,7 @@ def _decode_model(
     new = ids.new_full((batch, loop.steps), pad_id)
     if loop.steps == 0:
         return new
-    cache = make_cache(model, batch, loop.steps, plan=loop.plan, impl=loop.impl)
+    cache = make_cache(model, batch, loop.steps, **loop.options)
     reasons = graphs.reasons_against(cache, ids)
     if loop.cuda_graph and reasons:
         raise RuntimeError("the step cannot be captured: " + "; ".join(reasons))
@@ -146,9 +160,8 @@ def _decode_filters(
     if loop.steps == 0:
         return new
     cache = FutureFillCache(
-        h.detach(), batch, loop.steps, channels=channels, plan=loop.plan, impl=loop.impl,
-        dtype=prompt.dtype,
-    )  # fmt: skip
+        h.detach(), batch, loop.steps, channels=channels, dtype=prompt.dtype, **loop.options
+    )
     y = cache.prefill(prompt.detach(), lengths=valid)
     y_t = y[torch.arange(batch), :, torch.tensor(valid) - 1]  # (B, D)
     with loop.bar:

@@ -59,13 +59,17 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 
 
 def reasons_against(
-    device: torch.device, dtype: torch.dtype, plan: Plan | None = None
+    device: torch.device,
+    dtype: torch.dtype,
+    plan: Plan | None = None,
+    spectra_dtype: torch.dtype | None = None,
 ) -> dict[str, list[str]]:
     """Per implementation, in the order that "auto" tries them, why it cannot run; an empty list
     means that it can.
     """
     return {
-        name: _reasons(IMPLEMENTATIONS[name], device, dtype, plan) for name in _preferred(device)
+        name: _reasons(IMPLEMENTATIONS[name], device, dtype, plan, spectra_dtype)
+        for name in _preferred(device)
     }
 
 
@@ -77,32 +81,44 @@ def _preferred(device: torch.device) -> list[str]:
 
 
 def _reasons(
-    implementation: Implementation, device: torch.device, dtype: torch.dtype, plan: Plan | None
+    implementation: Implementation,
+    device: torch.device,
+    dtype: torch.dtype,
+    plan: Plan | None,
+    spectra_dtype: torch.dtype | None,
 ) -> list[str]:
     reasons = implementation.unavailable(device, dtype, plan)
     if plan is not None and plan.slack_levels and not hasattr(implementation, "fill_slices"):
         reasons = [*reasons, "does not spread fills over steps (Plan.slack_from)"]
+    own = (None, torch.float64 if dtype == torch.float64 else torch.float32)
+    # only implementations that store spectra in other dtypes than the state's name them
+    if spectra_dtype not in (*own, *getattr(implementation, "spectra_dtypes", ())):
+        reasons = [*reasons, f"keeps no filter spectra in {str(spectra_dtype).split('.')[-1]}"]
     return reasons
 
 
 def resolve(
-    impl: str, device: torch.device, dtype: torch.dtype, plan: Plan | None = None
+    impl: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    plan: Plan | None = None,
+    spectra_dtype: torch.dtype | None = None,
 ) -> Implementation:
     """The implementation to use.
 
-    impl: "auto" or a name; a named one never falls back. Raises ValueError for an unknown name, and
-    RuntimeError with the reasons when the named one cannot run.
+    impl: "auto" or a name; a named one never falls back. spectra_dtype: of filter spectra, default
+    the state's. Raises ValueError for an unknown name, and RuntimeError with the reasons when the
+    named one, or for "auto" each of them, cannot run.
     """
-    if impl == "auto":
-        return next(
-            IMPLEMENTATIONS[name]
-            for name in _preferred(device)
-            if not _reasons(IMPLEMENTATIONS[name], device, dtype, plan)
-        )
-    if impl not in IMPLEMENTATIONS:
+    if impl != "auto" and impl not in IMPLEMENTATIONS:
         valid = ", ".join(repr(name) for name in ("auto", *IMPLEMENTATIONS))
         raise ValueError(f"unknown impl {impl!r}; expected one of {valid}")
-    reasons = _reasons(IMPLEMENTATIONS[impl], device, dtype, plan)
-    if reasons:
-        raise RuntimeError(f"impl={impl!r} cannot run on {device}: " + "; ".join(reasons))
-    return IMPLEMENTATIONS[impl]
+    found = []
+    for name in _preferred(device) if impl == "auto" else (impl,):
+        reasons = _reasons(IMPLEMENTATIONS[name], device, dtype, plan, spectra_dtype)
+        if not reasons:
+            return IMPLEMENTATIONS[name]
+        found.append("; ".join(reasons))
+        if impl == "auto":
+            found[-1] = f"{name} {found[-1]}"
+    raise RuntimeError(f"impl={impl!r} cannot run on {device}: " + "; ".join(found))

@@ -19,9 +19,10 @@ from .plan import Plan
 from .search import Stream, cheapest_block_sizes, level_firings
 from .state import state_nbytes
 
-#: Largest transform that every GPU implementation does in one launch and one pass over memory.
-LARGEST_FUSED = 2048
-#: Launches of a longer fill: pad and twist, two cuFFT calls of two passes, product, addition.
+#: Largest transform that an implementation does in one launch and one pass over memory.
+LARGEST_FUSED = {"triton": 2048, "cuda": 8192}
+#: Launches of a longer fill for each layer: pad and twist, two cuFFT calls of two passes, product,
+#: addition.
 FFT_LAUNCHES = 7
 #: Passes over a complex (T,) workspace per channel that a longer fill adds.
 FFT_PASSES = 10
@@ -37,6 +38,11 @@ _PRICES = (0.0, 1e-20, 1e-18, 1e-16, 1e-14, 1.0)
 _LONGEST_BASE = 4096
 
 
+def largest_fused(impl: str) -> int:
+    """Largest transform that is one launch, for "auto" in every GPU implementation."""
+    return LARGEST_FUSED.get(impl, min(LARGEST_FUSED.values()))
+
+
 def fill_bytes(stream: Stream, block: int, products: float, keeps: bool) -> float:
     """Bytes of one firing: inputs read, pending outputs read and written, kept input spectra
     written once and read later, filter spectra read once for all rows.
@@ -46,7 +52,8 @@ def fill_bytes(stream: Stream, block: int, products: float, keeps: bool) -> floa
     n = 1 << (block - 1).bit_length()
     per_channel = 12 * block + 8 * n * (products - 1 + keeps)
     rows = stream.batch_size * stream.channels
-    return float(stream.layers * (rows * per_channel + stream.groups * 8 * n * products))
+    spectra = stream.groups * 2 * stream.spectra_itemsize * n * products
+    return float(stream.layers * (rows * per_channel + spectra))
 
 
 def fill_seconds(
@@ -58,11 +65,11 @@ def fill_seconds(
     moved = fill_bytes(stream, block, products, keeps)
     instructions = n * (FILL_INSTRUCTIONS * (n.bit_length() - 1) + 4 * products)
     launches = 1
-    if n > LARGEST_FUSED:
+    if n > stream.largest_fused:
         moved += FFT_PASSES * 8 * n * rows * stream.channels
-        launches = FFT_LAUNCHES
+        launches = FFT_LAUNCHES * stream.layers
     programs = rows * -(-stream.channels // PROGRAM_CHANNELS)
-    busy = min(1.0, programs / info.sm_count) if n <= LARGEST_FUSED else 1.0
+    busy = min(1.0, programs / info.sm_count) if n <= stream.largest_fused else 1.0
     # peak rates count a multiply-add as two operations, an instruction
     arithmetic = 2 * instructions * rows * stream.channels / info.fp32_flops
     seconds = max(moved / info.dram_bytes_per_second, arithmetic)
@@ -112,7 +119,10 @@ def plan_seconds(stream: Stream, info: DeviceInfo, plan: Plan) -> float:
 def needed_nbytes(stream: Stream, plan: Plan) -> int:
     """Bytes on the device: the state, its prepared filters, and the filters that prefill reads."""
     layout = gpu_layout.make_layout(stream.channels, stream.groups, torch.float32, plan)
-    state = state_nbytes(plan, layout, layers=stream.layers, batch_size=stream.batch_size)
+    state = state_nbytes(
+        plan, layout, layers=stream.layers, batch_size=stream.batch_size,
+        spectra_itemsize=stream.spectra_itemsize,
+    )  # fmt: skip
     return state + 4 * stream.layers * stream.groups * stream.filter_length
 
 
@@ -147,7 +157,8 @@ def _search(stream: Stream, info: DeviceInfo, seconds_per_byte: float) -> Plan:
     def level_cost(block: int, radix: int) -> float:
         n = 1 << (block - 1).bit_length()
         spectra = min(radix - 1, -(-stream.filter_length // block))
-        held = 8 * n * stream.layers * (stream.groups * spectra + rows * max(spectra - 1, 0))
+        filters = 2 * stream.spectra_itemsize * stream.groups * spectra
+        held = n * stream.layers * (filters + 8 * rows * max(spectra - 1, 0))
         return level_seconds(stream, info, block, radix) + held * seconds_per_byte
 
     def first_cost(block: int) -> float:
@@ -165,23 +176,25 @@ def _refusal(stream: Stream, info: DeviceInfo, plan: Plan) -> str:
     """Bytes needed against bytes there, and the largest change of each kind that fits."""
     limit = usable_bytes(info)
 
-    def fits(other: Stream) -> bool:
-        return needed_nbytes(other, leanest_plan(other, info)) <= limit
+    def needs(other: Stream) -> int:
+        return needed_nbytes(other, leanest_plan(other, info))
 
     def largest(field: str, values: list[int]) -> str | None:
         """The first of falling values that fits, by bisection."""
-        low, high = 0, len(values)
+        low, high, found = 0, len(values), 0
         while low < high:
             middle = (low + high) // 2
             change = {field: values[middle]}
             if field == "length":
                 change["filter_length"] = min(values[middle], stream.filter_length)
-            if fits(replace(stream, **change)):
+            nbytes = needs(replace(stream, **change))
+            if nbytes <= limit:
+                found = nbytes
                 high = middle
             else:
                 low = middle + 1
         name = "groups (filter rows that channels share)" if field == "groups" else field
-        return f"{name} = {values[low]}" if low < len(values) else None
+        return f"{name} = {values[low]} ({found} bytes)" if low < len(values) else None
 
     halves = [stream.length >> k for k in range(1, stream.length.bit_length())]
     divisors = [
@@ -196,14 +209,21 @@ def _refusal(stream: Stream, info: DeviceInfo, plan: Plan) -> str:
         largest("length", halves),
     ]
     found = [text for text in proposals if text is not None]
+    smaller = replace(stream, spectra_itemsize=torch.bfloat16.itemsize)
+    if smaller != stream and needs(smaller) <= limit:
+        found.insert(0, f"spectra_dtype = torch.bfloat16 ({needs(smaller)} bytes, impl='triton')")
     no_fill = Plan(stream.length, (stream.length,), stream.filter_length)
-    if needed_nbytes(stream, no_fill) <= limit:
-        found.append(f"plan = Plan(length, ({stream.length},)), slow: no spectra, every tap read")
-    spectra = 8 * stream.layers * stream.groups * plan.spectra_rows
+    nbytes = needed_nbytes(stream, no_fill)
+    if nbytes <= limit:
+        found.append(
+            f"plan = Plan(length, ({stream.length},)) ({nbytes} bytes), slow: no spectra, every "
+            "tap read"
+        )
+    spectra = 2 * stream.spectra_itemsize * stream.layers * stream.groups * plan.spectra_rows
     return (
         f"a stream of length {stream.length}, {stream.channels} channels, batch_size "
         f"{stream.batch_size}, {stream.layers} layers and {stream.groups} filter rows needs at "
-        f"least {needed_nbytes(stream, plan)} bytes ({spectra} of them filter spectra), "
-        f"{info.name} has {info.memory_bytes} bytes, of which {limit} may be used; "
+        f"least {needed_nbytes(stream, plan)} bytes with any block sizes ({spectra} of them filter "
+        f"spectra), {info.name} has {info.memory_bytes} bytes, of which {limit} may be used; "
         + ("any one of these fits: " + "; ".join(found) if found else "no smaller size fits either")
     )

@@ -15,10 +15,9 @@ LONGEST_FILL_NS = 1e5
 #: Radix of the levels with slack. A firing's work is spread over one block of the level below, so
 #: a wider radix makes its share of a step larger; `python -m bench latency` times alternatives.
 RADIX = 4
-#: Largest block, unless that leaves more than 16, on a CPU, where one stage of its transform is one
-#: piece of work, and on a GPU, where it is the largest that one launch does.
+#: Largest block on a CPU, where one stage of its transform is one piece of work; on a GPU it is the
+#: largest that one launch does. Larger where that leaves more than 16.
 LARGEST_CPU_BLOCK = 16384
-LARGEST_GPU_BLOCK = gpu_cost.LARGEST_FUSED
 SMALLEST_BLOCK = 16
 
 
@@ -42,7 +41,7 @@ def gpu_latency_plan(stream: Stream, info: DeviceInfo) -> Plan:
     def fill_ns(block: int) -> float:
         return gpu_cost.fill_seconds(stream, info, block, RADIX / 2, True) * 1e9
 
-    plan = _latency_plan(stream, fill_ns, LARGEST_GPU_BLOCK)
+    plan = _latency_plan(stream, fill_ns, stream.largest_fused)
     needed, limit = gpu_cost.needed_nbytes(stream, plan), gpu_cost.usable_bytes(info)
     if needed > limit:
         raise ValueError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from . import plan_table
+import torch
+
+from . import gpu_cost, plan_table
 from .device import DeviceInfo
 from .plan import Plan
 from .planner import OBJECTIVES, make_plan
@@ -23,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--table", action="store_true", help="a Markdown page of choices for GPUs (--device)"
+    )
+    parser.add_argument(
+        "--impl", default="auto", choices=("auto", *gpu_cost.LARGEST_FUSED), help="on a GPU"
+    )
+    parser.add_argument(
+        "--bf16-spectra", action="store_true", help="filter spectra on a GPU in bfloat16"
     )
     parser.add_argument("--objective", choices=OBJECTIVES, default=OBJECTIVES[0])
     parser.add_argument(
@@ -52,5 +60,7 @@ def run(args: argparse.Namespace) -> None:
         device=args.device if known else DeviceInfo.named(args.device),
         objective=args.objective,
         filter_length=args.filter_length,
+        impl=args.impl,
+        spectra_dtype=torch.bfloat16 if args.bf16_spectra else None,
     )
     print(plan.explain())

@@ -37,9 +37,9 @@ plus its launch. So
 * a block above 2048 goes through cuFFT, with several launches and ten passes over a workspace, so a
   wider radix that needs fewer of these levels wins there;
 * where the fastest plan does not fit nine tenths of the memory, slower plans that take less are
-  tried, and where none fits, `make_plan` refuses and names what does. Spectra take `8 L` bytes per
-  filter row in every plan, so what helps is fewer filter rows (`groups`), shorter filters, fewer
-  rows or layers.
+  tried, and where none fits, `make_plan` refuses and names what does, with the bytes that it needs.
+  Spectra take `8 L` bytes per filter row in every plan, a wider last level included, so what helps
+  is bfloat16 spectra (`4 L`), fewer filter rows (`groups`), shorter filters, fewer rows or layers.
 
 ```python
 import futurefill_kernels as ff
@@ -95,7 +95,7 @@ def _row(info: DeviceInfo, stream: Stream) -> str:
         return sizes + f"refused; fits: {fits} | | {needed / 1e9:.1f} | | |"
     fired = sum(
         plan.firings(level)
-        * (1 if level.transform <= gpu_cost.LARGEST_FUSED else gpu_cost.FFT_LAUNCHES)
+        * (1 if level.transform <= stream.largest_fused else gpu_cost.FFT_LAUNCHES * stream.layers)
         for level in plan.levels
     )
     launches = (stream.layers + fired / stream.length) * info.launch_seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from . import cpu_cost, gpu_cost
-from .checks import check_dtype
+from .checks import check_dtype, check_spectra_dtype
 from .device import DeviceInfo
 from .latency_plan import cpu_latency_plan, gpu_latency_plan
 from .plan import Plan
@@ -25,6 +25,8 @@ def make_plan(
     device: torch.device | str | DeviceInfo = "cpu",
     objective: str = "throughput",
     filter_length: int | None = None,
+    impl: str = "auto",
+    spectra_dtype: torch.dtype | None = None,
 ) -> Plan:
     """Block sizes with the least modelled time per token.
 
@@ -32,7 +34,9 @@ def make_plan(
     groups: filter rows ``G``, default ``D``. device: where it will run, or a DeviceInfo, which
     needs no such device. objective: "throughput", the least total time; "latency", no slow steps:
     large fills are spread over many steps. filter_length: taps that may be non-zero, default
-    ``length``. Pure arithmetic, no tensor is touched. Raises ValueError or
+    ``length``. impl: what will run it; GPU implementations differ in the largest block of one
+    launch. spectra_dtype: of filter spectra on a GPU, as in FutureFillCache. Pure arithmetic, no
+    tensor is touched. Raises ValueError or
     TypeError for arguments out of range, and ValueError, with the bytes needed and with what would
     fit, when no plan fits the memory of a GPU.
     """
@@ -52,7 +56,10 @@ def make_plan(
     check_dtype(dtype)
     info = DeviceInfo.of(device)
     itemsize = 8 if dtype == torch.float64 else 4  # of the state
-    stream = Stream(length, min(taps, length), channels, batch_size, layers, groups, itemsize)
+    stream = Stream(
+        length, min(taps, length), channels, batch_size, layers, groups, itemsize,
+        check_spectra_dtype(spectra_dtype, dtype).itemsize, gpu_cost.largest_fused(impl),
+    )  # fmt: skip
     if objective == "latency":
         if info.kind == "cuda":
             return gpu_latency_plan(stream, info)

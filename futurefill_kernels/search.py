@@ -12,7 +12,8 @@ from functools import cache
 class Stream:
     """What is streamed: ``batch_size`` rows of ``channels`` through ``groups`` filters a layer.
 
-    itemsize: bytes of a state entry, 4 or 8.
+    itemsize: bytes of a state entry, 4 or 8; spectra_itemsize: of half a complex entry of a filter
+    spectrum on a GPU. largest_fused: largest transform of a GPU fill that is one launch.
     """
 
     length: int
@@ -22,6 +23,8 @@ class Stream:
     layers: int
     groups: int
     itemsize: int = 4
+    spectra_itemsize: int = 4
+    largest_fused: int = 2048
 
     @property
     def rows_per_filter(self) -> float:

@@ -112,20 +112,22 @@ def state_nbytes(
     layers: int,
     batch_size: int,
     itemsize: int = 4,
+    spectra_itemsize: int | None = None,
     skip: bool = False,
 ) -> int:
     """Bytes that ``allocate`` takes, before anything is allocated.
 
-    Holds for implementations whose prepared filters are the plan's spectra.
+    Holds for implementations whose prepared filters are the plan's spectra. spectra_itemsize: of
+    half a complex entry of them, default ``itemsize``.
     """
     channels = layout.tiles * layout.lanes
     filters = layout.filter_tiles * layout.filter_lanes
     per_row = channels * (layout.slots + plan.length + 2 * plan.kept_rows)
-    per_filter = filters * (plan.base + 2 * plan.spectra_rows)
-    values = layers * (batch_size * per_row + per_filter + (channels if skip else 0))
+    spectra = layers * filters * 2 * plan.spectra_rows * (spectra_itemsize or itemsize)
+    values = layers * (batch_size * per_row + filters * plan.base + (channels if skip else 0))
     values += batch_size * layout.side_by_side * plan.work_rows * 2 * layout.lanes
     tables = 48 * len(plan.levels) + 72 * len(plan.slack_levels)
-    return values * itemsize + 8 * batch_size + tables
+    return values * itemsize + spectra + 8 * batch_size + tables
 
 
 def to_tiles(x: Tensor, layout: Layout) -> Tensor:
@@ -180,11 +182,15 @@ def allocate(
     filters: Sequence[Tensor],
     batch_size: int,
     skip: Tensor | None,
+    spectra_dtype: torch.dtype | None = None,
 ) -> StreamState:
-    """A stream at position 0. filters: per layer (G, L) of the state's dtype and device."""
+    """A stream at position 0. filters: per layer (G, L) of the state's dtype and device.
+
+    spectra_dtype: of the prepared filters, default the state's.
+    """
     dtype, device = filters[0].dtype, filters[0].device
     expand = layout.groups // filters[0].shape[0]
-    rows = [h.repeat_interleave(expand, dim=0) for h in filters]
+    rows = [h if expand == 1 else h.repeat_interleave(expand, dim=0) for h in filters]
     front = (len(filters), batch_size, layout.tiles)
     kept = sum(level.kept * level.transform for level in plan.levels)
     if skip is not None:
@@ -207,7 +213,9 @@ def allocate(
         prompt_fill=torch.zeros(*front, plan.length, layout.lanes, dtype=dtype, device=device),
         positions=torch.zeros(batch_size, dtype=torch.int64, device=device),
         taps=torch.stack([tile_filters(short_range_taps(h, plan, dtype), layout) for h in rows]),
-        spectra=_stack(len(rows), (make_spectra(h, plan, layout, dtype) for h in rows), device),
+        spectra=_stack(
+            len(rows), (make_spectra(h, plan, layout, spectra_dtype or dtype) for h in rows), device
+        ),
         skip=skip,
         levels=torch.tensor(levels, dtype=torch.int64).reshape(len(levels), 6),
         slack_levels=torch.tensor(slack_levels, dtype=torch.int64).reshape(len(slack_levels), 9),

@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from .checks import names
 from .device import DeviceInfo
 from .gpu_layout import CHANNEL_UNIT, share_channels
 from .gpu_layout import make_layout as make_layout
@@ -22,6 +23,7 @@ from .state import Step, StreamState
 
 name = "triton"
 fuses_fill = False
+spectra_dtypes = (torch.bfloat16,)
 
 SMALLEST_CAPABILITY = (8, 0)
 
@@ -89,7 +91,8 @@ def _check_state(positions: Tensor, rows: Tensor | None, **state: Tensor | None)
         if x is None:
             continue
         _expect(x.device == positions.device, label, f"on {positions.device}", x.device)
-        _expect(x.dtype == torch.float32, label, "of dtype float32", x.dtype)
+        dtypes = (torch.float32, *(spectra_dtypes if label == "spectra" else ()))
+        _expect(x.dtype in dtypes, label, f"of dtype {names(dtypes)}", x.dtype)
         _expect(x.is_contiguous(), label, "contiguous", f"strides {x.stride()}")
         _expect(x.shape[-1] % 32 == 0, label, "with channels padded to 32", tuple(x.shape))
     for label, x in (("positions", positions), ("rows", rows)):

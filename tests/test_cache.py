@@ -458,3 +458,17 @@ def test_state_of_a_plan_with_slack(impl):
     cache = FutureFillCache(torch.randn(24, 200), 2, 200, plan=plan, impl=impl)
     if impl != "reference":
         assert cache.nbytes == state_nbytes(plan, cache._state.layout, layers=1, batch_size=2)
+
+
+def test_spectra_in_other_dtypes_are_refused_where_there_are_none():
+    h = torch.randn(4, 8)
+    with pytest.raises(RuntimeError, match="reference keeps no filter spectra in bfloat16"):
+        ff.FutureFillCache(h, 1, 8, spectra_dtype=torch.bfloat16)
+    for impl in ("cpu", "reference"):
+        with pytest.raises(RuntimeError, match=f"{impl}.*keeps no filter spectra in bfloat16"):
+            ff.FutureFillCache(h, 1, 8, impl=impl, spectra_dtype=torch.bfloat16)
+    for dtype in (torch.float16, torch.float64):
+        with pytest.raises(TypeError, match="expected spectra_dtype to be None, float32, bfloat16"):
+            ff.FutureFillCache(h, 1, 8, spectra_dtype=dtype)
+    assert ff.FutureFillCache(h, 1, 8, spectra_dtype=torch.float32).nbytes
+    assert ff.FutureFillCache(h.double(), 1, 8, spectra_dtype=torch.float64).nbytes

@@ -158,6 +158,81 @@ def test_refusals():
         ff.FutureFillCache(torch.ones(2, 4), 1, 4, fill_stream=object())
 
 
+class SideStreams:
+    """Stand-ins for CUDA streams that record who waits and what was launched on which."""
+
+    def __init__(self, monkeypatch, launches):
+        self.calls: list[object] = []
+        self.side, self.main = self.Stream("side", self.calls), self.Stream("main", self.calls)
+        monkeypatch.setattr(torch.cuda, "stream", self.on)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: self.main)
+        self.kept: list[torch.Tensor] = []  # tensors whose memory waits for the side stream
+        monkeypatch.setattr(
+            torch.Tensor, "record_stream", lambda x, stream: self.kept.append(x), raising=False
+        )
+        self._launches = launches
+
+    class Stream:
+        def __init__(self, name, calls):
+            self.name, self.calls = name, calls
+
+        def wait_stream(self, other):
+            self.calls.append(f"{self.name} waits for {other.name}")
+
+    @contextlib.contextmanager
+    def on(self, stream):
+        before = len(self._launches)
+        yield
+        self.calls.append((stream.name, self._launches[before:]))
+
+
+def test_decode_passes_a_side_stream_on(launches, monkeypatch):
+    """Of a model and of filters: every fill runs on it, and what follows a fill waits for it."""
+    streams = SideStreams(monkeypatch, launches)
+    made: list[ff.FutureFillCache] = []
+    init = ff.FutureFillCache.__init__
+
+    def on_the_side(self, *args, fill_stream=None, **options):
+        assert fill_stream is streams.side
+        init(self, *args, **options)
+        self._fill_stream = fill_stream  # the check wants a CUDA device
+        self._keep_for_fills()
+        made.append(self)
+
+    plan = ff.Plan(9, (2, 4))
+    model, ids = small_model(layers=2), torch.tensor([[1, 2, 3]])
+    h, prompt = torch.randn(3, 9), torch.randn(1, 3, 4)
+    expected = [ff.decode(m, p, 9, plan=plan) for m, p in ((model, ids), (h, prompt))]
+    monkeypatch.setattr(ff.FutureFillCache, "__init__", on_the_side)
+    for (m, p), result in zip(((model, ids), (h, prompt)), expected, strict=True):
+        streams.calls.clear()
+        got = ff.decode(m, p, 9, plan=plan, impl="recorder", fill_stream=streams.side)
+        torch.testing.assert_close(got, result)
+        fill = ["side waits for main", ("side", [("fill", 2)]), "main waits for side"]
+        wide = ["side waits for main", ("side", [("fill", 4)]), "main waits for side"]
+        # 8 steps: nothing follows the last one's fill, the state's memory waits for it
+        assert streams.calls == [*fill, *wide, *fill, *wide[:2]]
+    assert len(made) == 2
+    for cache in made:
+        assert any(x is cache._state.ring for x in streams.kept)
+
+
+def test_side_streams_of_some_rows_and_of_clones(launches, monkeypatch):
+    """A clone waits for a fill that is under way; the rows of a fill outlive it."""
+    streams = SideStreams(monkeypatch, launches)
+    cache = ff.FutureFillCache(torch.randn(3, 8), 2, 8, plan=ff.Plan(8, (2, 4)), impl="recorder")
+    cache._fill_stream = streams.side
+    for _ in range(2):
+        cache.step(torch.randn(1, 3), rows=[1])
+    assert [x.tolist() for x in streams.kept] == [[1]]
+    streams.calls.clear()
+    other = cache.clone()
+    assert streams.calls == ["main waits for side"]
+    assert any(x is other._state.ring for x in streams.kept)
+    u = torch.randn(1, 3)
+    assert torch.equal(cache.step(u, rows=[1]), other.step(u, rows=[1]))
+
+
 def test_fills_on_a_side_stream_are_joined(launches, monkeypatch):
     """The side stream waits for the step, and the next step for the side stream."""
     calls: list[str] = []

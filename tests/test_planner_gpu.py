@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -82,13 +83,16 @@ def test_the_choice_beats_the_papers_plans(device):
     assert all(chosen <= gpu_cost.plan_seconds(stream, info, plan) for plan in others)
 
 
-@pytest.mark.parametrize(("groups", "batch"), [(40, 1), (8, 3)])
-def test_needed_bytes_are_those_of_a_cache(groups, batch):
+@pytest.mark.parametrize(
+    ("groups", "batch", "spectra"),
+    [(40, 1, torch.float32), (8, 3, torch.float32), (40, 1, torch.bfloat16)],
+)
+def test_needed_bytes_are_those_of_a_cache(groups, batch, spectra):
     plan = Plan(500, (16, 64, 128))
-    stream = Stream(500, 500, 40, batch, 2, groups)
+    stream = Stream(500, 500, 40, batch, 2, groups, spectra_itemsize=spectra.itemsize)
     filters = [torch.randn(groups, 500) for _ in range(2)]
     layout = make_layout(40, groups, torch.float32, plan)
-    state = allocate(plan, layout, make_spectra, filters, batch, None)
+    state = allocate(plan, layout, make_spectra, filters, batch, None, spectra)
     expected = state.nbytes + sum(h.nbytes for h in filters)
     assert gpu_cost.needed_nbytes(stream, plan) == expected
 
@@ -102,7 +106,10 @@ def test_refusal_names_bytes_and_what_fits():
     leanest = gpu_cost.leanest_plan(stream, info)
     assert f"{gpu_cost.needed_nbytes(stream, leanest)} bytes" in message
     assert str(info.memory_bytes) in message
-    length = int(message.split("length = ")[-1].split(";")[0])
+    assert "any block sizes" in message
+    length, nbytes = map(int, re.findall(r" length = (\d+) \((\d+) bytes\)", message)[0])
+    fitting = Stream(length, length, 4096, 2, 2, 4096)
+    assert nbytes == gpu_cost.needed_nbytes(fitting, gpu_cost.leanest_plan(fitting, info))
     make_plan(length, 4096, batch_size=2, layers=2, device=info)
     with pytest.raises(ValueError, match="needs at least"):
         make_plan(2 * length, 4096, batch_size=2, layers=2, device=info)
@@ -115,6 +122,49 @@ def test_grouped_filters_are_proposed_and_fit():
     plan = make_plan(1 << 20, 4096, groups=2048, device=info)
     stream = Stream(1 << 20, 1 << 20, 4096, 1, 1, 2048)
     assert gpu_cost.needed_nbytes(stream, plan) <= gpu_cost.MEMORY_SHARE * info.memory_bytes
+
+
+def test_bfloat16_spectra_are_proposed_and_fit():
+    info = DeviceInfo.named("h100")
+    with pytest.raises(ValueError, match="needs at least") as caught:
+        make_plan(1 << 20, 4096, device=info)
+    ((nbytes, impl),) = re.findall(
+        r"fits: spectra_dtype = torch.bfloat16 \((\d+) bytes, impl='(\w+)'\)", str(caught.value)
+    )
+    plan = make_plan(1 << 20, 4096, device=info, impl=impl, spectra_dtype=torch.bfloat16)
+    stream = Stream(1 << 20, 1 << 20, 4096, 1, 1, 4096, spectra_itemsize=2)
+    least = gpu_cost.needed_nbytes(stream, gpu_cost.leanest_plan(stream, info))
+    assert int(nbytes) == least <= gpu_cost.needed_nbytes(stream, plan)
+    assert gpu_cost.needed_nbytes(stream, plan) <= gpu_cost.usable_bytes(info)
+    with pytest.raises(ValueError, match="needs at least") as caught:
+        make_plan(1 << 22, 4096, device=info, spectra_dtype=torch.bfloat16)
+    assert "spectra_dtype" not in str(caught.value)
+
+
+def test_bytes_of_bfloat16_spectra():
+    full, half = (Stream(4096, 4096, 64, 1, 3, 64, spectra_itemsize=size) for size in (4, 2))
+    assert gpu_cost.fill_bytes(full, 256, 1, False) == 3 * 64 * 256 * 20
+    assert gpu_cost.fill_bytes(half, 256, 1, False) == 3 * 64 * 256 * 16
+
+
+def test_blocks_of_one_launch_differ_between_implementations():
+    """cuda keeps radix 2 up to 8192, where triton and auto price cuFFT's launches."""
+    info = DeviceInfo.named("h100")
+    plans = {
+        impl: make_plan(65536, 1024, layers=24, device=info, impl=impl)
+        for impl in ("auto", "triton", "cuda")
+    }
+    assert plans["auto"] == plans["triton"]
+    assert blocks_text(plans["triton"].block_sizes) == "16 .. 2048, 16384"
+    assert 8192 in plans["cuda"].block_sizes
+    for impl, largest in gpu_cost.LARGEST_FUSED.items():
+        stream = Stream(65536, 65536, 1024, 1, 24, 1024, largest_fused=largest)
+        below, above = (
+            gpu_cost.fill_seconds(stream, info, block, 1, False) for block in (largest, 2 * largest)
+        )
+        moved = gpu_cost.fill_bytes(stream, 2 * largest, 1, False)
+        assert above - below > 23 * gpu_cost.FFT_LAUNCHES * info.launch_seconds, impl
+        assert above > moved / info.dram_bytes_per_second
 
 
 def test_a_tight_memory_costs_time_before_it_refuses():

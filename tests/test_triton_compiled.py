@@ -49,6 +49,13 @@ def test_fill_compiles_without_spills(block, capability):
     check_resources(launch(), capability, REGISTERS.get(block, 128))
 
 
+@pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
+@pytest.mark.parametrize("block", [16, 2048])
+def test_fill_with_bfloat16_spectra_compiles_without_spills(block, capability):
+    _, _, launch = triton_counters.fill_of(FillCase(block, 32, 1, 1, 2, torch.bfloat16))
+    check_resources(launch(), capability, REGISTERS.get(block, 128))
+
+
 def step_launch(batch, channels, block, dtype, gates=True, rows=None):
     plan = Plan(2 * block, (block,))
     state, _ = triton_counters._state(plan, channels, batch, 1)
@@ -73,6 +80,9 @@ def test_every_configuration_compiles_without_spills(capability):
     limits = {f"future_fill, block {block}": limit for block, limit in REGISTERS.items()}
     for name, launch in triton_counters.shipped_launches():
         check_resources(launch, capability, limits.get(name, 128))
+    for block in BLOCKS:
+        _, _, fill = triton_counters.fill_of(FillCase(block, 32, 1, 1, 2, torch.bfloat16))
+        check_resources(fill(), capability, REGISTERS.get(block, 128))
     rows = torch.arange(4)
     for block, groups in ((3, 8), (24, 16), (100, 4), (200, 32), (400, 8), (1000, 16)):
         plan = Plan(3 * block, (block,))
@@ -139,6 +149,22 @@ def test_fill_counters_of_a_late_block(block):
     check_fill(found, block)
     assert found.traffic <= 1.06
     assert found.instructions <= INSTRUCTIONS[block] + 15 * 17
+
+
+@needs_emulator
+@pytest.mark.parametrize("block", [16, 128, 512])
+def test_fill_counters_with_bfloat16_spectra(block):
+    """Half the bytes of spectra; 8 channels take half a sector of them, the next program the other
+    half.
+    """
+    found = triton_counters.count_fill(
+        FillCase(block, 128, 1, 1, 2, torch.bfloat16), 80, checks=True
+    )
+    print(found)
+    assert 1e-5 < found.error < 2**-8
+    assert found.distinct <= 1.01
+    assert found.coalescing <= 1.5
+    assert found.instructions <= INSTRUCTIONS[block] + 10
 
 
 @needs_emulator

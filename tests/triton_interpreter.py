@@ -17,6 +17,7 @@ from conftest import TOLERANCE, relative_error
 import futurefill_kernels as ff
 from futurefill_kernels import Plan, triton_ops
 from futurefill_kernels.functional import conv_range
+from futurefill_kernels.spectra import inverse_twisted_transform, twisted_transform
 from futurefill_kernels.state import StreamState, allocate
 
 OPS = torch.ops.futurefill_kernels
@@ -24,14 +25,20 @@ IO_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def make_state(
-    plan: Plan, channels: int, batch: int, groups: int, layers: int = 1, skip: bool = True
+    plan: Plan,
+    channels: int,
+    batch: int,
+    groups: int,
+    layers: int = 1,
+    skip: bool = True,
+    spectra_dtype: torch.dtype | None = None,
 ) -> tuple[StreamState, list[torch.Tensor]]:
     """A state with random rings, and its filters (G, L) per layer."""
     assert plan.filter_length is not None
     filters = [torch.randn(groups, plan.filter_length) for _ in range(layers)]
     layout = triton_ops.make_layout(channels, groups, torch.float32, plan)
     weights = torch.randn(layers, channels) if skip else None
-    state = allocate(plan, layout, triton_ops.make_spectra, filters, batch, weights)
+    state = allocate(plan, layout, triton_ops.make_spectra, filters, batch, weights, spectra_dtype)
     state.ring[..., :channels].normal_()
     state.kept.fill_(float("nan"))
     return state, filters
@@ -153,6 +160,66 @@ def test_fill(case):
             assert relative_error(got, expected) < 4e-7
             added[layer, b, 0, p:stop, : case.channels] = 0
         assert not added.any()
+
+
+def rounded_fill(state: StreamState, u: torch.Tensor) -> torch.Tensor:
+    """Equation 3 in float64 with the state's filter spectra. u: (D, i T) -> (D, T)."""
+    level = state.plan.levels[0]
+    n, groups = level.transform, state.layout.groups
+    rows = state.spectra[0, 0, : level.n_spectra * n, :, :groups].double()
+    h = torch.complex(rows[:, 0], rows[:, 1]).view(level.n_spectra, n, groups).mT
+    h = h.repeat_interleave(len(u) // groups, dim=1)  # (K, D, n)
+    blocks = torch.nn.functional.pad(
+        u.double().unflatten(1, (-1, level.block)), (0, n - level.block)
+    )
+    x = twisted_transform(torch.complex(blocks, 0 * blocks)).flip(1)  # newest first
+    products = sum(x[:, k] * h[k] for k in range(min(x.shape[1], len(h))))
+    return n * inverse_twisted_transform(products).imag[:, : level.block]
+
+
+@pytest.mark.parametrize("block", [1, 3, 8, 16, 64, 200, 256, 512, 2048, 4096])
+def test_fill_with_bfloat16_spectra(block):
+    """Everything but the spectra is float32, and the spectra are rounded once."""
+    torch.manual_seed(block)
+    plan, channels, groups = Plan(4 * block, (block,), 3 * block), 12, 4
+    state, filters = make_state(plan, channels, 1, groups, spectra_dtype=torch.bfloat16)
+    full, _ = make_state(plan, channels, 1, groups)
+    assert state.spectra.dtype == torch.bfloat16
+    assert 2 * state.spectra.nbytes == full.spectra.nbytes
+    clean = state.ring.clone()
+    for i in (1, 2, 3):
+        p = i * block
+        state.ring.copy_(clean)
+        state.positions.fill_(p)
+        triton_ops.fill(state, plan.levels[0], None)
+        got = state.ring[0, 0, 0, p : p + block, :channels].double()
+        before = clean[0, 0, 0, :, :channels].double()
+        expected = before[p : p + block] + rounded_fill(state, before[:p].mT).mT
+        assert relative_error(got, expected) < 4e-7
+        h = filters[0].double().repeat_interleave(3, dim=0)
+        exact = before[p : p + block] + conv_range(before[None, :p].mT, h, p, p + block)[0].mT
+        assert relative_error(got, exact) < 2**-8
+        assert relative_error(got, exact) > 1e-5  # rounded it is
+
+
+def test_stream_with_bfloat16_spectra():
+    """Prefill and chunks read the filters, only fills the rounded spectra."""
+    torch.manual_seed(0)
+    plan, h = Plan(70, (4, 8, 32)), torch.randn(6, 80)
+    caches = [
+        ff.FutureFillCache(h, 2, 70, plan=plan, impl="triton", spectra_dtype=dtype)
+        for dtype in (torch.bfloat16, None)
+    ]
+    spectra = caches[1]._state.spectra.nbytes
+    assert caches[1].nbytes - caches[0].nbytes == spectra // 2
+    u = torch.randn(2, 6, 83)
+    expected = ff.causal_conv(u.double(), h.double())
+    for cache, most in zip(caches, (2**-8, 1e-6), strict=True):
+        y = [cache.prefill(u[..., :13])]
+        y += [cache.step(u[..., t])[..., None] for t in range(13, 40)]
+        y += [cache.prefill(u[..., 40:50])]
+        y += [cache.step(u[..., t])[..., None] for t in range(50, 83)]
+        assert relative_error(torch.cat(y, 2), expected) < most
 
 
 @pytest.mark.parametrize("case", range(6))

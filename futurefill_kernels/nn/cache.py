@@ -27,9 +27,9 @@ class DecodingCache:
     to be the order of the calls.
 
     model: its weights are read here, once: make a new cache after changing them. batch_size: rows
-    ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl: as in
-    `FutureFillCache`. fused: take one call per run of layers for tokens of all rows (`FusedToken`)
-    where ``not_fused`` has no reason against it.
+    ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl, fill_stream,
+    spectra_dtype: as in `FutureFillCache`. fused: take one call per run of layers for tokens of all
+    rows (`FusedToken`) where ``not_fused`` has no reason against it.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class DecodingCache:
         plan: Plan | None = None,
         impl: str = "auto",
         fused: bool = True,
+        fill_stream: torch.cuda.Stream | None = None,
+        spectra_dtype: torch.dtype | None = None,
     ) -> None:
         self._modules = [m for m in model.modules() if isinstance(m, LongFilter | ShortConv)]
         groups: dict[tuple[int, int, bool], list[LongFilter]] = {}
@@ -52,7 +54,8 @@ class DecodingCache:
             raise ValueError(f"{type(model).__name__} has no ff.nn mixers, expected at least one")
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         self._streams = [
-            _stream(filters, batch_size, max_new_tokens, plan, impl) for filters in groups.values()
+            _stream(filters, batch_size, max_new_tokens, plan, impl, fill_stream, spectra_dtype)
+            for filters in groups.values()
         ]
         self._place = {
             module: (stream, layer)
@@ -310,7 +313,13 @@ class DecodingCache:
 
 
 def _stream(
-    filters: list[LongFilter], batch_size: int, max_new_tokens: int, plan: Plan | None, impl: str
+    filters: list[LongFilter],
+    batch_size: int,
+    max_new_tokens: int,
+    plan: Plan | None,
+    impl: str,
+    fill_stream: torch.cuda.Stream | None,
+    spectra_dtype: torch.dtype | None,
 ) -> FutureFillCache:
     """One stream whose layers are filters of equal shape."""
     with torch.no_grad():
@@ -324,6 +333,8 @@ def _stream(
             skip=torch.stack(skips) if skips else None,
             plan=plan,
             impl=impl,
+            fill_stream=fill_stream,
+            spectra_dtype=spectra_dtype,
         )
 
 
@@ -335,6 +346,11 @@ def make_cache(
     plan: Plan | None = None,
     impl: str = "auto",
     fused: bool = True,
+    fill_stream: torch.cuda.Stream | None = None,
+    spectra_dtype: torch.dtype | None = None,
 ) -> DecodingCache:
     """A `DecodingCache` for ``model``; arguments as there."""
-    return DecodingCache(model, batch_size, max_new_tokens, plan=plan, impl=impl, fused=fused)
+    return DecodingCache(
+        model, batch_size, max_new_tokens, plan=plan, impl=impl, fused=fused,
+        fill_stream=fill_stream, spectra_dtype=spectra_dtype,
+    )  # fmt: skip

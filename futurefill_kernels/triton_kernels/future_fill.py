@@ -24,15 +24,15 @@ def spectrum_product(
     """
     leaf = residue * M + tl.arange(0, M)[:, None]
     filter_at = spectra + leaf.to(tl.int64) * 2 * filter_lanes + filter_row[None, :]
-    h_re = tl.load(filter_at)
-    h_im = tl.load(filter_at + filter_lanes)
+    h_re = tl.load(filter_at).to(tl.float32)
+    h_im = tl.load(filter_at + filter_lanes).to(tl.float32)
     sum_re = re * h_re - im * h_im
     sum_im = re * h_im + im * h_re
     kept_at = kept + leaf.to(tl.int64) * 2 * lanes + channel[None, :]
     for k in range(2, blocks + 1):
         filter_at += 2 * N * filter_lanes
-        h_re = tl.load(filter_at)
-        h_im = tl.load(filter_at + filter_lanes)
+        h_re = tl.load(filter_at).to(tl.float32)
+        h_im = tl.load(filter_at + filter_lanes).to(tl.float32)
         old_at = kept_at + ((n - k) % slots).to(tl.int64) * (2 * N) * lanes
         x_re = tl.load(old_at)
         x_im = tl.load(old_at + lanes)

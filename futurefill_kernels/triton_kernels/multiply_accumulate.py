@@ -47,14 +47,14 @@ def multiply_accumulate_kernel(
     filter_at += filter_row[None, :]
     kept_at = kept + ((layer * batch + row) * kept_rows + kept_offset + leaf) * 2 * lanes
     kept_at += channel[None, :]
-    h_re = tl.load(filter_at, mask=inside, other=0.0)
-    h_im = tl.load(filter_at + filter_lanes, mask=inside, other=0.0)
+    h_re = tl.load(filter_at, mask=inside, other=0.0).to(tl.float32)
+    h_im = tl.load(filter_at + filter_lanes, mask=inside, other=0.0).to(tl.float32)
     sum_re = x_re * h_re - x_im * h_im
     sum_im = x_re * h_im + x_im * h_re
     for k in range(2, blocks + 1):
         filter_at += 2 * transform.to(tl.int64) * filter_lanes
-        h_re = tl.load(filter_at, mask=inside, other=0.0)
-        h_im = tl.load(filter_at + filter_lanes, mask=inside, other=0.0)
+        h_re = tl.load(filter_at, mask=inside, other=0.0).to(tl.float32)
+        h_im = tl.load(filter_at + filter_lanes, mask=inside, other=0.0).to(tl.float32)
         old_at = kept_at + ((n - k) % slots).to(tl.int64) * 2 * transform * lanes
         k_re = tl.load(old_at, mask=inside, other=0.0)
         k_im = tl.load(old_at + lanes, mask=inside, other=0.0)
