@@ -28,16 +28,20 @@ from .cuda_harness import (
     make_state,
     memories,
     run_fill,
+    run_products,
     run_step,
     step_config,
 )
-from .gpu_cases import FillCase, StepCase
+from .gpu_cases import FillCase, ProductCase, StepCase
 from .gpu_counts import Counters, Resources, counters
+from .product_counters import count_products, plan_of
 
 FILL_BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 MORE_FILL_CASES = (FillCase(4096, 1024, 1, 1, 2), FillCase(8192, 1024, 1, 1, 2))
 #: architecture -> shared memory of an SM, an index into MEMORIES
 MEMORY = {80: 1, 86: 0, 89: 0, 90: 2, 100: 2, 120: 0}
+#: name of the kernel between the transforms of torch.fft
+PRODUCTS = "spectrum_products"
 Row = dict[str, Any]
 
 
@@ -51,6 +55,19 @@ def count_step(case: StepCase, capability: int = 80, checks: bool = False) -> Co
     """Counters of one step at ``case.position`` in every row."""
     found, _ = _run_step(case, capability, checks)
     return found
+
+
+def count_product(case: ProductCase, capability: int = 80, checks: bool = False) -> Counters:
+    """Counters of the products of firing ``case.index`` after the ones before it."""
+    plan = plan_of(case)
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(case.channels, plan.length, generator=generator)
+
+    def run(*arguments: Any) -> Any:
+        return run_products(*arguments, 0, 0, arch=f"sm_{capability}", checks=checks)
+
+    registers = max(row["registers"] for row in resources("spectrum_products.cu"))
+    return count_products(case, make_state([h], plan, case.batch), run, lambda _: registers)
 
 
 def _run_fill(case: FillCase, memory: int, capability: int, checks: bool) -> tuple[Counters, Any]:
@@ -161,7 +178,7 @@ def step_row(channels: int, batch: int, taps: int = 64, dtype: torch.dtype = tor
     }
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def resources(source: str) -> list[Row]:
     """Registers and spilled bytes of every kernel of a file on every architecture, from ptxas."""
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in MEMORY]
@@ -217,3 +234,6 @@ def resource_rows() -> Iterator[tuple[str, int, Resources]]:
         _, threads = step_config(rows, 1024, 64)
         used = Resources(most["registers"], most["shared"], most["spilled"], threads // 32)
         yield f"short_range_step, T_0=64, {rows} rows a block", 80, used
+    products = resources("spectrum_products.cu")
+    most = {name: max(r[name] for r in products) for name in ("registers", "spilled")}
+    yield "spectrum_products", 80, Resources(most["registers"], 0, most["spilled"], 8)

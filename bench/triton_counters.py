@@ -10,14 +10,25 @@ import torch
 
 from futurefill_kernels import DeviceInfo, Plan, triton_ops
 from futurefill_kernels.functional import conv_range
+from futurefill_kernels.plan import Level
 from futurefill_kernels.state import StreamState, allocate
 from futurefill_kernels.triton_kernels.config import fill_config
-from futurefill_kernels.triton_kernels.launch import FillLevel, Launch, fill_launch, step_launch
+from futurefill_kernels.triton_kernels.launch import (
+    FillLevel,
+    Launch,
+    fill_launch,
+    multiply_launch,
+    step_launch,
+)
 
 from . import emulator
-from .gpu_cases import FillCase, StepCase
+from .gpu_cases import FillCase, ProductCase, StepCase
 from .gpu_counts import Counters, Resources, counters
+from .product_counters import count_products, plan_of
 from .triton_compile import CAPABILITIES, resources
+
+#: name of the kernel between the transforms of torch.fft
+PRODUCTS = "multiply_accumulate"
 
 
 def _state(
@@ -45,14 +56,19 @@ def _emulate(launch: Launch, capability: int, checks: bool) -> Any:
     )  # fmt: skip
 
 
+def _numbers(plan: Plan) -> FillLevel:
+    """Of the plan's only level."""
+    level = plan.levels[0]
+    return FillLevel(
+        plan.length, level.block, level.transform, level.radix, level.n_spectra, level.kept, 0, 0
+    )
+
+
 def fill_of(case: FillCase) -> tuple[StreamState, torch.Tensor, Callable[[], Launch]]:
     """State, filters (D, L), and the launch at the state's positions."""
     plan = Plan(case.block * case.radix, (case.block,))
     state, h = _state(plan, case.channels, case.batch, 1, case.spectra_dtype)
-    level = plan.levels[0]
-    numbers = FillLevel(
-        plan.length, level.block, level.transform, level.radix, level.n_spectra, level.kept, 0, 0
-    )
+    numbers, level = _numbers(plan), plan.levels[0]
     config = fill_config(level.transform, DeviceInfo.named("a100"))
     assert config is not None
 
@@ -82,6 +98,23 @@ def count_fill(case: FillCase, capability: int = 80, checks: bool = False) -> Co
         stats, got, expected, case.compulsory, case.nominal_flops,
         stats.total_thread_insts / (case.block * case.channels * case.batch), stats.registers,
     )  # fmt: skip
+
+
+def products_of(state: StreamState, values: torch.Tensor, rows: torch.Tensor) -> Launch:
+    """Products of the first layer's spectra values (R, n, D, 2)."""
+    return multiply_launch(
+        values, state.kept, state.spectra, state.positions, rows, _numbers(state.plan), 0, 0, 1
+    )
+
+
+def count_product(case: ProductCase, capability: int = 80, checks: bool = False) -> Counters:
+    """Counters of the products of firing ``case.index`` after the ones before it."""
+    state, _ = _state(plan_of(case), case.channels, case.batch, 1)
+
+    def run(state: StreamState, level: Level, values: torch.Tensor, rows: torch.Tensor) -> Any:
+        return _emulate(products_of(state, values, rows), capability, checks)
+
+    return count_products(case, state, run, lambda stats: stats.registers)
 
 
 def count_step(case: StepCase, capability: int = 80, checks: bool = False) -> Counters:
@@ -115,6 +148,9 @@ def shipped_launches() -> Iterator[tuple[str, Launch]]:
     for block in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048):
         _, _, launch = fill_of(FillCase(block, 32, 1, 1, 2))
         yield f"future_fill, block {block}", launch()
+    state, _ = _state(Plan(2 * 4096, (4096,)), 32, 1, 1)
+    values = torch.zeros(1, 4096, 32, 2)
+    yield "multiply_accumulate", products_of(state, values, torch.arange(1))
     info = DeviceInfo.named("a100")
     for batch, channels, block, dtype in (
         (1, 1024, 16, torch.float32), (1, 1024, 64, torch.float32), (1, 1024, 64, torch.bfloat16),

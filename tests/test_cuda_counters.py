@@ -7,6 +7,7 @@ import torch
 
 from bench import cuda_counters
 from bench.cuda_harness import MEMORIES, fill_config, memories, unavailable_reason
+from bench.gpu_cases import ProductCase
 
 pytestmark = pytest.mark.skipif(
     unavailable_reason() is not None, reason=f"no CUDA emulation: {unavailable_reason()}"
@@ -59,6 +60,28 @@ def test_step(channels, batch, dtype, limit):
     assert row["blocks"] >= 120
 
 
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("case", "traffic", "instructions"),
+    [
+        (ProductCase(512, 256, 1, 1, 2), 1.09, 121),
+        (ProductCase(512, 64, 1, 6, 8), 1.02, 299),
+        # three rows read one row's filters
+        (ProductCase(300, 100, 3, 2, 4), 1.39, 198),
+    ],
+    ids=str,
+)
+def test_products(case, traffic, instructions, capability):
+    found = cuda_counters.count_product(case, capability, checks=True)
+    print(found)
+    assert found.error <= 1e-7
+    assert found.coalescing == 1
+    assert found.distinct <= 1.0002
+    assert found.operations == 1
+    assert found.traffic <= traffic
+    assert found.instructions <= instructions
+
+
 @pytest.mark.slow
 def test_registers_and_spills():
     """On six architectures; a minute and a half of ptxas."""
@@ -68,6 +91,9 @@ def test_registers_and_spills():
         assert row["spilled"] <= (0 if block <= 1024 else 48), (block, memory)
         warps = config.threads // 32 * (65536 // (row["registers"] * config.threads))
         assert warps >= (12 if block in (32, 512) else 16), (block, memory)
+    for row in cuda_counters.resources("spectrum_products.cu"):
+        assert row["spilled"] == 0
+        assert row["registers"] <= 80
     for row in cuda_counters.resources("short_range_step.cu"):
         assert row["spilled"] == 0
         if "Li1E" in row["kernel"]:

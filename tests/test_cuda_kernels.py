@@ -235,6 +235,7 @@ def test_fill_at_other_positions_changes_nothing(position, run):
         (48, 16, 2, 150),
         (1000, 1000, 1, 32),
         (1000, 250, 9, 16),
+        (40, 40, 9, 100),
     ],
 )
 @pytest.mark.parametrize("arch", ARCHS)

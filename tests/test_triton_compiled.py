@@ -14,7 +14,7 @@ from conftest import TOLERANCE, relative_error
 
 import futurefill_kernels as ff
 from bench import emulator
-from bench.gpu_cases import BLOCKS, FillCase, StepCase
+from bench.gpu_cases import BLOCKS, FillCase, ProductCase, StepCase
 from futurefill_kernels import DeviceInfo, Plan, triton_ops
 
 if importlib.util.find_spec("triton") is None:
@@ -210,6 +210,30 @@ def test_step_counters_of_other_inputs(channels, dtype):
     assert found.instructions <= 295
 
 
+@needs_emulator
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("case", "distinct", "traffic", "instructions"),
+    [
+        (ProductCase(512, 256, 1, 1, 2), 1.002, 1.07, 64),
+        (ProductCase(512, 64, 1, 6, 8), 1.002, 1.02, 149),
+        # at the end of the width whole sectors are read; three rows read one row's filters
+        (ProductCase(300, 100, 3, 2, 4), 1.025, 1.38, 110),
+    ],
+    ids=str,
+)
+def test_product_counters(case, distinct, traffic, instructions, capability):
+    found = triton_counters.count_product(case, capability, checks=True)
+    print(found)
+    assert found.error <= 1e-7
+    assert found.coalescing == 1
+    assert found.conflicts == 1
+    assert found.distinct <= distinct
+    assert found.traffic <= traffic
+    assert found.instructions <= instructions
+    assert found.registers <= 64
+
+
 @pytest.fixture(params=[80, 90])
 def emulated(request, monkeypatch):
     """impl="triton" on CPU tensors, its launches compiled and run in the emulator."""
@@ -237,6 +261,7 @@ def emulated(request, monkeypatch):
         (Plan(64, (3, 6, 24)), 7, 7, 2, torch.bfloat16),
         (Plan(40, (1, 2, 4, 8)), 1, 1, 1, torch.float32),
         (Plan(150, (64,)), 40, 2, 5, torch.float16),
+        (Plan(230, (100,)), 12, 4, 7, torch.float32),
         (Plan(90, (2, 8, 32), slack_from=8), 70, 70, 2, torch.float32),
     ],
     ids=str,
@@ -284,12 +309,13 @@ def test_a_level_through_fft_in_the_emulator(emulated):
 
 
 @needs_emulator
-def test_a_level_through_fft_leaves_other_rows_alone(emulated, monkeypatch):
+@pytest.mark.parametrize("groups", [33, 11])
+def test_a_level_through_fft_leaves_other_rows_alone(groups, emulated, monkeypatch):
     """Rows listed in any order, padding, and rows whose block is not finished yet."""
     monkeypatch.setattr("futurefill_kernels.triton_kernels.config.fill_config", lambda *_: None)
     plan = Plan(24 * 4, (24,))
     torch.manual_seed(0)
-    h = torch.randn(33, plan.filter_length)
+    h = torch.randn(groups, plan.filter_length)
     caches = [
         ff.FutureFillCache(h, 4, plan.length, channels=33, plan=plan, impl=impl)
         for impl in ("triton", "reference")

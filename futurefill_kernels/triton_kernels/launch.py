@@ -157,7 +157,7 @@ def multiply_launch(
         level.extra, first_channel, width, n, level.block, kept.shape[5], spectra.shape[4],
         kept.shape[3], level.kept_offset, spectra.shape[2], level.spectra_offset,
     )  # fmt: skip
-    constants = {"LEAVES": _LEAVES, "C": _MULTIPLY_CHANNELS}
+    constants = {"GROUPED": per_group > 1, "LEAVES": _LEAVES, "C": _MULTIPLY_CHANNELS}
     options = {"num_warps": 8, "enable_fp_fusion": True}
     return Launch(multiply_accumulate_kernel, grid, arguments, constants, options)
 

@@ -14,7 +14,7 @@ def multiply_accumulate_kernel(
     batch, layer, radix, n_spectra, slots, per_group,
     extra, first_channel, width, transform, block,
     lanes, filter_lanes, kept_rows, kept_offset, spectra_rows, spectra_offset,
-    LEAVES: tl.constexpr, C: tl.constexpr,
+    GROUPED: tl.constexpr, LEAVES: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Grid: (width / C, rows, transform / LEAVES).
 
@@ -24,7 +24,7 @@ def multiply_accumulate_kernel(
     """
     local = tl.program_id(0) * C + tl.arange(0, C)
     channel = first_channel + local
-    filter_row = channel // per_group
+    filter_row = channel // per_group if GROUPED else channel
     row = tl.load(rows + tl.program_id(1))
     if row < 0:
         return
@@ -33,13 +33,14 @@ def multiply_accumulate_kernel(
     blocks = tl.minimum(n - start, n_spectra)
     start += tl.where(n + 1 - extra == start + radix, radix, 0)
     leaf = tl.program_id(2) * LEAVES + tl.arange(0, LEAVES)
-    inside = (leaf < transform)[:, None] & (local < width)[None, :]
+    # of padded spectra whole sectors: bounds inside a vector would split accesses
+    inside = (leaf < transform)[:, None] & (local // 8 < (width + 7) // 8)[None, :]
     natural = tl.load(order + leaf, mask=leaf < transform, other=0)
-    value = values + 2 * (
-        (tl.program_id(1).to(tl.int64) * transform + natural[:, None]) * width + local[None, :]
-    )
-    x_re = tl.load(value, mask=inside, other=0.0)
-    x_im = tl.load(value + 1, mask=inside, other=0.0)
+    # [LEAVES, C, 2]
+    value = (tl.program_id(1).to(tl.int64) * transform + natural[:, None]) * width + local[None, :]
+    value = values + 2 * value[:, :, None] + tl.arange(0, 2)[None, None, :]
+    held = ((leaf < transform)[:, None] & (local < width)[None, :])[:, :, None]
+    x_re, x_im = tl.split(tl.load(value, mask=held, other=0.0))
 
     layer = layer.to(tl.int64)
     leaf = leaf.to(tl.int64)[:, None]
@@ -65,5 +66,4 @@ def multiply_accumulate_kernel(
         new_at = kept_at + ((n - 1) % slots).to(tl.int64) * 2 * transform * lanes
         tl.store(new_at, x_re, mask=inside)
         tl.store(new_at + lanes, x_im, mask=inside)
-    tl.store(value, sum_re, mask=inside)
-    tl.store(value + 1, sum_im, mask=inside)
+    tl.store(value, tl.join(sum_re, sum_im), mask=held)
