@@ -25,6 +25,7 @@ BENCHES = {
     "fill": ("fill", "one future fill of every block size, beside torch.fft"),
     "prefill": ("prefill", "a prompt into a cache, beside torch.fft"),
     "decode": ("decode", "tokens per second of the shipped model"),
+    "token": ("token", "where a token of the shipped model goes"),
     "batch": ("batch", "whole generations of 1 to 64 rows"),
     "crossover": ("crossover", "exact decoding against recurrences by state size"),
     "accuracy": ("accuracy", "error over position, and bits per byte with less kept"),
