@@ -14,6 +14,10 @@ LARGEST_TREE = 256
 STEP_CHANNELS = 8
 #: Taps of a step in registers at once.
 STEP_TAPS = 64
+#: Of them, those that the lanes of a warp share, with one vector of four channels per lane.
+STEP_SHARED = 16
+#: Sectors, so warps, of a program for a single row.
+STEP_SECTORS = 8
 #: Rows that share one load of the taps; 8 would need more than 96 registers.
 STEP_ROWS = 4
 
@@ -65,17 +69,22 @@ def _power_of_two(n: int) -> int:
 
 
 def step_config(block: int, channels: int, rows: int, info: DeviceInfo) -> StepConfig:
-    """Programs of one warp and 8 channels; more rows per program while all SMs stay busy.
+    """A warp per 8 channels; more rows per program while all SMs stay busy.
 
     block: ``T_0``. rows: R of this step. Several rows read the taps once.
     """
+    tile = min(_power_of_two(block), STEP_TAPS)
+    if rows == 1:
+        # Fewer programs read and count the position: at the start of a block of 64, programs of one
+        # warp would move 1.20 times the compulsory bytes in whole sectors, these move 1.02 times.
+        lanes = 2 * STEP_SECTORS * min(tile, STEP_SHARED)
+        return StepConfig(STEP_SECTORS * STEP_CHANNELS, 1, tile, max(1, lanes // 32))
     tiles = -(-channels // STEP_CHANNELS)
     together = min(STEP_ROWS, _power_of_two(rows))
     while together > 1 and tiles * -(-rows // together) < info.sm_count:
         together //= 2
-    # in a loop over taps the sums so far need registers of their own
-    tile = _power_of_two(block) if block <= STEP_TAPS else STEP_TAPS // 2
-    return StepConfig(STEP_CHANNELS, together, tile)
+    # four rows of 64 taps at a time take more than 96 registers
+    return StepConfig(STEP_CHANNELS, together, tile if together < STEP_ROWS else min(tile, 32))
 
 
 def fill_config(transform: int, info: DeviceInfo, ragged: bool = False) -> FillConfig | None:

@@ -5,6 +5,7 @@ The ops run them; tests compile them for other GPUs and run them where there is 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,7 +18,7 @@ from ..device import DeviceInfo
 from ..gpu_layout import CHANNEL_UNIT
 from ..plan import Level
 from ..spectra import tree_order
-from .config import FillConfig, step_config
+from .config import STEP_CHANNELS, STEP_SHARED, FillConfig, step_config
 from .future_fill import future_fill_kernel
 from .multiply_accumulate import multiply_accumulate_kernel
 from .short_range_step import short_range_step_kernel
@@ -91,7 +92,10 @@ def step_launch(
         "T": block,
         "TILE": config.tile,
         "ROWS": config.rows,
-        "C": config.channels,
+        "S": min(config.tile, STEP_SHARED),
+        "SECTORS": config.channels // STEP_CHANNELS,
+        "VECTORS": STEP_CHANNELS // 4,
+        "VECTOR": math.gcd(channels, 4),
     }
     options = {"num_warps": config.warps, "enable_fp_fusion": True}
     return Launch(short_range_step_kernel, grid, arguments, constants, options)
