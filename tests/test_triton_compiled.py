@@ -310,6 +310,26 @@ def test_a_level_through_fft_in_the_emulator(emulated):
 
 
 @needs_emulator
+@pytest.mark.parametrize("block", [24, 512])
+def test_fill_of_listed_rows_in_the_emulator(block, emulated):
+    """Padding rows read and write nothing."""
+    plan = Plan(3 * block, (block,))
+    h = torch.randn(9, plan.filter_length, generator=torch.Generator().manual_seed(0))
+    caches = [
+        ff.FutureFillCache(h, 3, plan.length, channels=9, plan=plan, impl=impl)
+        for impl in ("triton", "reference")
+    ]
+    values = torch.randn(1, 3, 1, plan.length, 9)
+    for cache, rows in zip(caches, ([2, -1, 0], [2, 0]), strict=True):
+        cache._state.ring[..., :9] = values
+        cache._state.positions.fill_(block)
+        cache._implementation.fill(cache._state, plan.levels[0], torch.tensor(rows))
+    got = caches[0]._state.ring[..., :9]
+    assert relative_error(got, caches[1]._state.ring) < 4e-7
+    assert torch.equal(got[:, 1], values[:, 1])
+
+
+@needs_emulator
 @pytest.mark.parametrize("groups", [33, 11])
 def test_a_level_through_fft_leaves_other_rows_alone(groups, emulated, monkeypatch):
     """Rows listed in any order, padding, and rows whose block is not finished yet."""

@@ -71,6 +71,9 @@ def future_fill_kernel(
     filter_row = channel // per_group if GROUPED else channel
     row = tl.program_id(1)
     row = row.to(tl.int64) if ALL_ROWS else tl.load(rows + row)
+    if not ALL_ROWS:  # noqa: SIM102, this condition is of the compiler
+        if row < 0:
+            return
     layer = tl.program_id(2).to(tl.int64)
     # blocks finished; the products reach back to block `start`
     position = tl.load(positions + row)
