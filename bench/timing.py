@@ -67,7 +67,8 @@ def measure(
     if clock != "cpu" and not cuda:
         raise RuntimeError(f"clock={clock!r} needs a CUDA device")
     prepare = before or {}
-    scratch = torch.empty(_COLD_BYTES, dtype=torch.uint8, device="cpu" if clock == "cpu" else None)
+    device = "cpu" if clock == "cpu" else "cuda"
+    scratch = torch.empty(_COLD_BYTES if cold else 0, dtype=torch.uint8, device=device)
     calls = dict(variants)
     for name, call in variants.items():
         for _ in range(warmup):

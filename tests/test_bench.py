@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import itertools
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -66,6 +69,61 @@ def test_variants_are_timed_in_turns():
     )
     assert order == list("ababab")
     assert {len(t.seconds) for t in times.values()} == {3}
+
+
+class FakeGpu:
+    """Records what the CUDA clocks ask of torch.cuda; a call takes 2 ms on its events."""
+
+    def __init__(self, monkeypatch):
+        self.log = log = []
+        ticks = itertools.count()
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.at = next(ticks)
+                log.append("record")
+
+            def synchronize(self):
+                log.append("synchronize")
+
+            def elapsed_time(self, other):
+                assert other.at == self.at + 1
+                return 2.0  # milliseconds
+
+        class Graph:
+            def replay(self):
+                log.append("replay")
+
+        @contextlib.contextmanager
+        def capture(graph):
+            log.append("capture")
+            yield
+            log.append("captured")
+
+        empty = torch.empty
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(torch.cuda, "graph", capture)
+        monkeypatch.setattr(torch, "empty", lambda *a, device, **k: log.append(device) or empty(*a))
+
+
+def test_cuda_clocks_with_a_stand_in(monkeypatch):
+    """Events around every call, or around the replay of what was captured once."""
+    gpu = FakeGpu(monkeypatch)
+    call = partial(gpu.log.append, "call")
+    times = timing.measure({"a": call}, repeats=2, clock="auto")
+    timed = ["record", "call", "record", "synchronize"]
+    assert gpu.log == ["cuda", "call", *timed, *timed]
+    assert times["a"].seconds == (2e-3, 2e-3)
+    gpu.log.clear()
+    times = timing.measure({"a": call}, repeats=1, clock="graph")
+    assert gpu.log[:4] == ["cuda", "call", "capture", "call"]
+    assert gpu.log[4:] == ["captured", "record", "replay", "record", "synchronize"]
+    assert times["a"].p50 == 2e-3
 
 
 @pytest.mark.parametrize("clock", ["sundial", "graph"])
