@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import futurefill_kernels as ff
-from futurefill_kernels import _extension
+from futurefill_kernels import Plan, _extension
 from futurefill_kernels.nn import LanguageModel, LanguageModelConfig, make_cache
 
 pytestmark = pytest.mark.skipif(
@@ -67,7 +67,8 @@ def test_fused_with_threads():
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append(logits_of(model, make_cache(model, 8, 39), ids, 1))
+            cache = make_cache(model, 8, 39, plan=Plan(39, (8, 16)))
+            found.append(logits_of(model, cache, ids, 1))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1])
