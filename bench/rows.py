@@ -156,7 +156,7 @@ class Report:
         if tokens is not None:
             row.tokens_per_s = tokens / times.p50
         if moved is not None or flops is not None:
-            row.roof_bytes_per_s, row.roof_flops = machine.roofs(self.threads)
+            row.roof_bytes_per_s, row.roof_flops = machine.roofs(int(row.threads))
             row.bytes = "" if moved is None else moved
             row.flops = "" if flops is None else flops
             least = max((moved or 0) / row.roof_bytes_per_s, (flops or 0) / row.roof_flops)
