@@ -22,6 +22,8 @@ if importlib.util.find_spec("triton") is None:
 if "TRITON_INTERPRET" in os.environ:
     pytest.skip("TRITON_INTERPRET is set: nothing is compiled", allow_module_level=True)
 
+import triton
+
 from bench import triton_compile, triton_counters
 from futurefill_kernels.triton_kernels import launch as launches
 from futurefill_kernels.triton_kernels.config import fill_config
@@ -31,6 +33,10 @@ needs_emulator = pytest.mark.skipif(
 )
 DEVICES = {80: "a100", 90: "h100", 100: "b200", 120: "rtx4090"}
 REGISTERS = {512: 160, 1024: 200, 2048: 255}
+# Triton 3.8 takes 102 on sm_80 for four rows, 3.9 at most 96 everywhere; with programs of one warp
+# both leave room for 19 or more programs per SM, and a cap would spill.
+TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2])
+STEP_REGISTERS = 96 if TRITON >= (3, 9) else 104
 
 
 def check_resources(launch, capability: int, registers: int) -> None:
@@ -70,7 +76,9 @@ def step_launch(batch, channels, block, dtype, gates=True, rows=None):
 @pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
 @pytest.mark.parametrize("batch", [1, 8])
 def test_step_compiles_without_spills(batch, capability):
-    check_resources(step_launch(batch, 1024, 64, torch.float32, gates=False), capability, 96)
+    check_resources(
+        step_launch(batch, 1024, 64, torch.float32, gates=False), capability, STEP_REGISTERS
+    )
 
 
 @pytest.mark.slow
