@@ -55,7 +55,7 @@ def test_step_configuration(device, block, channels, rows, expected):
     [
         (1, FillConfig(1, 32, 1, 128)),
         (8, FillConfig(1, 32, 1, 128)),
-        (16, FillConfig(1, 8, 1, 128)),
+        (16, FillConfig(1, 16, 1, 128)),
         (32, FillConfig(1, 8, 1, 128)),
         (64, FillConfig(1, 8, 2, 128)),
         (128, FillConfig(1, 8, 4, 128)),

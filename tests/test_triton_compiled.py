@@ -120,22 +120,26 @@ def test_every_configuration_compiles_without_spills(capability):
             check_resources(step_launch(batch, channels, block, dtype, rows=some), capability, 128)
 
 
-# Limits a little above what was counted. The traffic is that of sectors without any cache: 5/3 of
-# the filter spectra's and, from 128 on, of the twiddles' comes from there at B=8.
-TRAFFIC = {16: 1.32, 32: 1.29, 64: 1.39, 128: 1.41, 256: 1.44, 512: 1.46, 1024: 1.46, 2048: 1.48}
-BATCH_TRAFFIC = {128: 2.17, 256: 2.21, 512: 2.24, 1024: 2.24, 2048: 2.28}
-INSTRUCTIONS = {16: 136, 32: 121, 64: 141, 128: 160, 256: 179, 512: 185, 1024: 193, 2048: 220}
-OPERATIONS = {512: 1.05, 1024: 1.1, 2048: 1.28}
+# Limits a little above what was counted. The traffic is that of sectors without any cache: at B=8
+# 0.54 of it are the filter spectra that every row reads, the rest twiddles.
+TRAFFIC = {16: 1.11, 32: 1.11, 64: 1.14, 128: 1.16, 256: 1.16, 512: 1.17, 1024: 1.18, 2048: 1.21}
+BATCH_TRAFFIC = {16: 1.71, 32: 1.71, 64: 1.75, 128: 1.79, 256: 1.79, 512: 1.8, 1024: 1.82, 2048: 1.86}
+INSTRUCTIONS = {16: 84, 32: 91, 64: 108, 128: 133, 256: 143, 512: 150, 1024: 156, 2048: 175}
+OPERATIONS = {64: 1.02, 128: 1.03, 256: 1.04, 512: 1.13, 1024: 1.18, 2048: 1.35}
 
 
 def check_fill(found: triton_counters.Counters, block: int) -> None:
     print(found)
-    assert found.error <= 2e-7
-    assert found.coalescing == 1
+    assert found.error <= 2.2e-7
+    # of a pair of twiddles for every second node, where a warp has several nodes
+    assert found.coalescing <= 1.03
     assert found.distinct <= 1.01
-    assert found.conflicts <= (1.001 if block <= 64 else 1.09)
+    assert found.conflicts <= (1.06 if block == 128 else 1)
     assert found.operations <= OPERATIONS.get(block, 1)
-    assert found.shared_bytes <= 16 << 10
+    assert found.shared_bytes <= 8 << 10
+    # an exchange writes and reads 8 complex channels: `block` wavefronts of 128 bytes
+    exchanges = 0 if block == 16 else 2 if block <= 64 else 4
+    assert found.wavefronts <= 1.15 * exchanges * block
 
 
 @needs_emulator
@@ -156,7 +160,7 @@ def test_fill_counters_of_a_late_block(block):
     found = triton_counters.count_fill(FillCase(block, 128, 1, 16, 18), 80, checks=True)
     check_fill(found, block)
     assert found.traffic <= 1.06
-    assert found.instructions <= INSTRUCTIONS[block] + 15 * 17
+    assert found.instructions <= INSTRUCTIONS[block] + 15 * 18 + 1
 
 
 @needs_emulator
@@ -171,7 +175,7 @@ def test_fill_counters_with_bfloat16_spectra(block):
     print(found)
     assert 1e-5 < found.error < 2**-8
     assert found.distinct <= 1.01
-    assert found.coalescing <= 1.5
+    assert found.coalescing <= 1.25
     assert found.instructions <= INSTRUCTIONS[block] + 10
 
 
@@ -180,11 +184,11 @@ def test_fill_counters_with_bfloat16_spectra(block):
 def test_fill_counters_of_a_batch(block):
     found = triton_counters.count_fill(FillCase(block, 64, 8, 1, 2))
     check_fill(found, block)
-    assert found.traffic <= BATCH_TRAFFIC.get(block, 2.13)
+    assert found.traffic <= BATCH_TRAFFIC[block]
 
 
 @needs_emulator
-@pytest.mark.parametrize("block", [16, 64, 256, 1024])
+@pytest.mark.parametrize("block", [16, 64, 256, 2048])
 def test_memory_binds_a_fill_on_an_h100(block):
     assert triton_counters.count_fill(FillCase(block, 1024, 1, 1, 2), 90).bound == "DRAM"
 

@@ -351,7 +351,7 @@ def test_shares_of_a_fill_are_launched_in_their_steps(monkeypatch):
         seen.clear()
         cache.step(torch.ones(1, 96))
         plain = [(4, 0, 3)] if (t + 1) % 4 == 0 else []
-        late = [(16, 32 * (t - 16), 4)] if t in (16, 17, 18) else []
+        late = [(16, 32 * (t - 16), 2)] if t in (16, 17, 18) else []
         assert seen == late + plain
 
 

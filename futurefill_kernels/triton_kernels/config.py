@@ -42,18 +42,19 @@ class FillConfig:
     registers: int
 
     def shared_bytes(self, transform: int) -> int:
-        """Shared memory that layout changes of one real tile may take."""
-        return 4 * self.channels * transform // self.residues * (1 if self.residues == 1 else 2)
+        """Shared memory that a layout change of one real tile may take."""
+        return 4 * self.channels * transform // self.residues
 
 
-# Counted on compiled kernels (python -m bench gpu-counters): 8 values of a tile per thread keep a
-# tree below 128 registers, fewer channels than 8 would split sectors, and more would send more of
-# the tree's layout changes through shared memory (0.88 wavefronts per value with 32 channels and
-# block 16, 0.38 with 8) and leave more SMs without a program. The accumulator of all residues takes
-# 8 registers per residue more. Blocks up to 8 fill a warp with channels.
+# Counted on compiled kernels (python -m bench gpu-counters): 8 values of a tile per thread make
+# three depths of a tree one group and keep it below 128 registers. A block of 16 with 8 channels
+# would give a thread 4 values, which takes 1.4 times the instructions. Fewer channels than 8 would
+# split sectors; more would send more exchanges through shared memory and leave more SMs without a
+# program. The accumulator of all residues takes 8 registers per residue more. Blocks up to 8 fill a
+# warp with channels.
 _FILL = {
     8: FillConfig(1, 32, 1, 128),
-    16: FillConfig(1, 8, 1, 128),
+    16: FillConfig(1, 16, 1, 128),
     32: FillConfig(1, 8, 1, 128),
     64: FillConfig(1, 8, 2, 128),
     128: FillConfig(1, 8, 4, 128),

@@ -122,8 +122,8 @@ def fill_launch(
     arguments = (
         ring, kept, spectra, positions, rows, twiddle_table(ring.device),
         batch, level.length, level.radix, level.n_spectra, level.kept, channels // groups,
-        level.late, level.extra, first // CHANNEL_UNIT, ring.shape[4], spectra.shape[4],
-        kept.shape[3], level.kept_offset, spectra.shape[2], level.spectra_offset,
+        level.late, level.extra, first // CHANNEL_UNIT, kept.shape[3], level.kept_offset,
+        spectra.shape[2], level.spectra_offset,
     )  # fmt: skip
     constants = {
         "ALL_ROWS": rows is None,
@@ -132,6 +132,8 @@ def fill_launch(
         "N": level.transform,
         "R": config.residues,
         "C": config.channels,
+        "LANES": ring.shape[4],
+        "FILTER_LANES": spectra.shape[4],
     }
     options = {
         "num_warps": config.warps,

@@ -5,6 +5,11 @@ per node, and leaves come in the order of spectra.tree_order. Nodes of one depth
 every ``n``, so one table in heap order serves all sizes. Above 256 entries the polynomial is first
 reduced modulo ``x^M - rho_r``, ``M = n / R``, for one of its R residues at a time; the subtree of
 residue r is node r of depth log2 R.
+
+Three depths at a time are done on the eight values that a thread holds; only between such groups do
+values change threads. Triton gives threads to a tensor's last dimensions first, so a group keeps
+what it works on in the first ones, as [P, K, N, H, C]: of each of N nodes P children, of each child
+K coefficients ``k H + h``.
 """
 
 from __future__ import annotations
@@ -16,131 +21,170 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Entries of each half (cosines, sines) of the table: a heap of 2048 nodes, its 1024 even nodes,
-#: then powers of rho.
-TABLE = tl.constexpr(3200)
-PAIRS = tl.constexpr(2048)
-POWERS = tl.constexpr(3072)
+#: Where the pairs (cosine, sine) of even nodes, then of powers of rho, start in the table, which
+#: begins with a heap of 2048 nodes.
+EVEN = tl.constexpr(2 * 2048)
+POWERS = tl.constexpr(2 * 3072)
+#: Children of a node after one group.
+GROUP = tl.constexpr(8)
 
 
 @lru_cache(maxsize=16)
 def twiddle_table(device: torch.device) -> Tensor:
-    """(2, 3200) float32 cosines and sines; made in float64, once per device.
+    """Pairs (cosine, sine), flat float32; made in float64, once per device.
 
-    Entry ``2^d + k`` belongs to node k of depth d, and ``2048 + j`` repeats entry 2j. Powers
+    Pair ``2^d + k`` belongs to node k of depth d, pair ``2048 + j`` repeats pair 2j, and powers
     ``rho_r^m`` of R residues follow at ``3072 + (R R - 4) / 3 + r R + m``.
     """
     angles, depth = [0.0], [0.25]  # turns
     residues: dict[int, list[float]] = {}
-    while len(angles) < PAIRS.value:
+    while len(angles) < 2048:
         residues[len(depth)] = depth
         angles += [c / 2 for c in depth]
         depth = [child for c in depth for child in (c / 2, c / 2 + 0.5)]
     angles += angles[::2]
-    for r in (2, 4, 8):
-        angles += [rho * m for rho in residues[r] for m in range(r)]
+    angles += [rho * m for r in (2, 4, 8) for rho in residues[r] for m in range(r)]
     turns = torch.tensor(angles, dtype=torch.float64) * (2 * torch.pi)
-    table = torch.zeros(2, TABLE.value, dtype=torch.float32)
-    table[0, : len(angles)], table[1, : len(angles)] = turns.cos(), turns.sin()
-    return table.to(device)
+    return torch.stack([turns.cos(), turns.sin()], 1).flatten().float().to(device)
 
 
 @triton.constexpr_function
-def shared_nodes(leaves: int, most: int) -> int:
-    """Widest depth whose siblings share a twiddle; trees below 128 leaves move few twiddles."""
-    return most if leaves >= 256 else 8 if leaves == 128 else 1
+def first_group(leaves: int) -> int:
+    """Children of the root after the first group."""
+    return min(leaves, GROUP.value)
 
 
 @triton.constexpr_function
-def depths(leaves: int, nodes: int) -> int:
-    """Depths of a tree between ``nodes`` roots and its leaves."""
-    return leaves.bit_length() - nodes.bit_length()
+def last_group(leaves: int) -> int:
+    """Leaves below a node before the last group, the only one that may be smaller."""
+    while leaves > GROUP.value:
+        leaves //= GROUP.value
+    return leaves
+
+
+@triton.constexpr_function
+def depths(leaves: int) -> int:
+    """Depths of a tree."""
+    return leaves.bit_length() - 1
 
 
 @triton.jit
-def halves(x, NODES: tl.constexpr, HALF: tl.constexpr, C: tl.constexpr):
-    """[NODES, 2 HALF, C] -> low and high coefficients of every node, [NODES, HALF, C] each."""
-    return tl.split(tl.permute(tl.reshape(x, (NODES, 2, HALF, C)), (0, 2, 3, 1)))
+def halves(x, P: tl.constexpr, K: tl.constexpr, N: tl.constexpr, H: tl.constexpr, C: tl.constexpr):
+    """[2 P K, N, H, C] as (P, 2, K) -> the two of the middle one, [P, K, N, H, C] each."""
+    return tl.split(tl.permute(tl.reshape(x, (P, 2, K, N, H, C)), (0, 2, 3, 4, 5, 1)))
 
 
 @triton.jit
-def interleave(a, b, NODES: tl.constexpr, HALF: tl.constexpr, C: tl.constexpr):
-    """Two [NODES, HALF, C] -> [2 NODES, HALF, C] with children of a node side by side."""
-    return tl.reshape(tl.permute(tl.join(a, b), (0, 3, 1, 2)), (2 * NODES, HALF, C))
+def whole(a, b):
+    """The inverse of halves, as [P, 2, K, N, H, C]."""
+    return tl.permute(tl.join(a, b), (0, 5, 1, 2, 3, 4))
 
 
 @triton.jit
-def concatenate(a, b, NODES: tl.constexpr, HALF: tl.constexpr, C: tl.constexpr):
-    """Two [NODES, HALF, C] -> [NODES, 2 HALF, C]; the inverse of halves."""
-    return tl.reshape(tl.permute(tl.join(a, b), (0, 3, 1, 2)), (NODES, 2 * HALF, C))
+def twiddles(table, subtree, P: tl.constexpr, N: tl.constexpr):
+    """Cosine and sine of node ``n P + p`` of the depth of N P nodes, [P, 1, N, 1, 1] each.
 
-
-@triton.jit
-def twiddles(table, subtree, NODES: tl.constexpr, SHARED: tl.constexpr):
-    """Cosine and sine of the nodes of one depth below a subtree's root, [NODES, 1, 1] each.
-
-    A right child's twiddle is i times its sibling's, so depths of 2 to SHARED nodes read one entry
-    for both. Wider depths gain no sectors by it, and each one adds shared-memory conflicts.
+    A right child's twiddle is i times its sibling's, so one pair is read for both.
     """
-    if NODES > 1 and NODES <= SHARED:
-        pair = PAIRS + subtree * (NODES // 2) + tl.arange(0, NODES // 2)[:, None, None]
-        cos = tl.load(table + pair)
-        sin = tl.load(table + TABLE + pair)
-        return interleave(cos, -sin, NODES // 2, 1, 1), interleave(sin, cos, NODES // 2, 1, 1)
-    node = subtree * NODES + tl.arange(0, NODES)[:, None, None]
-    return tl.load(table + node), tl.load(table + TABLE + node)
+    node = tl.arange(0, N)[None, None, :, None, None, None]
+    part = tl.arange(0, 2)[None, None, None, None, None, :]
+    if P == 1:
+        return tl.split(tl.load((table + 2 * subtree * N) + (2 * node + part)))
+    else:
+        even = node * (P // 2) + tl.arange(0, P // 2)[:, None, None, None, None, None]
+        cos, sin = tl.split(tl.load((table + EVEN + subtree * N * P) + (2 * even + part)))
+        return (
+            tl.reshape(whole(cos, -sin), (P, 1, N, 1, 1)),
+            tl.reshape(whole(sin, cos), (P, 1, N, 1, 1)),
+        )
 
 
 @triton.jit
 def split_depth(
     re, im, table, subtree,
-    NODES: tl.constexpr, HALF: tl.constexpr, C: tl.constexpr, SHARED: tl.constexpr,
+    P: tl.constexpr, K: tl.constexpr, N: tl.constexpr, H: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """One depth down: [NODES, 2 HALF, C] -> [2 NODES, HALF, C]."""
-    cos, sin = twiddles(table, subtree, NODES, SHARED)
-    a_re, b_re = halves(re, NODES, HALF, C)
-    a_im, b_im = halves(im, NODES, HALF, C)
-    t_re = b_re * cos - b_im * sin
-    t_im = b_re * sin + b_im * cos
-    return (
-        interleave(a_re + t_re, a_re - t_re, NODES, HALF, C),
-        interleave(a_im + t_im, a_im - t_im, NODES, HALF, C),
-    )
+    """One depth down: [P, 2 K, N, H, C] -> [2 P, K, N, H, C]. im: None for real inputs."""
+    cos, sin = twiddles(table, subtree, P, N)
+    a_re, b_re = halves(re, P, K, N, H, C)
+    # a + w b, and a - w b as 2 a - (a + w b): six multiply-adds for eight operations
+    p_re = a_re + b_re * cos
+    if im is None:
+        p_im = b_re * sin
+        q_im = -p_im
+    else:
+        a_im, b_im = halves(im, P, K, N, H, C)
+        p_re += b_im * -sin
+        p_im = a_im + b_im * cos
+        p_im += b_re * sin
+        q_im = 2 * a_im - p_im
+    q_re = 2 * a_re - p_re
+    return whole(p_re, q_re), whole(p_im, q_im)
 
 
 @triton.jit
 def merge_depth(
     re, im, table, subtree,
-    NODES: tl.constexpr, HALF: tl.constexpr, C: tl.constexpr, SHARED: tl.constexpr,
+    P: tl.constexpr, K: tl.constexpr, N: tl.constexpr, H: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """One depth up, without the factor 1/2: [2 NODES, HALF, C] -> [NODES, 2 HALF, C]."""
-    cos, sin = twiddles(table, subtree, NODES, SHARED)
-    l_re, r_re = halves(tl.reshape(re, (NODES, 2 * HALF, C)), NODES, HALF, C)
-    l_im, r_im = halves(tl.reshape(im, (NODES, 2 * HALF, C)), NODES, HALF, C)
+    """One depth up, without the factor 1/2: [2 P, K, N, H, C] -> [P, 2 K, N, H, C]."""
+    cos, sin = twiddles(table, subtree, P, N)
+    l_re, r_re = halves(re, P, K, N, H, C)
+    l_im, r_im = halves(im, P, K, N, H, C)
     d_re = l_re - r_re
     d_im = l_im - r_im
     return (
-        concatenate(l_re + r_re, d_re * cos + d_im * sin, NODES, HALF, C),
-        concatenate(l_im + r_im, d_im * cos - d_re * sin, NODES, HALF, C),
+        whole(l_re + r_re, d_re * cos + d_im * sin),
+        whole(l_im + r_im, d_im * cos + d_re * -sin),
     )
 
 
 @triton.jit
-def split_tree(re, im, table, subtree, NODES: tl.constexpr, LEAVES: tl.constexpr, C: tl.constexpr):
-    """[NODES, LEAVES / NODES, C] -> values at the leaves, [LEAVES, 1, C]."""
-    for d in tl.static_range(depths(LEAVES, NODES)):
-        re, im = split_depth(
-            re, im, table, subtree, NODES * 2**d, LEAVES // NODES // 2 ** (d + 1), C,
-            shared_nodes(LEAVES, 16),
-        )  # fmt: skip
-    return re, im
+def next_group(
+    x, K: tl.constexpr, N: tl.constexpr, H: tl.constexpr, C: tl.constexpr, J: tl.constexpr
+):
+    """K children of N nodes as N K nodes with J coefficients at hand, [J, N K, H / J, C]."""
+    x = tl.permute(tl.reshape(x, (K, N, H, C)), (1, 0, 2, 3))
+    return tl.permute(tl.reshape(x, (N * K, J, H // J, C)), (1, 0, 2, 3))
 
 
 @triton.jit
-def merge_tree(re, im, table, subtree, NODES: tl.constexpr, LEAVES: tl.constexpr, C: tl.constexpr):
-    """[LEAVES, 1, C] -> coefficients, [NODES, LEAVES / NODES, C]; inverse of split_tree."""
-    for d in tl.static_range(depths(LEAVES, NODES)):
-        re, im = merge_depth(
-            re, im, table, subtree, LEAVES // 2 ** (d + 1), 2**d, C, shared_nodes(LEAVES, 16)
-        )
-    return re, im
+def previous_group(
+    x, K: tl.constexpr, N: tl.constexpr, H: tl.constexpr, C: tl.constexpr, J: tl.constexpr
+):
+    """The inverse of next_group."""
+    x = tl.permute(tl.reshape(x, (J, N * K, H // J, C)), (1, 0, 2, 3))
+    return tl.permute(tl.reshape(x, (N, K, H, C)), (1, 0, 2, 3))
+
+
+@triton.jit
+def split_tree(re, im, table, subtree, N: tl.constexpr, M: tl.constexpr, C: tl.constexpr):
+    """Coefficients ``k M / K + h`` of N nodes x^M - c, [K, N, M / K, C], to their leaves.
+
+    im: None for real inputs. Returns leaves ``n J + j`` as [J, N M / J, C]. K: first_group(M); J:
+    last_group(M).
+    """
+    K: tl.constexpr = first_group(M)
+    H: tl.constexpr = M // K
+    for g in tl.static_range(depths(K)):
+        re, im = split_depth(re, im, table, subtree, 2**g, K // 2 ** (g + 1), N, H, C)
+    if H == 1:
+        return tl.reshape(re, (K, N, C)), tl.reshape(im, (K, N, C))
+    else:
+        re = next_group(re, K, N, H, C, first_group(H))
+        im = next_group(im, K, N, H, C, first_group(H))
+        return split_tree(re, im, table, subtree, N * K, H, C)
+
+
+@triton.jit
+def merge_tree(re, im, table, subtree, N: tl.constexpr, M: tl.constexpr, C: tl.constexpr):
+    """The inverse of split_tree without the factor 1/M; returns [K, N M / K, C]."""
+    K: tl.constexpr = first_group(M)
+    H: tl.constexpr = M // K
+    if H > 1:
+        re, im = merge_tree(re, im, table, subtree, N * K, H, C)
+        re = previous_group(re, K, N, H, C, first_group(H))
+        im = previous_group(im, K, N, H, C, first_group(H))
+    for g in tl.static_range(depths(K)):
+        re, im = merge_depth(re, im, table, subtree, K // 2 ** (g + 1), 2**g, N, H, C)
+    return tl.reshape(re, (K, N * H, C)), tl.reshape(im, (K, N * H, C))
