@@ -123,7 +123,16 @@ def test_every_configuration_compiles_without_spills(capability):
 # Limits a little above what was counted. The traffic is that of sectors without any cache: at B=8
 # 0.54 of it are the filter spectra that every row reads, the rest twiddles.
 TRAFFIC = {16: 1.11, 32: 1.11, 64: 1.14, 128: 1.16, 256: 1.16, 512: 1.17, 1024: 1.18, 2048: 1.21}
-BATCH_TRAFFIC = {16: 1.71, 32: 1.71, 64: 1.75, 128: 1.79, 256: 1.79, 512: 1.8, 1024: 1.82, 2048: 1.86}
+BATCH_TRAFFIC = {
+    16: 1.71,
+    32: 1.71,
+    64: 1.75,
+    128: 1.79,
+    256: 1.79,
+    512: 1.8,
+    1024: 1.82,
+    2048: 1.86,
+}
 INSTRUCTIONS = {16: 84, 32: 91, 64: 108, 128: 133, 256: 143, 512: 150, 1024: 156, 2048: 175}
 OPERATIONS = {64: 1.02, 128: 1.03, 256: 1.04, 512: 1.13, 1024: 1.18, 2048: 1.35}
 
