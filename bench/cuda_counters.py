@@ -109,8 +109,10 @@ def _run_step(case: StepCase, capability: int, checks: bool) -> tuple[Counters, 
     near = state.ring[0, :, 0, case.position - taken : case.position, : case.channels].double()
     expected = state.ring[0, :, 0, case.position, : case.channels].double() + u.double() * h[:, 0]
     expected += (near.flip(1) * h[:, 1 : taken + 1].double().T).sum(1)
-    stats = run_step(state, u, None, None, y, None, 0, True, arch=f"sm_{capability}", checks=checks)
-    assert state.positions.tolist() == [case.position + 1] * case.batch
+    stats = run_step(
+        state, u, None, None, y, None, 0, case.last, arch=f"sm_{capability}", checks=checks
+    )
+    assert state.positions.tolist() == [case.position + case.last] * case.batch
     warps = stats.blocks * stats.threads_per_block // 32
     rows, _ = step_config(case.batch, case.channels, case.block)
     registers = max(

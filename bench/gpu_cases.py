@@ -66,20 +66,26 @@ class ProductCase:
 
 @dataclass(frozen=True)
 class StepCase:
-    """One token of one layer, the last one, at ``position`` in every row; no gates, no skip."""
+    """One token of one layer at ``position`` in every row; no gates, no skip.
+
+    last: whether it is the last layer, which moves the positions on.
+    """
 
     block: int
     channels: int
     batch: int
     position: int
     dtype: torch.dtype = torch.float32
+    last: bool = True
 
     @property
     def compulsory(self) -> int:
-        """Bytes any implementation moves: u, y, ring slots of the block, taps."""
+        """Bytes any implementation moves: u, y, ring slots of the block, taps, positions."""
         taken = self.position % self.block
         row = 4 * taken + 8 + 2 * self.dtype.itemsize
-        return self.channels * (self.batch * row + 4 * (taken + 1)) + 16 * self.batch
+        return (
+            self.channels * (self.batch * row + 4 * (taken + 1)) + 8 * (1 + self.last) * self.batch
+        )
 
     @property
     def nominal_flops(self) -> float:
@@ -101,6 +107,7 @@ PRODUCT_CASES = (
 )
 STEP_CASES = (
     *(StepCase(64, 1024, 1, 64 + k) for k in (0, 32, 63)),
+    *(StepCase(64, 1024, 1, 64 + k, last=False) for k in (0, 32, 63)),
     StepCase(64, 1024, 1, 96, torch.bfloat16),
     StepCase(64, 1000, 1, 96),
     StepCase(64, 1000, 1, 96, torch.bfloat16),

@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
         found = _count(module, case, args.capability)
         if isinstance(case, StepCase):
             kernel, dtype, which = "short_range_step", case.dtype, f"t={case.position}"
+            which += "" if case.last else ", not the last layer"
         else:
             kernel = "future_fill" if isinstance(case, FillCase) else module.PRODUCTS
             dtype, which = torch.float32, f"i={case.index}"

@@ -130,11 +130,11 @@ def count_step(case: StepCase, capability: int = 80, checks: bool = False) -> Co
     expected = state.ring[0, :, 0, case.position, : case.channels].double() + u.double() * h[:, 0]
     expected += (near.flip(1) * h[:, 1 : taken + 1].double().T).sum(1)
     launch = step_launch(
-        u, None, None, y, state.ring, state.taps, None, state.positions, None, 0, True,
+        u, None, None, y, state.ring, state.taps, None, state.positions, None, 0, case.last,
         case.channels, DeviceInfo.named("h100"),
     )  # fmt: skip
     stats = _emulate(launch, capability, checks)
-    assert state.positions.tolist() == [case.position + 1] * case.batch
+    assert state.positions.tolist() == [case.position + case.last] * case.batch
     programs = math.prod(launch.grid) * launch.options["num_warps"]
     nominal = case.nominal_flops
     return counters(

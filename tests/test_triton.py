@@ -29,25 +29,27 @@ needs_triton = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize(
-    ("device", "block", "channels", "rows", "expected"),
+    ("device", "block", "channels", "rows", "last", "expected"),
     [
-        ("a100", 64, 1024, 1, StepConfig(64, 1, 64, 8)),  # 16 programs
-        ("a100", 64, 1024, 8, StepConfig(8, 4, 32)),  # 256 programs for 108 SMs
-        ("h100", 64, 1024, 4, StepConfig(8, 2, 64)),  # 4 rows together: 128 < 132 SMs
-        ("h100", 64, 1024, 8, StepConfig(8, 4, 32)),
-        ("h100", 16, 256, 8, StepConfig(8, 1, 16)),
-        ("h100", 16, 256, 64, StepConfig(8, 4, 16)),
-        ("l4", 16, 768, 3, StepConfig(8, 4, 16)),
-        ("l4", 16, 64, 3, StepConfig(8, 1, 16)),
-        ("b200", 1, 4096, 2, StepConfig(8, 2, 1)),
-        ("b200", 96, 1, 1, StepConfig(64, 1, 64, 8)),
-        ("h200", 24, 7, 1, StepConfig(64, 1, 32, 8)),
-        ("h200", 5, 512, 1, StepConfig(64, 1, 8, 4)),
-        ("h100", 2, 512, 1, StepConfig(64, 1, 2, 1)),
+        ("a100", 64, 1024, 1, False, StepConfig(8, 1, 64, 1)),  # 128 programs
+        ("a100", 64, 1024, 1, True, StepConfig(64, 1, 64, 8)),  # 16 count the position
+        ("a100", 64, 1024, 8, True, StepConfig(8, 4, 32)),  # 256 programs for 108 SMs
+        ("h100", 64, 1024, 4, False, StepConfig(8, 2, 64)),  # 4 rows together: 128 < 132 SMs
+        ("h100", 64, 1024, 8, False, StepConfig(8, 4, 32)),
+        ("h100", 16, 256, 8, True, StepConfig(8, 1, 16)),
+        ("h100", 16, 256, 64, True, StepConfig(8, 4, 16)),
+        ("l4", 16, 768, 3, False, StepConfig(8, 4, 16)),
+        ("l4", 16, 64, 3, False, StepConfig(8, 1, 16)),
+        ("b200", 1, 4096, 2, True, StepConfig(8, 2, 1)),
+        ("b200", 96, 1, 1, True, StepConfig(64, 1, 64, 8)),
+        ("h200", 24, 7, 1, True, StepConfig(64, 1, 32, 8)),
+        ("h200", 5, 512, 1, True, StepConfig(64, 1, 8, 4)),
+        ("h200", 5, 512, 1, False, StepConfig(16, 1, 8, 1)),
+        ("h100", 2, 512, 1, False, StepConfig(64, 1, 2, 1)),
     ],
 )
-def test_step_configuration(device, block, channels, rows, expected):
-    assert step_config(block, channels, rows, DeviceInfo.named(device)) == expected
+def test_step_configuration(device, block, channels, rows, last, expected):
+    assert step_config(block, channels, rows, DeviceInfo.named(device), last) == expected
 
 
 @pytest.mark.parametrize(

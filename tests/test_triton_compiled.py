@@ -62,13 +62,13 @@ def test_fill_with_bfloat16_spectra_compiles_without_spills(block, capability):
     check_resources(launch(), capability, REGISTERS.get(block, 128))
 
 
-def step_launch(batch, channels, block, dtype, gates=True, rows=None):
+def step_launch(batch, channels, block, dtype, gates=True, rows=None, last=True):
     plan = Plan(2 * block, (block,))
     state, _ = triton_counters._state(plan, channels, batch, 1)
     u = torch.zeros(batch if rows is None else len(rows), channels, dtype=dtype)
     gate, skip = (u, state.taps[:, 0, 0]) if gates else (None, None)
     return launches.step_launch(
-        *(u, gate, gate, u, state.ring, state.taps, skip, state.positions, rows, 0, True),
+        *(u, gate, gate, u, state.ring, state.taps, skip, state.positions, rows, 0, last),
         *(channels, DeviceInfo.named("h100")),
     )
 
@@ -117,7 +117,9 @@ def test_every_configuration_compiles_without_spills(capability):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for batch, channels, block in ((1, 7, 1), (2, 1000, 24), (4, 4096, 96), (8, 1024, 256)):
             some = torch.arange(batch) if batch > 2 else None
-            check_resources(step_launch(batch, channels, block, dtype, rows=some), capability, 128)
+            for last in (False, True):
+                launch = step_launch(batch, channels, block, dtype, rows=some, last=last)
+                check_resources(launch, capability, 128)
 
 
 # Limits a little above what was counted. The traffic is that of sectors without any cache: at B=8
@@ -217,6 +219,23 @@ def test_step_counters(batch, position, capability):
     assert found.traffic <= (1.111 if batch == 8 else 1.025 if position == 64 else 1.002)
     assert found.wavefronts <= (5 if batch == 8 else 17)
     assert found.instructions <= (685 if batch == 8 else 250)  # 4 rows, 1 row
+
+
+@needs_emulator
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("position", "traffic"), [(64, 1.201), (96, 1.015), (127, 1.008)])
+def test_step_counters_of_layers_before_the_last(position, traffic, capability):
+    """A program per sector; at a block's start the position is a sixth of what is read."""
+    case = StepCase(64, 1024, 1, position, last=False)
+    found = triton_counters.count_step(case, capability, checks=True)
+    print(found)
+    assert found.error <= 1e-7
+    assert found.registers <= 64
+    assert found.coalescing == 1
+    assert found.distinct <= 1.001
+    assert found.traffic <= traffic
+    assert found.wavefronts == 0
+    assert found.instructions <= 230
 
 
 @needs_emulator

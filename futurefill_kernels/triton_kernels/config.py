@@ -16,7 +16,7 @@ STEP_CHANNELS = 8
 STEP_TAPS = 64
 #: Of them, those that the lanes of a warp share, with one vector of four channels per lane.
 STEP_SHARED = 16
-#: Sectors, so warps, of a program for a single row.
+#: Most sectors of a program, for a single row.
 STEP_SECTORS = 8
 #: Rows that share one load of the taps; 8 would need more than 96 registers.
 STEP_ROWS = 4
@@ -69,17 +69,25 @@ def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def step_config(block: int, channels: int, rows: int, info: DeviceInfo) -> StepConfig:
+def step_config(
+    block: int, channels: int, rows: int, info: DeviceInfo, last: bool = False
+) -> StepConfig:
     """A warp per 8 channels; more rows per program while all SMs stay busy.
 
-    block: ``T_0``. rows: R of this step. Several rows read the taps once.
+    block: ``T_0``. rows: R of this step. Several rows read the taps once. last: whether it is the
+    last layer's, which also moves the positions on.
     """
     tile = min(_power_of_two(block), STEP_TAPS)
     if rows == 1:
-        # Fewer programs read and count the position: at the start of a block of 64, programs of one
-        # warp would move 1.20 times the compulsory bytes in whole sectors, these move 1.02 times.
-        lanes = 2 * STEP_SECTORS * min(tile, STEP_SHARED)
-        return StepConfig(STEP_SECTORS * STEP_CHANNELS, 1, tile, max(1, lanes // 32))
+        # Lanes of a sector. Programs of one warp spread over as many SMs as there are.
+        lanes = 2 * min(tile, STEP_SHARED)
+        sectors = max(1, 32 // lanes)
+        if last:
+            # Fewer programs read and count the position: at the start of a block of 64, programs of
+            # one warp would move 1.20 times the compulsory bytes in whole sectors, these 1.02.
+            sectors = STEP_SECTORS
+        sectors = min(sectors, STEP_SECTORS)
+        return StepConfig(sectors * STEP_CHANNELS, 1, tile, max(1, sectors * lanes // 32))
     tiles = -(-channels // STEP_CHANNELS)
     together = min(STEP_ROWS, _power_of_two(rows))
     while together > 1 and tiles * -(-rows // together) < info.sm_count:

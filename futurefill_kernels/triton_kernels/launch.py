@@ -80,7 +80,7 @@ def step_launch(
     """short_range_step of one layer. u, pre, post, y: (R, D), contiguous."""
     n_rows, channels = u.shape
     block = taps.shape[2]
-    config = step_config(block, channels, n_rows, info)
+    config = step_config(block, channels, n_rows, info, advance)
     grid = (-(-channels // config.channels), -(-n_rows // config.rows))
     arguments = (
         u, pre, post, y, ring, taps, skip, positions, rows, layer, ring.shape[1], ring.shape[3],
