@@ -20,7 +20,7 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,6 @@ class Row:
     flops: float | str = ""
     roof_bytes_per_s: float | str = ""
     roof_flops: float | str = ""
-    roof_fraction: float | str = ""
     baseline: str = ""
     ratio: float | str = ""  # the baseline's time over this variant's: above 1 means this is faster
     error: float | str = ""
@@ -119,7 +118,7 @@ class Report:
         """Make a row, print it and store it.
 
         tokens: produced in one timed call, for tokens per second. bytes, flops: of one timed call,
-        for the fraction of the measured roof. error: of the check that ran before, against
+        for the shares of the measured roofs. error: of the check that ran before, against
         tolerance. baseline: a variant's name and times of the same turns. others: fields of `Row`.
         """
         row = Row(self.bench, variant, threads=self.threads, command=self.command)
@@ -159,8 +158,6 @@ class Report:
             row.roof_bytes_per_s, row.roof_flops = machine.roofs(int(row.threads))
             row.bytes = "" if moved is None else moved
             row.flops = "" if flops is None else flops
-            least = max((moved or 0) / row.roof_bytes_per_s, (flops or 0) / row.roof_flops)
-            row.roof_fraction = least / times.p50
 
     def _write(self, row: Row) -> None:
         if self.csv_file is not None:
@@ -184,6 +181,22 @@ def read(paths: Sequence[Path]) -> list[dict[str, str]]:
     return rows
 
 
+def shares(row: Mapping[str, object]) -> tuple[float | None, float | None]:
+    """Of the measured bandwidth and FLOP/s, what the row's bytes and FLOPs in its median time are.
+
+    Bytes that a cache holds may exceed the bandwidth, which is that of memory. FLOPs are nominal,
+    those of radix-2 transforms, against a matrix product's: the kernels may need fewer.
+    """
+
+    def share(amount: str, roof: str) -> float | None:
+        if "" in (row[amount], row[roof], row["p50"]):
+            return None
+        done, most, seconds = (float(str(row[field])) for field in (amount, roof, "p50"))
+        return done / most / seconds
+
+    return share("bytes", "roof_bytes_per_s"), share("flops", "roof_flops")
+
+
 def text_of(row: Row) -> str:
     """One line for people."""
     sizes = " ".join(
@@ -204,8 +217,9 @@ def text_of(row: Row) -> str:
         parts.append(f"p99 {seconds_text(float(row.p99))}, max {seconds_text(float(row.max))}")
     if row.tokens_per_s != "":
         parts.append(f"{row.tokens_per_s:,.0f} tokens/s")
-    if row.roof_fraction != "":
-        parts.append(f"{100 * float(row.roof_fraction):.0f}% of the roof")
+    for share, roof in zip(shares(asdict(row)), ("bandwidth", "FLOP/s"), strict=True):
+        if share is not None:
+            parts.append(f"{100 * share:.0f}% of the {roof}")
     if row.ratio != "":
         parts.append(f"{row.ratio:.3g}x the speed of {row.baseline}")
     if row.quantity:

@@ -14,7 +14,7 @@ import torch
 from bench import crossover, distill, docs, timing
 from bench.__main__ import BENCHES, main
 from bench.machine import check_memory
-from bench.rows import Report, read, relative_error
+from bench.rows import Report, read, relative_error, shares
 
 
 @pytest.mark.parametrize("name", BENCHES)
@@ -69,6 +69,14 @@ def test_variants_are_timed_in_turns():
     )
     assert order == list("ababab")
     assert {len(t.seconds) for t in times.values()} == {3}
+
+
+def test_shares_of_the_measured_roofs():
+    """Each roof has its own share; a row without time, bytes or FLOPs has none."""
+    row = {"bytes": "3e9", "roof_bytes_per_s": "6e9", "flops": "", "roof_flops": "5e9", "p50": "2"}
+    assert shares(row) == (0.25, None)
+    assert shares(row | {"flops": "8e9"}) == (0.25, 0.8)
+    assert shares(row | {"p50": ""}) == (None, None)
 
 
 class FakeGpu:
