@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from futurefill_kernels.functional import fft_length
+
 
 @dataclass(frozen=True)
 class FillCase:
@@ -93,6 +95,42 @@ class StepCase:
         return 2 * (self.position % self.block + 1) * self.batch * self.channels
 
 
+@dataclass(frozen=True)
+class PrefillCase:
+    """A kernel before ("inputs") or after ("outputs") the transforms of a prompt, with gates.
+
+    positions: P, of which the prompt takes all. length: positions N filled after it.
+    """
+
+    part: str
+    positions: int
+    length: int
+    channels: int
+    batch: int
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def width(self) -> int:
+        """Points of the transforms with filters as long as the stream."""
+        return fft_length(2 * self.positions + self.length - 1)
+
+    @property
+    def compulsory(self) -> int:
+        """Bytes any implementation moves: u and pre; held inputs and their padded copy, or the
+        convolution, post, y and the future fill twice.
+        """
+        tokens, rows = self.dtype.itemsize * self.positions, self.batch * self.channels
+        if self.part == "inputs":
+            return rows * (2 * tokens + 4 * self.positions + 4 * self.width)
+        fill = 4 * (self.positions + self.length) + 8 * self.length
+        return rows * (4 * tokens + fill) + 4 * self.channels + 16 * self.batch
+
+    @property
+    def nominal_flops(self) -> float:
+        """The gate's product, and the skip's and the other gate's."""
+        return self.batch * self.channels * self.positions * (1 if self.part == "inputs" else 4)
+
+
 BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 FILL_CASES = (
     *(FillCase(block, 1024, 1, 1, 2) for block in BLOCKS),
@@ -104,6 +142,11 @@ PRODUCT_CASES = (
     ProductCase(16384, 64, 1, 6, 8),
     ProductCase(16384, 32, 8, 1, 2),
     ProductCase(3000, 100, 3, 2, 4),
+)
+PREFILL_CASES = (
+    *(PrefillCase(part, 512, 128, 1024, 1) for part in ("inputs", "outputs")),
+    *(PrefillCase(part, 512, 128, 64, 4, torch.bfloat16) for part in ("inputs", "outputs")),
+    *(PrefillCase(part, 509, 100, 100, 3) for part in ("inputs", "outputs")),
 )
 STEP_CASES = (
     *(StepCase(64, 1024, 1, 64 + k) for k in (0, 32, 63)),

@@ -139,7 +139,7 @@ class FutureFillCache:
         self._steps_since = 0
         # steps of all rows that need no look at the books: none since something else touched them
         self._plain_steps = 0
-        self._open_prompts: dict[int, list[Tensor | None]] = {}
+        self._open_prompts: _prefill.OpenPrompts = {}
         self._next_layer, self._last_layer = 0, self.layers - 1
         self._token: tuple[Any, ...] = ()
         self.reset()
@@ -295,25 +295,15 @@ class FutureFillCache:
             self._check_room(row_list, valid)
         elif self._token != token:
             raise ValueError(f"expected the rows and lengths of layer 0 for layer {layer}")
-        x = u.to(self._accumulate)
-        x = x if pre is None else x * pre
-        if lengths is not None:
-            inside = torch.arange(u.shape[2]) < torch.tensor(valid)[:, None]
-            x = x * inside[:, None].to(self.device)
-        y = torch.empty_like(x)
-        for members, position in self._by_position(row_list):
-            y[members] = self._prefill_group(
-                x[members], layer, [row_list[r] for r in members], position,
-                [valid[r] for r in members],
-            )  # fmt: skip
-        skip = self._state.skip
-        if skip is not None:
-            y += skip[layer, : self.channels, None] * x
+        y = _prefill.tokens(
+            self._state, self._implementation, self._open_prompts, self._positions,
+            self._filters[layer], u, pre, post, layer, row_list, valid,
+        )  # fmt: skip
         self._token = token
         self._next_layer = layer + 1
         if self._next_layer == self.layers:
             self._finish_prefill(row_list, valid)
-        return (y if post is None else y * post).to(self.dtype)
+        return y
 
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen; what filters prepared stays."""
@@ -480,34 +470,6 @@ class FutureFillCache:
             torch.cuda.current_stream(self.device).wait_stream(self._fill_stream)
             self._fill_running = False
 
-    def _prefill_group(
-        self, x: Tensor, layer: int, rows: list[int], position: int | None, valid: list[int]
-    ) -> Tensor:
-        """Rows that are all in their prompt (position None) or all at one position."""
-        h = self._filters[layer]
-        if position is not None:
-            return _prefill.chunk(self._state, h, x, position, layer, rows)
-        earlier = [self._open_prompts[row][layer] for row in rows]
-        seen = [0 if past is None else past.shape[1] for past in earlier]
-        chunk = x.shape[2]
-        whole = x
-        if any(seen):
-            whole = x.new_zeros(len(rows), self.channels, max(seen) + chunk)
-            for r, past in enumerate(earlier):
-                if past is not None:
-                    whole[r, :, : seen[r]] = past
-                whole[r, :, seen[r] : seen[r] + chunk] = x[r]
-        ends = torch.tensor([s + v for s, v in zip(seen, valid, strict=True)])
-        outputs = _prefill.prompt(
-            self._state, h, whole, ends, whole.shape[2] - min(seen), layer, rows
-        )
-        for r, row in enumerate(rows):
-            self._open_prompts[row][layer] = whole[r, :, : int(ends[r])]
-        if not any(seen):
-            return outputs
-        shift = [s - min(seen) for s in seen]
-        return torch.stack([outputs[r, :, s : s + chunk] for r, s in enumerate(shift)])
-
     def _finish_prefill(self, row_list: list[int], valid: list[int]) -> None:
         self._next_layer = 0
         self._set_positions(
@@ -517,14 +479,6 @@ class FutureFillCache:
                 if row not in self._open_prompts
             }
         )
-
-    def _by_position(self, row_list: list[int]) -> list[tuple[list[int], int | None]]:
-        """Indices into row_list that share a position; None where the prompt is still open."""
-        groups: dict[int | None, list[int]] = {}
-        for r, row in enumerate(row_list):
-            position = None if row in self._open_prompts else self._positions[row]
-            groups.setdefault(position, []).append(r)
-        return [(members, position) for position, members in groups.items()]
 
     def _set_positions(self, targets: Mapping[int, int]) -> None:
         """Rows to new positions; rows that share one are replayed together."""

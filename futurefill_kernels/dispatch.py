@@ -50,6 +50,27 @@ class SlicedImplementation(Implementation, Protocol):
         ...
 
 
+class PromptImplementation(Implementation, Protocol):
+    """One with kernels of its own around the transforms of a prompt."""
+
+    def prompt(
+        self,
+        state: StreamState,
+        h: Tensor,
+        u: Tensor,
+        pre: Tensor | None,
+        post: Tensor | None,
+        y: Tensor,
+        held: Tensor,
+        seen: list[int],
+        valid: list[int],
+        layer: int,
+        rows: list[int],
+    ) -> None:
+        """Outputs of a prompt's positions, and its future fill; see fft_prefill.prompt_by_fft."""
+        ...
+
+
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "cpu": cpu_ops,
     "cuda": cuda_ops,

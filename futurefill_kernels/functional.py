@@ -12,7 +12,7 @@ _WORKSPACE_BYTES = 64 << 20
 _CONV_BLOCK = 8192  # 1 MiB per vector of channels, about a second-level cache
 
 
-def _fft_length(n: int) -> int:
+def fft_length(n: int) -> int:
     """Smallest ``2^a 3^b 5^c >= n`` with few odd factors, where real FFTs are fast."""
     power = 1 << (n - 1).bit_length()
     return min(m for m in (power, power // 8 * 5, power // 4 * 3, power // 16 * 15) if m >= n)
@@ -30,7 +30,7 @@ def conv_range(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
     taps = min(h.shape[1], stop)
     # a wrapped term has index >= n: with n >= length + taps - 1 there is none, and terms that wrap
     # below `start` are not read
-    n = _fft_length(max(length + taps - 1 - start, stop, length, taps))
+    n = fft_length(max(length + taps - 1 - start, stop, length, taps))
     rows = batch * per_group + 1
     step = max(1, _WORKSPACE_BYTES // (n * 3 * h.element_size() * rows))
     grouped = u.reshape(batch, groups, per_group, length)

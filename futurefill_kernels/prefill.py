@@ -1,6 +1,6 @@
 """Many tokens at once: a prompt before the stream, or a chunk inside it.
 
-These are functions of a StreamState; FutureFillCache checks arguments and keeps the books.
+These are functions of a StreamState; FutureFillCache checks arguments and keeps positions.
 """
 
 from __future__ import annotations
@@ -11,10 +11,147 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .dispatch import Implementation, SlicedImplementation
+from .dispatch import Implementation, PromptImplementation, SlicedImplementation
 from .functional import fast_conv_range
 from .plan import Level
 from .state import StreamState, from_tiles, to_tiles
+
+#: Per batch row that waits for its first step, and layer, the gated inputs (D, P) so far.
+OpenPrompts = dict[int, list[Tensor | None]]
+
+
+def tokens(
+    state: StreamState,
+    implementation: Implementation,
+    open_prompts: OpenPrompts,
+    positions: Sequence[int],
+    h: Tensor,
+    u: Tensor,
+    pre: Tensor | None,
+    post: Tensor | None,
+    layer: int,
+    rows: list[int],
+    valid: list[int],
+) -> Tensor:
+    """Outputs of many tokens of one layer, rows in their prompt or anywhere in the stream.
+
+    positions: of all rows. h: (G, L) of the state's dtype. u, pre, post: (R, D, P). rows: R batch
+    rows. valid: positions of each. Returns y (R, D, P) like u, contiguous.
+    """
+    y = torch.empty(u.shape, dtype=u.dtype, device=u.device)
+    groups: dict[int | None, list[int]] = {}
+    for r, row in enumerate(rows):
+        groups.setdefault(None if row in open_prompts else positions[row], []).append(r)
+    fused = hasattr(implementation, "prompt")
+    for position, members in groups.items():
+        # in slices nothing is copied
+        parts = _runs(members) if fused and position is None else [members]
+        for part in parts:
+            whole = part[-1] - part[0] + 1 == len(part)
+            picked = slice(part[0], part[-1] + 1) if whole else part
+            its_rows, its_valid = [rows[r] for r in part], [valid[r] for r in part]
+            its_u = u[picked]
+            its_pre, its_post = (None if x is None else x[picked] for x in (pre, post))
+            if fused and position is None:
+                held, seen = _hold(open_prompts, layer, its_rows, its_valid, its_u)
+                cast(PromptImplementation, implementation).prompt(
+                    state, h, its_u, its_pre, its_post, y[picked], held, seen, its_valid, layer,
+                    its_rows,
+                )  # fmt: skip
+                continue
+            y[picked] = _plain(
+                state, open_prompts, position, h, its_u, its_pre, its_post, layer, its_rows,
+                its_valid,
+            ).to(y.dtype)  # fmt: skip
+    return y
+
+
+def _runs(members: list[int]) -> list[list[int]]:
+    """Ascending indices as runs without gaps."""
+    runs: list[list[int]] = []
+    for r in members:
+        if runs and runs[-1][-1] == r - 1:
+            runs[-1].append(r)
+        else:
+            runs.append([r])
+    return runs
+
+
+def _hold(
+    open_prompts: OpenPrompts, layer: int, rows: list[int], valid: list[int], u: Tensor
+) -> tuple[Tensor, list[int]]:
+    """Room for the inputs of u (R, D, P) after those of earlier calls, and how many those are.
+
+    Returns (R, D, W) float32, with W the most earlier inputs of a row and P more; the rows hold
+    their part of it from here on.
+    """
+    earlier = [open_prompts[row][layer] for row in rows]
+    seen = [0 if past is None else past.shape[1] for past in earlier]
+    width = max(seen) + u.shape[2]
+    held = torch.empty(*u.shape[:2], width, dtype=torch.float32, device=u.device)
+    for r, (row, past) in enumerate(zip(rows, earlier, strict=True)):
+        if past is not None:
+            held[r, :, : seen[r]] = past
+        open_prompts[row][layer] = held[r, :, : seen[r] + valid[r]]
+    return held, seen
+
+
+def _plain(
+    state: StreamState,
+    open_prompts: OpenPrompts,
+    position: int | None,
+    h: Tensor,
+    u: Tensor,
+    pre: Tensor | None,
+    post: Tensor | None,
+    layer: int,
+    rows: list[int],
+    valid: list[int],
+) -> Tensor:
+    """Rows that are all in their prompt (position None) or all at one position, by torch."""
+    x = u.to(h.dtype, copy=pre is None)
+    if pre is not None:
+        x = x * pre
+    if min(valid) < u.shape[2]:
+        inside = torch.arange(u.shape[2]) < torch.tensor(valid)[:, None]
+        x = x * inside[:, None].to(x.device)
+    if position is None:
+        y = _plain_prompt(state, open_prompts, h, x, layer, rows, valid)
+    else:
+        y = chunk(state, h, x, position, layer, rows)
+    if state.skip is not None:
+        y += state.skip[layer, : x.shape[1], None] * x
+    return y if post is None else y * post
+
+
+def _plain_prompt(
+    state: StreamState,
+    open_prompts: OpenPrompts,
+    h: Tensor,
+    x: Tensor,
+    layer: int,
+    rows: list[int],
+    valid: list[int],
+) -> Tensor:
+    """Outputs of gated inputs x (R, D, P) that continue the rows' prompts, and the future fill."""
+    earlier = [open_prompts[row][layer] for row in rows]
+    seen = [0 if past is None else past.shape[1] for past in earlier]
+    width = x.shape[2]
+    whole = x
+    if any(seen):
+        whole = x.new_zeros(*x.shape[:2], max(seen) + width)
+        for r, past in enumerate(earlier):
+            if past is not None:
+                whole[r, :, : seen[r]] = past
+            whole[r, :, seen[r] : seen[r] + width] = x[r]
+    ends = torch.tensor([s + v for s, v in zip(seen, valid, strict=True)])
+    outputs = prompt(state, h, whole, ends, whole.shape[2] - min(seen), layer, rows)
+    for r, row in enumerate(rows):
+        open_prompts[row][layer] = whole[r, :, : int(ends[r])]
+    if not any(seen):
+        return outputs
+    shift = [s - min(seen) for s in seen]
+    return torch.stack([outputs[r, :, s : s + width] for r, s in enumerate(shift)])
 
 
 def prompt(

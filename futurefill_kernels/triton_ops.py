@@ -6,24 +6,25 @@ On a CPU it runs only under ``TRITON_INTERPRET=1``, for tests.
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
-from .checks import names
+from . import triton_checks
 from .device import DeviceInfo
 from .gpu_layout import CHANNEL_UNIT, share_channels
 from .gpu_layout import make_layout as make_layout
 from .gpu_layout import make_spectra as make_spectra
 from .plan import Level, Plan
 from .state import Step, StreamState
+from .triton_checks import IO_DTYPES, SPECTRA_DTYPES, check_state, expect
+from .triton_prefill import prompt as prompt
 
 name = "triton"
 fuses_fill = False
-spectra_dtypes = (torch.bfloat16,)
+spectra_dtypes = SPECTRA_DTYPES
 
 SMALLEST_CAPABILITY = (8, 0)
 
@@ -35,10 +36,6 @@ _SCHEMAS = {
     "Tensor? rows, int block, int radix, int n_spectra, int kept_offset, int spectra_offset, "
     "int channels, int groups, int late=0, int extra=0, int first=0, int? last=None) -> ()",
 }
-
-
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
 def _missing() -> str | None:
@@ -65,7 +62,7 @@ def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> 
             if capability < SMALLEST_CAPABILITY:
                 got = ".".join(map(str, capability))
                 reasons.append(f"needs compute capability 8.0 or newer, {device} has {got}")
-    elif device.type != "cpu" or not _interpreted():
+    elif device.type != "cpu" or not triton_checks.interpreted():
         reasons.append(f"runs on a CUDA device, not on {device}")
     if dtype == torch.float64:
         reasons.append("computes in float32, not in float64")
@@ -78,33 +75,6 @@ def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> 
 def device_info(device: torch.device) -> DeviceInfo:
     """Record of the device; the interpreter stands in for an A100."""
     return DeviceInfo.of(device) if device.type == "cuda" else DeviceInfo.named("a100")
-
-
-def _expect(ok: bool, name: str, expected: str, got: object) -> None:
-    if not ok:
-        raise ValueError(f"expected {name} {expected}, got {got}")
-
-
-def _check_state(positions: Tensor, rows: Tensor | None, **state: Tensor | None) -> None:
-    """Device, dtype and strides of a state's tensors; layouts as in gpu_layout."""
-    for label, x in state.items():
-        if x is None:
-            continue
-        _expect(x.device == positions.device, label, f"on {positions.device}", x.device)
-        dtypes = (torch.float32, *(spectra_dtypes if label == "spectra" else ()))
-        _expect(x.dtype in dtypes, label, f"of dtype {names(dtypes)}", x.dtype)
-        _expect(x.is_contiguous(), label, "contiguous", f"strides {x.stride()}")
-        _expect(x.shape[-1] % 32 == 0, label, "with channels padded to 32", tuple(x.shape))
-    for label, x in (("positions", positions), ("rows", rows)):
-        if x is not None:
-            _expect(x.dtype == torch.int64, label, "of dtype int64", x.dtype)
-            _expect(x.ndim == 1 and x.is_contiguous(), label, "(R,) contiguous", tuple(x.shape))
-            _expect(x.device == positions.device, label, f"on {positions.device}", x.device)
-    if positions.device.type != "cuda" and not _interpreted():
-        raise RuntimeError(
-            f"triton kernels run on a CUDA device, not on {positions.device} "
-            "(TRITON_INTERPRET=1 interprets them on the CPU)"
-        )
 
 
 def _short_range_step(
@@ -121,24 +91,22 @@ def _short_range_step(
     advance: bool,
     groups: int,
 ) -> None:
-    _check_state(positions, rows, ring=ring, taps=taps, skip=skip)
-    _expect(ring.ndim == 5 and ring.shape[2] == 1, "ring", "(layers, B, 1, N, C)", ring.shape)
+    check_state(positions, rows, ring=ring, taps=taps, skip=skip)
+    expect(ring.ndim == 5 and ring.shape[2] == 1, "ring", "(layers, B, 1, N, C)", ring.shape)
     layers, batch, _, _, lanes = ring.shape
-    _expect(u.ndim == 2 and lanes - 32 < u.shape[1] <= lanes, "u", f"(R, D <= {lanes})", u.shape)
-    _expect(
-        u.dtype in (torch.float32, torch.bfloat16, torch.float16), "u", "of 16 or 32 bits", u.dtype
-    )
+    expect(u.ndim == 2 and lanes - 32 < u.shape[1] <= lanes, "u", f"(R, D <= {lanes})", u.shape)
+    expect(u.dtype in IO_DTYPES, "u", "of 16 or 32 bits", u.dtype)
     n_rows = batch if rows is None else len(rows)
-    _expect(len(u) == n_rows, "u", f"with {n_rows} rows", len(u))
+    expect(len(u) == n_rows, "u", f"with {n_rows} rows", len(u))
     for label, x in (("u", u), ("pre", pre), ("post", post), ("y", y)):
         if x is not None:
-            _expect(x.shape == u.shape, label, f"(R, D) = {tuple(u.shape)}", tuple(x.shape))
-            _expect(x.dtype == u.dtype, label, f"of dtype {u.dtype}", x.dtype)
-            _expect(x.device == ring.device, label, f"on {ring.device}", x.device)
-            _expect(x.is_contiguous(), label, "contiguous", f"strides {x.stride()}")
-    _expect(groups >= 1 and u.shape[1] % groups == 0, "groups", f"to divide {u.shape[1]}", groups)
-    _expect(taps.ndim == 4 and taps.shape[3] >= groups, "taps", f"of {groups} rows", taps.shape)
-    _expect(0 <= layer < layers, "layer", f"in 0 .. {layers - 1}", layer)
+            expect(x.shape == u.shape, label, f"(R, D) = {tuple(u.shape)}", tuple(x.shape))
+            expect(x.dtype == u.dtype, label, f"of dtype {u.dtype}", x.dtype)
+            expect(x.device == ring.device, label, f"on {ring.device}", x.device)
+            expect(x.is_contiguous(), label, "contiguous", f"strides {x.stride()}")
+    expect(groups >= 1 and u.shape[1] % groups == 0, "groups", f"to divide {u.shape[1]}", groups)
+    expect(taps.ndim == 4 and taps.shape[3] >= groups, "taps", f"of {groups} rows", taps.shape)
+    expect(0 <= layer < layers, "layer", f"in 0 .. {layers - 1}", layer)
     from .triton_kernels.launch import step_launch
 
     info = device_info(ring.device)
@@ -165,17 +133,17 @@ def _future_fill(
     first: int = 0,
     last: int | None = None,
 ) -> None:
-    _check_state(positions, rows, ring=ring, kept=kept, spectra=spectra)
-    _expect(ring.ndim == 5 and ring.shape[2] == 1, "ring", "(layers, B, 1, N, C)", ring.shape)
-    _expect(0 < channels <= ring.shape[4], "channels", f"in 1 .. {ring.shape[4]}", channels)
-    _expect(groups >= 1 and channels % groups == 0, "groups", f"to divide {channels}", groups)
-    _expect(block >= 1, "block", ">= 1", block)
+    check_state(positions, rows, ring=ring, kept=kept, spectra=spectra)
+    expect(ring.ndim == 5 and ring.shape[2] == 1, "ring", "(layers, B, 1, N, C)", ring.shape)
+    expect(0 < channels <= ring.shape[4], "channels", f"in 1 .. {ring.shape[4]}", channels)
+    expect(groups >= 1 and channels % groups == 0, "groups", f"to divide {channels}", groups)
+    expect(block >= 1, "block", ">= 1", block)
     most = radix - 1 + extra
-    _expect(1 <= n_spectra <= most, "n_spectra", f"in 1 .. {most}", n_spectra)
-    _expect(late >= 0 and extra >= 0, "late and extra", ">= 0", (late, extra))
+    expect(1 <= n_spectra <= most, "n_spectra", f"in 1 .. {most}", n_spectra)
+    expect(late >= 0 and extra >= 0, "late and extra", ">= 0", (late, extra))
     last = channels if last is None else min(last, channels)
     aligned = first % CHANNEL_UNIT == 0 and (last % CHANNEL_UNIT == 0 or last == channels)
-    _expect(
+    expect(
         0 <= first <= last and aligned, "first .. last", f"multiples of {CHANNEL_UNIT}",
         (first, last),
     )  # fmt: skip
@@ -187,7 +155,7 @@ def _future_fill(
     ):  # fmt: skip
         held = x.shape[-3]
         stop = offset + count * transform
-        _expect(0 <= offset <= stop <= held, label, f"with at least {stop} rows", held)
+        expect(0 <= offset <= stop <= held, label, f"with at least {stop} rows", held)
     from .triton_kernels import launch
     from .triton_kernels.config import fill_config
 

@@ -15,7 +15,7 @@ from conftest import TOLERANCE, relative_error
 import futurefill_kernels as ff
 from bench import emulator
 from bench.gpu_cases import BLOCKS, FillCase, ProductCase, StepCase
-from futurefill_kernels import DeviceInfo, Plan, triton_ops
+from futurefill_kernels import DeviceInfo, Plan, triton_checks, triton_ops
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -290,7 +290,7 @@ def emulated(request, monkeypatch):
         )  # fmt: skip
 
     monkeypatch.setattr(launches.Launch, "run", run)
-    monkeypatch.setattr(triton_ops, "_interpreted", lambda: True)
+    monkeypatch.setattr(triton_checks, "interpreted", lambda: True)
     return names
 
 

@@ -1,4 +1,4 @@
-"""Launches of both operations as data: kernel, grid and arguments, made from tensors and sizes.
+"""Launches of the operations as data: kernel, grid and arguments, made from tensors and sizes.
 
 The ops run them; tests compile them for other GPUs and run them where there is none.
 """
@@ -21,10 +21,13 @@ from ..spectra import tree_order
 from .config import STEP_CHANNELS, STEP_SHARED, FillConfig, step_config
 from .future_fill import future_fill_kernel
 from .multiply_accumulate import multiply_accumulate_kernel
+from .prefill import prefill_inputs_kernel, prefill_outputs_kernel
 from .short_range_step import short_range_step_kernel
 from .tree import twiddle_table
 
 _LEAVES, _MULTIPLY_CHANNELS = 32, 32
+_PREFILL_TILE = 1024
+_PREFILL_POSITIONS, _PREFILL_CHANNELS = 64, 32
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,67 @@ def multiply_launch(
     constants = {"GROUPED": per_group > 1, "LEAVES": _LEAVES, "C": _MULTIPLY_CHANNELS}
     options = {"num_warps": 8, "enable_fp_fusion": True}
     return Launch(multiply_accumulate_kernel, grid, arguments, constants, options)
+
+
+def prefill_inputs_launch(
+    u: Tensor, pre: Tensor | None, lengths: Tensor | None, x: Tensor, held: Tensor | None
+) -> Launch:
+    """Gated inputs u (R, C, P) into x (R, C, n >= P) and held (R, C, P)."""
+    rows, channels, width = x.shape
+    tile = min(_PREFILL_TILE, 1 << (width - 1).bit_length())
+    together = _PREFILL_TILE // tile
+    grid = (-(-width // tile), -(-channels // together), rows)
+    arguments = (
+        u, pre, lengths, x, held, channels, u.shape[2], width, *_strides(u, pre, x, held),
+        0,
+    )  # fmt: skip
+    constants = {"C": together, "T": tile, "V": _wide(u.shape[2], width)}
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    return Launch(prefill_inputs_kernel, grid, arguments, constants, options)
+
+
+def prefill_outputs_launch(
+    z: Tensor,
+    u: Tensor,
+    pre: Tensor | None,
+    post: Tensor | None,
+    skip: Tensor | None,
+    y: Tensor,
+    prompt_fill: Tensor,
+    ring: Tensor,
+    rows: Tensor,
+    starts: Tensor | None,
+    ends: Tensor,
+    layer: int,
+    first_channel: int,
+) -> Launch:
+    """y and the future fill from z (R, C, n); the other tensors as in prefill_outputs_kernel."""
+    n_rows, channels, positions = u.shape
+    _, batch, _, length, lanes = prompt_fill.shape
+    tile, together = _PREFILL_POSITIONS, _PREFILL_CHANNELS
+    tiles = -(-(positions + length) // tile) + (starts is not None)
+    grid = (tiles, -(-channels // together), n_rows)
+    arguments = (
+        z, u, pre, post, skip, y, prompt_fill, ring, rows, starts, ends, layer, batch, channels,
+        positions, length, ring.shape[3], lanes, first_channel, *_strides(z, u, pre, post, y), 0,
+    )  # fmt: skip
+    constants = {
+        "C": together,
+        "T": tile,
+        "V": _wide(positions, z.shape[2]) if starts is None else 1,
+    }
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    return Launch(prefill_outputs_kernel, grid, arguments, constants, options)
+
+
+def _wide(*sizes: int) -> int:
+    """Positions of an access: 4 where all rows can start at a vector, as Triton sees it."""
+    return 1 if any(size % 16 for size in sizes) else 4
+
+
+def _strides(*tensors: Tensor | None) -> tuple[int, ...]:
+    """Of rows and channels."""
+    return tuple(s for x in tensors for s in ((0, 0) if x is None else x.stride()[:2]))
 
 
 @lru_cache(maxsize=32)
