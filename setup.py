@@ -59,8 +59,9 @@ CXX_FLAGS += [f"-ffile-prefix-map={ROOT}=."]  # the same library from every fold
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]  # the stable ABI of torch 2.10
 DEFINES += ["-DFUTUREFILL_X86"] if X86 else []
 
+CUDA_OPS = ["csrc/ops_cuda.cpp", "csrc/ops_cuda_prefill.cpp"]
 CUDA_KERNELS = ["csrc/cuda/short_range_step.cu", "csrc/cuda/future_fill.cu"]
-CUDA_KERNELS += ["csrc/cuda/spectrum_products.cu"]
+CUDA_KERNELS += ["csrc/cuda/spectrum_products.cu", "csrc/cuda/prefill.cu"]
 CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr"]
 NVCC_FLAGS += ["--objdir-as-tempdir"]  # names in the code follow the folder, not the process
@@ -240,7 +241,7 @@ def native_build() -> dict:
 
     extension = CppExtension(
         f"{PACKAGE}._C",
-        SOURCES if CUDA_REASON is not None else [*SOURCES, "csrc/ops_cuda.cpp"],
+        SOURCES if CUDA_REASON is not None else [*SOURCES, *CUDA_OPS],
         py_limited_api=True,
         extra_compile_args={"cxx": [*CXX_FLAGS, *DEFINES]},
     )

@@ -33,6 +33,18 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "spectrum_products(Tensor(a!) values, Tensor(b!) kept, Tensor spectra, Tensor positions, "
       "Tensor rows, int layer, int first_channel, int length, int block, int radix, "
       "int n_spectra, int kept_offset, int spectra_offset, int late, int extra, int shared) -> ()");
+  // around a prompt's transforms, on a GPU. u, pre, post, y (R, C, P); x (R, C, n >= P) and held
+  // (R, C, P) float32 become u pre, zero from each row's length on
+  m.def(
+      "prefill_inputs(Tensor u, Tensor? pre, Tensor? lengths, Tensor(a!) x, Tensor(b!)? held) "
+      "-> ()");
+  // z (R, C, n) float32, the convolution from each row's start: y = post (z + skip u pre) from
+  // position starts (default 0) on; what follows ends goes to prompt_fill (layers, B, 1, N, W) and
+  // ring, to channels first_channel.. of batch row rows
+  m.def(
+      "prefill_outputs(Tensor z, Tensor u, Tensor? pre, Tensor? post, Tensor? skip, Tensor(a!) y, "
+      "Tensor(b!) prompt_fill, Tensor(c!) ring, Tensor rows, Tensor? starts, Tensor ends, "
+      "int layer, int first_channel) -> ()");
   // short_range_step, then with `advance` the fills that are due, of all layers
   m.def(
       "step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "

@@ -14,6 +14,8 @@ IN_PLACE = (
     "future_fill",
     "future_fill_share",
     "spectrum_products",
+    "prefill_inputs",
+    "prefill_outputs",
     "step",
     "sliced_fill",
     "offline_conv",

@@ -22,7 +22,10 @@ from . import _extension
 #: dispatch key -> ops that must have a kernel for it
 REGISTERED = {
     "CPU": ("short_range_step", "future_fill", "step", "generate"),
-    "CUDA": ("short_range_step", "future_fill", "future_fill_share", "spectrum_products"),
+    "CUDA": (
+        *("short_range_step", "future_fill", "future_fill_share", "spectrum_products"),
+        *("prefill_inputs", "prefill_outputs"),
+    ),
 }
 DEFAULT_ARCHITECTURES = "80,86,89,90,100,120"
 

@@ -76,6 +76,42 @@ struct ProductParams {
   ProductShape shape;
 };
 
+// Of a prompt's tensor (rows, channels, time), in values; that of time is 1.
+struct Strides {
+  int64_t row, channel;
+};
+
+struct InputsShape {
+  int64_t positions, width;  // of u, of x
+  int64_t channels, n_rows;
+};
+
+struct InputsParams {
+  const void *u, *pre;     // pre or null
+  const int64_t* lengths;  // (n_rows,) or null for all positions
+  float *x, *held;         // held or null
+  Strides u_at, pre_at, x_at, held_at;
+  IoType io;
+  InputsShape shape;
+};
+
+struct OutputsShape {
+  int64_t positions, length, slots, lanes;  // of u; of the future fill; of the ring; of both
+  int64_t batch, channels, n_rows;
+};
+
+struct OutputsParams {
+  const float* z;
+  const void *u, *pre, *post;  // pre and post or null
+  const float* skip;           // of the layer, from the first channel on, or null
+  void* y;
+  float *prompt_fill, *ring;            // of the layer, likewise
+  const int64_t *rows, *starts, *ends;  // (n_rows,); starts or null for 0
+  Strides z_at, u_at, pre_at, post_at, y_at;
+  IoType io;
+  OutputsShape shape;
+};
+
 // Whether the binary has the level's block size.
 bool fill_supported(int64_t block);
 
@@ -83,5 +119,7 @@ bool fill_supported(int64_t block);
 cudaError_t launch_future_fill(const FillParams& params, cudaStream_t stream);
 cudaError_t launch_spectrum_products(const ProductParams& params, cudaStream_t stream);
 cudaError_t launch_short_range_step(const StepParams& params, cudaStream_t stream);
+cudaError_t launch_prefill_inputs(const InputsParams& params, cudaStream_t stream);
+cudaError_t launch_prefill_outputs(const OutputsParams& params, cudaStream_t stream);
 
 }  // namespace futurefill::cuda

@@ -2,11 +2,7 @@
 //
 // A thread block takes 8 channels, one 32-byte sector, of a few batch rows. Two lanes of 16 bytes
 // cover the channels, the other lanes and warps the taps; a tap is read once for all rows.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include <type_traits>
-
+#include "io.cuh"
 #include "launch.h"
 #include "step_config.h"
 
@@ -17,21 +13,6 @@ constexpr int kChannels = kStepChannels, kMaxThreads = kStepMaxThreads;
 // The position's upper bits count the thread blocks that have read it.
 constexpr int kArrivalShift = 40;
 constexpr int64_t kPositionMask = (int64_t{1} << kArrivalShift) - 1;
-
-__device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
-
-template <class Io>
-__device__ __forceinline__ Io from_float(float x) {
-  if constexpr (sizeof(Io) == 4) {
-    return x;
-  } else if constexpr (std::is_same_v<Io, __half>) {
-    return __float2half_rn(x);
-  } else {
-    return __float2bfloat16_rn(x);
-  }
-}
 
 // Four neighbouring channels' values of one filter row. kShared: filters serve several channels.
 template <bool kShared>

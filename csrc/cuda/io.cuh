@@ -1,0 +1,26 @@
+// Inputs and outputs of 16 or 32 bits as float.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <type_traits>
+
+namespace futurefill::cuda {
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+
+template <class Io>
+__device__ __forceinline__ Io from_float(float x) {
+  if constexpr (sizeof(Io) == 4) {
+    return x;
+  } else if constexpr (std::is_same_v<Io, __half>) {
+    return __float2half_rn(x);
+  } else {
+    return __float2bfloat16_rn(x);
+  }
+}
+
+}  // namespace futurefill::cuda
