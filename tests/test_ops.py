@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(
     reason=f"no CPU kernels: {_extension.cpu_unavailable_reason()}",
 )
 OPS = torch.ops.futurefill_kernels
-GPU_ONLY = ("future_fill_share", "spectrum_products")
+GPU_ONLY = ("future_fill_share", "spectrum_products", "prefill_inputs", "prefill_outputs")
 
 
 def _stream(taken: int, slack_from: int | None = None):
@@ -63,16 +63,23 @@ def test_opcheck(name):
 def test_ops_without_a_cpu_kernel_trace(name):
     """Their fakes return nothing, on tensors without memory; on the CPU they are refused."""
     state = _stream(3, 8)
-    tensors = (state.kept, state.spectra, state.positions)
-    first, rows, numbers = state.ring, None, (40, 8, 5, 5, 0, 0, 4, 1, 0, 32, 1)
-    if name == "spectrum_products":
-        first, rows = torch.zeros(2, 8, 6, 2), torch.arange(2)
-        numbers = (0, 0, 40, 8, 5, 5, 0, 0, 4, 1, 1)
+    ring, spectra = state.ring, (state.kept, state.spectra, state.positions)
+    u, x, rows = torch.zeros(2, 6, 9), torch.zeros(2, 6, 64), torch.arange(2)
+    arguments = {
+        "future_fill_share": (ring, *spectra, None, 40, 8, 5, 5, 0, 0, 4, 1, 0, 32, 1),
+        "spectrum_products": (
+            *(torch.zeros(2, 8, 6, 2), *spectra, rows, 0, 0, 40, 8, 5, 5, 0, 0, 4, 1, 1),
+        ),
+        "prefill_inputs": (u, None, rows, x, None),
+        "prefill_outputs": (
+            *(x, u, None, u, None, u.clone(), state.prompt_fill, ring, rows, None, rows, 0, 0),
+        ),
+    }[name]
     op = getattr(OPS, name).default
-    on_meta = [t.to("meta") for t in (first, *tensors)]
-    assert op(*on_meta, rows if rows is None else rows.to("meta"), *numbers) is None
+    on_meta = [a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments]
+    assert op(*on_meta) is None
     with pytest.raises(NotImplementedError, match="'CPU' backend"):
-        op(first, *tensors, rows, *numbers)
+        op(*arguments)
 
 
 def test_a_compiled_step_is_the_step():
