@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ import torch
 from futurefill_kernels.functional import conv_range
 from futurefill_kernels.plan import Plan
 
+from . import prefill_counters
 from .cuda_harness import (
     MEMORIES,
     NVCC_FLAGS,
@@ -32,7 +33,8 @@ from .cuda_harness import (
     run_step,
     step_config,
 )
-from .gpu_cases import FillCase, ProductCase, StepCase
+from .cuda_prefill import run_inputs, run_outputs
+from .gpu_cases import FillCase, PrefillCase, ProductCase, StepCase
 from .gpu_counts import Counters, Resources, counters
 from .product_counters import count_products, plan_of
 
@@ -68,6 +70,17 @@ def count_product(case: ProductCase, capability: int = 80, checks: bool = False)
 
     registers = max(row["registers"] for row in resources("spectrum_products.cu"))
     return count_products(case, make_state([h], plan, case.batch), run, lambda _: registers)
+
+
+def count_prefill(case: PrefillCase, capability: int = 80, checks: bool = False) -> Counters:
+    """Counters of one launch."""
+    kernel = run_inputs if case.part == "inputs" else run_outputs
+    used = [r for r in resources("prefill.cu") if f"prefill_{case.part}" in r["kernel"]]
+    return prefill_counters.count(
+        case,
+        partial(kernel, arch=f"sm_{capability}", checks=checks),
+        lambda _: max(row["registers"] for row in used),
+    )
 
 
 def _run_fill(case: FillCase, memory: int, capability: int, checks: bool) -> tuple[Counters, Any]:
@@ -236,6 +249,13 @@ def resource_rows() -> Iterator[tuple[str, int, Resources]]:
         _, threads = step_config(rows, 1024, 64)
         used = Resources(most["registers"], most["shared"], most["spilled"], threads // 32)
         yield f"short_range_step, T_0=64, {rows} rows a block", 80, used
-    products = resources("spectrum_products.cu")
-    most = {name: max(r[name] for r in products) for name in ("registers", "spilled")}
-    yield "spectrum_products", 80, Resources(most["registers"], 0, most["spilled"], 8)
+    for name, file in (
+        ("spectrum_products", "spectrum_products.cu"),
+        ("prefill_inputs", "prefill.cu"),
+        ("prefill_outputs", "prefill.cu"),
+    ):
+        kernels = [r for r in resources(file) if name in r["kernel"]]
+        most = {
+            field: max(r[field] for r in kernels) for field in ("registers", "shared", "spilled")
+        }
+        yield name, 80, Resources(most["registers"], most["shared"], most["spilled"], 8)

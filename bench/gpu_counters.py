@@ -27,7 +27,8 @@ from .gpu_cases import (
     StepCase,
 )
 
-#: module with count_step, count_fill, count_product and resource_rows per implementation
+#: per implementation, a module with count_step, count_fill, count_product, count_prefill and
+#: resource_rows
 MODULES = {"triton": "triton_counters", "cuda": "cuda_counters"}
 Case = FillCase | PrefillCase | ProductCase | StepCase
 DEVICES = ("a100", "h100", "h200", "b200")
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     module = importlib.import_module(f"bench.{MODULES[implementation]}")
     cases: tuple[Case, ...] = (
         *STEP_CASES, *FILL_CASES, *getattr(module, "MORE_FILL_CASES", ()), *PRODUCT_CASES,
-        *(PREFILL_CASES if hasattr(module, "count_prefill") else ()),
+        *PREFILL_CASES,
     )  # fmt: skip
     if args.quick:
         cases = (StepCase(16, 64, 1, 24), FillCase(16, 32, 1, 1, 2), ProductCase(64, 32, 1, 1, 2))

@@ -23,7 +23,7 @@ from futurefill_kernels.triton_kernels.launch import (
     step_launch,
 )
 
-from . import emulator
+from . import emulator, prefill_counters
 from .gpu_cases import FillCase, PrefillCase, ProductCase, StepCase
 from .gpu_counts import Counters, Resources, counters
 from .product_counters import count_products, plan_of
@@ -145,39 +145,19 @@ def count_step(case: StepCase, capability: int = 80, checks: bool = False) -> Co
     )  # fmt: skip
 
 
-def prefill_of(case: PrefillCase) -> tuple[Launch, list[torch.Tensor], list[torch.Tensor]]:
-    """The launch, what it writes, and what that should be in float64."""
-    generator = torch.Generator().manual_seed(3)
-    rows, channels, width, n = case.batch, case.channels, case.positions, case.length
-    u, pre, post = torch.randn(3, rows, channels, width, generator=generator).to(case.dtype)
-    x = u.double() * pre.double()
-    if case.part == "inputs":
-        padded = torch.empty(rows, channels, case.width)
-        held = torch.empty(rows, channels, width)
-        launch = prefill_inputs_launch(u, pre, None, padded, held)
-        return launch, [padded, held], [torch.nn.functional.pad(x, (0, case.width - width)), x]
-    state, _ = _state(Plan(n, (n,)), channels, rows, 1)
-    skip = torch.randn(1, state.layout.lanes, generator=generator)
-    z, y = torch.randn(rows, channels, case.width, generator=generator), torch.empty_like(u)
-    launch = prefill_outputs_launch(
-        z, u, pre, post, skip, y, state.prompt_fill, state.ring, torch.arange(rows), None,
-        torch.full((rows,), width), 0, 0,
-    )  # fmt: skip
-    expected = (z[..., :width] + skip[0, :channels, None].double() * x) * post.double()
-    filled = z[..., width : width + n].mT.double()
-    pending = [t[0, :, 0, :, :channels] for t in (state.prompt_fill, state.ring)]
-    return launch, [y, *pending], [expected, filled, filled]
+def prefill_of(case: PrefillCase, *arguments: Any) -> Launch:
+    """The launch of the case's kernel."""
+    inputs = case.part == "inputs"
+    return (prefill_inputs_launch if inputs else prefill_outputs_launch)(*arguments)
 
 
 def count_prefill(case: PrefillCase, capability: int = 80, checks: bool = False) -> Counters:
-    """Counters of one launch; instructions are those per position and channel."""
-    launch, got, expected = prefill_of(case)
-    stats = _emulate(launch, capability, checks)
-    got, expected = ([t.double().flatten() for t in many] for many in (got, expected))
-    return counters(
-        stats, torch.cat(got), torch.cat(expected), case.compulsory, case.nominal_flops,
-        stats.total_thread_insts / (case.batch * case.channels * case.width), stats.registers,
-    )  # fmt: skip
+    """Counters of one launch."""
+
+    def run(*arguments: Any) -> Any:
+        return _emulate(prefill_of(case, *arguments), capability, checks)
+
+    return prefill_counters.count(case, run, lambda stats: stats.registers)
 
 
 def shipped_launches() -> Iterator[tuple[str, Launch]]:
@@ -189,8 +169,8 @@ def shipped_launches() -> Iterator[tuple[str, Launch]]:
     values = torch.zeros(1, 4096, 32, 2)
     yield "multiply_accumulate", products_of(state, values, torch.arange(1))
     for part in ("inputs", "outputs"):
-        launch, _, _ = prefill_of(PrefillCase(part, 512, 128, 64, 1))
-        yield f"prefill_{part}", launch
+        case = PrefillCase(part, 512, 128, 64, 1)
+        yield f"prefill_{part}", prefill_of(case, *prefill_counters.arguments_of(case)[0])
     info = DeviceInfo.named("a100")
     for batch, channels, block, dtype in (
         (1, 1024, 16, torch.float32), (1, 1024, 64, torch.float32), (1, 1024, 64, torch.bfloat16),

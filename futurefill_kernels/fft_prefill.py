@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .functional import fft_length
+from .state import StreamState
 
 WORKSPACE_BYTES = 256 << 20
 #: Real arrays of a row and channel that may live at once: spectrum, the copy of it that the inverse
@@ -17,19 +18,19 @@ _ARRAYS = 5
 _FILTER_ARRAYS = 2  # of a filter row: its padded taps and spectrum
 _UNIT, _LINE = 8, 32  # channels of a sector and of a line of the state
 
-#: inputs(u, pre, lengths, x, held): gated inputs u * pre (R, C, P) as float32 into x (R, C, n) and,
+#: inputs(u, pre, lengths, x, held): gated inputs u pre (R, C, P) as float32 into x (R, C, n) and,
 #: if given, held (R, C, P), zero from each row's length (None: P) on.
 Inputs = Callable[[Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None], None]
 
-#: outputs(z, u, pre, post, y, rows, starts, ends, first_channel): from z (R, C, n), the convolution
-#: of each row from its start, y = (z + skip u pre) post of the P positions from ``starts`` (None:
-#: 0), and the pending outputs of the state's ``rows`` from those that follow ``ends``.
-Outputs = Callable[
-    [Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor, Tensor | None, Tensor, int], None
-]
+#: outputs(z, u, pre, post, skip, y, prompt_fill, ring, rows, starts, ends, layer, first_channel):
+#: from z (R, C, n), the convolution of each row from its start, y = (z + skip u pre) post of the P
+#: positions from ``starts`` (None: 0), and the pending outputs of the state's ``rows`` from those
+#: that follow ``ends``.
+Outputs = Callable[..., None]
 
 
 def prompt_by_fft(
+    state: StreamState,
     h: Tensor,
     u: Tensor,
     pre: Tensor | None,
@@ -38,12 +39,12 @@ def prompt_by_fft(
     held: Tensor,
     seen: list[int],
     valid: list[int],
+    layer: int,
     rows: list[int],
-    length: int,
     inputs: Inputs,
     outputs: Outputs,
 ) -> None:
-    """Outputs of a call's positions, and the future fill of ``length`` positions after them.
+    """Outputs of a call's positions, and the future fill that they leave in the state.
 
     h: (G, L) float32 taps. u, pre, post, y: (R, D, P); y is written. held: (R, D, W) float32, whose
     first ``seen`` positions of each row are gated inputs of earlier calls; this call's follow, then
@@ -53,6 +54,7 @@ def prompt_by_fft(
     and 8 channels where those are more: channels, and rows of a large batch, are done a few at a
     time. Source: docs/algorithm.md.
     """
+    length = state.plan.length
     batch, channels, positions = u.shape
     groups, total = h.shape[0], held.shape[2]
     per_group, taps = channels // groups, min(h.shape[1], total + length)
@@ -83,8 +85,8 @@ def prompt_by_fft(
                 x = torch.fft.irfft(z, n, norm="forward")  # the spectrum holds 1/n
                 del z
                 outputs(
-                    x, some_u, some_pre, some_post, y[here], row, start if continued else None,
-                    end, c,
+                    x, some_u, some_pre, some_post, state.skip, y[here], state.prompt_fill,
+                    state.ring, row, start if continued else None, end, layer, c,
                 )  # fmt: skip
                 del x
 
@@ -129,9 +131,7 @@ def _at_once(n: int, channels: int, rows: int, arrays: int) -> tuple[int, int]:
     values = WORKSPACE_BYTES // (4 * n)
     most = values // (arrays * rows + _FILTER_ARRAYS)
     unit = _LINE if most >= _LINE else _UNIT
-    most = max(_UNIT, most // unit * unit)
-    if most >= channels:
-        return channels, rows
+    most = min(channels, max(_UNIT, most // unit * unit))
     return most, min(rows, max(1, (values - _FILTER_ARRAYS * most) // (arrays * most)))
 
 

@@ -137,24 +137,8 @@ def prompt(
     rows: list[int],
 ) -> None:
     """Outputs of a prompt's positions, and its future fill; see prompt_by_fft."""
-
-    def outputs(
-        z: Tensor,
-        u: Tensor,
-        pre: Tensor | None,
-        post: Tensor | None,
-        y: Tensor,
-        rows: Tensor,
-        starts: Tensor | None,
-        ends: Tensor,
-        first_channel: int,
-    ) -> None:
-        torch.ops.futurefill_kernels.triton_prefill_outputs(
-            z, u, pre, post, state.skip, y, state.prompt_fill, state.ring, rows, starts, ends,
-            layer, first_channel,
-        )  # fmt: skip
-
+    ops = torch.ops.futurefill_kernels
     prompt_by_fft(
-        h, u, pre, post, y, held, seen, valid, rows, state.plan.length,
-        torch.ops.futurefill_kernels.triton_prefill_inputs, outputs,
+        state, h, u, pre, post, y, held, seen, valid, layer, rows, ops.triton_prefill_inputs,
+        ops.triton_prefill_outputs,
     )  # fmt: skip

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import relative_error
+from prefill_cases import DTYPES, check_prompts
 
 import futurefill_kernels as ff
-from bench import cuda_harness
+from bench import cuda_harness, cuda_prefill
 from futurefill_kernels import _extension, cuda_ops, dispatch, wheel_check
+from futurefill_kernels.fft_prefill import prompt_by_fft
 from futurefill_kernels.gpu_layout import share_channels
 
 NOT_BUILT = _extension.cuda_unavailable_reason()
@@ -121,6 +124,14 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             launches.append(f"share {level.block}")
             cuda_harness.run_fill(state, level, rows, checks=False, channels=(first, last))
 
+    def prompt(state, h, u, pre, post, y, held, seen, valid, layer, rows):
+        launches.append("prompt")
+        prompt_by_fft(
+            *(state, h, u, pre, post, y, held, seen, valid, layer, rows),
+            partial(cuda_prefill.run_inputs, checks=False),
+            partial(cuda_prefill.run_outputs, checks=False),
+        )
+
     implementation = SimpleNamespace(
         name="emulated",
         fuses_fill=cuda_ops.fuses_fill,
@@ -130,6 +141,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         make_step=make_step,
         fill=fill,
         fill_slices=fill_slices,
+        prompt=prompt,
         launches=launches,
     )
     monkeypatch.setitem(dispatch.IMPLEMENTATIONS, "emulated", implementation)
@@ -169,6 +181,13 @@ def test_streams_of_prompts_chunks_and_steps(emulated, groups, taps, blocks, sla
     for layer in range(2):
         x = ff.reference.causal_conv(x, filters[layer].double())
         assert relative_error(torch.cat(outputs[layer], -1), x) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (6, 2), (40, 40)])
+def test_prompts(emulated, channels, groups, dtype):
+    check_prompts("emulated", dtype, channels, groups)
+    assert "prompt" in emulated.launches
 
 
 def test_rows_at_positions_of_their_own(emulated):

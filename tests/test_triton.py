@@ -117,14 +117,17 @@ def test_ops_refuse_cpu_tensors():
 
 @needs_triton
 def test_kernels_in_the_interpreter(tmp_path):
-    """Every case of tests/triton_interpreter.py, in a process with TRITON_INTERPRET=1."""
+    """Every case of tests/triton_*interpreter.py, in a process with TRITON_INTERPRET=1."""
     environment = os.environ | {
         "TRITON_INTERPRET": "1",
         "TRITON_CACHE_DIR": str(tmp_path),
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/triton_interpreter.py"],
+        [
+            *(sys.executable, "-m", "pytest", "-q"),
+            *("tests/triton_interpreter.py", "tests/triton_prefill_interpreter.py"),
+        ],
         cwd=Path(__file__).parents[1],
         env=environment,
         capture_output=True,

@@ -11,6 +11,7 @@ import os
 import pytest
 import torch
 from conftest import TOLERANCE, relative_error
+from prefill_cases import check_prompts
 
 import futurefill_kernels as ff
 from bench import emulator
@@ -292,6 +293,12 @@ def emulated(request, monkeypatch):
     monkeypatch.setattr(launches.Launch, "run", run)
     monkeypatch.setattr(triton_checks, "interpreted", lambda: True)
     return names
+
+
+@needs_emulator
+def test_prompts_in_the_emulator(emulated):
+    check_prompts("triton", torch.float32, 40, 5)
+    assert {"prefill_inputs_kernel", "prefill_outputs_kernel"} < set(emulated)
 
 
 @needs_emulator
