@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
 
@@ -196,13 +197,10 @@ def step_row(channels: int, batch: int, taps: int = 64, dtype: torch.dtype = tor
 @lru_cache(maxsize=3)
 def resources(source: str) -> list[Row]:
     """Registers and spilled bytes of every kernel of a file on every architecture, from ptxas."""
-    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in MEMORY]
-    command = ["nvcc", *NVCC_FLAGS, *codes, "-Xptxas=-v", "-c", "-o", os.devnull]
-    result = subprocess.run(
-        [*command, str(SOURCES / source)], check=True, capture_output=True, text=True
-    )
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        texts = list(pool.map(partial(_ptxas, source), MEMORY))
     rows: list[Row] = []
-    for line in result.stderr.splitlines():
+    for line in "\n".join(texts).splitlines():
         entry = re.search(r"Compiling entry function '(\S+)' for 'sm_(\d+)'", line)
         spill = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line)
         used = re.search(r"Used (\d+) registers", line)
@@ -215,6 +213,16 @@ def resources(source: str) -> list[Row]:
             static = re.search(r"(\d+) bytes smem", line)
             rows[-1]["shared"] = int(static[1]) if static else 0
     return rows
+
+
+def _ptxas(source: str, capability: int) -> str:
+    """What ptxas says of a file's kernels on one architecture."""
+    code = f"-gencode=arch=compute_{capability},code=sm_{capability}"
+    command = ["nvcc", *NVCC_FLAGS, code, "-Xptxas=-v", "-c", "-o", os.devnull]
+    result = subprocess.run(
+        [*command, str(SOURCES / source)], check=True, capture_output=True, text=True
+    )
+    return result.stderr
 
 
 @lru_cache(maxsize=1)

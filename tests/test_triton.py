@@ -9,6 +9,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -117,20 +118,24 @@ def test_ops_refuse_cpu_tensors():
 
 @needs_triton
 def test_kernels_in_the_interpreter(tmp_path):
-    """Every case of tests/triton_*interpreter.py, in a process with TRITON_INTERPRET=1."""
+    """Every case of tests/triton_*interpreter.py, in processes with TRITON_INTERPRET=1."""
     environment = os.environ | {
         "TRITON_INTERPRET": "1",
         "TRITON_CACHE_DIR": str(tmp_path),
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q"),
-            *("tests/triton_interpreter.py", "tests/triton_prefill_interpreter.py"),
-        ],
-        cwd=Path(__file__).parents[1],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
+    files = sorted(Path(__file__).parent.glob("triton_*interpreter.py"))
+    assert len(files) == 3
+
+    def run(file: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
+            cwd=file.parents[1],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in pool.map(run, files):
+            assert done.returncode == 0, done.stdout[-5000:]
