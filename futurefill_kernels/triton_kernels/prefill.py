@@ -61,8 +61,7 @@ def prefill_outputs_kernel(
     (rows, channels, positions), of which z has the first at ``starts``, (rows,) int64 or None for
     0. ends: (rows,) int64, where the prompt ends and its future fill begins. prompt_fill, ring:
     (layers, batch, length or slots, lanes). rows: (rows,) int64, their batch row. skip: (layers,
-    lanes) or None; u is read with it. V: a divisor of positions and of z's
-    size.
+    lanes) or None; u is read with it. V: a divisor of positions and of z's size.
     """
     r = tl.program_id(2).to(tl.int64)
     local = tl.program_id(1) * C + tl.arange(0, C)
