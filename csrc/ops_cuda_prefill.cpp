@@ -55,6 +55,15 @@ View tokens(const Tensor& t, int32_t device, cuda::Strides& at) {
   return u;
 }
 
+// A gate of the tokens, or null.
+const void* gate(const char* name, const OptionalTensor& t, const View& u, int32_t device,
+                 cuda::Strides& at) {
+  if (!t) return nullptr;
+  const View v = signal(name, *t, device, at);
+  check_same(v, u);
+  return v.data;
+}
+
 void prefill_inputs(Tensor u_, OptionalTensor pre_, OptionalTensor lengths, Tensor x_,
                     OptionalTensor held_) {
   const int32_t device = device_of(u_);
@@ -63,11 +72,7 @@ void prefill_inputs(Tensor u_, OptionalTensor pre_, OptionalTensor lengths, Tens
   const View u = tokens(u_, device, p.u_at);
   p.io = io_of(u);
   p.u = u.data;
-  if (pre_) {
-    const View pre = signal("pre", *pre_, device, p.pre_at);
-    check_same(pre, u);
-    p.pre = pre.data;
-  }
+  p.pre = gate("pre", pre_, u, device, p.pre_at);
   const View x = signal("x", x_, device, p.x_at);
   check_like(x, u, 0), check_float32(x);
   p.x = static_cast<float*>(x.data);
@@ -93,16 +98,8 @@ void prefill_outputs(Tensor z_, Tensor u_, OptionalTensor pre_, OptionalTensor p
   const View u = tokens(u_, device, p.u_at);
   p.io = io_of(u);
   p.u = u.data;
-  if (pre_) {
-    const View pre = signal("pre", *pre_, device, p.pre_at);
-    check_same(pre, u);
-    p.pre = pre.data;
-  }
-  if (post_) {
-    const View post = signal("post", *post_, device, p.post_at);
-    check_same(post, u);
-    p.post = post.data;
-  }
+  p.pre = gate("pre", pre_, u, device, p.pre_at);
+  p.post = gate("post", post_, u, device, p.post_at);
   const View y = signal("y", y_, device, p.y_at);
   check_same(y, u);
   p.y = y.data;

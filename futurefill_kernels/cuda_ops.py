@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import _extension, gpu_layout
 from .fft_fill import fill_by_fft
-from .fft_prefill import prompt_by_fft
+from .fft_prefill import Inputs, Outputs
 from .gpu_layout import make_layout, share_channels
 from .plan import Level, Plan
 from .state import Layout, Step, StreamState
@@ -25,7 +25,7 @@ __all__ = [
     "make_spectra",
     "make_step",
     "name",
-    "prompt",
+    "prompt_kernels",
     "unavailable",
 ]
 
@@ -156,22 +156,7 @@ def _fill_channels(
     fill_by_fft(state.ring, state.positions, rows, level, length, first, last, products)
 
 
-def prompt(
-    state: StreamState,
-    h: Tensor,
-    u: Tensor,
-    pre: Tensor | None,
-    post: Tensor | None,
-    y: Tensor,
-    held: Tensor,
-    seen: list[int],
-    valid: list[int],
-    layer: int,
-    rows: list[int],
-) -> None:
-    """Outputs of a prompt's positions, and its future fill; see prompt_by_fft."""
+def prompt_kernels() -> tuple[Inputs, Outputs]:
+    """The ops before and after a prompt's transforms."""
     ops = torch.ops.futurefill_kernels
-    prompt_by_fft(
-        state, h, u, pre, post, y, held, seen, valid, layer, rows, ops.prefill_inputs,
-        ops.prefill_outputs,
-    )  # fmt: skip
+    return ops.prefill_inputs, ops.prefill_outputs

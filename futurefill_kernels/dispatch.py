@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import cpu_ops, cuda_ops, gpu_order, reference_ops, triton_ops
 from .device import DeviceInfo
+from .fft_prefill import Inputs, Outputs
 from .plan import Level, Plan
 from .state import Layout, Step, StreamState
 
@@ -53,21 +54,8 @@ class SlicedImplementation(Implementation, Protocol):
 class PromptImplementation(Implementation, Protocol):
     """One with kernels of its own around the transforms of a prompt."""
 
-    def prompt(
-        self,
-        state: StreamState,
-        h: Tensor,
-        u: Tensor,
-        pre: Tensor | None,
-        post: Tensor | None,
-        y: Tensor,
-        held: Tensor,
-        seen: list[int],
-        valid: list[int],
-        layer: int,
-        rows: list[int],
-    ) -> None:
-        """Outputs of a prompt's positions, and its future fill; see fft_prefill.prompt_by_fft."""
+    def prompt_kernels(self) -> tuple[Inputs, Outputs]:
+        """The two kernels; see fft_prefill."""
         ...
 
 

@@ -17,6 +17,7 @@ WORKSPACE_BYTES = 256 << 20
 _ARRAYS = 5
 _FILTER_ARRAYS = 2  # of a filter row: its padded taps and spectrum
 _UNIT, _LINE = 8, 32  # channels of a sector and of a line of the state
+_MOST = 1 << 15  # rows or channels of one launch, within a grid's second and third dimension
 
 #: inputs(u, pre, lengths, x, held): gated inputs u pre (R, C, P) as float32 into x (R, C, n) and,
 #: if given, held (R, C, P), zero from each row's length (None: P) on.
@@ -131,8 +132,8 @@ def _at_once(n: int, channels: int, rows: int, arrays: int) -> tuple[int, int]:
     values = WORKSPACE_BYTES // (4 * n)
     most = values // (arrays * rows + _FILTER_ARRAYS)
     unit = _LINE if most >= _LINE else _UNIT
-    most = min(channels, max(_UNIT, most // unit * unit))
-    return most, min(rows, max(1, (values - _FILTER_ARRAYS * most) // (arrays * most)))
+    most = min(channels, _MOST, max(_UNIT, most // unit * unit))
+    return most, min(rows, _MOST, max(1, (values - _FILTER_ARRAYS * most) // (arrays * most)))
 
 
 def _filter_ranges(groups: int, per_group: int, most: int) -> Iterator[tuple[int, int]]:

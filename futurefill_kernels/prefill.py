@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .dispatch import Implementation, PromptImplementation, SlicedImplementation
+from .fft_prefill import Inputs, Outputs, prompt_by_fft
 from .functional import fast_conv_range
 from .plan import Level
 from .state import StreamState, from_tiles, to_tiles
@@ -42,28 +43,28 @@ def tokens(
     groups: dict[int | None, list[int]] = {}
     for r, row in enumerate(rows):
         groups.setdefault(None if row in open_prompts else positions[row], []).append(r)
-    fused = hasattr(implementation, "prompt")
+    kernels = None
+    if hasattr(implementation, "prompt_kernels"):
+        kernels = cast(PromptImplementation, implementation).prompt_kernels()
     for position, members in groups.items():
-        # in slices nothing is copied
-        parts = _runs(members) if fused and position is None else [members]
-        for part in parts:
-            whole = part[-1] - part[0] + 1 == len(part)
-            picked = slice(part[0], part[-1] + 1) if whole else part
-            its_rows, its_valid = [rows[r] for r in part], [valid[r] for r in part]
-            its_u = u[picked]
-            its_pre, its_post = (None if x is None else x[picked] for x in (pre, post))
-            if fused and position is None:
-                held, seen = _hold(open_prompts, layer, its_rows, its_valid, its_u)
-                cast(PromptImplementation, implementation).prompt(
-                    state, h, its_u, its_pre, its_post, y[picked], held, seen, its_valid, layer,
-                    its_rows,
+        if position is None and kernels is not None:
+            for part in _runs(members):
+                here = slice(part[0], part[-1] + 1)  # copies nothing
+                _prompt_between_kernels(
+                    kernels, state, open_prompts, h, u[here], _rows_of(pre, here),
+                    _rows_of(post, here), y[here], layer, rows[here], valid[here],
                 )  # fmt: skip
-                continue
-            y[picked] = _plain(
-                state, open_prompts, position, h, its_u, its_pre, its_post, layer, its_rows,
-                its_valid,
-            ).to(y.dtype)  # fmt: skip
+            continue
+        y[members] = _plain(
+            state, open_prompts, position, h, u[members], _rows_of(pre, members),
+            _rows_of(post, members), layer, [rows[r] for r in members],
+            [valid[r] for r in members],
+        ).to(y.dtype)  # fmt: skip
     return y
+
+
+def _rows_of(x: Tensor | None, which: slice | list[int]) -> Tensor | None:
+    return None if x is None else x[which]
 
 
 def _runs(members: list[int]) -> list[list[int]]:
@@ -77,23 +78,31 @@ def _runs(members: list[int]) -> list[list[int]]:
     return runs
 
 
-def _hold(
-    open_prompts: OpenPrompts, layer: int, rows: list[int], valid: list[int], u: Tensor
-) -> tuple[Tensor, list[int]]:
-    """Room for the inputs of u (R, D, P) after those of earlier calls, and how many those are.
-
-    Returns (R, D, W) float32, with W the most earlier inputs of a row and P more; the rows hold
-    their part of it from here on.
-    """
+def _prompt_between_kernels(
+    kernels: tuple[Inputs, Outputs],
+    state: StreamState,
+    open_prompts: OpenPrompts,
+    h: Tensor,
+    u: Tensor,
+    pre: Tensor | None,
+    post: Tensor | None,
+    y: Tensor,
+    layer: int,
+    rows: list[int],
+    valid: list[int],
+) -> None:
+    """Tokens u (R, D, P) that continue the rows' prompts, by torch.fft between two kernels."""
     earlier = [open_prompts[row][layer] for row in rows]
     seen = [0 if past is None else past.shape[1] for past in earlier]
     width = max(seen) + u.shape[2]
     held = torch.empty(*u.shape[:2], width, dtype=torch.float32, device=u.device)
-    for r, (row, past) in enumerate(zip(rows, earlier, strict=True)):
+    for r, past in enumerate(earlier):
         if past is not None:
             held[r, :, : seen[r]] = past
+    prompt_by_fft(state, h, u, pre, post, y, held, seen, valid, layer, rows, *kernels)
+    # only now: a call that runs out of memory can be repeated
+    for r, row in enumerate(rows):
         open_prompts[row][layer] = held[r, :, : seen[r] + valid[r]]
-    return held, seen
 
 
 def _plain(
@@ -109,7 +118,7 @@ def _plain(
     valid: list[int],
 ) -> Tensor:
     """Rows that are all in their prompt (position None) or all at one position, by torch."""
-    x = u.to(h.dtype, copy=pre is None)
+    x = u.to(h.dtype)
     if pre is not None:
         x = x * pre
     if min(valid) < u.shape[2]:

@@ -20,7 +20,7 @@ from .gpu_layout import make_spectra as make_spectra
 from .plan import Level, Plan
 from .state import Step, StreamState
 from .triton_checks import IO_DTYPES, SPECTRA_DTYPES, check_state, expect
-from .triton_prefill import prompt as prompt
+from .triton_prefill import prompt_kernels as prompt_kernels
 
 name = "triton"
 fuses_fill = False

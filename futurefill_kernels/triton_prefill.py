@@ -1,4 +1,4 @@
-"""A prompt's two kernels of ``impl="triton"`` as ops, and the prompt through them."""
+"""A prompt's two kernels of ``impl="triton"`` as ops."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from .checks import names
-from .fft_prefill import prompt_by_fft
-from .state import StreamState
+from .fft_prefill import Inputs, Outputs
 from .triton_checks import IO_DTYPES, check_device, check_indices, expect
 
 _SCHEMAS = {
@@ -123,22 +122,7 @@ for _name, _function in (
     torch.library.register_fake(f"futurefill_kernels::{_name}", _no_output, lib=_library)
 
 
-def prompt(
-    state: StreamState,
-    h: Tensor,
-    u: Tensor,
-    pre: Tensor | None,
-    post: Tensor | None,
-    y: Tensor,
-    held: Tensor,
-    seen: list[int],
-    valid: list[int],
-    layer: int,
-    rows: list[int],
-) -> None:
-    """Outputs of a prompt's positions, and its future fill; see prompt_by_fft."""
+def prompt_kernels() -> tuple[Inputs, Outputs]:
+    """The ops before and after a prompt's transforms."""
     ops = torch.ops.futurefill_kernels
-    prompt_by_fft(
-        state, h, u, pre, post, y, held, seen, valid, layer, rows, ops.triton_prefill_inputs,
-        ops.triton_prefill_outputs,
-    )  # fmt: skip
+    return ops.triton_prefill_inputs, ops.triton_prefill_outputs

@@ -15,7 +15,6 @@ from prefill_cases import check_prompts
 import futurefill_kernels as ff
 from bench import cuda_harness, cuda_prefill
 from futurefill_kernels import _extension, cuda_ops, dispatch, wheel_check
-from futurefill_kernels.fft_prefill import prompt_by_fft
 from futurefill_kernels.gpu_layout import share_channels
 
 NOT_BUILT = _extension.cuda_unavailable_reason()
@@ -124,13 +123,10 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             launches.append(f"share {level.block}")
             cuda_harness.run_fill(state, level, rows, checks=False, channels=(first, last))
 
-    def prompt(state, h, u, pre, post, y, held, seen, valid, layer, rows):
+    def prompt_kernels():
         launches.append("prompt")
-        prompt_by_fft(
-            *(state, h, u, pre, post, y, held, seen, valid, layer, rows),
-            partial(cuda_prefill.run_inputs, checks=False),
-            partial(cuda_prefill.run_outputs, checks=False),
-        )
+        kernels = cuda_prefill.run_inputs, cuda_prefill.run_outputs
+        return tuple(partial(kernel, checks=False) for kernel in kernels)
 
     implementation = SimpleNamespace(
         name="emulated",
@@ -141,7 +137,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         make_step=make_step,
         fill=fill,
         fill_slices=fill_slices,
-        prompt=prompt,
+        prompt_kernels=prompt_kernels,
         launches=launches,
     )
     monkeypatch.setitem(dispatch.IMPLEMENTATIONS, "emulated", implementation)

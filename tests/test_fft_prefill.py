@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import relative_error
 from prefill_cases import DTYPES, INPUTS, OUTPUTS, check_inputs, check_outputs, check_prompts
+from torch import is_tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from futurefill_kernels import dispatch, fft_prefill, reference_ops
+from futurefill_kernels import (
+    FutureFillCache,
+    Plan,
+    causal_conv,
+    dispatch,
+    fft_prefill,
+    reference_ops,
+)
 
 
 def plain_inputs(u, pre, lengths, x, held):
@@ -56,10 +69,9 @@ def widths(monkeypatch):
         seen.append(tuple(z.shape[:2]))
         plain_outputs(z, *others)
 
-    def prompt(*arguments):
-        fft_prefill.prompt_by_fft(*arguments, plain_inputs, outputs)
-
-    implementation = SimpleNamespace(**vars(reference_ops), prompt=prompt)
+    implementation = SimpleNamespace(
+        **vars(reference_ops), prompt_kernels=lambda: (plain_inputs, outputs)
+    )
     monkeypatch.setitem(dispatch.IMPLEMENTATIONS, "prompted", implementation)
     return seen
 
@@ -76,6 +88,87 @@ def test_prompts(widths, monkeypatch, workspace, groups, dtype):
         assert (rows, channels) == (1, 8)
     if workspace == 1 << 28:
         assert (rows, channels) == (3, 40)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Most bytes of tensors made inside the mode that were alive at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.most, self.users, self.paused = 0, 0, Counter(), False
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if self.paused:
+            return made
+        given = {x.untyped_storage().data_ptr() for x in tree_leaves(args) if is_tensor(x)}
+        for x in tree_leaves(made):
+            place = x.untyped_storage().data_ptr() if is_tensor(x) else None
+            if place is None or (place in given and not self.users[place]):
+                continue  # of the caller
+            size = x.untyped_storage().nbytes()
+            self.live += size if not self.users[place] else 0
+            self.users[place] += 1
+            self.most = max(self.most, self.live)
+            weakref.finalize(x, self._gone, place, size)
+        return made
+
+    def _gone(self, place, size):
+        self.users[place] -= 1
+        self.live -= size if not self.users[place] else 0
+
+
+@pytest.mark.parametrize("groups", [64, 4, 1])
+@pytest.mark.parametrize("batch", [1, 16])
+def test_workspace_that_is_taken(monkeypatch, batch, groups):
+    """Never more than it may be, and not more for more rows."""
+    monkeypatch.setattr(fft_prefill, "WORKSPACE_BYTES", 1 << 20)
+    plan = Plan(256, (16,))
+    cache = FutureFillCache(
+        torch.randn(groups, 256), batch, 256, channels=64, plan=plan, impl="reference"
+    )
+    u = torch.randn(batch, 64, 1000)
+    y, held = torch.empty_like(u), torch.empty_like(u)
+    everyone = list(range(batch))
+    live = LiveBytes()
+
+    def uncounted(kernel):
+        """Kernels allocate nothing, what stands in for them does."""
+
+        def call(*arguments):
+            live.paused = True
+            kernel(*arguments)
+            live.paused = False
+
+        return call
+
+    with live:
+        fft_prefill.prompt_by_fft(
+            *(cache._state, cache._filters[0], u, None, None, y, held, [0] * batch),
+            *([1000] * batch, 0, everyone, uncounted(plain_inputs), uncounted(plain_outputs)),
+        )
+    assert relative_error(y, causal_conv(u.double(), cache._filters[0].double())) < 1e-6
+    print(live.most)
+    assert 1 << 16 < live.most <= 1 << 20
+
+
+def test_a_prompt_that_runs_out_of_memory_can_be_repeated(widths, monkeypatch):
+    """What was held of earlier calls is as before."""
+    caches = [FutureFillCache(torch.ones(3, 9), 2, 9, impl=i) for i in ("prompted", "reference")]
+    first, second = torch.randn(2, 2, 3, 5)
+    for cache in caches:
+        cache.prefill(first)
+    irfft = torch.fft.irfft
+
+    def fail(*arguments, **options):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(torch.fft, "irfft", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        caches[0].prefill(second)
+    monkeypatch.setattr(torch.fft, "irfft", irfft)
+    got, expected = (cache.prefill(second) for cache in caches)
+    assert relative_error(got, expected) < 1e-6
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])

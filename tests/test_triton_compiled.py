@@ -140,11 +140,11 @@ INSTRUCTIONS = {16: 84, 32: 91, 64: 108, 128: 133, 256: 143, 512: 150, 1024: 156
 OPERATIONS = {64: 1.02, 128: 1.03, 256: 1.04, 512: 1.13, 1024: 1.18, 2048: 1.35}
 
 
-def check_fill(found: triton_counters.Counters, block: int) -> None:
+def check_fill(found: triton_counters.Counters, block: int, products: int = 1) -> None:
     print(found)
-    assert found.error <= 2.2e-7
-    # of a pair of twiddles for every second node, where a warp has several nodes
-    assert found.coalescing <= 1.03
+    assert found.error <= (2.2e-7 if products > 1 else 2e-7)
+    # where a warp has several nodes, half of a sector of twiddle pairs is another load's
+    assert found.coalescing <= (1.03 if block == 64 else 1)
     assert found.distinct <= 1.01
     assert found.conflicts <= (1.06 if block == 128 else 1)
     assert found.operations <= OPERATIONS.get(block, 1)
@@ -170,7 +170,7 @@ def test_fill_counters(block, capability):
 def test_fill_counters_of_a_late_block(block):
     """Sixteen products: the kept spectra are read once, and little else is added."""
     found = triton_counters.count_fill(FillCase(block, 128, 1, 16, 18), 80, checks=True)
-    check_fill(found, block)
+    check_fill(found, block, 16)
     assert found.traffic <= 1.06
     assert found.instructions <= INSTRUCTIONS[block] + 15 * 18 + 1
 

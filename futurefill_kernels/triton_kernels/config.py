@@ -48,7 +48,7 @@ class FillConfig:
 
 # Counted on compiled kernels (python -m bench gpu-counters): 8 values of a tile per thread make
 # three depths of a tree one group and keep it below 128 registers. A block of 16 with 8 channels
-# would give a thread 4 values, which takes 1.4 times the instructions. Fewer channels than 8 would
+# would give a thread 4 values, which takes more instructions. Fewer channels than 8 would
 # split sectors; more would send more exchanges through shared memory and leave more SMs without a
 # program. The accumulator of all residues takes 8 registers per residue more. Blocks up to 8 fill a
 # warp with channels.
