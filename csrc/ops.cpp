@@ -77,6 +77,11 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   // instruction set of the CPU engine and its lanes for float32 and float64 state
   m.def("cpu_lanes(bool float64) -> int");
   m.def("cpu_isa() -> str");
+  // what plans for the engine need of it: threads, of those available, for a float32 step of one
+  // layer and for a fill of all layers; rows that a transform under way may take beyond its length
+  m.def("step_threads(int rows, int channels, int block, int available) -> int");
+  m.def("fill_threads(int layers, int rows, int channels, int block, int available) -> int");
+  m.def("work_gaps() -> int");
   // GPU code in the binary, as "sm_80, ... and PTX of sm_120"
   m.def("cuda_architectures() -> str");
 }

@@ -89,6 +89,22 @@ std::string cpu_isa() {
   return engine().name;
 }
 
+int64_t tiles_of(int64_t channels) {
+  const int64_t lanes = engine().lanes32;
+  return (channels + lanes - 1) / lanes;
+}
+
+int64_t step_threads_of(int64_t rows, int64_t channels, int64_t block, int64_t available) {
+  return step_threads(rows, tiles_of(channels), engine().lanes32, block, available);
+}
+
+int64_t fill_threads_of(int64_t layers, int64_t rows, int64_t channels, int64_t block,
+                        int64_t available) {
+  return fill_threads(rows, layers, tiles_of(channels), engine().lanes32, block, available);
+}
+
+int64_t work_gaps() { return kWorkGaps; }
+
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
   m.impl("short_range_step", TORCH_BOX(&short_range_step));
   m.impl("future_fill", TORCH_BOX(&future_fill));
@@ -99,6 +115,9 @@ STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {
   m.impl("cpu_lanes", TORCH_BOX(&cpu_lanes));
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
+  m.impl("step_threads", TORCH_BOX(&step_threads_of));
+  m.impl("fill_threads", TORCH_BOX(&fill_threads_of));
+  m.impl("work_gaps", TORCH_BOX(&work_gaps));
 }
 
 }  // namespace

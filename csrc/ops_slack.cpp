@@ -11,7 +11,6 @@ namespace futurefill {
 namespace {
 
 constexpr int64_t kLevelFields = 9;
-constexpr int64_t kWorkGaps = 32;  // root_stride of the transform's at most eight parts
 
 SliceParams slice_params(const Ring& ring, const View& kept, const View& work, const View& spectra,
                          int64_t length) {

@@ -9,6 +9,11 @@ namespace futurefill {
 // Throws std::runtime_error when that is not a number of at least 1.
 int64_t thread_count();
 
+// Threads, of those available, that a step of one layer and a fill of all layers are spread over.
+int64_t step_threads(int64_t rows, int64_t tiles, int64_t lanes, int64_t block, int64_t available);
+int64_t fill_threads(int64_t rows, int64_t layers, int64_t tiles, int64_t lanes, int64_t block,
+                     int64_t available);
+
 void run_step_jobs(const StepParams& params);
 void run_fill_jobs(const FillParams& params);
 // one stage of jobs that lie side by side

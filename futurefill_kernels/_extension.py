@@ -97,6 +97,33 @@ def cpu_isa() -> str:
     return torch.ops.futurefill_kernels.cpu_isa()
 
 
+@lru_cache(maxsize=4096)
+def step_threads(rows: int, channels: int, block: int, available: int) -> int:
+    """Threads, of those available, that the engine spreads a float32 step of one layer over.
+
+    rows: of the batch. block: ``T_0``. 1 where there is no engine to ask.
+    """
+    if cpu_unavailable_reason() is not None:
+        return 1
+    return torch.ops.futurefill_kernels.step_threads(rows, channels, block, available)
+
+
+@lru_cache(maxsize=4096)
+def fill_threads(layers: int, rows: int, channels: int, block: int, available: int) -> int:
+    """Threads, of those available, that the engine spreads a float32 fill of all layers over.
+
+    rows: of the batch that fire. block: of the level. 1 where there is no engine to ask.
+    """
+    if cpu_unavailable_reason() is not None:
+        return 1
+    return torch.ops.futurefill_kernels.fill_threads(layers, rows, channels, block, available)
+
+
+def work_gaps() -> int:
+    """Rows that a transform under way may take beyond its length in the engine."""
+    return torch.ops.futurefill_kernels.work_gaps()
+
+
 def cpu_lanes(dtype: torch.dtype) -> int:
     """Channels per vector for a float32 or float64 state."""
     return torch.ops.futurefill_kernels.cpu_lanes(dtype == torch.float64)

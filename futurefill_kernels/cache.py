@@ -89,6 +89,8 @@ class FutureFillCache:
         self.device = layers[0].device if device is None else torch.empty(0, device=device).device
         spectra = check_spectra_dtype(spectra_dtype, self.dtype)
         longest = max(h.shape[1] for h in layers)
+        # a plan is made for what will run it: implementations fuse fills up to different blocks
+        implementation = resolve(impl, self.device, self.dtype, plan, spectra_dtype)
         if plan is None:
             plan = make_plan(
                 max_new_tokens,
@@ -99,7 +101,7 @@ class FutureFillCache:
                 dtype=self.dtype,
                 device=self.device,
                 filter_length=longest,
-                impl=impl,
+                impl=implementation.name,
                 spectra_dtype=spectra_dtype,
             )
         elif plan.length != max_new_tokens:
@@ -107,7 +109,9 @@ class FutureFillCache:
                 f"expected a plan of length max_new_tokens = {max_new_tokens}, got {plan.length}"
             )
         self.plan = dataclasses.replace(plan, filter_length=longest)
-        self._implementation = resolve(impl, self.device, self.dtype, self.plan, spectra_dtype)
+        self._implementation = resolve(
+            implementation.name, self.device, self.dtype, self.plan, spectra_dtype
+        )
         if fill_stream is not None and self.device.type != "cuda":
             raise ValueError(f"fill_stream needs a CUDA device, the stream's is {self.device}")
         self._fill_stream, self._fill_running, self._capturing = fill_stream, False, False

@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from . import _extension, tuning
 from .device import DeviceInfo, processor
 from .plan import Plan
@@ -26,8 +28,6 @@ TIERS = ("l2", "l3", "dram")
 WORK = ("step", *TIERS)
 #: Bytes per token and channel that a stream touches between two firings of a level.
 TOUCHED = 20
-#: Values per thread from which the engine spreads work (kValuesPerThread in csrc/parallel.cpp).
-VALUES_PER_THREAD = 8192
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CpuRates:
     steps: (T_0, ns) of a step without fills, per channel. fills: (block, one Fill per tier). Both
     of one thread. firing_ns: one firing whatever its size. threads: (n, factors), by what a time of
     one thread is multiplied with n, one factor for each of WORK. handover_ns: giving work to other
-    threads once. lanes: channels in a vector. l2_bytes, cache_bytes: second-level cache of a core,
+    threads once. l2_bytes, cache_bytes: second-level cache of a core,
     last-level cache. available: threads that the stream will have.
     """
 
@@ -57,7 +57,6 @@ class CpuRates:
     firing_ns: float
     threads: tuple[tuple[int, tuple[float, ...]], ...]
     handover_ns: float
-    lanes: int
     l2_bytes: int
     cache_bytes: int
     available: int = 1
@@ -67,7 +66,7 @@ class CpuRates:
         """Rates stored for this processor, else the shipped ones of its instruction set."""
         isa, lanes = "avx2", 8
         if _extension.cpu_unavailable_reason() is None:
-            isa, lanes = _extension.cpu_isa(), _lanes()
+            isa, lanes = _extension.cpu_isa(), _extension.cpu_lanes(torch.float32)
         stored = tuning.load("cpu", processor(), lanes)
         return cls.from_dict(shipped_rates(isa) if stored is None else stored, info)
 
@@ -80,15 +79,10 @@ class CpuRates:
             float(rates["firing_ns"]),
             tuple((int(n), tuple(factors)) for n, factors in rates["threads"]),
             float(rates["handover_ns"]),
-            int(rates["lanes"]),
             int(rates["l2_bytes"]),
             info.l2_bytes,
             info.sm_count,
         )
-
-    def used(self, values: float, jobs: float) -> int:
-        """Threads that the engine spreads some work over."""
-        return int(max(1, min(values // VALUES_PER_THREAD, jobs, self.available)))
 
     def factor(self, work: int, n: int) -> float:
         """Time with n threads over that with one, for an entry of WORK; beyond the measured counts
@@ -102,12 +96,6 @@ class CpuRates:
             if math.log2(n) > b:
                 (a, at_a), (b, at_b) = (b, at_b), after
         return float(2 ** (at_a + (at_b - at_a) * (math.log2(n) - a) / (b - a)))
-
-
-def _lanes() -> int:
-    import torch
-
-    return _extension.cpu_lanes(torch.float32)
 
 
 @lru_cache(maxsize=4)
@@ -131,7 +119,7 @@ def short_range_ns(stream: Stream, rates: CpuRates, block: int) -> float:
         average = (read * (read + 1) / 2 + (block - read) * read) / block
         ns = max(a_ns + per_tap * (average - (a + 1) / 2), 0.1)
     rows = stream.batch_size * stream.channels
-    n = rates.used(rows * (2 + block // 2), stream.channels / rates.lanes)
+    n = _extension.step_threads(stream.batch_size, stream.channels, block, rates.available)
     return ns * rates.factor(0, n) + (rates.handover_ns / rows if n > 1 else 0.0)
 
 
@@ -147,7 +135,9 @@ def fill_ns(
     """
     tiers = _tiers(rates, block)
     whole = stream.layers * stream.channels * stream.batch_size
-    n = rates.used(8 * whole * block, stream.layers * stream.channels / rates.lanes)
+    n = _extension.fill_threads(
+        stream.layers, stream.batch_size, stream.channels, block, rates.available
+    )
     touched = TOUCHED * whole * block * (stream.itemsize // 4)
     factors = [rates.factor(1 + tier, n) for tier in range(len(TIERS))]
 

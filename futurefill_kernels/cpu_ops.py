@@ -42,8 +42,13 @@ def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> L
     slots = plan.length + 16 if plan.length >= 256 and plan.length % 64 == 0 else plan.length
     shared = channels // groups
     if groups < channels and shared % lanes == 0:
-        return Layout(channels, groups, lanes, 1, slots, DIRECT_BLOCK)
-    return Layout(channels, channels, lanes, lanes, slots, DIRECT_BLOCK)
+        stored, filter_lanes = groups, 1
+    else:
+        stored, filter_lanes = channels, lanes
+    return Layout(
+        channels, stored, lanes, filter_lanes, slots, DIRECT_BLOCK,
+        work_gaps=_extension.work_gaps(),
+    )  # fmt: skip
 
 
 def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:

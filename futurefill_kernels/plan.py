@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-#: Rows that a transform under way may take beyond its length (kWorkGaps in csrc/ops_slack.cpp).
-WORK_GAPS = 32
-
 
 @dataclass(frozen=True)
 class Level:
@@ -45,11 +42,6 @@ class Level:
     def plain(self) -> bool:
         """Whether its groups end where a larger level fires, as everywhere without slack."""
         return self.late == self.extra == 0
-
-    @property
-    def work_rows(self) -> int:
-        """Complex rows of one transform; implementations may leave gaps between its parts."""
-        return self.transform + WORK_GAPS
 
     def products(self, n: int) -> int:
         """Spectrum products of the firing after ``n`` blocks; 0 where it does not fire."""
@@ -156,11 +148,6 @@ class Plan:
     def slack_levels(self) -> tuple[Level, ...]:
         """Levels that are late, or below a late one: they fire where a larger one fires, too."""
         return tuple(level for level in self.levels if not level.plain)
-
-    @property
-    def work_rows(self) -> int:
-        """Complex rows of transforms under way, per channel worked on at a time."""
-        return sum(level.work_rows for level in self.slack_levels)
 
     @property
     def spectra_rows(self) -> int:

@@ -30,6 +30,7 @@ class Layout:
     slots: ring slots, at least the plan's length.
     direct: levels up to this block size are direct products with the taps.
     side_by_side: tiles worked on together in levels with slack, 0 where a share is done at once.
+    work_gaps: rows that a transform under way may take beyond its length.
     """
 
     channels: int
@@ -39,6 +40,11 @@ class Layout:
     slots: int
     direct: int = 0
     side_by_side: int = 1
+    work_gaps: int = 0
+
+    def work_rows(self, level: Level) -> int:
+        """Complex rows of a level's transform under way."""
+        return level.transform + self.work_gaps
 
     def is_direct(self, level: Level) -> bool:
         """Whether a level is a direct product with its taps."""
@@ -125,7 +131,8 @@ def state_nbytes(
     per_row = channels * (layout.slots + plan.length + 2 * plan.kept_rows)
     spectra = layers * filters * 2 * plan.spectra_rows * (spectra_itemsize or itemsize)
     values = layers * (batch_size * per_row + filters * plan.base + (channels if skip else 0))
-    values += batch_size * layout.side_by_side * plan.work_rows * 2 * layout.lanes
+    work_rows = sum(layout.work_rows(level) for level in plan.slack_levels)
+    values += batch_size * layout.side_by_side * work_rows * 2 * layout.lanes
     tables = 48 * len(plan.levels) + 72 * len(plan.slack_levels)
     return values * itemsize + spectra + 8 * batch_size + tables
 
@@ -204,7 +211,7 @@ def allocate(
         if not level.plain:
             late = (level.late, level.steps, level.extra, work_rows)
             slack_levels.append((level.block, level.radix, level.n_spectra, *offsets, *late))
-            work_rows += level.work_rows
+            work_rows += layout.work_rows(level)
     return StreamState(
         plan=plan,
         layout=layout,

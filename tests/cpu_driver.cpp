@@ -79,7 +79,7 @@ double worst_error(int64_t length, int64_t block, int threads) {
 // A fill in stages, tiles side by side on threads of their own, against the same fill at once.
 double stages_error(int64_t block, int threads) {
   constexpr int64_t W = FF_VECTOR_BYTES / 4;
-  const int64_t tiles = threads, gaps = 32;
+  const int64_t tiles = threads, gaps = futurefill::kWorkGaps;
   int64_t n = 1;
   while (n < block) n *= 2;
   std::vector<float> ring(tiles * 2 * block * W), spectra(tiles * n * 2 * W), kept(1);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from conftest import TOLERANCE, relative_error
@@ -376,6 +378,18 @@ def test_a_rejected_call_changes_nothing(impl, case):
     for layer in range(2):
         cache.step(torch.randn(2, 4), layer)
     assert cache.positions.tolist() == [4, 4]
+
+
+def test_a_plan_is_made_for_the_implementation_that_runs(monkeypatch):
+    module, asked = sys.modules[FutureFillCache.__module__], []
+
+    def make_plan(*sizes, impl, **options):
+        asked.append(impl)
+        return ff.make_plan(*sizes, impl=impl, **options)
+
+    monkeypatch.setattr(module, "make_plan", make_plan)
+    cache = FutureFillCache(torch.ones(4, 64), 1, 64)
+    assert asked == [cache.impl]
 
 
 def test_no_step_beyond_max_new_tokens(impl):

@@ -60,6 +60,45 @@ def test_every_thread_count_gives_equal_outputs():
     assert torch.equal(outputs[0], outputs[2])
 
 
+WORKERS = """
+import os, sys, torch
+import futurefill_kernels as ff
+from futurefill_kernels import _extension
+torch.set_num_threads(2)
+
+def workers(call):
+    before = len(os.listdir("/proc/self/task"))
+    call()
+    return len(os.listdir("/proc/self/task")) - before
+
+def threads(channels):
+    if sys.argv[1] == "step":
+        return _extension.step_threads(1, channels, 16, 2)
+    return _extension.fill_threads(1, 1, channels, 8, 2)
+
+lanes = _extension.cpu_lanes(torch.float32)
+channels = next(c for c in range(lanes, 10000, lanes) if threads(c) == 2)
+sizes = (16,) if sys.argv[1] == "step" else (2, 8)
+for count, expected in ((channels - lanes, 0), (channels, 1)):
+    cache = ff.FutureFillCache(
+        torch.ones(count, 16) / 16, 1, 16, impl="cpu", plan=ff.Plan(16, sizes)
+    )
+    u = torch.ones(1, count)
+    found = workers(lambda: [cache.step(u) for _ in range(16)])
+    assert found == expected, (count, found, expected)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no /proc to count threads in")
+@pytest.mark.parametrize("work", ["step", "fill"])
+def test_plans_count_the_threads_that_the_engine_uses(work):
+    environment = {k: v for k, v in os.environ.items() if k != "FUTUREFILL_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", WORKERS, work], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_makes_its_own_workers():
     torch.set_num_threads(3)

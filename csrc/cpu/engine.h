@@ -53,6 +53,10 @@ struct FillParams {
   bool direct;  // the level's spectra rows hold taps 0 .. (n_spectra + 1) * block - 1 instead
 };
 
+// Rows that a transform under way may take beyond its length: root_stride of its at most eight
+// parts.
+constexpr int64_t kWorkGaps = 32;
+
 // A firing whose work is cut into stages per job, so that it can be spread over many steps. Rows
 // are at the end of a block of the level; the outputs begin `late` tokens after it.
 struct SliceParams {
