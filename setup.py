@@ -30,16 +30,9 @@ from setuptools.command.build_py import build_py
 PACKAGE = "futurefill_kernels"
 THIS = Path(__file__)
 ROOT = THIS.parent
-SOURCES = [
-    "csrc/ops.cpp",
-    "csrc/ops_cpu.cpp",
-    "csrc/ops_slack.cpp",
-    "csrc/ops_offline.cpp",
-    "csrc/ops_token.cpp",
-    "csrc/bound_step.cpp",
-    "csrc/parallel.cpp",
-    "csrc/pool.cpp",
-]
+BINDINGS = ("schemas", "cpu_ops", "cpu_shares", "cpu_offline", "cpu_token", "bound_step")
+SOURCES = [f"csrc/bindings/{name}.cpp" for name in BINDINGS]
+SOURCES += ["csrc/infra/parallel.cpp", "csrc/infra/pool.cpp"]
 SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp"]
 # compiled once for every instruction set, with its flags
 KERNELS = ["csrc/cpu/short_range_step.cpp", "csrc/cpu/future_fill.cpp"]
@@ -59,7 +52,7 @@ CXX_FLAGS += [f"-ffile-prefix-map={ROOT}=."]  # the same library from every fold
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]  # the stable ABI of torch 2.10
 DEFINES += ["-DFUTUREFILL_X86"] if X86 else []
 
-CUDA_OPS = ["csrc/ops_cuda.cpp", "csrc/ops_cuda_prefill.cpp"]
+CUDA_OPS = ["csrc/bindings/cuda_ops.cpp", "csrc/bindings/cuda_prompt.cpp"]
 CUDA_KERNELS = ["csrc/cuda/short_range_step.cu", "csrc/cuda/future_fill.cu"]
 CUDA_KERNELS += ["csrc/cuda/spectrum_products.cu", "csrc/cuda/prefill.cu"]
 CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
@@ -242,6 +235,7 @@ def native_build() -> dict:
     extension = CppExtension(
         f"{PACKAGE}._C",
         SOURCES if CUDA_REASON is not None else [*SOURCES, *CUDA_OPS],
+        include_dirs=[str(ROOT / "csrc")],
         py_limited_api=True,
         extra_compile_args={"cxx": [*CXX_FLAGS, *DEFINES]},
     )

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from . import base, plots
-from .rows import Report
+from .harness import base, plots
+from .harness.rows import Report
 
 #: name -> (module, help). Modules are imported when they are asked for.
 BENCHES = {
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         if name in given[:1]:  # only the one that runs is imported
             add_common_arguments(sub)
-            importlib.import_module(f"bench.{module}").add_arguments(sub)
+            importlib.import_module(f"bench.commands.{module}").add_arguments(sub)
     args = parser.parse_args(given)
     args.dtype = DTYPES[args.dtype]
     torch.set_num_threads(args.threads)
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.base is not None:
             return base.compare(args.base, _without_outputs(given))
         args.report = Report(args.bench, command, args.threads, args.csv, args.json)
-        importlib.import_module(f"bench.{BENCHES[args.bench][0]}").run(args)
+        importlib.import_module(f"bench.commands.{BENCHES[args.bench][0]}").run(args)
         if args.plots is not None:
             plots.draw(args.report.rows, args.plots)
     except (ValueError, TypeError, RuntimeError) as error:

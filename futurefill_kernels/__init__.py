@@ -2,14 +2,16 @@
 
 from . import nn, ops, reference
 from ._version import __version__
-from .cache import FutureFillCache
-from .decode import decode
-from .device import DeviceInfo
+from .cache.cache import FutureFillCache
+from .decoding.decode import decode
+from .decoding.model_cache import DecodingCache
 from .functional import causal_conv, future_fill
 from .plan import Plan
-from .planner import make_plan
+from .planning.device import DeviceInfo
+from .planning.make_plan import make_plan
 
 __all__ = [
+    "DecodingCache",
     "DeviceInfo",
     "FutureFillCache",
     "Plan",

@@ -5,16 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import environment, evaluate, generate, plan_command, train, tune_command
-
-COMMANDS = {
-    "generate": (generate, "generate text with the shipped byte-level model"),
-    "plan": (plan_command, "print the block sizes for a stream and what they cost"),
-    "tune": (tune_command, "measure this machine's rates for plans and store them"),
-    "env": (environment, "print versions, and which implementations can run or why not"),
-    "train": (train, "train the byte-level model on the standard library's source"),
-    "evaluate": (evaluate, "bits per byte of a model, in parallel and token by token"),
-}
+from .cli import COMMANDS
 
 
 def main(argv: list[str] | None = None) -> int:

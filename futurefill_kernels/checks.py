@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-from .device import DeviceInfo
-
-if TYPE_CHECKING:
-    from .cache import FutureFillCache
 
 Rows = Sequence[int] | Tensor
 
@@ -97,19 +91,6 @@ def check_filters(filters: Sequence[Tensor]) -> None:
             raise ValueError(f"expected {name} to be finite, got NaN or infinity")
 
 
-def check_input(cache: FutureFillCache, name: str, x: Tensor, shape: tuple[int, ...]) -> None:
-    """Check shape, dtype, device and gradient of a token's or a prompt's tensor."""
-    if x.shape != shape:
-        dims = {2: "(B, D)", 3: "(B, D, P)"}[len(shape)]
-        raise ValueError(f"expected {name} {dims} = {tuple(shape)}, got {tuple(x.shape)}")
-    if x.dtype != cache.dtype:
-        raise TypeError(f"expected {name} of dtype {cache.dtype}, got {x.dtype}")
-    if x.device != cache.device:
-        raise ValueError(f"expected {name} on {cache.device}, got {x.device}")
-    if x.requires_grad:
-        refuse_grad(**{name: x})
-
-
 def row_indices(
     rows: Rows, batch_size: int, *, padding: bool = False, unique: bool = True
 ) -> list[int]:
@@ -132,47 +113,3 @@ def valid_lengths(lengths: Tensor | Sequence[int] | None, rows: int, width: int)
     if len(found) != rows or any(not 1 <= n <= width for n in found):
         raise ValueError(f"expected lengths ({rows},) in 1 .. {width}, got {found}")
     return found
-
-
-def check_state_dict(
-    cache: FutureFillCache, state: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, prompt fill and positions of a state_dict that fits this cache."""
-    expected = {"inputs", "prompt_fill", "positions"}
-    if set(state) != expected:
-        raise ValueError(f"expected state with keys {sorted(expected)}, got {sorted(state)}")
-    inputs, filled, positions = state["inputs"], state["prompt_fill"], state["positions"]
-    length, batch = cache.max_new_tokens, cache.batch_size
-    front = (cache.layers, batch, cache.channels)
-    if filled.shape != (*front, length):
-        raise ValueError(
-            f"expected prompt_fill (layers, B, D, N) = {(*front, length)}, "
-            f"got {tuple(filled.shape)}"
-        )
-    if positions.shape != (batch,) or positions.dtype != torch.int64:
-        raise ValueError(
-            f"expected positions (B,) = ({batch},) of int64, "
-            f"got {tuple(positions.shape)} of {positions.dtype}"
-        )
-    if int(positions.min()) < 0 or int(positions.max()) > length:
-        raise ValueError(f"expected positions in 0 .. {length}, got {positions.tolist()}")
-    if inputs.shape != (*front, int(positions.max())):
-        raise ValueError(
-            f"expected inputs (layers, B, D, n) = {(*front, int(positions.max()))}, "
-            f"got {tuple(inputs.shape)}"
-        )
-    accumulate = torch.float64 if cache.dtype == torch.float64 else torch.float32
-    for name, tensor in (("inputs", inputs), ("prompt_fill", filled)):
-        if tensor.dtype != accumulate:
-            raise TypeError(f"expected {name} of dtype {accumulate}, got {tensor.dtype}")
-    return inputs, filled, positions
-
-
-def check_memory(nbytes: int, device: torch.device) -> None:
-    """MemoryError before a state is allocated that the device cannot hold."""
-    total = DeviceInfo.of(device).memory_bytes if device.type in ("cpu", "cuda") else nbytes
-    if nbytes > total:
-        raise MemoryError(
-            f"the state needs {nbytes} bytes, {device} has {total}: use fewer rows, layers or "
-            "max_new_tokens, shared filters (channels=), or another plan"
-        )

@@ -1,13 +1,14 @@
 """What torch.compile and opcheck need to know of the C++ ops: they write in place, return nothing.
 
-Their schemas stand in csrc/ops.cpp. There is no Autograd key: the ops have no gradients.
+Their schemas stand in csrc/bindings/schemas.cpp. There is no Autograd key: the ops have no
+gradients.
 """
 
 from __future__ import annotations
 
 import torch
 
-from . import _extension
+from . import native
 
 IN_PLACE = (
     "short_range_step",
@@ -27,6 +28,6 @@ def _no_output(*args: object, **kwargs: object) -> None:
     return None
 
 
-if _extension.unavailable_reason is None:
+if native.unavailable_reason is None:
     for _name in IN_PLACE:
         torch.library.register_fake(f"futurefill_kernels::{_name}", _no_output)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-import futurefill_kernels as ff
-from futurefill_kernels.dispatch import IMPLEMENTATIONS
+from futurefill_kernels.implementations.select import IMPLEMENTATIONS, reasons_against
 
 # plans from shipped rates, whatever this machine has stored
 os.environ["FUTUREFILL_TUNING"] = "off"
@@ -17,25 +16,11 @@ os.environ["FUTUREFILL_TUNING"] = "off"
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-TOLERANCE = {
-    torch.float64: 1e-12,
-    torch.float32: 1e-6,
-    torch.float16: 1e-3,
-    torch.bfloat16: 8e-3,
-}
-
-
-def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative L2 error in float64; NaN counts as wrong."""
-    got, expected = got.double(), expected.double()
-    error = (got - expected).norm() / expected.norm().clamp_min(1e-300)
-    return float("inf") if torch.isnan(error) else error.item()
-
 
 @pytest.fixture(params=list(IMPLEMENTATIONS))
 def impl(request: pytest.FixtureRequest) -> str:
     """Every implementation that runs on this machine."""
-    reasons = ff.dispatch.reasons_against(torch.device("cpu"), torch.float32)[request.param]
+    reasons = reasons_against(torch.device("cpu"), torch.float32)[request.param]
     if reasons:
         pytest.skip(f"{request.param}: {'; '.join(reasons)}")
     return request.param

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs tests/pool_driver.cpp, and tests/cpu_driver.cpp for every instruction set that this machine has,
+# Runs tests/implementations/{pool,cpu}_driver.cpp, the second for every instruction set that this machine has,
 # under the address and the thread sanitizer. Exits non-zero at the first report.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,7 +20,7 @@ program="$(mktemp)"
 trap 'rm -f "$program"' EXIT
 for sanitizer in address,undefined thread; do
   "${CXX:-c++}" -std=c++17 -g -O1 -fsanitize="$sanitizer" -fno-sanitize-recover=all -Icsrc \
-    tests/pool_driver.cpp csrc/pool.cpp -pthread -o "$program"
+    tests/implementations/pool_driver.cpp csrc/infra/pool.cpp -pthread -o "$program"
   echo "worker pool, $sanitizer sanitizer: $("$program")"
 done
 for isa in "${isas[@]}"; do
@@ -30,7 +30,7 @@ for isa in "${isas[@]}"; do
     if [ "$isa,$sanitizer" = portable,address ]; then extra=",undefined"; fi
     # shellcheck disable=SC2046
     "${CXX:-c++}" -std=c++17 -g -O1 -Wno-psabi -fsanitize="$sanitizer$extra" -fno-sanitize-recover=all \
-      "-DFF_ISA=$isa" $(flags_of "$isa") -Icsrc/cpu tests/cpu_driver.cpp \
+      "-DFF_ISA=$isa" $(flags_of "$isa") -Icsrc/cpu tests/implementations/cpu_driver.cpp \
       csrc/cpu/{short_range_step,future_fill,fill_stages,offline_conv,twiddles}.cpp -pthread -o "$program"
     echo "$isa, $sanitizer$extra sanitizer: $("$program")"
   done

@@ -58,7 +58,7 @@ def test_without_kernels(tree, environment, reason):
     recorded = json.loads(info.read_text())
     assert recorded["built"] is False
     assert reason in recorded["reason"]
-    code = "from futurefill_kernels import _extension; print(_extension.unavailable_reason)"
+    code = "from futurefill_kernels import native; print(native.unavailable_reason)"
     imported = subprocess.run(
         [sys.executable, "-c", code], cwd=info.parent.parent, capture_output=True, text=True
     )

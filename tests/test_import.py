@@ -22,7 +22,7 @@ except RuntimeError as error:
     assert "impl='cpu' cannot run on cpu: " in str(error), error
 else:
     raise AssertionError("impl='cpu' ran without its library")
-from futurefill_kernels.environment import report
+from futurefill_kernels.cli.env import report
 line = next(line for line in report().splitlines() if line.strip().startswith("cpu "))
 assert "available" not in line.split()[1], line
 """

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from futurefill_kernels import FutureFillCache, Plan, _extension, ops
-from futurefill_kernels.nn import LanguageModel, LanguageModelConfig, make_cache
+from futurefill_kernels import DecodingCache, FutureFillCache, Plan, native, ops
+from futurefill_kernels.nn import LanguageModel, LanguageModelConfig
 
 pytestmark = pytest.mark.skipif(
-    _extension.cpu_unavailable_reason() is not None,
-    reason=f"no CPU kernels: {_extension.cpu_unavailable_reason()}",
+    native.cpu_unavailable_reason() is not None,
+    reason=f"no CPU kernels: {native.cpu_unavailable_reason()}",
 )
 OPS = torch.ops.futurefill_kernels
 GPU_ONLY = ("future_fill_share", "spectrum_products", "prefill_inputs", "prefill_outputs")
@@ -28,7 +28,7 @@ def _stream(taken: int, slack_from: int | None = None):
 def _segment() -> tuple:
     """The first run of layers of a small model's token."""
     config = LanguageModelConfig(32, 16, channels=8, layers=1, mlp_hidden=8)
-    fused = make_cache(LanguageModel(config), 2, 8)._fused
+    fused = DecodingCache(LanguageModel(config), 2, 8)._fused
     ids, seen = torch.tensor([[1], [2]]), torch.ones(2, dtype=torch.int64)
     return fused._segments[0], ids, fused._weights, fused._scratch, seen
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from futurefill_kernels import DeviceInfo, Plan, make_plan
-from futurefill_kernels.cpu_cost import CpuRates, cheapest_plan, shipped_rates
-from futurefill_kernels.search import Stream
+from futurefill_kernels.planning.cpu_cost import CpuRates, cheapest_plan, shipped_rates
+from futurefill_kernels.planning.search import Stream
 
 
 @st.composite

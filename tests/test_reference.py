@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import relative_error
 from scipy import signal
 
 from futurefill_kernels import Plan, functional, reference
+from tests.oracles import relative_error
 
 
 def _problem(channels: int, groups: int, taps: int, length: int):

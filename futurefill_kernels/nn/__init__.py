@@ -1,6 +1,5 @@
-"""Mixers built on the decoding cache, and the byte-level model made of them."""
+"""Mixers that decode exactly, and the byte-level model made of them."""
 
-from .cache import DecodingCache, make_cache
 from .filters import LongFilter
 from .hyena import Hyena, ImplicitFilter
 from .language_model import LanguageModel, LanguageModelConfig
@@ -11,7 +10,6 @@ from .stu import STU, spectral_filters
 
 __all__ = [
     "STU",
-    "DecodingCache",
     "ExplicitFilter",
     "Hyena",
     "ImplicitFilter",
@@ -21,7 +19,6 @@ __all__ = [
     "LongFilter",
     "ShortConv",
     "load_model",
-    "make_cache",
     "save_model",
     "spectral_filters",
 ]

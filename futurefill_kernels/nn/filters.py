@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .cache import DecodingCache
+from .interface import Cache
 
 
 def fft_conv(u: Tensor, h: Tensor) -> Tensor:
@@ -59,7 +56,7 @@ class LongFilter(nn.Module):
     def forward(
         self,
         u: Tensor,
-        cache: DecodingCache | None = None,
+        cache: Cache | None = None,
         *,
         pre: Tensor | None = None,
         post: Tensor | None = None,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .filters import LongFilter
+from .interface import Cache
 from .short_conv import ShortConv
-
-if TYPE_CHECKING:
-    from .cache import DecodingCache
 
 
 class ImplicitFilter(LongFilter):
@@ -93,7 +90,7 @@ class Hyena(nn.Module):
         )
         self.out_proj = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, cache: DecodingCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """x: (B, T, D). Returns (B, T, D)."""
         streams = self.short_conv(self.in_proj(x).transpose(1, 2), cache)
         output_gate, *gates, v = streams.chunk(self.order + 1, dim=1)  # (B, D, T) each

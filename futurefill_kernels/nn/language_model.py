@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .hyena import Hyena
-
-if TYPE_CHECKING:
-    from .cache import DecodingCache
+from .interface import Cache
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(config.channels)
         self.mlp = GatedMLP(config.channels, config.mlp_hidden)
 
-    def forward(self, x: Tensor, cache: DecodingCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """x: (B, T, D). Returns (B, T, D)."""
         x = x + self.mixer(self.mixer_norm(x), cache)
         return x + self.mlp(self.mlp_norm(x))
@@ -79,7 +76,7 @@ class LanguageModel(nn.Module):
                 block.mixer.out_proj.weight /= (2 * config.layers) ** 0.5
                 block.mlp.down.weight /= (2 * config.layers) ** 0.5
 
-    def forward(self, ids: Tensor, cache: DecodingCache | None = None) -> Tensor:
+    def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """ids: (B, T) int64. Returns logits (B, T, vocabulary)."""
         if cache is not None:
             logits = cache.fused_token(self, ids)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from .filters import LongFilter
-
-if TYPE_CHECKING:
-    from .cache import DecodingCache
+from .interface import Cache
 
 
 class ExplicitFilter(LongFilter):
@@ -40,6 +36,6 @@ class LongConv(nn.Module):
         super().__init__()
         self.filter = ExplicitFilter(channels, context_length, groups=groups, skip=skip)
 
-    def forward(self, x: Tensor, cache: DecodingCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """x: (B, T, D). Returns (B, T, D)."""
         return self.filter(x.transpose(1, 2), cache).transpose(1, 2)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from .cache import DecodingCache
+from .interface import Cache
 
 
 class ShortConv(nn.Module):
@@ -27,7 +25,7 @@ class ShortConv(nn.Module):
         with torch.no_grad():
             self.weight[:, 0] += 1.0
 
-    def forward(self, x: Tensor, cache: DecodingCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """x: (B, C, T). Returns (B, C, T)."""
         if cache is not None:
             return cache.short_conv(self, x)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .filters import LongFilter
-
-if TYPE_CHECKING:
-    from .cache import DecodingCache
+from .interface import Cache
 
 
 @lru_cache(maxsize=8)
@@ -108,7 +105,7 @@ class STU(nn.Module):
             self.filter = SpectralBank(channels, context_length, filters)
         self.proj = nn.Linear(self.copies * channels, channels, bias=False)
 
-    def forward(self, x: Tensor, cache: DecodingCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """x: (B, T, D). Returns (B, T, D)."""
         if self.tensorised:
             return self.filter(self.proj(x).transpose(1, 2), cache).transpose(1, 2)

@@ -1,0 +1,176 @@
+"""A whole online generation on the CPU against torch's offline FFT convolution of the sequence.
+
+Offline is ``irfft(rfft(u, 2 L) * H)`` with H prepared, over channel chunks of the size that is
+fastest here. Online generates with ``u_{t+1} = y_t``, one token of all channels after the other:
+``step`` by one ``cache.step`` per token, ``generate`` by an op that loops in C++ over 256 tokens.
+All take turns in one process; figures are medians of paired ratios. Clearing the cache before a
+generation is not timed, nor is the preparation of spectra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import futurefill_kernels as ff
+
+from ..harness import shapes
+from ..harness.machine import check_memory
+from ..harness.rows import relative_error
+from ..harness.timing import Times, measure
+
+SHAPES = [(1, 768, 8192), (1, 1024, 65536), (4, 1024, 16384), (1, 256, 262144), (1, 64, 1048576)]
+_CHUNKS = (1, 2, 4, 8, 16, 32, 64)
+_TOKENS = 256  # per call of the generate op
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``cpu-vs-torch``."""
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--blocks", help="block sizes, like 8,16,32; the planner's without")
+    parser.add_argument("--first-block", type=int, help="radix 2 from this block instead")
+    parser.add_argument("--no-step", action="store_true", help="only the op that loops in C++")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Errors against float64 first, then the times, for every shape."""
+    sizes = [(1, 32, 512)] if args.quick else args.shapes or SHAPES
+    for batch, channels, length in sizes:
+        _shape(args, batch, channels, length)
+
+
+def _plan(args: argparse.Namespace, batch: int, channels: int, length: int) -> ff.Plan:
+    if args.blocks:
+        return ff.Plan(length, tuple(int(block) for block in args.blocks.split(",")))
+    if args.first_block:
+        return ff.Plan.continuous(length, args.first_block)
+    return ff.make_plan(length, channels, batch_size=batch)
+
+
+def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> None:
+    check_memory((24 * batch + 32) * channels * length, f"{batch},{channels},{length}")
+    h = shapes.filters(channels, length)
+    plan = _plan(args, batch, channels, length)
+    cache = ff.FutureFillCache(h, batch, length, plan=plan, impl="cpu")
+    rows = shapes.make_rows(batch, channels, length, torch.float32)
+    offline = Offline(h, rows[0])
+    variants: dict[str, Callable[[], object]] = {
+        "offline": offline.run,
+        "generate": lambda: generate(cache, rows),
+        "step": lambda: shapes.generate(cache, rows),
+    }
+    if args.no_step:
+        del variants["step"]
+    errors = {}
+    for name, call in variants.items():
+        cache.reset()
+        rows[1:] = 0
+        call()
+        errors[name] = offline.error() if name == "offline" else shapes.generation_error(rows, h)
+    times = measure(
+        variants,
+        repeats=1 if args.quick else args.repeats,
+        warmup=0,
+        clock="cpu",
+        before=dict.fromkeys(set(variants) - {"offline"}, cache.reset),
+    )
+    cost = shapes.stream_cost(plan, batch, channels, channels, 4)
+    each = 1e9 / (batch * channels * length)
+    for name, found in times.items():
+        ours = name != "offline"
+        note = f"{found.p50 * each:.2f} ns per token and channel"
+        if ours:
+            note += f", {found.ratio(times['offline']):.3f} of offline"
+            note += f", {cost['flops'] / found.p50 / 1e9:.0f} GFLOP/s"
+        else:
+            note += f", chunks of {offline.chunk} channels"
+        _report(args, name, (batch, channels, length), found, errors[name], note, ours, plan, cost)
+
+
+def _report(
+    args: argparse.Namespace,
+    name: str,
+    shape: tuple[int, int, int],
+    times: Times,
+    error: float,
+    note: str,
+    ours: bool,
+    plan: ff.Plan,
+    cost: dict[str, float],
+) -> None:
+    batch, channels, length = shape
+    args.report.add(
+        name,
+        impl="cpu" if ours else "torch",
+        B=batch,
+        D=channels,
+        L=length,
+        dtype=torch.float32,
+        plan=plan if ours else None,
+        times=times,
+        tokens=batch * length,
+        error=error,
+        tolerance=shapes.tolerance(torch.float32),
+        note=note,
+        **(cost if ours else {}),
+    )
+
+
+def generate(cache: ff.FutureFillCache, rows: Tensor) -> None:
+    """``shapes.generate`` in compiled calls, without Python between the tokens."""
+    state = cache._state
+    op = torch.ops.futurefill_kernels.generate.default
+    for start in range(0, rows.shape[0] - 1, _TOKENS):
+        op(
+            rows[start],
+            rows[start + 1 : start + 1 + _TOKENS],
+            state.ring,
+            state.taps,
+            state.skip,
+            state.positions,
+            state.kept,
+            state.spectra,
+            state.levels,
+            state.plan.length,
+        )
+
+
+class Offline:
+    """torch's FFT convolution of a random sequence, over channel chunks of the fastest size."""
+
+    def __init__(self, h: Tensor, like: Tensor) -> None:
+        self.h, self.length = h, h.shape[1]
+        self.u = torch.randn(*like.shape, self.length, generator=torch.Generator().manual_seed(2))
+        self.spectra = torch.fft.rfft(h, n=2 * self.length)
+        self.y = torch.zeros_like(self.u)
+        self.chunk = min((c for c in _CHUNKS if c <= h.shape[0]), key=self._seconds)
+
+    def _seconds(self, chunk: int) -> float:
+        """Least of two runs over 64 channels or all."""
+        found = []
+        for _ in range(2):
+            start = time.perf_counter()
+            self._channels(chunk, min(64, self.h.shape[0]))
+            found.append(time.perf_counter() - start)
+        return min(found)
+
+    def _channels(self, chunk: int, channels: int) -> None:
+        for c in range(0, channels, chunk):
+            part = slice(c, min(c + chunk, channels))
+            x = torch.fft.rfft(self.u[:, part], n=2 * self.length)
+            x *= self.spectra[part]
+            self.y[:, part] = torch.fft.irfft(x, n=2 * self.length)[..., : self.length]
+
+    def run(self) -> None:
+        """All channels."""
+        self._channels(self.chunk, self.h.shape[0])
+
+    def error(self) -> float:
+        """Relative L2 error of at most 32 channels against float64."""
+        part = slice(0, 32)
+        expected = ff.causal_conv(self.u[:, part].double(), self.h[part].double())
+        return relative_error(self.y[:, part], expected)

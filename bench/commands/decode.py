@@ -1,0 +1,94 @@
+"""Tokens per second of whole models: the shipped one, with our plan and with the naive cache.
+
+Timed are the new tokens, greedy, one by one; making the cache and the prompt come before.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import futurefill_kernels as ff
+from futurefill_kernels.decoding.model_cache import DecodingCache
+
+from ..harness.machine import check_memory
+from ..harness.rows import relative_error
+from ..harness.timing import measure
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``decode``."""
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tokens", default="1024,4096", help="new tokens L")
+    parser.add_argument("--batch-sizes", default="1,8")
+    parser.add_argument("--prompt", default="import ", help="the text before them")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check logits of both caches against the parallel model in float64, then time."""
+    lengths = [int(n) for n in args.tokens.split(",")]
+    batches = [int(b) for b in args.batch_sizes.split(",")]
+    if args.quick:
+        lengths, batches = [64], [2]
+    model = ff.nn.load_model()
+    config = model.config
+    for length in lengths:
+        for batch in batches:
+            check_memory(
+                64 * config.layers * config.channels * length * (batch + 1),
+                f"decode of B={batch} L={length}",
+            )
+            _decode(args, model, batch, length)
+
+
+def _decode(args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, length: int) -> None:
+    prompt = torch.tensor([list(args.prompt.encode())] * batch)
+    plans = {"ours": None, "naive cache": ff.Plan(length, (length,))}
+    caches = {
+        name: DecodingCache(model, batch, length, plan=plan, impl=args.impl)
+        for name, plan in plans.items()
+    }
+    start = {name: partial(_start, model, cache, prompt) for name, cache in caches.items()}
+    calls = {name: partial(_tokens, model, cache, prompt, length) for name, cache in caches.items()}
+    checked, errors = min(length, 512), {}
+    start["ours"]()
+    ids = torch.cat([prompt, calls["ours"]()[:, :checked]], 1)
+    with torch.no_grad():
+        exact = model.double()(ids)[:, prompt.shape[1] :]
+        model.float()
+        for name, cache in caches.items():
+            start[name]()
+            model(prompt[:, -1:], cache=cache)
+            positions = range(prompt.shape[1], min(ids.shape[1], prompt.shape[1] + length - 1))
+            steps = [model(ids[:, t : t + 1], cache=cache) for t in positions]
+            errors[name] = relative_error(torch.cat(steps, 1), exact[:, : len(steps)])
+    times = measure(calls, repeats=1 if args.quick else args.repeats, warmup=0, before=start)
+    for name, cache in caches.items():
+        args.report.add(
+            name, B=batch, D=model.config.channels, L=length, P=prompt.shape[1],
+            layers=model.config.layers, dtype=torch.float32, impl=cache.impl, plan=cache.plan,
+            times=times[name], tokens=batch * length, error=errors[name], tolerance=1e-4,
+            baseline=None if name == "ours" else ("ours", times["ours"]),
+            note=f"shipped model; logits of {checked} tokens checked",
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def _start(model: ff.nn.LanguageModel, cache: DecodingCache, prompt: Tensor) -> None:
+    cache.reset()
+    model(prompt[:, :-1], cache=cache)
+
+
+@torch.no_grad()
+def _tokens(
+    model: ff.nn.LanguageModel, cache: DecodingCache, prompt: Tensor, length: int
+) -> Tensor:
+    """The last prompt token and ``length - 1`` greedy ones go in; returns (B, length) new ids."""
+    token, new = prompt[:, -1:], []
+    for _ in range(length):
+        token = model(token, cache=cache)[:, -1].argmax(-1, keepdim=True)
+        new.append(token)
+    return torch.cat(new, 1)

@@ -1,0 +1,213 @@
+"""The tables of docs/benchmarks.md: functions from rows to markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..harness.rows import seconds_text, shares
+
+Rows = list[dict[str, str]]
+PLOTS = "plots"
+
+
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table; columns that are empty everywhere are left out."""
+    if not body:
+        return ""
+    keep = [i for i in range(len(head)) if any(line[i] for line in body)]
+    lines = [[head[i] for i in keep], ["---"] * len(keep), *([r[i] for i in keep] for r in body)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def seconds(row: dict[str, str], field: str = "p50") -> str:
+    """A time, or the reason why there is none."""
+    if row[field]:
+        return seconds_text(float(row[field]))
+    return row["status"] if row["status"] != "ok" else ""
+
+
+def number(text: str, digits: int = 3) -> str:
+    """Rounded to significant digits, with thousands separators."""
+    if not text:
+        return ""
+    value = float(text)
+    if value and (abs(value) < 1e-3 or abs(value) >= 1e15):
+        return f"{value:.1e}"
+    if abs(value) >= 10 ** (digits - 1):
+        rounded = round(value, digits - 1 - len(str(int(abs(value)))) + 1)
+        return f"{rounded:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def times_faster(row: dict[str, str]) -> str:
+    """The baseline against this row, as ``N x``."""
+    return f"{number(str(1 / float(row['ratio'])))}x" if row["ratio"] else ""
+
+
+def general(rows: Rows) -> str:
+    """The columns that suit any bench."""
+    head = ["variant", "B", "D", "L", "P", "layers", "states", "dtype", "block sizes", "median",
+            "p99", "worst", "tokens/s", "of the bandwidth", "of the FLOP/s",
+            "its time over the baseline", "error", "quantity", "value", "unit", "note"]  # fmt: skip
+    body = []
+    for row in rows:
+        bandwidth, flops = ("" if s is None else f"{100 * s:.0f} %" for s in shares(row))
+        worst = seconds(row, "max") if row["p99"] else ""
+        body.append([
+            row["variant"], row["B"], row["D"], row["L"], row["P"], row["layers"], row["states"],
+            row["dtype"], row["plan"], seconds(row), seconds(row, "p99") if row["p99"] else "",
+            worst, number(row["tokens_per_s"]), bandwidth, flops,
+            times_faster(row),
+            number(row["error"], 2), row["quantity"], number(row["value"], 4), row["unit"],
+            row["note"],
+        ])  # fmt: skip
+    return markdown(head, body)
+
+
+def peers(rows: Rows) -> str:
+    """Every peer at the largest stream that has most of them."""
+    shapes: dict[tuple[str, ...], int] = {}
+    for row in rows:
+        shapes[shape(row)] = shapes.get(shape(row), 0) + 1
+    chosen = max(shapes, key=lambda s: (shapes[s], int(s[2])))
+    body = []
+    seen = set()
+    for row in sorted(rows, key=_ours_first):
+        if shape(row) != chosen or row["variant"] + row["states"] in seen:
+            continue
+        seen.add(row["variant"] + row["states"])
+        body.append([
+            row["variant"] + (f", {row['states']} states" if row["states"] else ""), seconds(row),
+            number(row["tokens_per_s"]), times_faster(row), number(row["error"], 2), row["note"],
+        ])  # fmt: skip
+    batch, channels, length = chosen
+    head = ["variant", "whole generation", "tokens/s", "its time over ours", "error", "how"]
+    return f"B={batch}, D={channels}, L={length}, float32:\n\n" + markdown(head, body)
+
+
+def _ours_first(row: dict[str, str]) -> int:
+    """Sorts ours, then what ran, then what is not installed."""
+    return 0 if row["variant"] == "ours" else 1 if row["status"] == "ok" else 2
+
+
+def shape(row: dict[str, str]) -> tuple[str, str, str]:
+    """(B, D, L) of a row."""
+    return row["B"], row["D"], row["L"]
+
+
+def by_length(rows: Rows) -> str:
+    """Tokens per second of every variant over L."""
+    return pivot(rows, "L", f"![tokens per second over length]({PLOTS}/stream.svg)", times_of="D")
+
+
+def by_batch(rows: Rows) -> str:
+    """Tokens per second of every variant over B."""
+    return pivot(rows, "B", f"![tokens per second over batch]({PLOTS}/batch.svg)")
+
+
+def pivot(rows: Rows, field: str, image: str, times_of: str = "") -> str:
+    """Tokens per second: one line per variant, one column per value of a field."""
+    timed = [row for row in rows if row["tokens_per_s"]]
+    columns = sorted({(int(r[field]), r[times_of] if times_of else "") for r in timed})
+    cells = {
+        (name_of(r), int(r[field]), r[times_of] if times_of else ""): number(r["tokens_per_s"])
+        for r in timed
+    }
+    names = list(dict.fromkeys(name_of(r) for r in timed))
+    head = ["tokens/s"] + [f"{field}={c[0]}" + (f", D={c[1]}" if c[1] else "") for c in columns]
+    body = [[n] + [cells.get((n, *c), "") for c in columns] for n in names]
+    return markdown(head, body) + "\n\n" + image
+
+
+def name_of(row: dict[str, str]) -> str:
+    """Variant, with its state size where it has one."""
+    return row["variant"] + (f", {row['states']} states" if row["states"] else "")
+
+
+def crossing_table(rows: Rows) -> str:
+    """Crossover state size by length."""
+    body = [
+        [row["L"], row["D"], row["variant"], number(row["value"]), row["note"]]
+        for row in rows
+        if row["quantity"] == "crossover state size"
+    ]
+    table = markdown(["L", "D", "against", "crossover state size", ""], body)
+    return table + f"\n\n![time of a recurrence over ours]({PLOTS}/crossover.svg)"
+
+
+def distilled_table(rows: Rows) -> str:
+    """The shipped model as s states."""
+    body = [
+        [row["variant"].replace("s states", row["states"] + " states"), seconds(row),
+         number(row["ratio"]), number(row["error"], 2), row["quantity"], number(row["value"])]
+        for row in rows
+        if row["quantity"].startswith("bits")
+    ]  # fmt: skip
+    head = ["shipped model's filters", "time per token, all layers", "speed, ours = 1",
+            "relative error of the filters", "", ""]  # fmt: skip
+    return markdown(head, body)
+
+
+def accuracy_table(rows: Rows) -> str:
+    """Error in the last octave of positions, and bits per byte."""
+    error_rows = [row for row in rows if row["P"] != ""]
+    last = max((int(row["P"]) for row in error_rows), default=0)
+    body = [
+        [row["variant"], row["dtype"], number(row["error"], 2)]
+        for row in error_rows
+        if int(row["P"]) == last
+    ]
+    table = markdown(["variant", "dtype", f"relative error from position {last} on"], body)
+    bits = [[r["variant"], number(r["value"], 7)] for r in rows if r["quantity"]]
+    return "\n\n".join([
+        f"![error over position]({PLOTS}/accuracy.svg)", table,
+        markdown(["shipped model, held-out text", "bits per byte"], bits),
+    ])  # fmt: skip
+
+
+def paper_table(rows: Rows) -> str:
+    """Published ratios beside ours, and the rest of the experiments."""
+    ours = [
+        [row["L"], row["P"], number(row["ratio"]), number(row["value"]), row["note"]]
+        for row in rows
+        if row["quantity"].startswith("published")
+    ]
+    head = ["new tokens", "prompt", "ours: FutureFill over naive", "published, one H100", ""]
+    lengths = [row for row in rows if not row["layers"]]
+    memory = [[r["variant"], r["P"], r["L"], number(r["value"], 4)] for r in rows
+              if r["quantity"] == "bytes"]  # fmt: skip
+    parts = [markdown(head, ours)]
+    if lengths:
+        parts.append(pivot(lengths, "L", f"![time against length]({PLOTS}/paper.svg)"))
+    parts.append(markdown(["", "prompt", "new tokens", "bytes"], memory))
+    return "\n\n".join(part for part in parts if part)
+
+
+#: title, bench, text, tables
+SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
+    ("Whole generations against peers", "stream",
+     "One layer, `u_{t+1} = y_t`, one step per token. Peers are in `bench/peers/`. The modal "
+     "recurrences and attention compute another function; their rows say what a model of that kind "
+     "pays per layer, projections left out.", [peers, by_length]),
+    ("Batches", "batch", "Whole generations of several rows.", [by_batch]),
+    ("Where a recurrence wins", "crossover",
+     "A filter that is a sum of s exponentials decodes in O(s) per token. Below the crossover size "
+     "the recurrence is faster, above it exact decoding is. The recurrence is plain torch: three "
+     "passes over its state; a fused kernel would need fewer and cross later.",
+     [crossing_table, distilled_table]),
+    ("The paper's experiments", "paper",
+     "Time against length runs in our kernels for all four algorithms.", [paper_table]),
+    ("Accuracy", "accuracy", "Inputs are the same for all variants of a dtype; the error is "
+     "against a float64 convolution of them.", [accuracy_table]),
+    ("Whole models", "decode", "The shipped model, greedy, the prompt left out.", [general]),
+    ("Planned against best measured block sizes", "plan",
+     "Regret is the planned plan's time over the best measured one's, minus one.", [general]),
+    ("Single steps", "latency", "The time of every single step.", [general]),
+    ("The price of a call", "step", "One channel, no fill due.", [general]),
+    ("Single fills", "fill", "The first fill of every block size.", [general]),
+    ("Prompts", "prefill", "Outputs of the prompt and its future fill.", [general]),
+    ("Memory", "memory", "The state does not depend on the prompt.", [general]),
+    ("GPU kernels, counted", "gpu-counters", "Counters of the compiled kernels.", [general]),
+    ("Against an offline FFT convolution", "cpu-vs-torch",
+     "The whole online generation beside one offline convolution of all inputs.", [general]),
+]  # fmt: skip

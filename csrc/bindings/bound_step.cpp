@@ -1,0 +1,101 @@
+#include "bindings/bound_step.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <exception>
+#include <string>
+
+#include "bindings/state_view.h"
+
+namespace futurefill {
+
+// What a step of a checked stream needs; see bound_step.h.
+struct BoundStream {
+  StepParams step;  // of layer 0
+  FillParams fill;
+  int64_t ring_bytes, taps_bytes, skip_bytes;  // from one layer to the next
+  int64_t layers, batch, length;
+  int64_t* positions;
+  int64_t sizes[2], strides[2];  // of levels
+  View levels;
+};
+
+namespace {
+
+int64_t bind(Tensor ring_, Tensor taps_, OptionalTensor skip, Tensor positions_, Tensor kept,
+             Tensor spectra, Tensor levels_, int64_t length, int64_t channels, Tensor like_) {
+  const Ring ring(ring_);
+  const View taps("taps", taps_), positions("positions", positions_), levels("levels", levels_);
+  View like("like", like_);
+  check_levels(levels);
+  check_dim(positions, 1);
+  check_size(positions, 0, ring.batch);
+  check_contiguous(positions);
+  check_int64(positions);
+  int64_t sizes[2] = {ring.batch, channels}, strides[2] = {channels, 1};
+  like.dim = 2, like.sizes = sizes, like.strides = strides;
+  StepParams step = step_params(like, {}, {}, like, ring, taps_, skip, 0);
+  const int64_t width = step.state == Scalar::kFloat64 ? 8 : 4;
+  auto* stream = new BoundStream{step,
+                                 fill_params(ring, kept, spectra, length),
+                                 ring.batch * ring.tiles * ring.slots * ring.lanes * width,
+                                 taps.sizes[1] * taps.sizes[2] * taps.sizes[3] * width,
+                                 skip ? ring.tiles * ring.lanes * width : 0,
+                                 ring.layers,
+                                 ring.batch,
+                                 length,
+                                 static_cast<int64_t*>(positions.data),
+                                 {levels.sizes[0], levels.sizes[1]},
+                                 {levels.strides[0], levels.strides[1]},
+                                 levels};
+  stream->levels.sizes = stream->sizes;
+  stream->levels.strides = stream->strides;
+  return reinterpret_cast<int64_t>(stream);
+}
+
+void unbind(int64_t stream) { delete reinterpret_cast<BoundStream*>(stream); }
+
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) { m.impl("bind", TORCH_BOX(&bind)); }
+
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {
+  m.impl("unbind", TORCH_BOX(&unbind));
+}
+
+}  // namespace
+}  // namespace futurefill
+
+const char* futurefill_step(futurefill::BoundStream* stream, const void* u, const void* pre,
+                            const void* post, void* y, const int64_t* rows, int64_t n_rows,
+                            int64_t layer) noexcept {
+  using namespace futurefill;
+  thread_local std::string error;
+  try {
+    thread_local std::vector<RowAt> at;
+    const BoundStream& s = *stream;
+    STD_TORCH_CHECK(layer >= 0 && layer < s.layers, "expected layer in 0 .. ", s.layers - 1,
+                    ", got ", layer);
+    collect_rows(rows, s.positions, s.batch, n_rows, s.length, at);
+    StepParams a = s.step;
+    a.u = u, a.pre = pre, a.post = post, a.y = y;
+    a.pre_stride = a.post_stride = a.channels;
+    a.ring = static_cast<char*>(a.ring) + layer * s.ring_bytes;
+    a.taps = static_cast<const char*>(a.taps) + layer * s.taps_bytes;
+    if (a.skip) a.skip = static_cast<const char*>(a.skip) + layer * s.skip_bytes;
+    const bool advance = layer == s.layers - 1;
+    run_step(a, s.positions, at, n_rows, advance);
+    if (advance) {
+      for (RowAt& row : at) row.position += 1;
+      FillParams fill = s.fill;
+      run_due_fills(fill, s.levels, at);
+    }
+    return nullptr;
+  } catch (const std::exception& e) {
+    error = e.what();
+    return error.c_str();
+  }
+}
+
+const char* futurefill_plain_step(futurefill::BoundStream* stream, const void* u, void* y,
+                                  int64_t layer) noexcept {
+  return futurefill_step(stream, u, nullptr, nullptr, y, nullptr, stream->batch, layer);
+}

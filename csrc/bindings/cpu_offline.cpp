@@ -1,0 +1,54 @@
+// The CPU op of whole sequences.
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/engine.h"
+#include "infra/parallel.h"
+#include "bindings/tensors.h"
+
+namespace futurefill {
+namespace {
+
+void check_sequences(const View& v, int64_t dim) {
+  check_dim(v, dim);
+  STD_TORCH_CHECK(v.sizes[dim - 1] <= 1 || v.strides[dim - 1] == 1, "expected ", v.name,
+                  " contiguous in its last dimension");
+  for (int64_t d = 0; d < dim; ++d) {
+    STD_TORCH_CHECK(v.sizes[d] >= 1, "expected ", v.name, " that is not empty");
+  }
+}
+
+void offline_conv(Tensor u_, Tensor h_, Tensor y_, int64_t start, int64_t stop, int64_t block) {
+  const View u("u", u_), h("h", h_), y("y", y_);
+  check_sequences(u, 3);
+  check_sequences(h, 2);
+  check_sequences(y, 3);
+  check_contiguous(y);
+  ConvParams p{};
+  p.type = scalar_of(u);
+  STD_TORCH_CHECK(p.type == Scalar::kFloat32 || p.type == Scalar::kFloat64,
+                  "expected u of dtype float32 or float64");
+  STD_TORCH_CHECK(h.dtype == u.dtype && y.dtype == u.dtype, "expected h and y of the dtype of u");
+  STD_TORCH_CHECK(start >= 0 && stop > start, "expected 0 <= start < stop, got ", start, " and ",
+                  stop);
+  STD_TORCH_CHECK(block >= 1 && (block & (block - 1)) == 0, "expected block to be a power of two, ",
+                  "got ", block);
+  check_size(y, 0, u.sizes[0]);
+  check_size(y, 1, u.sizes[1]);
+  check_size(y, 2, stop - start);
+  STD_TORCH_CHECK(u.sizes[1] % h.sizes[0] == 0, "expected h with a divisor of ", u.sizes[1],
+                  " filters, got ", h.sizes[0]);
+  p.u = u.data, p.h = h.data, p.y = y.data;
+  p.batch = u.sizes[0], p.channels = u.sizes[1], p.length = u.sizes[2];
+  p.u_row = u.strides[0], p.u_channel = u.strides[1], p.h_stride = h.strides[0];
+  p.per_filter = u.sizes[1] / h.sizes[0];
+  p.taps = h.sizes[1] < stop ? h.sizes[1] : stop;
+  p.start = start, p.stop = stop, p.block = block;
+  run_conv_jobs(p);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
+  m.impl("offline_conv", TORCH_BOX(&offline_conv));
+}
+
+}  // namespace
+}  // namespace futurefill

@@ -1,0 +1,124 @@
+// CPU implementations of the ops: checks the tensors, fills the engine's structs, runs the engine.
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "bindings/state_view.h"
+
+namespace futurefill {
+namespace {
+
+void short_range_step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_,
+                      Tensor taps, OptionalTensor skip, Tensor positions_, OptionalTensor rows,
+                      int64_t layer, bool advance, int64_t) {
+  const Ring ring(ring_);
+  const View u("u", u_), positions("positions", positions_);
+  check_dim(u, 2);
+  const auto& at = collect_rows(rows, positions, ring.batch, u.sizes[0], ring.slots);
+  StepParams a = step_params(u, pre, post, View("y", y), ring, taps, skip, layer);
+  run_step(a, static_cast<int64_t*>(positions.data), at, u.sizes[0], advance);
+}
+
+void future_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
+                 int64_t length, int64_t block, int64_t radix, int64_t n_spectra,
+                 int64_t kept_offset, int64_t spectra_offset, bool direct, int64_t) {
+  const Ring ring(ring_);
+  FillParams a = fill_params(ring, kept, spectra, length);
+  set_level(a, block, radix, n_spectra, kept_offset, spectra_offset, direct);
+  const auto& at = collect_rows(rows, View("positions", positions), ring.batch, -1, length);
+  for (const RowAt& row : at) {
+    STD_TORCH_CHECK(row.position % block == 0 && row.position / block % radix != 0,
+                    "expected rows at a position where the level of block ", block,
+                    " fires, got position ", row.position);
+  }
+  a.rows = at.data();
+  a.n_rows = static_cast<int64_t>(at.size());
+  run_fill_jobs(a);
+}
+
+void step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_, Tensor taps,
+          OptionalTensor skip, Tensor positions_, OptionalTensor rows, int64_t layer, bool advance,
+          Tensor kept, Tensor spectra, Tensor levels_, int64_t length) {
+  const Ring ring(ring_);
+  const View u("u", u_), positions("positions", positions_), levels("levels", levels_);
+  check_dim(u, 2);
+  check_levels(levels);
+  FillParams fill = fill_params(ring, kept, spectra, length);
+  auto& at = collect_rows(rows, positions, ring.batch, u.sizes[0], length);
+  StepParams a = step_params(u, pre, post, View("y", y), ring, taps, skip, layer);
+  run_step(a, static_cast<int64_t*>(positions.data), at, u.sizes[0], advance);
+  if (!advance) return;
+  for (RowAt& row : at) row.position += 1;
+  run_due_fills(fill, levels, at);
+}
+
+void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor skip,
+              Tensor positions_, Tensor kept, Tensor spectra, Tensor levels_, int64_t length) {
+  const Ring ring(ring_);
+  const View u("u", u_), positions("positions", positions_), levels("levels", levels_);
+  View y("y", y_);
+  check_dim(u, 2);
+  check_dim(y, 3);
+  check_contiguous(y);
+  check_levels(levels);
+  STD_TORCH_CHECK(ring.layers == 1, "expected ring of one layer, got ", ring.layers);
+  const int64_t n = y.sizes[0];
+  y.dim = 2, ++y.sizes, ++y.strides;
+  FillParams fill = fill_params(ring, kept, spectra, length);
+  auto& at = collect_rows({}, positions, ring.batch, u.sizes[0], length - n + 1);
+  StepParams a = step_params(u, {}, {}, y, ring, taps, skip, 0);
+  const int64_t bytes = a.io == Scalar::kFloat64 ? 8 : a.io == Scalar::kFloat32 ? 4 : 2;
+  for (int64_t t = 0; t < n; ++t) {
+    at.clear();
+    for (int64_t r = 0; r < ring.batch; ++r) {
+      at.push_back({r, r, static_cast<int64_t*>(positions.data)[r]});
+    }
+    run_step(a, static_cast<int64_t*>(positions.data), at, ring.batch, true);
+    for (RowAt& row : at) row.position += 1;
+    run_due_fills(fill, levels, at);
+    a.u = a.y;
+    a.u_stride = a.y_stride;
+    a.y = static_cast<char*>(a.y) + ring.batch * a.channels * bytes;
+  }
+}
+
+int64_t cpu_lanes(bool float64) { return float64 ? engine().lanes64 : engine().lanes32; }
+
+std::string cpu_isa() {
+  thread_count();  // says now if its variable is wrong, not at the first large fill
+  return engine().name;
+}
+
+int64_t tiles_of(int64_t channels) {
+  const int64_t lanes = engine().lanes32;
+  return (channels + lanes - 1) / lanes;
+}
+
+int64_t step_threads_of(int64_t rows, int64_t channels, int64_t block, int64_t available) {
+  return step_threads(rows, tiles_of(channels), engine().lanes32, block, available);
+}
+
+int64_t fill_threads_of(int64_t layers, int64_t rows, int64_t channels, int64_t block,
+                        int64_t available) {
+  return fill_threads(rows, layers, tiles_of(channels), engine().lanes32, block, available);
+}
+
+int64_t work_gaps() { return kWorkGaps; }
+
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
+  m.impl("short_range_step", TORCH_BOX(&short_range_step));
+  m.impl("future_fill", TORCH_BOX(&future_fill));
+  m.impl("step", TORCH_BOX(&step));
+  m.impl("generate", TORCH_BOX(&generate));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {
+  m.impl("cpu_lanes", TORCH_BOX(&cpu_lanes));
+  m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
+  m.impl("step_threads", TORCH_BOX(&step_threads_of));
+  m.impl("fill_threads", TORCH_BOX(&fill_threads_of));
+  m.impl("work_gaps", TORCH_BOX(&work_gaps));
+}
+
+}  // namespace
+}  // namespace futurefill

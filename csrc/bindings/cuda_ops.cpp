@@ -1,0 +1,318 @@
+// CUDA implementations of the ops: checks the tensors, fills the launchers' structs, launches on
+// torch's current stream. Stable ABI only, and no CUDA header of torch.
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "cuda/launch.h"
+#include "bindings/gpu_call.h"
+
+namespace futurefill {
+namespace {
+
+// layers, B, one tile, slots, C
+struct GpuRing {
+  int32_t device;
+  View view;
+  int64_t layers, batch, slots, lanes;
+
+  explicit GpuRing(const Tensor& t) : device(device_of(t)), view(on_device("ring", t, device)) {
+    check_dim(view, 5);
+    check_contiguous(view);
+    STD_TORCH_CHECK(view.dtype == aoti_torch_dtype_float32(), "expected ring of dtype float32");
+    layers = view.sizes[0], batch = view.sizes[1], slots = view.sizes[3], lanes = view.sizes[4];
+    STD_TORCH_CHECK(view.sizes[2] == 1 && lanes % 32 == 0,
+                    "expected ring (layers, B, 1, slots, C) with C a multiple of 32, got ",
+                    shape_text(view));
+  }
+
+  View state(const char* name, const Tensor& t, int64_t dim) const {
+    View v = on_device(name, t, device);
+    check_dim(v, dim);
+    check_contiguous(v);
+    STD_TORCH_CHECK(v.dtype == view.dtype, "expected ", name, " of the dtype of ring");
+    return v;
+  }
+
+  // (layers, 1, rows, ..., F)
+  View filters(const char* name, const Tensor& t, int64_t dim) const {
+    View v = state(name, t, dim);
+    check_size(v, 0, layers);
+    check_size(v, 1, 1);
+    STD_TORCH_CHECK(v.sizes[dim - 1] % 32 == 0, "expected ", name,
+                    " with a last dimension that is a multiple of 32, got ", shape_text(v));
+    return v;
+  }
+
+  int64_t* positions(const Tensor& t) const {
+    const View v = on_device("positions", t, device);
+    check_dim(v, 1);
+    check_size(v, 0, batch);
+    check_contiguous(v);
+    check_int64(v);
+    return static_cast<int64_t*>(v.data);
+  }
+
+  // The rows, or null for all; n_rows is how many.
+  const int64_t* rows(const OptionalTensor& t, int64_t& n_rows) const {
+    n_rows = batch;
+    if (!t) return nullptr;
+    const View v = on_device("rows", *t, device);
+    check_dim(v, 1);
+    check_contiguous(v);
+    check_int64(v);
+    n_rows = v.sizes[0];
+    return static_cast<const int64_t*>(v.data);
+  }
+};
+
+// Channels per filter row; all `lanes` channels must have theirs.
+int32_t sharing(const View& filters, int64_t shared, int64_t lanes) {
+  STD_TORCH_CHECK(shared >= 1 && filters.sizes[filters.dim - 1] * shared >= lanes, "expected ",
+                  filters.name, " with a filter for every ", shared, " of ", lanes,
+                  " channels, got ", shape_text(filters));
+  return static_cast<int32_t>(shared);
+}
+
+int64_t io_stride(const View& v, const View& u) {
+  check_dim(v, 2);
+  check_size(v, 0, u.sizes[0]);
+  check_size(v, 1, u.sizes[1]);
+  STD_TORCH_CHECK(v.dtype == u.dtype, "expected ", v.name, " of the dtype of u");
+  STD_TORCH_CHECK(v.sizes[1] == 1 || v.strides[1] == 1, "expected ", v.name,
+                  " contiguous in its last dimension");
+  return v.strides[0];
+}
+
+void short_range_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tensor y_, Tensor ring_,
+                      Tensor taps_, OptionalTensor skip_, Tensor positions, OptionalTensor rows,
+                      int64_t layer, bool advance, int64_t shared) {
+  const GpuRing ring(ring_);
+  const View u = on_device("u", u_, ring.device), y = on_device("y", y_, ring.device);
+  cuda::StepParams p{};
+  cuda::StepShape& a = p.shape;
+  check_dim(u, 2);
+  p.io = io_of(u);
+  p.u = u.data, a.u_row = io_stride(u, u);
+  p.y = y.data, a.y_row = io_stride(y, u);
+  if (pre_) {
+    const View pre = on_device("pre", *pre_, ring.device);
+    p.pre = pre.data, a.pre_row = io_stride(pre, u);
+  }
+  if (post_) {
+    const View post = on_device("post", *post_, ring.device);
+    p.post = post.data, a.post_row = io_stride(post, u);
+  }
+  STD_TORCH_CHECK(layer >= 0 && layer < ring.layers, "expected layer in 0 .. ", ring.layers - 1,
+                  ", got ", layer);
+  const int64_t channels = u.sizes[1];
+  STD_TORCH_CHECK(channels >= 1 && channels <= ring.lanes && channels > ring.lanes - 32,
+                  "expected u with the channels of ring ", shape_text(ring.view), ", got ",
+                  shape_text(u));
+  const View taps = ring.filters("taps", taps_, 4);
+  a.filter_lanes = taps.sizes[3];
+  a.channels_per_filter = sharing(taps, shared, ring.lanes);
+  a.taps = static_cast<int32_t>(taps.sizes[2]);
+  STD_TORCH_CHECK(a.taps >= 1, "expected taps with at least one tap");
+  a.ring_row = ring.slots * ring.lanes;
+  a.lanes = ring.lanes;
+  a.slots = ring.slots;
+  a.channels = static_cast<int32_t>(channels);
+  a.batch = static_cast<int32_t>(ring.batch);
+  a.advance = advance;
+  p.ring = static_cast<float*>(ring.view.data) + layer * ring.batch * a.ring_row;
+  p.taps = static_cast<const float*>(taps.data) + layer * a.taps * a.filter_lanes;
+  if (skip_) {
+    const View skip = ring.state("skip", *skip_, 2);
+    check_size(skip, 0, ring.layers);
+    check_size(skip, 1, ring.lanes);
+    p.skip = static_cast<const float*>(skip.data) + layer * ring.lanes;
+  }
+  p.positions = ring.positions(positions);
+  int64_t n_rows;
+  p.rows = ring.rows(rows, n_rows);
+  check_size(u, 0, n_rows);
+  if (n_rows == 0) return;
+  a.n_rows = static_cast<int32_t>(n_rows);
+  const DeviceGuard guard(ring.device, "short_range_step", u);
+  check_cuda(cuda::launch_short_range_step(p, current_stream(ring.device)), "short_range_step", u,
+             ring.device);
+}
+
+// What of a level is filled: with slack, the channels of a share.
+struct Share {
+  int64_t late = 0, extra = 0, first_channel = 0, last_channel = -1;
+};
+
+void fill_channels(const char* op, Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions,
+                   OptionalTensor rows, int64_t length, int64_t block, int64_t radix,
+                   int64_t n_spectra, int64_t kept_offset, int64_t spectra_offset, int64_t shared,
+                   Share share) {
+  const GpuRing ring(ring_);
+  const View kept = ring.state("kept", kept_, 6);
+  const View spectra = ring.filters("spectra", spectra_, 5);
+  check_size(kept, 0, ring.layers);
+  check_size(kept, 1, ring.batch);
+  check_size(kept, 4, 2);
+  check_size(kept, 5, ring.lanes);
+  check_size(spectra, 3, 2);
+  STD_TORCH_CHECK(cuda::fill_supported(block),
+                  "expected a block that is a power of two up to 8192, got ", block);
+  STD_TORCH_CHECK(length >= 1 && length <= ring.slots, "expected length in 1 .. ", ring.slots,
+                  ", got ", length);
+  STD_TORCH_CHECK(share.late >= 0 && share.late < length && share.extra >= 0,
+                  "expected 0 <= late < length and extra >= 0, got ", share.late, " and ",
+                  share.extra);
+  STD_TORCH_CHECK(radix >= 2 && n_spectra >= 1 && n_spectra < radix + share.extra,
+                  "expected 1 <= n_spectra < radix + extra, got n_spectra ", n_spectra, ", radix ",
+                  radix, ", extra ", share.extra);
+  if (share.last_channel < 0) share.last_channel = ring.lanes;
+  STD_TORCH_CHECK(share.first_channel >= 0 && share.first_channel <= share.last_channel &&
+                      share.last_channel <= ring.lanes && share.first_channel % 32 == 0 &&
+                      share.last_channel % 32 == 0,
+                  "expected channels of ring ", shape_text(ring.view),
+                  " from multiple to multiple "
+                  "of 32, got ",
+                  share.first_channel, " .. ", share.last_channel);
+  STD_TORCH_CHECK(spectra_offset >= 0 && spectra_offset + n_spectra * block <= spectra.sizes[2],
+                  "expected spectra with at least ", spectra_offset + n_spectra * block,
+                  " rows, got ", spectra.sizes[2]);
+  STD_TORCH_CHECK(kept_offset >= 0 && kept_offset + (n_spectra - 1) * block <= kept.sizes[3],
+                  "expected kept with at least ", kept_offset + (n_spectra - 1) * block,
+                  " rows, got ", kept.sizes[3]);
+  cuda::FillParams p{};
+  cuda::FillShape& a = p.shape;
+  a.lanes = ring.lanes;
+  a.filter_lanes = spectra.sizes[4];
+  a.channels_per_filter = sharing(spectra, shared, ring.lanes);
+  a.ring_row = ring.slots * ring.lanes;
+  a.ring_layer = ring.batch * a.ring_row;
+  a.kept_row = kept.sizes[3] * 2 * ring.lanes;
+  a.kept_layer = ring.batch * a.kept_row;
+  a.spectra_layer = spectra.sizes[2] * 2 * a.filter_lanes;
+  a.length = length;
+  a.channels = static_cast<int32_t>(ring.lanes);
+  a.batch = static_cast<int32_t>(ring.batch);
+  a.radix = static_cast<int32_t>(radix);
+  a.n_spectra = static_cast<int32_t>(n_spectra);
+  a.first_channel = static_cast<int32_t>(share.first_channel);
+  a.last_channel = static_cast<int32_t>(share.last_channel);
+  a.late = static_cast<int32_t>(share.late);
+  a.extra = static_cast<int32_t>(share.extra);
+  p.ring = static_cast<float*>(ring.view.data);
+  p.kept = static_cast<float*>(kept.data) + kept_offset * 2 * ring.lanes;
+  p.spectra = static_cast<const float*>(spectra.data) + spectra_offset * 2 * a.filter_lanes;
+  p.positions = ring.positions(positions);
+  p.rows = ring.rows(rows, p.n_rows);
+  p.layers = ring.layers;
+  p.block = block;
+  if (p.n_rows == 0 || p.layers == 0 || a.first_channel == a.last_channel) return;
+  STD_TORCH_CHECK(p.n_rows < 65536 && p.layers < 65536,
+                  "expected fewer than 65536 rows and layers, got ", p.n_rows, " and ", p.layers);
+  const DeviceGuard guard(ring.device, op, ring.view);
+  check_cuda(cuda::launch_future_fill(p, current_stream(ring.device)), op, ring.view, ring.device);
+}
+
+void future_fill(Tensor ring, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
+                 int64_t length, int64_t block, int64_t radix, int64_t n_spectra,
+                 int64_t kept_offset, int64_t spectra_offset, bool direct, int64_t shared) {
+  STD_TORCH_CHECK(!direct, "direct products with the taps are the CPU's");
+  fill_channels("future_fill", ring, kept, spectra, positions, rows, length, block, radix,
+                n_spectra, kept_offset, spectra_offset, shared, {});
+}
+
+void future_fill_share(Tensor ring, Tensor kept, Tensor spectra, Tensor positions,
+                       OptionalTensor rows, int64_t length, int64_t block, int64_t radix,
+                       int64_t n_spectra, int64_t kept_offset, int64_t spectra_offset, int64_t late,
+                       int64_t extra, int64_t first_channel, int64_t last_channel, int64_t shared) {
+  fill_channels("future_fill_share", ring, kept, spectra, positions, rows, length, block, radix,
+                n_spectra, kept_offset, spectra_offset, shared,
+                {late, extra, first_channel, last_channel});
+}
+
+void spectrum_products(Tensor values_, Tensor kept_, Tensor spectra_, Tensor positions_,
+                       Tensor rows_, int64_t layer, int64_t first_channel, int64_t length,
+                       int64_t block, int64_t radix, int64_t n_spectra, int64_t kept_offset,
+                       int64_t spectra_offset, int64_t late, int64_t extra, int64_t shared) {
+  const int32_t device = device_of(kept_);
+  const View kept = on_device("kept", kept_, device), values = on_device("values", values_, device);
+  const View spectra = on_device("spectra", spectra_, device);
+  const View positions = on_device("positions", positions_, device);
+  const View rows = on_device("rows", rows_, device);
+  check_dim(values, 4), check_dim(kept, 6), check_dim(spectra, 5);
+  for (const View* v : {&values, &kept, &spectra}) {
+    check_contiguous(*v);
+    STD_TORCH_CHECK(v->dtype == aoti_torch_dtype_float32(), "expected ", v->name,
+                    " of dtype float32");
+  }
+  for (const View* v : {&positions, &rows}) {
+    check_dim(*v, 1), check_contiguous(*v), check_int64(*v);
+  }
+  const int64_t lanes = kept.sizes[5], n = values.sizes[1], width = values.sizes[2];
+  check_size(kept, 2, 1), check_size(kept, 4, 2);
+  check_size(spectra, 0, kept.sizes[0]), check_size(spectra, 1, 1), check_size(spectra, 3, 2);
+  check_size(positions, 0, kept.sizes[1]);
+  check_size(values, 0, rows.sizes[0]), check_size(values, 3, 2);
+  STD_TORCH_CHECK(layer >= 0 && layer < kept.sizes[0], "expected layer in 0 .. ", kept.sizes[0] - 1,
+                  ", got ", layer);
+  STD_TORCH_CHECK(first_channel >= 0 && first_channel + width <= lanes,
+                  "expected channels of kept ", shape_text(kept), ", got ", first_channel, " .. ",
+                  first_channel + width - 1);
+  STD_TORCH_CHECK(n >= 2 && n <= int64_t{1} << 31 && (n & (n - 1)) == 0 && block >= 1 && block <= n,
+                  "expected values (R, n, width, 2) with n a power of two >= block = ", block,
+                  ", got ", shape_text(values));
+  STD_TORCH_CHECK(late >= 0 && late < length && extra >= 0,
+                  "expected 0 <= late < length and extra >= 0, got ", late, " and ", extra);
+  STD_TORCH_CHECK(radix >= 2 && n_spectra >= 1 && n_spectra < radix + extra,
+                  "expected 1 <= n_spectra < radix + extra, got n_spectra ", n_spectra, ", radix ",
+                  radix, ", extra ", extra);
+  STD_TORCH_CHECK(spectra_offset >= 0 && spectra_offset + n_spectra * n <= spectra.sizes[2],
+                  "expected spectra with at least ", spectra_offset + n_spectra * n, " rows, got ",
+                  spectra.sizes[2]);
+  STD_TORCH_CHECK(kept_offset >= 0 && kept_offset + (n_spectra - 1) * n <= kept.sizes[3],
+                  "expected kept with at least ", kept_offset + (n_spectra - 1) * n, " rows, got ",
+                  kept.sizes[3]);
+  cuda::ProductParams p{};
+  cuda::ProductShape& a = p.shape;
+  a.lanes = lanes;
+  a.filter_lanes = spectra.sizes[4];
+  a.channels = static_cast<int32_t>(lanes);
+  a.channels_per_filter = sharing(spectra, shared, lanes);
+  a.kept_row = kept.sizes[3] * 2 * lanes;
+  a.length = length, a.block = block, a.transform = n, a.width = width;
+  a.first_channel = static_cast<int32_t>(first_channel);
+  a.batch = static_cast<int32_t>(kept.sizes[1]);
+  a.radix = static_cast<int32_t>(radix);
+  a.n_spectra = static_cast<int32_t>(n_spectra);
+  a.late = static_cast<int32_t>(late);
+  a.extra = static_cast<int32_t>(extra);
+  while (int64_t{1} << a.log_transform < n) ++a.log_transform;
+  p.values = values.data;
+  p.kept = static_cast<float*>(kept.data) + layer * a.batch * a.kept_row + kept_offset * 2 * lanes;
+  p.spectra = static_cast<const float*>(spectra.data) +
+              (layer * spectra.sizes[2] + spectra_offset) * 2 * a.filter_lanes;
+  p.positions = static_cast<const int64_t*>(positions.data);
+  p.rows = static_cast<const int64_t*>(rows.data);
+  p.n_rows = rows.sizes[0];
+  if (p.n_rows == 0 || width == 0) return;
+  STD_TORCH_CHECK(p.n_rows < 65536, "expected fewer than 65536 rows, got ", p.n_rows);
+  const DeviceGuard guard(device, "spectrum_products", values);
+  check_cuda(cuda::launch_spectrum_products(p, current_stream(device)), "spectrum_products", values,
+             device);
+}
+
+std::string cuda_architectures() { return kArchitectures; }
+
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CUDA, m) {
+  m.impl("short_range_step", TORCH_BOX(&short_range_step));
+  m.impl("future_fill", TORCH_BOX(&future_fill));
+  m.impl("future_fill_share", TORCH_BOX(&future_fill_share));
+  m.impl("spectrum_products", TORCH_BOX(&spectrum_products));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {
+  m.impl("cuda_architectures", TORCH_BOX(&cuda_architectures));
+}
+
+}  // namespace
+}  // namespace futurefill

@@ -1,0 +1,87 @@
+// Every op of the package. Stable ABI only; implementations are registered in <device>_*.cpp.
+//
+// Shapes (docs/conventions.md): W lanes, C = tiles * W padded channels, R rows of one call.
+//   u, pre, post, y (R, D)             io type; last dimension contiguous
+//   ring      (layers, B, tiles, slots, W)
+//   kept      (layers, B, tiles, rows, 2, W)
+//   taps      (layers, filter tiles, T_0, W or 1)
+//   spectra   (layers, filter tiles, rows, 2, W or 1)
+//   skip      (layers, C)
+//   positions (B,) int64, rows (R,) int64, -1 marks a padding row
+//   shared    channels per filter row on the GPU; the CPU's layout says it
+//   levels    (n, 6) int64: block, radix, n_spectra, kept_offset, spectra_offset, direct
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
+  m.def(
+      "short_range_step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, "
+      "Tensor taps, Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
+      "int shared=1) -> ()");
+  m.def(
+      "future_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
+      "Tensor? rows, int length, int block, int radix, int n_spectra, int kept_offset, "
+      "int spectra_offset, bool direct=False, int shared=1) -> ()");
+  // of a firing of a level with slack, the channels first_channel .. last_channel - 1; on a GPU
+  m.def(
+      "future_fill_share(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
+      "Tensor? rows, int length, int block, int radix, int n_spectra, int kept_offset, "
+      "int spectra_offset, int late, int extra, int first_channel, int last_channel, "
+      "int shared) -> ()");
+  // values (R, n, width, 2), the newest spectra of channels first_channel.. of a layer in the order
+  // of an FFT, become the sums of products of a level; kept where a later firing needs them
+  m.def(
+      "spectrum_products(Tensor(a!) values, Tensor(b!) kept, Tensor spectra, Tensor positions, "
+      "Tensor rows, int layer, int first_channel, int length, int block, int radix, "
+      "int n_spectra, int kept_offset, int spectra_offset, int late, int extra, int shared) -> ()");
+  // around a prompt's transforms, on a GPU. u, pre, post, y (R, C, P); x (R, C, n >= P) and held
+  // (R, C, P) float32 become u pre, zero from each row's length on
+  m.def(
+      "prefill_inputs(Tensor u, Tensor? pre, Tensor? lengths, Tensor(a!) x, Tensor(b!)? held) "
+      "-> ()");
+  // z (R, C, n) float32, the convolution from each row's start: y = post (z + skip u pre) from
+  // position starts (default 0) on; what follows ends goes to prompt_fill (layers, B, 1, N, W) and
+  // ring, to channels first_channel.. of batch row rows
+  m.def(
+      "prefill_outputs(Tensor z, Tensor u, Tensor? pre, Tensor? post, Tensor? skip, Tensor(a!) y, "
+      "Tensor(b!) prompt_fill, Tensor(c!) ring, Tensor rows, Tensor? starts, Tensor ends, "
+      "int layer, int first_channel) -> ()");
+  // short_range_step, then with `advance` the fills that are due, of all layers
+  m.def(
+      "step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "
+      "Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
+      "Tensor(d!) kept, Tensor spectra, Tensor levels, int length) -> ()");
+  // n steps of one layer that feed on themselves: u_{t+1} = y_t. y: (n, B, D)
+  m.def(
+      "generate(Tensor u, Tensor(a!) y, Tensor(b!) ring, Tensor taps, Tensor? skip, "
+      "Tensor(c!) positions, Tensor(d!) kept, Tensor spectra, Tensor levels, int length) -> ()");
+  // Checks a stream once for futurefill_step (bound_step.h), which a decoding loop calls without
+  // the dispatcher; returns its address. The tensors must outlive it.
+  m.def(
+      "bind(Tensor(a!) ring, Tensor taps, Tensor? skip, Tensor(b!) positions, Tensor(c!) kept, "
+      "Tensor spectra, Tensor levels, int length, int channels, Tensor like) -> int");
+  m.def("unbind(int stream) -> ()");
+  // this step's share of the firings that are under way, for levels with slack; or the shares of
+  // steps begin .. end-1. levels (n, 9) int64: block, radix, n_spectra, kept_offset,
+  // spectra_offset, late, steps, extra, work_offset. work (B, side by side, rows, 2, W)
+  m.def(
+      "sliced_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor(c!) work, Tensor spectra, "
+      "Tensor positions, Tensor? rows, Tensor levels, int length, int begin=-1, int end=-1) -> ()");
+  // outputs start .. stop-1 of whole sequences. u (B, D, P), h (G, L), y (B, D, stop - start)
+  m.def("offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block) -> ()");
+  // the layers of one token between two long convolutions (nn/token/cpu.py writes the program).
+  // program (n, 10) int64, ids (B, 1) int64, weights and scratch flat float32, seen (B,) int64
+  m.def(
+      "token_segment(Tensor program, Tensor ids, Tensor weights, Tensor(a!) scratch, "
+      "Tensor(b!) seen) -> ()");
+  m.def("dense_panel() -> int");  // outputs per panel of packed weights
+  // instruction set of the CPU engine and its lanes for float32 and float64 state
+  m.def("cpu_lanes(bool float64) -> int");
+  m.def("cpu_isa() -> str");
+  // what plans for the engine need of it: threads, of those available, for a float32 step of one
+  // layer and for a fill of all layers; rows that a transform under way may take beyond its length
+  m.def("step_threads(int rows, int channels, int block, int available) -> int");
+  m.def("fill_threads(int layers, int rows, int channels, int block, int available) -> int");
+  m.def("work_gaps() -> int");
+  // GPU code in the binary, as "sm_80, ... and PTX of sm_120"
+  m.def("cuda_architectures() -> str");
+}

@@ -1,0 +1,227 @@
+// A stream's tensors as the engine's structs, and what every step does with them. Stable ABI only.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/engine.h"
+#include "infra/parallel.h"
+#include "bindings/tensors.h"
+
+namespace futurefill {
+namespace {
+
+// Rows of a call at their positions, padding rows left out. rows: null for all.
+inline void collect_rows(const int64_t* rows, const int64_t* positions, int64_t batch,
+                         int64_t n_rows, int64_t limit, std::vector<RowAt>& result) {
+  result.clear();
+  for (int64_t r = 0; r < n_rows; ++r) {
+    const int64_t state = rows ? rows[r] : r;
+    if (state == -1) continue;
+    STD_TORCH_CHECK(state >= 0 && state < batch, "expected rows in 0 .. ", batch - 1, ", got ",
+                    state);
+    const int64_t p = positions[state];
+    STD_TORCH_CHECK(p >= 0 && p < limit, "expected positions in 0 .. ", limit - 1, ", got ", p,
+                    " in row ", state);
+    result.push_back({r, state, p});
+  }
+}
+
+// The same from an op's tensors. One result per thread: nothing is allocated once it has grown.
+inline std::vector<RowAt>& collect_rows(const OptionalTensor& rows, const View& positions,
+                                        int64_t batch, int64_t n_rows, int64_t limit) {
+  thread_local std::vector<RowAt> result;
+  check_dim(positions, 1);
+  check_size(positions, 0, batch);
+  check_contiguous(positions);
+  check_int64(positions);
+  const int64_t* position = static_cast<const int64_t*>(positions.data);
+  const int64_t* row = nullptr;
+  if (rows) {
+    const View v("rows", *rows);
+    check_dim(v, 1);
+    check_contiguous(v);
+    check_int64(v);
+    if (n_rows < 0) n_rows = v.sizes[0];
+    check_size(v, 0, n_rows);
+    row = static_cast<const int64_t*>(v.data);
+  } else {
+    if (n_rows < 0) n_rows = batch;
+    STD_TORCH_CHECK(n_rows == batch, "expected ", batch, " rows, got ", n_rows);
+  }
+  collect_rows(row, position, batch, n_rows, limit, result);
+  return result;
+}
+
+inline int64_t row_stride(const View& v, const View& u) {
+  check_dim(v, 2);
+  check_size(v, 0, u.sizes[0]);
+  check_size(v, 1, u.sizes[1]);
+  STD_TORCH_CHECK(v.dtype == u.dtype, "expected ", v.name, " of the dtype of u");
+  STD_TORCH_CHECK(v.sizes[1] == 1 || v.strides[1] == 1, "expected ", v.name,
+                  " contiguous in its last dimension");
+  return v.strides[0];
+}
+
+// Checks every tensor of a step of one layer; nothing has changed when it throws.
+inline StepParams step_params(const View& u, const OptionalTensor& pre, const OptionalTensor& post,
+                              const View& y, const Ring& ring, const Tensor& taps_,
+                              const OptionalTensor& skip, int64_t layer) {
+  StepParams a{};
+  a.io = scalar_of(u);
+  a.state = ring.state;
+  a.u = u.data;
+  a.u_stride = row_stride(u, u);
+  a.y = y.data;
+  a.y_stride = row_stride(y, u);
+  if (pre) {
+    const View v("pre", *pre);
+    a.pre = v.data;
+    a.pre_stride = row_stride(v, u);
+  }
+  if (post) {
+    const View v("post", *post);
+    a.post = v.data;
+    a.post_stride = row_stride(v, u);
+  }
+  const int64_t width = a.state == Scalar::kFloat64 ? 8 : 4;
+  a.channels = u.sizes[1];
+  a.tiles = ring.tiles;
+  a.slots = ring.slots;
+  STD_TORCH_CHECK((a.channels + ring.lanes - 1) / ring.lanes == ring.tiles,
+                  "expected u with the channels of ring, got ", shape_text(u), " for ", ring.tiles,
+                  " tiles of ", ring.lanes);
+  STD_TORCH_CHECK(layer >= 0 && layer < ring.layers, "expected layer in 0 .. ", ring.layers - 1,
+                  ", got ", layer);
+  a.ring = static_cast<char*>(ring.view.data) +
+           layer * ring.batch * ring.tiles * ring.slots * ring.lanes * width;
+  const View taps("taps", taps_);
+  a.repeat = check_filters(taps, 4, ring);
+  a.block = taps.sizes[2];
+  STD_TORCH_CHECK(a.block >= 1, "expected taps with at least one tap");
+  a.taps =
+      static_cast<char*>(taps.data) + layer * taps.sizes[1] * taps.sizes[2] * taps.sizes[3] * width;
+  if (skip) {
+    const View v("skip", *skip);
+    check_dim(v, 2);
+    check_contiguous(v);
+    check_size(v, 0, ring.layers);
+    check_size(v, 1, ring.tiles * ring.lanes);
+    ring.check_dtype(v);
+    a.skip = static_cast<char*>(v.data) + layer * ring.tiles * ring.lanes * width;
+  }
+  return a;
+}
+
+inline void run_step(StepParams& a, int64_t* positions, const std::vector<RowAt>& rows,
+                     int64_t n_rows, bool advance) {
+  a.rows = rows.data();
+  a.n_rows = static_cast<int64_t>(rows.size());
+  if (a.n_rows < n_rows) {  // padding rows read zero
+    const int64_t bytes = a.io == Scalar::kFloat64 ? 8 : a.io == Scalar::kFloat32 ? 4 : 2;
+    size_t next = 0;
+    for (int64_t r = 0; r < n_rows; ++r) {
+      if (next < rows.size() && rows[next].io == r) {
+        ++next;
+      } else {
+        std::fill_n(static_cast<char*>(a.y) + r * a.y_stride * bytes, a.channels * bytes, 0);
+      }
+    }
+  }
+  run_step_jobs(a);
+  if (advance) {
+    for (const RowAt& row : rows) positions[row.state] += 1;
+  }
+}
+
+// The parts of FillParams that all levels share.
+inline FillParams fill_params(const Ring& ring, const Tensor& kept_, const Tensor& spectra_,
+                              int64_t length) {
+  const View kept("kept", kept_), spectra("spectra", spectra_);
+  FillParams a{};
+  a.state = ring.state;
+  a.ring = ring.view.data;
+  a.kept = kept.data;
+  a.spectra = spectra.data;
+  a.layers = ring.layers;
+  a.batch = ring.batch;
+  a.tiles = ring.tiles;
+  a.slots = ring.slots;
+  a.length = length;
+  STD_TORCH_CHECK(length >= 1 && length <= ring.slots, "expected length in 1 .. ", ring.slots,
+                  ", got ", length);
+  check_dim(kept, 6);
+  check_contiguous(kept);
+  ring.check_dtype(kept);
+  check_size(kept, 0, ring.layers);
+  check_size(kept, 1, ring.batch);
+  check_size(kept, 2, ring.tiles);
+  check_size(kept, 4, 2);
+  check_size(kept, 5, ring.lanes);
+  a.kept_rows = kept.sizes[3];
+  a.repeat = check_filters(spectra, 5, ring);
+  check_size(spectra, 3, 2);
+  a.filter_tiles = spectra.sizes[1];
+  a.spectra_rows = spectra.sizes[2];
+  return a;
+}
+
+inline void set_level(FillParams& a, int64_t block, int64_t radix, int64_t n_spectra,
+                      int64_t kept_offset, int64_t spectra_offset, bool direct) {
+  STD_TORCH_CHECK(block >= 1 && radix >= 2 && n_spectra >= 1 && n_spectra < radix,
+                  "expected a level with block >= 1 and 1 <= n_spectra < radix, got block ", block,
+                  ", radix ", radix, ", n_spectra ", n_spectra);
+  int64_t n = 1;
+  while (n < block) n *= 2;
+  const int64_t spectra_rows = direct ? ((n_spectra + 1) * block + 1) / 2 : n_spectra * n;
+  const int64_t kept_rows = direct ? 0 : (n_spectra - 1) * n;
+  STD_TORCH_CHECK(spectra_offset >= 0 && spectra_offset + spectra_rows <= a.spectra_rows,
+                  "expected spectra with at least ", spectra_offset + spectra_rows, " rows, got ",
+                  a.spectra_rows);
+  STD_TORCH_CHECK(kept_offset >= 0 && kept_offset + kept_rows <= a.kept_rows,
+                  "expected kept with at least ", kept_offset + kept_rows, " rows, got ",
+                  a.kept_rows);
+  a.block = block;
+  a.radix = radix;
+  a.n_spectra = n_spectra;
+  a.kept_offset = kept_offset;
+  a.spectra_offset = spectra_offset;
+  a.direct = direct;
+}
+
+inline void check_levels(const View& levels) {
+  check_dim(levels, 2);
+  check_size(levels, 1, 6);
+  check_contiguous(levels);
+  check_int64(levels);
+}
+
+// The fills due at the positions of rows that have just advanced. Reorders and shortens `rows`.
+inline void run_due_fills(FillParams& a, const View& levels, std::vector<RowAt>& rows) {
+  const int64_t* level = static_cast<const int64_t*>(levels.data);
+  const auto not_due = [&](const RowAt& row) {
+    return row.position % level[0] != 0 || row.position >= a.length;
+  };
+  if (levels.sizes[0] == 0) return;
+  rows.erase(std::remove_if(rows.begin(), rows.end(), not_due), rows.end());
+  // a row fires at the largest block that divides its position: largest level first
+  auto begin = rows.begin();
+  for (int64_t l = levels.sizes[0] - 1; l >= 0 && begin != rows.end(); --l) {
+    const int64_t* d = level + 6 * l;
+    const auto end = std::partition(begin, rows.end(),
+                                    [&](const RowAt& row) { return row.position % d[0] == 0; });
+    if (end == begin) continue;
+    if (d[2] == 0) {  // no spectra here: sliced_fill does this level
+      begin = end;
+      continue;
+    }
+    set_level(a, d[0], d[1], d[2], d[3], d[4], d[5] != 0);
+    a.rows = &*begin;
+    a.n_rows = end - begin;
+    run_fill_jobs(a);
+    begin = end;
+  }
+}
+
+}  // namespace
+}  // namespace futurefill

@@ -1,0 +1,144 @@
+#include "infra/parallel.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "infra/pool.h"
+
+namespace futurefill {
+
+namespace {
+
+// Values a thread must have to itself for handing them over, 0.1 us, to pay: about 0.5 us of work.
+constexpr int64_t kValuesPerThread = 2048;
+
+// -1 where the variable is not set
+int64_t threads_from_environment() {
+  const char* text = std::getenv("FUTUREFILL_NUM_THREADS");
+  if (!text || !*text) return -1;
+  char* end;
+  const long threads = std::strtol(text, &end, 10);
+  if (*end || threads < 1) {
+    throw std::runtime_error("FUTUREFILL_NUM_THREADS: expected a number of at least 1, got '" +
+                             std::string(text) + "'");
+  }
+  return threads;
+}
+
+// Jobs of equal work.
+struct Work {
+  int64_t jobs, values_per_job;
+
+  int64_t threads(int64_t available) const {
+    const int64_t useful = jobs * values_per_job / kValuesPerThread;
+    return useful < 2 ? 1 : std::max<int64_t>(1, std::min({useful, jobs, available}));
+  }
+};
+
+// a token multiplies half of T_0 taps on average
+Work step_work(int64_t rows, int64_t tiles, int64_t lanes, int64_t block) {
+  return {tiles, rows * lanes * (2 + block / 2)};
+}
+
+// Whether a thread does the tiles of a step's thread in every layer: their slots are in its core's
+// cache.
+bool all_layers_together(int64_t layers, int64_t tiles, int64_t available) {
+  return layers > 1 && tiles >= 4 * available;
+}
+
+Work fill_work(int64_t rows, int64_t layers, int64_t tiles, int64_t lanes, int64_t block,
+               int64_t available) {
+  const int64_t values = rows * lanes * block * 8;
+  if (all_layers_together(layers, tiles, available)) return {tiles, layers * values};
+  return {layers * tiles, values};
+}
+
+// run(begin, end) over all jobs, in one piece per thread; equal calls give equal pieces
+template <class F>
+void spread(const Work& work, const F& run) {
+  const int64_t jobs = work.jobs, threads = work.threads(thread_count());
+  if (threads < 2) return run(0, jobs);
+  // run is copied: all that a worker has to fetch from the caller's cache lies together
+  const auto piece = [=](int64_t i) { run(jobs * i / threads, jobs * (i + 1) / threads); };
+  run_pieces(
+      threads, [](const void* context, int64_t i) { (*static_cast<decltype(&piece)>(context))(i); },
+      &piece);
+}
+
+// run(params, begin, end) with params and a single row copied
+template <class Params>
+auto with_rows(const Params& params, void (*run)(const Params&, int64_t, int64_t)) {
+  const RowAt row = params.n_rows ? *params.rows : RowAt{};
+  return [=](int64_t begin, int64_t end) {
+    Params here = params;
+    if (here.n_rows == 1) here.rows = &row;
+    run(here, begin, end);
+  };
+}
+
+}  // namespace
+
+int64_t thread_count() {
+  static const int64_t forced = threads_from_environment();
+  const int64_t threads = torch::stable::get_num_threads();
+  return forced > 0 ? std::min(forced, threads) : threads;
+}
+
+int64_t step_threads(int64_t rows, int64_t tiles, int64_t lanes, int64_t block,
+                     int64_t available) {
+  return step_work(rows, tiles, lanes, block).threads(available);
+}
+
+int64_t fill_threads(int64_t rows, int64_t layers, int64_t tiles, int64_t lanes, int64_t block,
+                     int64_t available) {
+  return fill_work(rows, layers, tiles, lanes, block, available).threads(available);
+}
+
+void run_step_jobs(const StepParams& params) {
+  const Engine& e = engine();
+  const int64_t lanes = params.state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
+  spread(step_work(params.n_rows, params.tiles, lanes, params.block),
+         with_rows(params, e.short_range_step));
+}
+
+void run_fill_jobs(const FillParams& params) {
+  const Engine& e = engine();
+  const int64_t lanes = params.state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
+  const int64_t layers = params.layers, tiles = params.tiles, available = thread_count();
+  const auto fill = with_rows(params, e.future_fill);
+  const Work work = fill_work(params.n_rows, layers, tiles, lanes, params.block, available);
+  if (!all_layers_together(layers, tiles, available)) return spread(work, fill);
+  spread(work, [=](int64_t begin, int64_t end) {
+    for (int64_t l = 0; l < layers; ++l) fill(l * tiles + begin, l * tiles + end);
+  });
+}
+
+void run_fill_stage(const SliceParams& params, int64_t stage, int64_t job_begin, int64_t job_end) {
+  const Engine& e = engine();
+  const int64_t lanes = params.fill.state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
+  spread({job_end - job_begin, params.fill.n_rows * lanes * params.fill.block * 8},
+         [&](int64_t begin, int64_t end) {
+           e.fill_stage(params, stage, job_begin + begin, job_begin + end);
+         });
+}
+
+void run_conv_jobs(const ConvParams& params) {
+  const Engine& e = engine();
+  const int64_t lanes = params.type == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
+  spread({(params.channels + lanes - 1) / lanes, params.batch * lanes * params.length * 8},
+         [&](int64_t begin, int64_t end) { e.offline_conv(params, begin, end); });
+}
+
+void run_dense_jobs(const DenseParams& params, int64_t panels) {
+  const DenseEngine& e = engine().dense;
+  // a weight costs its reading, and rows beyond the first about a third of that each
+  spread({panels, params.k * e.panel * (params.rows + 2) / 6},
+         [&](int64_t begin, int64_t end) { e.dense(params, begin, end); });
+}
+
+}  // namespace futurefill

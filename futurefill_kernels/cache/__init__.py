@@ -1,0 +1,1 @@
+"""FutureFillCache: what a caller may do with a stream."""

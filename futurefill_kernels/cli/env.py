@@ -1,0 +1,44 @@
+"""``python -m futurefill_kernels env``: versions, what runs here, and why the rest does not."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+
+import torch
+
+from .. import native
+from .._version import __version__
+from ..implementations.select import reasons_against
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``env`` has no options."""
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the report."""
+    print(report())
+
+
+def report() -> str:
+    """Versions, devices, and every implementation's reasons per device."""
+    lines = [
+        f"futurefill_kernels {__version__}",
+        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}",
+        f"threads: {torch.get_num_threads()}",
+    ]
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices += [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    else:
+        lines.append("cuda: no device that torch can use")
+    if native.cpu_unavailable_reason() is None:
+        lines.append(f"instruction set: {native.cpu_isa()}")
+    if native.cuda_unavailable_reason() is None:
+        lines.append(f"CUDA kernels: {native.cuda_architectures()}")
+    for device in devices:
+        lines.append(f"implementations on {device}, the first that is available is 'auto':")
+        for name, reasons in reasons_against(device, torch.float32).items():
+            lines.append(f"  {name:<10} {'; '.join(reasons) if reasons else 'available'}")
+    return "\n".join(lines)

@@ -1,0 +1,135 @@
+"""``python -m futurefill_kernels generate``: stream text from the byte-level model."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from torch import Tensor
+
+from ..decoding.decode import decode
+from ..decoding.sampling import make_sampler
+from ..nn.language_model import LanguageModel
+from ..nn.pretrained import load_model
+from ..plan import Plan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``generate``."""
+    parser.add_argument("--prompt", default="def ", help="text to continue")
+    parser.add_argument("--tokens", type=int, default=8192, help="bytes to generate")
+    parser.add_argument("--temperature", type=float, default=None, help="0 is greedy; default 0.7")
+    parser.add_argument("--top-k", type=int, default=None)
+    parser.add_argument("--top-p", type=float, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--impl", default="auto", help="implementation of the convolutions")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--weights", type=Path, default=None, help="default: the shipped model")
+    parser.add_argument(
+        "--compare", action="store_true", help="greedy; repeat with the naive cache and compare"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Generate with ``args``: text to stdout, rates to stderr.
+
+    Raises ValueError for options that contradict each other, and RuntimeError when ``--compare``
+    finds different tokens.
+    """
+    if args.threads is not None:
+        if args.threads < 1:
+            raise ValueError(f"expected --threads >= 1, got {args.threads}")
+        torch.set_num_threads(args.threads)
+    if args.tokens < 1:
+        raise ValueError(f"expected --tokens >= 1, got {args.tokens}")
+    temperature = (0.0 if args.compare else 0.7) if args.temperature is None else args.temperature
+    if args.compare and temperature != 0:
+        raise ValueError(f"--compare is greedy: expected --temperature 0, got {temperature}")
+    sampler = make_sampler(temperature, top_k=args.top_k, top_p=args.top_p, seed=args.seed)
+    model = load_model(args.weights)
+    prompt = torch.tensor([list(args.prompt.encode())], dtype=torch.int64)
+
+    stream = Stream(sys.stdout)
+    sys.stdout.write(args.prompt)
+    ids = decode(model, prompt, args.tokens, sampler=sampler, impl=args.impl, callback=stream)
+    stream.close()
+    report("FutureFill", prompt, stream)
+    if args.compare:
+        compare(model, prompt, ids, stream, args.impl)
+
+
+def compare(model: LanguageModel, prompt: Tensor, ids: Tensor, fast: Stream, impl: str) -> None:
+    """Repeat a greedy generation with the naive cache, O(t) per token, and report the ratio.
+
+    ids: (1, N) that `fast` timed. Raises RuntimeError when the tokens differ.
+    """
+    tokens = ids.shape[1]
+    naive = Stream()
+    # one block as long as the stream: no future fill, every token sums over all earlier ones
+    repeated = decode(
+        model, prompt, tokens, plan=Plan(tokens, (tokens,)), impl=impl, callback=naive
+    )
+    report("naive cache", prompt, naive)
+    if not torch.equal(ids, repeated):
+        first = int((ids != repeated).nonzero()[0, 1])
+        raise RuntimeError(f"the two runs differ from token {first} of {tokens} on")
+    ratio = naive.seconds / fast.seconds
+    print(f"identical {tokens} tokens; FutureFill is {ratio:.2f} times as fast", file=sys.stderr)
+
+
+class Stream:
+    """Decode callback: writes bytes as text as they come, and keeps the time.
+
+    out: where to write, None to only time. Bytes that are not UTF-8 show as replacement characters.
+    """
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out
+        self._text = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._start = self._first = self._last = time.perf_counter()
+        self._count = 0
+
+    def __call__(self, ids: Tensor, index: int) -> None:
+        """ids: (1,), the byte at index."""
+        self._last = time.perf_counter()
+        if index == 0:
+            self._first = self._last
+        self._count = index + 1
+        if self._out is not None:
+            self._out.write(self._text.decode(bytes([int(ids[0])])))
+            self._out.flush()
+
+    def close(self) -> None:
+        """Write what is left of a character and end the line."""
+        if self._out is not None:
+            self._out.write(self._text.decode(b"", final=True) + "\n")
+            self._out.flush()
+
+    @property
+    def prefill_seconds(self) -> float:
+        """From the start to the first token: preparing the filters and reading the prompt."""
+        return self._first - self._start
+
+    @property
+    def seconds(self) -> float:
+        """From the first to the last token."""
+        return self._last - self._first
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Steps per second after the first token."""
+        return (self._count - 1) / self.seconds if self._count > 1 else float("nan")
+
+
+def report(name: str, prompt: Tensor, stream: Stream) -> None:
+    """One line on stderr."""
+    print(
+        f"{name}: {prompt.shape[1]} prompt tokens and preparation {stream.prefill_seconds:.3f} s, "
+        f"decode {stream.tokens_per_second:.0f} tokens/s ({stream.seconds:.2f} s)",
+        file=sys.stderr,
+    )

@@ -1,0 +1,67 @@
+"""``python -m futurefill_kernels plan``: the planner's choice as a table."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from ..plan import Plan
+from ..planning import gpu_cost
+from ..planning.device import DeviceInfo
+from ..planning.make_plan import OBJECTIVES, make_plan
+from . import plan_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``plan``."""
+    parser.add_argument("--length", type=int, default=65536, help="tokens of the stream")
+    parser.add_argument("--channels", type=int, default=1024)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--groups", type=int, default=None, help="filter rows; channels if unset")
+    parser.add_argument("--filter-length", type=int, default=None, help="taps; length if unset")
+    parser.add_argument(
+        "--device", default="cpu", help="cpu, cuda, a name such as h100, or with --table all"
+    )
+    parser.add_argument(
+        "--table", action="store_true", help="a Markdown page of choices for GPUs (--device)"
+    )
+    parser.add_argument(
+        "--impl", default="auto", choices=("auto", *gpu_cost.LARGEST_FUSED), help="on a GPU"
+    )
+    parser.add_argument(
+        "--bf16-spectra", action="store_true", help="filter spectra on a GPU in bfloat16"
+    )
+    parser.add_argument("--objective", choices=OBJECTIVES, default=OBJECTIVES[0])
+    parser.add_argument(
+        "--block-sizes", default=None, help="explain these instead, for example 32,256,4096"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the plan of ``args``."""
+    if args.table or args.device == "all":
+        if not args.table:
+            raise ValueError("--device all needs --table")
+        names = DeviceInfo.names() if args.device == "all" else (args.device,)
+        print(plan_table.table(tuple(DeviceInfo.named(name) for name in names)), end="")
+        return
+    if args.block_sizes is not None:
+        sizes = tuple(int(size) for size in args.block_sizes.split(","))
+        print(Plan(args.length, sizes, args.filter_length).explain())
+        return
+    known = args.device.split(":")[0] in ("cpu", "cuda")
+    plan = make_plan(
+        args.length,
+        args.channels,
+        batch_size=args.batch_size,
+        layers=args.layers,
+        groups=args.groups,
+        device=args.device if known else DeviceInfo.named(args.device),
+        objective=args.objective,
+        filter_length=args.filter_length,
+        impl=args.impl,
+        spectra_dtype=torch.bfloat16 if args.bf16_spectra else None,
+    )
+    print(plan.explain())

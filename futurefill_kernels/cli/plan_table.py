@@ -1,0 +1,106 @@
+"""The planner's choices for every named GPU as one Markdown page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..planning import gpu_cost
+from ..planning.device import DeviceInfo
+from ..planning.search import Stream
+
+LENGTHS = (2048, 8192, 32768, 131072, 524288, 1048576)
+CHANNELS = (1024, 4096)
+LAYERS = (1, 24)
+
+_HEADER = """\
+# The planner's choices
+
+Written by `python -m futurefill_kernels plan --device all --table`. float32 state, batch 1, every
+channel with a filter of its own, filters as long as the stream. The figures are the model's
+([gpu_cost.py](../futurefill_kernels/planning/gpu_cost.py)) from the devices' published rates, not
+measurements. `16 .. 2048` means radix 2 between them.
+
+* **bytes**: what fills move per token, layer and channel. A level of radix 2 moves 10 (12 of inputs
+  and pending outputs, 8 of one filter spectrum, every second block), of radix 4 31, of radix 16
+  131: it reads every kept input spectrum and filter spectrum of its group.
+* **us**: modelled time of a token's convolutions, of which launches are the last column. A step is
+  one launch per layer, a fill one launch for all layers.
+* **memory**: ring, prompt fill, kept input spectra, filter spectra and the filters.
+
+Why these: each level's time is the larger of bytes over bandwidth and instructions over peak rate,
+plus its launch. So
+
+* radix 2 wins at batch 1 as long as a fill is one launch (blocks up to 2048): it keeps no input
+  spectra and moves the fewest bytes;
+* a larger first block saves launches of fills and costs taps at every token: with few layers or
+  channels a fill is mostly launch, and the first block grows; with more of them it shrinks;
+* a block above 2048 goes through cuFFT, with several launches and ten passes over a workspace, so a
+  wider radix that needs fewer of these levels wins there;
+* where the fastest plan does not fit nine tenths of the memory, slower plans that take less are
+  tried, and where none fits, `make_plan` refuses and names what does, with the bytes that it needs.
+  Spectra take `8 L` bytes per filter row in every plan, a wider last level included, so what helps
+  is bfloat16 spectra (`4 L`), fewer filter rows (`groups`), shorter filters, fewer rows or layers.
+
+```python
+import futurefill_kernels as ff
+
+plan = ff.make_plan(65536, 1024, layers=24, device=ff.DeviceInfo.named("h100"))
+print(plan.explain())
+```
+"""
+
+
+def blocks_text(sizes: tuple[int, ...]) -> str:
+    """Block sizes with runs of radix 2 as ``first .. last``."""
+    runs: list[list[int]] = []
+    for size in sizes:
+        if runs and size == 2 * runs[-1][-1]:
+            runs[-1].append(size)
+        else:
+            runs.append([size])
+    return ", ".join(
+        f"{run[0]} .. {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs
+    )
+
+
+def table(devices: tuple[DeviceInfo, ...], lengths: tuple[int, ...] = LENGTHS) -> str:
+    """The page for some GPUs."""
+    return "\n".join([_HEADER, *(line for info in devices for line in _section(info, lengths))])
+
+
+def _section(info: DeviceInfo, lengths: tuple[int, ...]) -> Iterator[str]:
+    yield f"## {info.name}"
+    yield ""
+    yield (
+        f"{info.sm_count} SMs, {info.dram_bytes_per_second / 1e9:.0f} GB/s, "
+        f"{info.fp32_flops / 1e12:.1f} TFLOP/s float32, {info.memory_bytes / 1e9:.0f} GB."
+    )
+    yield ""
+    yield "| layers | D | L | block sizes | bytes | memory (GB) | us | launches (us) |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for layers in LAYERS:
+        for channels in CHANNELS:
+            for length in lengths:
+                yield _row(info, Stream(length, length, channels, 1, layers, channels))
+    yield ""
+
+
+def _row(info: DeviceInfo, stream: Stream) -> str:
+    sizes = f"| {stream.layers} | {stream.channels} | {stream.length} | "
+    try:
+        plan = gpu_cost.cheapest_plan(stream, info)
+    except ValueError as error:
+        fits = str(error).partition("fits: ")[2] or "nothing smaller"
+        needed = gpu_cost.needed_nbytes(stream, gpu_cost.leanest_plan(stream, info))
+        return sizes + f"refused; fits: {fits} | | {needed / 1e9:.1f} | | |"
+    fired = sum(
+        plan.firings(level)
+        * (1 if level.transform <= stream.largest_fused else gpu_cost.FFT_LAUNCHES * stream.layers)
+        for level in plan.levels
+    )
+    launches = (stream.layers + fired / stream.length) * info.launch_seconds
+    return sizes + (
+        f"{blocks_text(plan.block_sizes)} | {gpu_cost.token_bytes(stream, plan):.0f} | "
+        f"{gpu_cost.needed_nbytes(stream, plan) / 1e9:.2f} | "
+        f"{1e6 * gpu_cost.plan_seconds(stream, info, plan):.1f} | {1e6 * launches:.1f} |"
+    )

@@ -1,0 +1,1 @@
+"""The command ``tune``: options and printing apart from the clocks."""

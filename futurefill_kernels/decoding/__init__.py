@@ -1,0 +1,1 @@
+"""The generation loop, the decoding state of a whole model, graphs and samplers."""

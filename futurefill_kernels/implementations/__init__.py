@@ -1,0 +1,1 @@
+"""How a step and a fill run: reference, cpu, cuda, triton; and which one does."""

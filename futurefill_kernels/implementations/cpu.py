@@ -1,0 +1,176 @@
+"""``impl="cpu"``: the C++ engine (csrc/cpu), one call per layer and token."""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import Tensor
+
+from .. import native
+from ..plan import Level, Plan
+from ..state.spectra import filter_spectra
+from ..state.tensors import Layout, Step, StreamState, tile_filters
+
+name = "cpu"
+fuses_fill = True
+
+#: Largest block done as a direct product with the taps: on Zen 2, 1.0 ns per token and channel at
+#: 32, where the transform of 64 takes 1.2 (python -m bench fill).
+DIRECT_BLOCK = 32
+
+
+def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
+    """Why the engine cannot run: not built, or not a CPU."""
+    reasons = []
+    if device.type != "cpu":
+        reasons.append(f"runs on the CPU, not on {device}")
+    missing = native.cpu_unavailable_reason()
+    if missing:
+        reasons.append(missing)
+    return reasons
+
+
+def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
+    """Tiles as wide as a vector register.
+
+    A filter row shared by whole tiles is stored once and broadcast; one shared by fewer channels
+    is stored for each of them.
+    """
+    lanes = native.cpu_lanes(dtype)
+    # tiles a large power of two apart would share a few cache sets
+    slots = plan.length + 16 if plan.length >= 256 and plan.length % 64 == 0 else plan.length
+    shared = channels // groups
+    if groups < channels and shared % lanes == 0:
+        stored, filter_lanes = groups, 1
+    else:
+        stored, filter_lanes = channels, lanes
+    return Layout(
+        channels, stored, lanes, filter_lanes, slots, DIRECT_BLOCK,
+        work_gaps=native.work_gaps(),
+    )  # fmt: skip
+
+
+def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
+    """(layout.groups, L) taps -> (filter tiles, rows, 2, filter_lanes).
+
+    The rows of a direct level hold its taps, two per row, instead of spectra.
+    """
+    assert plan.filter_length is not None
+    spectra = filter_spectra(h, plan, dtype)
+    for level, (_, start) in zip(plan.levels, plan.spectra_offsets(), strict=True):
+        if layout.is_direct(level):
+            rows = spectra[start : start + level.n_spectra * level.transform].flatten(0, 1)
+            used = min((level.n_spectra + 1) * level.block, h.shape[1], plan.filter_length)
+            rows.zero_()[:used] = h[:, :used].T
+    return tile_filters(spectra, layout)
+
+
+def make_step(state: StreamState) -> Step:
+    """One token of one layer; the last layer advances, and every fill that is due follows.
+
+    The state's tensors are checked and read once, when the first step tells the inputs' dtype.
+    After that a step is one C call without the dispatcher, whose work on fifteen arguments takes
+    longer than a token of few channels.
+    """
+    ops, stream = torch.ops.futurefill_kernels, 0
+    call, plain_call = native.bound_step()
+    count = state.positions.shape[0]
+
+    def bind(u: Tensor) -> int:
+        address = ops.bind(
+            state.ring, state.taps, state.skip, state.positions, state.kept, state.spectra,
+            state.levels, state.plan.length, state.layout.channels, u,
+        )  # fmt: skip
+        weakref.finalize(step, ops.unbind, address)
+        return address
+
+    def step(
+        u: Tensor,
+        pre: Tensor | None,
+        post: Tensor | None,
+        y: Tensor,
+        rows: Tensor | None,
+        layer: int,
+        advance: bool,
+    ) -> None:
+        nonlocal stream
+        if not stream:
+            stream = bind(u)
+        if pre is None and post is None and rows is None:
+            error = plain_call(stream, u.data_ptr(), y.data_ptr(), layer)
+        else:
+            error = call(
+                stream,
+                u.data_ptr(),
+                None if pre is None else pre.data_ptr(),
+                None if post is None else post.data_ptr(),
+                y.data_ptr(),
+                None if rows is None else rows.data_ptr(),
+                count if rows is None else rows.shape[0],
+                layer,
+            )
+        if error:
+            raise RuntimeError(error.decode())
+
+    if not state.plan.slack_levels:
+        return step
+
+    slice_op = torch.ops.futurefill_kernels.sliced_fill.default
+    tensors = (state.ring, state.kept, state.work, state.spectra, state.positions)
+    slack_levels, length = state.slack_levels, state.plan.length
+
+    def step_and_slices(
+        u: Tensor,
+        pre: Tensor | None,
+        post: Tensor | None,
+        y: Tensor,
+        rows: Tensor | None,
+        layer: int,
+        advance: bool,
+    ) -> None:
+        step(u, pre, post, y, rows, layer, advance)
+        if advance:
+            slice_op(*tensors, rows, slack_levels, length)
+
+    return step_and_slices
+
+
+def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
+    """One level's future fill of all layers."""
+    if not level.plain:
+        return fill_slices(state, level, rows, 0, max(level.steps, 1))
+    kept_offset, spectra_offset = state.plan.spectra_offsets()[level.index]
+    torch.ops.futurefill_kernels.future_fill(
+        state.ring,
+        state.kept,
+        state.spectra,
+        state.positions,
+        rows,
+        state.plan.length,
+        level.block,
+        level.radix,
+        level.n_spectra,
+        kept_offset,
+        spectra_offset,
+        state.layout.is_direct(level),
+    )
+
+
+def fill_slices(
+    state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
+) -> None:
+    """Of one firing of a level with slack, the shares of steps ``begin .. end-1``."""
+    index = state.plan.slack_levels.index(level)
+    torch.ops.futurefill_kernels.sliced_fill(
+        state.ring,
+        state.kept,
+        state.work,
+        state.spectra,
+        state.positions,
+        rows,
+        state.slack_levels[index : index + 1],
+        state.plan.length,
+        begin,
+        end,
+    )

@@ -1,0 +1,163 @@
+"""``impl="cuda"``: the CUDA C++ kernels (csrc/cuda), one launch per layer's step and per fill.
+
+Blocks above 8192 and those that are no powers of two are transformed by torch.fft.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .. import native
+from ..plan import Level, Plan
+from ..state import gpu_layout
+from ..state.gpu_layout import make_layout, share_channels
+from ..state.tensors import Layout, Step, StreamState
+from .gpu_fill_by_fft import fill_by_fft
+from .gpu_prompt_by_fft import Inputs, Outputs
+
+__all__ = [
+    "fill",
+    "fill_slices",
+    "fuses_fill",
+    "make_layout",
+    "make_spectra",
+    "make_step",
+    "name",
+    "prompt_kernels",
+    "unavailable",
+]
+
+name = "cuda"
+fuses_fill = False
+
+#: Largest block whose transform one thread block holds (csrc/cuda/fill_config.h).
+MAX_BLOCK = 8192
+#: block -> (units, channels per unit) whose spectra lie unit by unit (csrc/cuda/fill_config.h)
+INTERLEAVED = {4096: (2, 4), 8192: (4, 2)}
+
+
+def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
+    """Why the kernels cannot run: device, build, architecture or dtype."""
+    reasons = []
+    if device.type != "cuda":
+        reasons.append(f"runs on CUDA devices, not on {device}")
+    missing = native.cuda_unavailable_reason()
+    if missing:
+        reasons.append(missing)
+    elif device.type == "cuda":
+        lacking = _architecture_reason(device)
+        if lacking:
+            reasons.append(lacking)
+    if dtype == torch.float64:
+        reasons.append("computes in float32, not in float64")
+    return reasons
+
+
+def architecture_reason(capability: tuple[int, int], architectures: str) -> str | None:
+    """Why a binary does not run on a GPU, or None.
+
+    Code for sm_XY runs on X.Z with Z >= Y, PTX on every later architecture. architectures: as
+    ``torch.ops.futurefill_kernels.cuda_architectures`` says it, "sm_80, sm_90 and PTX of sm_90".
+    """
+    code, _, ptx = architectures.partition(" and PTX of ")
+    major, minor = capability
+    versions = [divmod(int(item[3:]), 10) for item in code.split(", ")]
+    forward = [divmod(int(item[3:]), 10) for item in ptx.split(", ") if item]
+    if any(v[0] == major and v[1] <= minor for v in versions) or any(
+        v <= capability for v in forward
+    ):
+        return None
+    return f"the binary has no code for sm_{major}{minor}; it has {architectures}"
+
+
+@lru_cache(maxsize=16)
+def _architecture_reason(device: torch.device) -> str | None:
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    return architecture_reason(
+        torch.cuda.get_device_capability(device), native.cuda_architectures()
+    )
+
+
+def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
+    """Filter spectra as in gpu_layout, those of large blocks unit by unit."""
+    spectra = gpu_layout.make_spectra(h, plan, layout, dtype)
+    for level, (_, start) in zip(plan.levels, plan.spectra_offsets(), strict=True):
+        if level.block not in INTERLEAVED or level.block != level.transform:
+            continue
+        units, channels = INTERLEAVED[level.block]
+        rows = spectra[0, start : start + level.n_spectra * level.transform]
+        # (k, pair of entries, entry, re or im, group, channel, unit): a unit's spectrum is
+        # contiguous, two entries of a channel are neighbours
+        x = rows.view(level.n_spectra, -1, 2, 2, rows.shape[-1] // 8, channels, units)
+        rows.copy_(x.permute(0, 4, 6, 1, 5, 2, 3).reshape(rows.shape))
+    return spectra
+
+
+def make_step(state: StreamState) -> Step:
+    """One token of one layer; the last layer's also moves the rows' positions on."""
+    op = torch.ops.futurefill_kernels.short_range_step.default
+    ring, taps, skip, positions = state.ring, state.taps, state.skip, state.positions
+    shared = state.layout.channels // state.layout.groups
+
+    def step(
+        u: Tensor,
+        pre: Tensor | None,
+        post: Tensor | None,
+        y: Tensor,
+        rows: Tensor | None,
+        layer: int,
+        advance: bool,
+    ) -> None:
+        op(u, pre, post, y, ring, taps, skip, positions, rows, layer, advance, shared)
+
+    return step
+
+
+def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
+    """One level's future fill of all layers and rows: one launch, or through torch.fft."""
+    _fill_channels(state, level, rows, 0, state.layout.lanes)
+
+
+def fill_slices(
+    state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
+) -> None:
+    """Of one firing of a level with slack, the shares of steps ``begin .. end-1``: the same launch
+    for a part of the channels.
+    """
+    _fill_channels(state, level, rows, *share_channels(state.layout, level, begin, end))
+
+
+def _fill_channels(
+    state: StreamState, level: Level, rows: Tensor | None, first: int, last: int
+) -> None:
+    if first == last:
+        return
+    ops, length = torch.ops.futurefill_kernels, state.plan.length
+    offsets = state.plan.spectra_offsets()[level.index]
+    shared = state.layout.channels // state.layout.groups
+    numbers = (length, level.block, level.radix, level.n_spectra, *offsets)
+    if level.block == level.transform <= MAX_BLOCK:
+        tensors = (state.ring, state.kept, state.spectra, state.positions, rows)
+        if level.plain:
+            ops.future_fill(*tensors, *numbers, False, shared)
+        else:
+            ops.future_fill_share(*tensors, *numbers, level.late, level.extra, first, last, shared)
+        return
+
+    def products(values: Tensor, rows: Tensor, layer: int, first_channel: int) -> None:
+        tensors = (values, state.kept, state.spectra, state.positions, rows)
+        ops.spectrum_products(
+            *tensors, layer, first_channel, *numbers, level.late, level.extra, shared
+        )
+
+    fill_by_fft(state.ring, state.positions, rows, level, length, first, last, products)
+
+
+def prompt_kernels() -> tuple[Inputs, Outputs]:
+    """The ops before and after a prompt's transforms."""
+    ops = torch.ops.futurefill_kernels
+    return ops.prefill_inputs, ops.prefill_outputs

@@ -1,0 +1,77 @@
+"""Future fill of a level whose transforms torch.fft does, for blocks that one kernel cannot hold.
+
+The products between the transforms are a kernel of the implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ..plan import Level
+
+_WORKSPACE_BYTES = 256 << 20
+
+#: products(values, rows, layer, first_channel): values (R, n, width, 2) float32, spectra of the
+#: newest blocks of a layer in the order of the FFT, become the sums of products of the level. rows
+#: (R,) int64; those of -1 keep nothing and their values are not used.
+Products = Callable[[Tensor, Tensor, int, int], None]
+
+
+@lru_cache(maxsize=32)
+def _twist(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (n, 1) of the angles ``pi k / 2n``."""
+    angles = torch.arange(n, dtype=torch.float64) * (torch.pi / 2 / n)
+    cos, sin = (f(angles).float()[:, None].to(device) for f in (torch.cos, torch.sin))
+    return cos, sin
+
+
+def fill_by_fft(
+    ring: Tensor,
+    positions: Tensor,
+    rows: Tensor | None,
+    level: Level,
+    length: int,
+    first: int,
+    last: int,
+    products: Products,
+) -> None:
+    """Add one level's fill of channels first .. last-1 to the ring (layers, B, 1, slots, C).
+
+    A layer and at most 256 MiB of spectra at a time. Rows may be at different positions, which are
+    read on the device; those that are -1 or where the level does not fire stay as they are.
+    Source: docs/algorithm.md, equation 3.
+    """
+    batch, slots, lanes = ring.shape[1], ring.shape[3], ring.shape[4]
+    if rows is None:
+        rows = torch.arange(batch, device=ring.device)
+    block, n = level.block, level.transform
+    cos, sin = _twist(n, ring.device)
+    offset = torch.arange(block, device=ring.device)
+    row = rows.clamp(min=0)[:, None]
+    blocks = positions[row] // block
+    at = blocks * block
+    group = (blocks - level.extra).clamp(min=0) // level.radix * level.radix
+    fires = (rows[:, None] >= 0) & (blocks > group) & (at + level.late < length)
+    fires &= positions[row] - at < max(level.late, 1)
+    at = torch.where(fires, at, block)
+    firing = rows.where(fires[:, 0], -1)
+    source = (row * slots + at - block + offset).flatten()
+    target = at + level.late + offset
+    inside = (fires & (target < length))[..., None]
+    target = (row * slots + target.clamp(max=slots - 1)).flatten()
+    width = max(32, _WORKSPACE_BYTES // (8 * n * len(rows)) // 32 * 32)
+    for layer in range(len(ring)):
+        values = ring[layer].view(batch * slots, lanes)
+        for begin in range(first, last, width):
+            mine = values[:, begin : min(begin + width, last)]
+            u = mine[source].view(len(rows), block, -1)
+            z = torch.complex(u * cos[:block], u * sin[:block])
+            z = torch.fft.ifft(z, n, dim=1, norm="forward").contiguous()
+            products(torch.view_as_real(z), firing, layer, begin)
+            z = torch.fft.fft(z, dim=1)[:, :block]
+            filled = z.imag * cos[:block] - z.real * sin[:block]
+            mine.index_add_(0, target, filled.where(inside, 0).flatten(0, 1))

@@ -1,0 +1,106 @@
+"""``impl="reference"``: the two state operations in plain torch, for every device and dtype.
+
+Spectra are the taps themselves: a fill is one FFT convolution of the group's inputs so far.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..plan import Level, Plan
+from ..state.convolve import conv_range
+from ..state.tensors import Layout, Step, StreamState
+
+name = "reference"
+fuses_fill = False
+
+
+def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
+    """Nothing speaks against plain torch."""
+    return []
+
+
+def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
+    """All channels in one tile, every filter row once."""
+    return Layout(channels, groups, channels, groups, plan.length)
+
+
+def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
+    """The taps that fills read. h: (G, L) -> (G, min(L, N)) of ``dtype``."""
+    taps = min(plan.filter_length or plan.length, plan.length)
+    return torch.nn.functional.pad(h[:, :taps], (0, taps - min(taps, h.shape[1]))).to(dtype)
+
+
+def make_step(state: StreamState) -> Step:
+    """Binds ``step`` to a state.
+
+    The function takes u, pre, post, y: (R, D); rows: (R,) int64 state rows, -1 for padding, or None
+    for all; layer; advance: whether the positions of the rows move on.
+    """
+    return partial(step, state)
+
+
+def step(
+    state: StreamState,
+    u: Tensor,
+    pre: Tensor | None,
+    post: Tensor | None,
+    y: Tensor,
+    rows: Tensor | None,
+    layer: int,
+    advance: bool,
+) -> None:
+    """Short-range convolution of one token (docs/algorithm.md, equation 2)."""
+    x = u if pre is None else pre.to(state.ring.dtype) * u
+    x = x.to(state.ring.dtype)
+    per_group = state.layout.channels // state.layout.groups
+    taps = state.taps[layer, 0].repeat_interleave(per_group, dim=-1)  # (T_0, D)
+    row_list = range(len(u)) if rows is None else rows.tolist()
+    positions = state.positions.tolist()
+    for r, b in enumerate(row_list):
+        if b < 0:
+            y[r] = 0
+            continue
+        p = positions[b]
+        first = p - p % taps.shape[0]
+        slots = state.ring[layer, b, 0]  # (N, D)
+        result = slots[p] + taps[0] * x[r]
+        result += (slots[first:p].flip(0) * taps[1 : p - first + 1]).sum(0)
+        if state.skip is not None:
+            result += state.skip[layer] * x[r]
+        y[r] = result if post is None else post[r] * result
+        slots[p] = x[r]
+        if advance:
+            state.positions[b] += 1
+
+
+def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
+    """Future fill of one level for all layers (docs/algorithm.md, equation 3).
+
+    rows: (R,) int64 rows whose position is a boundary where this level fires, or None for all.
+    """
+    ring, length = state.ring, state.plan.length
+    for b in range(ring.shape[1]) if rows is None else rows.tolist():
+        p = int(state.positions[b])
+        start = p - level.products(p // level.block) * level.block
+        first = p + level.late
+        stop = min(first + level.block, length)
+        for layer in range(ring.shape[0]):
+            slots = ring[layer, b, 0]  # (N, D)
+            added = conv_range(
+                slots[None, start:p].mT, state.spectra[layer], first - start, stop - start
+            )
+            slots[first:stop] += added[0].mT
+
+
+def fill_slices(
+    state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
+) -> None:
+    """Of one firing of a level with slack, the shares of steps ``begin .. end-1``: all of it in the
+    first one.
+    """
+    if begin == 0:
+        fill(state, level, rows)

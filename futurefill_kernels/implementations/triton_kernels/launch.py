@@ -1,0 +1,263 @@
+"""Launches of the operations as data: kernel, grid and arguments, made from tensors and sizes.
+
+The ops run them; tests compile them for other GPUs and run them where there is none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...plan import Level
+from ...planning.device import DeviceInfo
+from ...state.gpu_layout import CHANNEL_UNIT
+from ...state.spectra import tree_order
+from .. import gpu_fill_by_fft
+from .config import STEP_CHANNELS, STEP_SHARED, FillConfig, step_config
+from .future_fill import future_fill_kernel
+from .multiply_accumulate import multiply_accumulate_kernel
+from .prefill import prefill_inputs_kernel, prefill_outputs_kernel
+from .short_range_step import short_range_step_kernel
+from .tree import twiddle_table
+
+_LEAVES, _MULTIPLY_CHANNELS = 32, 32
+_PREFILL_TILE = 1024
+_PREFILL_POSITIONS, _PREFILL_CHANNELS = 64, 32
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch. constants: compile-time arguments; options: of Triton's compiler."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    options: dict[str, Any]
+
+    def run(self) -> None:
+        """Launch on the current stream of the arguments' device."""
+        self.kernel[self.grid](*self.arguments, **self.constants, **self.options)
+
+
+@dataclass(frozen=True)
+class FillLevel:
+    """The numbers of a level that a fill needs; see plan.Level.
+
+    kept_offset, spectra_offset: where the level starts, in complex rows. late, extra: of a level
+    with slack.
+    """
+
+    length: int
+    block: int
+    transform: int
+    radix: int
+    n_spectra: int
+    kept: int
+    kept_offset: int
+    spectra_offset: int
+    late: int = 0
+    extra: int = 0
+
+
+def step_launch(
+    u: Tensor,
+    pre: Tensor | None,
+    post: Tensor | None,
+    y: Tensor,
+    ring: Tensor,
+    taps: Tensor,
+    skip: Tensor | None,
+    positions: Tensor,
+    rows: Tensor | None,
+    layer: int,
+    advance: bool,
+    groups: int,
+    info: DeviceInfo,
+) -> Launch:
+    """short_range_step of one layer. u, pre, post, y: (R, D), contiguous."""
+    n_rows, channels = u.shape
+    block = taps.shape[2]
+    config = step_config(block, channels, n_rows, info, advance)
+    grid = (-(-channels // config.channels), -(-n_rows // config.rows))
+    arguments = (
+        u, pre, post, y, ring, taps, skip, positions, rows, layer, ring.shape[1], ring.shape[3],
+        n_rows, channels // groups, channels, ring.shape[4], taps.shape[3],
+    )  # fmt: skip
+    constants = {
+        "ADVANCE": advance,
+        "GROUPED": groups != channels,
+        "T": block,
+        "TILE": config.tile,
+        "ROWS": config.rows,
+        "S": min(config.tile, STEP_SHARED),
+        "SECTORS": config.channels // STEP_CHANNELS,
+        "VECTORS": STEP_CHANNELS // 4,
+        "VECTOR": math.gcd(channels, 4),
+    }
+    options = {"num_warps": config.warps, "enable_fp_fusion": True}
+    return Launch(short_range_step_kernel, grid, arguments, constants, options)
+
+
+def fill_launch(
+    ring: Tensor,
+    kept: Tensor,
+    spectra: Tensor,
+    positions: Tensor,
+    rows: Tensor | None,
+    level: FillLevel,
+    channels: int,
+    groups: int,
+    config: FillConfig,
+    first: int = 0,
+    last: int | None = None,
+) -> Launch:
+    """future_fill of one level, all layers and rows, channels first .. last-1 (default all)."""
+    layers, batch = ring.shape[:2]
+    last = channels if last is None else min(last, channels)
+    programs = -(-(last - first) // config.channels)
+    grid = (programs, batch if rows is None else len(rows), layers)
+    arguments = (
+        ring, kept, spectra, positions, rows, twiddle_table(ring.device),
+        batch, level.length, level.radix, level.n_spectra, level.kept, channels // groups,
+        level.late, level.extra, first // CHANNEL_UNIT, kept.shape[3], level.kept_offset,
+        spectra.shape[2], level.spectra_offset,
+    )  # fmt: skip
+    constants = {
+        "ALL_ROWS": rows is None,
+        "GROUPED": groups != channels,
+        "T": level.block,
+        "N": level.transform,
+        "R": config.residues,
+        "C": config.channels,
+        "LANES": ring.shape[4],
+        "FILTER_LANES": spectra.shape[4],
+    }
+    options = {
+        "num_warps": config.warps,
+        "maxnreg": config.registers,
+        "enable_fp_fusion": True,
+    }
+    return Launch(future_fill_kernel, grid, arguments, constants, options)
+
+
+def multiply_launch(
+    values: Tensor,
+    kept: Tensor,
+    spectra: Tensor,
+    positions: Tensor,
+    rows: Tensor,
+    level: FillLevel,
+    layer: int,
+    first_channel: int,
+    per_group: int,
+) -> Launch:
+    """Products of one layer's newest spectra values (R, n, width, 2), replaced by their sums."""
+    n_rows, n, width, _ = values.shape
+    grid = (-(-width // _MULTIPLY_CHANNELS), n_rows, -(-n // _LEAVES))
+    arguments = (
+        values, kept, spectra, positions, rows, _natural_order(n, values.device),
+        kept.shape[1], layer, level.radix, level.n_spectra, level.kept, per_group,
+        level.extra, first_channel, width, n, level.block, kept.shape[5], spectra.shape[4],
+        kept.shape[3], level.kept_offset, spectra.shape[2], level.spectra_offset,
+    )  # fmt: skip
+    constants = {"GROUPED": per_group > 1, "LEAVES": _LEAVES, "C": _MULTIPLY_CHANNELS}
+    options = {"num_warps": 8, "enable_fp_fusion": True}
+    return Launch(multiply_accumulate_kernel, grid, arguments, constants, options)
+
+
+def prefill_inputs_launch(
+    u: Tensor, pre: Tensor | None, lengths: Tensor | None, x: Tensor, held: Tensor | None
+) -> Launch:
+    """Gated inputs u (R, C, P) into x (R, C, n >= P) and held (R, C, P)."""
+    rows, channels, width = x.shape
+    tile = min(_PREFILL_TILE, 1 << (width - 1).bit_length())
+    together = _PREFILL_TILE // tile
+    grid = (-(-width // tile), -(-channels // together), rows)
+    arguments = (
+        u, pre, lengths, x, held, channels, u.shape[2], width, *_strides(u, pre, x, held),
+        0,
+    )  # fmt: skip
+    constants = {"C": together, "T": tile, "V": _wide(u.shape[2], width)}
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    return Launch(prefill_inputs_kernel, grid, arguments, constants, options)
+
+
+def prefill_outputs_launch(
+    z: Tensor,
+    u: Tensor,
+    pre: Tensor | None,
+    post: Tensor | None,
+    skip: Tensor | None,
+    y: Tensor,
+    prompt_fill: Tensor,
+    ring: Tensor,
+    rows: Tensor,
+    starts: Tensor | None,
+    ends: Tensor,
+    layer: int,
+    first_channel: int,
+) -> Launch:
+    """y and the future fill from z (R, C, n); the other tensors as in prefill_outputs_kernel."""
+    n_rows, channels, positions = u.shape
+    _, batch, _, length, lanes = prompt_fill.shape
+    tile, together = _PREFILL_POSITIONS, _PREFILL_CHANNELS
+    tiles = -(-(positions + length) // tile) + (starts is not None)
+    grid = (tiles, -(-channels // together), n_rows)
+    arguments = (
+        z, u, pre, post, skip, y, prompt_fill, ring, rows, starts, ends, layer, batch, channels,
+        positions, length, ring.shape[3], lanes, first_channel, *_strides(z, u, pre, post, y), 0,
+    )  # fmt: skip
+    constants = {
+        "C": together,
+        "T": tile,
+        "V": _wide(positions, z.shape[2]) if starts is None else 1,
+    }
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    return Launch(prefill_outputs_kernel, grid, arguments, constants, options)
+
+
+def _wide(*sizes: int) -> int:
+    """Positions of an access: 4 where all rows can start at a vector, as Triton sees it."""
+    return 1 if any(size % 16 for size in sizes) else 4
+
+
+def _strides(*tensors: Tensor | None) -> tuple[int, ...]:
+    """Of rows and channels."""
+    return tuple(s for x in tensors for s in ((0, 0) if x is None else x.stride()[:2]))
+
+
+@lru_cache(maxsize=32)
+def _natural_order(n: int, device: torch.device) -> Tensor:
+    return tree_order(n).to(device)
+
+
+def fill_by_fft(
+    ring: Tensor,
+    kept: Tensor,
+    spectra: Tensor,
+    positions: Tensor,
+    rows: Tensor | None,
+    level: FillLevel,
+    groups: int,
+    channels: int,
+    first: int,
+    last: int,
+) -> None:
+    """Future fill of a level too long for one program, through torch.fft."""
+
+    def products(values: Tensor, rows: Tensor, layer: int, first_channel: int) -> None:
+        multiply_launch(
+            values, kept, spectra, positions, rows, level, layer, first_channel, channels // groups
+        ).run()
+
+    numbers = Level(
+        0, level.block, level.radix, level.transform, level.n_spectra, level.kept, level.late,
+        extra=level.extra,
+    )  # fmt: skip
+    gpu_fill_by_fft.fill_by_fft(ring, positions, rows, numbers, level.length, first, last, products)

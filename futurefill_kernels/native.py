@@ -1,0 +1,134 @@
+"""The compiled library: found and loaded on import, or the reason why there is none.
+
+Loading it registers the ops of ``csrc/bindings/schemas.cpp``. It uses torch's stable ABI and no
+Python API, so one file serves several versions of both.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_FOLDER = Path(__file__).parent
+
+
+def library_file() -> Path | None:
+    """The compiled library of this installation, or None."""
+    files = sorted(_FOLDER.glob("_C*.so")) + sorted(_FOLDER.glob("_C*.pyd"))
+    return files[0] if files else None
+
+
+def _recorded_reason() -> str:
+    """Why this installation has no library, as its build recorded it."""
+    try:
+        info = json.loads((_FOLDER / "_build_info.json").read_text())
+    except (OSError, ValueError):
+        return "the package was not installed by its setup.py (run: pip install .)"
+    return info.get("reason") or "the library was built but its file is missing (install again)"
+
+
+def _load() -> str | None:
+    """Load the library; returns why it is not available, or None."""
+    file = library_file()
+    if file is None:
+        return _recorded_reason()
+    try:
+        torch.ops.load_library(str(file))
+    except (OSError, RuntimeError) as error:
+        return f"{file.name} did not load with torch {torch.__version__}: {error}"
+    return None
+
+
+unavailable_reason: str | None = _load()
+
+
+@lru_cache(maxsize=1)
+def cpu_unavailable_reason() -> str | None:
+    """Why the CPU kernels cannot run, or None.
+
+    Besides a missing library: ``FUTUREFILL_CPU_ISA`` names an instruction set this machine lacks.
+    """
+    if unavailable_reason is not None:
+        return unavailable_reason
+    try:
+        torch.ops.futurefill_kernels.cpu_isa()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def _recorded_cuda_reason() -> str:
+    try:
+        info = json.loads((_FOLDER / "_build_info.json").read_text())
+    except (OSError, ValueError):
+        info = {}
+    return info.get("cuda_reason") or "the library was built without CUDA kernels"
+
+
+def cuda_unavailable_reason() -> str | None:
+    """Why there are no CUDA kernels, or None; says nothing about the GPU."""
+    if unavailable_reason is not None:
+        return unavailable_reason
+    op = "futurefill_kernels::future_fill"
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(op, "CUDA"):
+        return _recorded_cuda_reason()
+    return None
+
+
+def cuda_architectures() -> str:
+    """GPU code in the library: ``sm_80, sm_90 and PTX of sm_90``."""
+    return torch.ops.futurefill_kernels.cuda_architectures()
+
+
+@lru_cache(maxsize=1)
+def bound_step() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """``futurefill_step``, ``futurefill_plain_step`` of csrc/bound_step.h; no GIL while inside."""
+    library = ctypes.CDLL(str(library_file()))
+    step, plain = library.futurefill_step, library.futurefill_plain_step
+    step.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 2
+    plain.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64]
+    step.restype = plain.restype = ctypes.c_char_p
+    return step, plain
+
+
+def cpu_isa() -> str:
+    """Instruction set the CPU kernels use: ``avx512``, ``avx2`` or ``portable``."""
+    return torch.ops.futurefill_kernels.cpu_isa()
+
+
+@lru_cache(maxsize=4096)
+def step_threads(rows: int, channels: int, block: int, available: int) -> int:
+    """Threads, of those available, that the engine spreads a float32 step of one layer over.
+
+    rows: of the batch. block: ``T_0``. 1 where there is no engine to ask.
+    """
+    if cpu_unavailable_reason() is not None:
+        return 1
+    return torch.ops.futurefill_kernels.step_threads(rows, channels, block, available)
+
+
+@lru_cache(maxsize=4096)
+def fill_threads(layers: int, rows: int, channels: int, block: int, available: int) -> int:
+    """Threads, of those available, that the engine spreads a float32 fill of all layers over.
+
+    rows: of the batch that fire. block: of the level. 1 where there is no engine to ask.
+    """
+    if cpu_unavailable_reason() is not None:
+        return 1
+    return torch.ops.futurefill_kernels.fill_threads(layers, rows, channels, block, available)
+
+
+def work_gaps() -> int:
+    """Rows that a transform under way may take beyond its length in the engine."""
+    return torch.ops.futurefill_kernels.work_gaps()
+
+
+def cpu_lanes(dtype: torch.dtype) -> int:
+    """Channels per vector for a float32 or float64 state."""
+    return torch.ops.futurefill_kernels.cpu_lanes(dtype == torch.float64)

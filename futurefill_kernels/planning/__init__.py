@@ -1,0 +1,1 @@
+"""Which block sizes, at what cost, on what device."""

@@ -1,0 +1,235 @@
+"""Device records: the numbers of a machine that plans and launch configurations are chosen from.
+
+A plan for a GPU can be made on a machine without one: nothing that takes a ``DeviceInfo`` touches
+a device.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from .. import native
+from .rates import load as load_rates
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What a planner needs to know about a device.
+
+    name: short name, ``"h100"``, or what the driver or the processor calls itself.
+    kind: ``"cpu"`` or ``"cuda"``.
+    sm_count: streaming multiprocessors; on a CPU the threads torch uses.
+    memory_bytes: memory an allocation can use, as the driver reports it.
+    dram_bytes_per_second: memory bandwidth (a CPU: of all threads together).
+    fp32_flops: peak float32 operations per second, a fused multiply-add counting two.
+    l2_bytes: the largest cache shared by all multiprocessors or cores.
+    launch_seconds: host time of one kernel launch; on a CPU of one op call.
+    shared_per_block, shared_per_sm: shared memory in bytes, 0 on a CPU.
+    registers_per_sm, threads_per_sm, blocks_per_sm: limits of resident work, 0 on a CPU.
+    capability: CUDA compute capability, (0, 0) on a CPU.
+    implementation_seconds: (name, seconds per token) of GPU implementations, as ``tune`` measured.
+
+    GPU rates are the vendors' published peaks; ``python -m futurefill_kernels tune`` measures them.
+    """
+
+    name: str
+    kind: str
+    sm_count: int
+    memory_bytes: int
+    dram_bytes_per_second: float
+    fp32_flops: float
+    l2_bytes: int
+    launch_seconds: float
+    shared_per_block: int = 0
+    shared_per_sm: int = 0
+    registers_per_sm: int = 0
+    threads_per_sm: int = 0
+    blocks_per_sm: int = 0
+    capability: tuple[int, int] = (0, 0)
+    implementation_seconds: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def named(cls, name: str) -> DeviceInfo:
+        """A known GPU: ``a100, h100, h200, b200, l4, rtx4090``. ValueError for any other name."""
+        try:
+            return _NAMED[name.lower()]
+        except KeyError:
+            known = ", ".join(_NAMED)
+            raise ValueError(f"unknown device name {name!r}; expected one of {known}") from None
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names that ``named`` knows."""
+        return tuple(_NAMED)
+
+    @classmethod
+    def of(cls, device: torch.device | str | DeviceInfo) -> DeviceInfo:
+        """The record of a device of this machine.
+
+        device: ``"cpu"``, ``"cuda:1"``, a torch.device, or a record (returned as it is).
+        Raises ValueError for another device type and when CUDA is asked for and not there.
+        """
+        if isinstance(device, DeviceInfo):
+            return device
+        device = torch.device(device)
+        if device.type == "cpu":
+            return _cpu(torch.get_num_threads())
+        if device.type != "cuda":
+            raise ValueError(f"expected a cpu or cuda device, got {device}")
+        if not torch.cuda.is_available():
+            raise ValueError(
+                "device 'cuda' is not available here; plan with DeviceInfo.named(...) instead"
+            )
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return _cuda(index)
+
+
+# Ampere, Ada, Hopper and Blackwell all have 64 Ki registers per SM and leave 1 KiB of the shared
+# memory to the driver. Memory is what the driver reports, not what the box says. Launch: about 3 us
+# from a C++ loop, 11 us through Triton's Python launcher (tritonbench, PR 1002).
+_LAUNCH = 11e-6
+_REGISTERS = 1 << 16
+
+
+def _gpu(
+    name: str,
+    capability: tuple[int, int],
+    sm_count: int,
+    memory_gib: float,
+    dram_gb: float,
+    tflops: float,
+    l2_mib: int,
+    shared_kib: int,
+    threads_per_sm: int,
+    blocks_per_sm: int,
+) -> DeviceInfo:
+    return DeviceInfo(
+        name=name,
+        kind="cuda",
+        sm_count=sm_count,
+        memory_bytes=int(memory_gib * _GIB),
+        dram_bytes_per_second=dram_gb * 1e9,
+        fp32_flops=tflops * 1e12,
+        l2_bytes=l2_mib << 20,
+        launch_seconds=_LAUNCH,
+        shared_per_block=(shared_kib - 1) << 10,
+        shared_per_sm=shared_kib << 10,
+        registers_per_sm=_REGISTERS,
+        threads_per_sm=threads_per_sm,
+        blocks_per_sm=blocks_per_sm,
+        capability=capability,
+    )
+
+
+_NAMED = {
+    "a100": _gpu("a100", (8, 0), 108, 79.2, 2039, 19.5, 40, 164, 2048, 32),
+    "h100": _gpu("h100", (9, 0), 132, 79.1, 3350, 66.9, 50, 228, 2048, 32),
+    "h200": _gpu("h200", (9, 0), 132, 139.8, 4800, 66.9, 50, 228, 2048, 32),
+    "b200": _gpu("b200", (10, 0), 148, 178.3, 8000, 74.5, 126, 228, 2048, 32),
+    "l4": _gpu("l4", (8, 9), 58, 22.0, 300, 30.3, 48, 100, 1536, 24),
+    "rtx4090": _gpu("rtx4090", (8, 9), 128, 23.5, 1008, 82.6, 72, 100, 1536, 24),
+}
+
+
+def _cuda(index: int) -> DeviceInfo:
+    """Record of a present GPU: limits from the driver, rates from the table."""
+    p = torch.cuda.get_device_properties(index)
+    capability = (p.major, p.minor)
+    words = p.name.lower().replace("-", " ").split()
+    known = next((d for key, d in _NAMED.items() if key in words or key in "".join(words)), None)
+    # an unknown model gets the rates of the nearest known one per SM
+    base = known or min(
+        _NAMED.values(),
+        key=lambda d: (abs(d.capability[0] - p.major), abs(d.sm_count - p.multi_processor_count)),
+    )
+    scale = p.multi_processor_count / base.sm_count
+    shared_per_sm = getattr(p, "shared_memory_per_multiprocessor", base.shared_per_sm)
+    stored = load_rates("cuda", p.name, p.multi_processor_count) or {}
+    found = replace(
+        base,
+        name=base.name if known else p.name,
+        sm_count=p.multi_processor_count,
+        memory_bytes=p.total_memory,
+        dram_bytes_per_second=base.dram_bytes_per_second * (1 if known else scale),
+        fp32_flops=base.fp32_flops * scale,
+        l2_bytes=getattr(p, "L2_cache_size", base.l2_bytes) or base.l2_bytes,
+        shared_per_block=getattr(p, "shared_memory_per_block_optin", shared_per_sm - 1024),
+        shared_per_sm=shared_per_sm,
+        registers_per_sm=getattr(p, "regs_per_multiprocessor", _REGISTERS),
+        threads_per_sm=getattr(p, "max_threads_per_multi_processor", base.threads_per_sm),
+        capability=capability,
+    )
+    measured = stored.pop("implementation_seconds", ())
+    return replace(found, implementation_seconds=tuple((name, s) for name, s in measured), **stored)
+
+
+# One core of an AMD Zen 2 server: a 256 MiB read streams at 15.6 GB/s, torch.mm reaches 68 GFLOP/s.
+# Two cores share most of the memory bandwidth.
+_CPU_DRAM_ONE, _CPU_DRAM_ALL, _CPU_FLOPS = 15.6e9, 25e9, 68e9
+_CPU_CALL = 1.5e-6
+
+
+@lru_cache(maxsize=8)
+def _cpu(threads: int) -> DeviceInfo:
+    return DeviceInfo(
+        name="cpu",
+        kind="cpu",
+        sm_count=threads,
+        memory_bytes=_cpu_memory(),
+        dram_bytes_per_second=_CPU_DRAM_ONE if threads == 1 else _CPU_DRAM_ALL,
+        fp32_flops=_CPU_FLOPS * threads,
+        l2_bytes=_cpu_cache(),
+        launch_seconds=_CPU_CALL,
+    )
+
+
+@lru_cache(maxsize=1)
+def processor() -> str:
+    """What the processor calls itself, with the instruction set that the kernels use."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration, IndexError):
+        pass  # not Linux: the platform's name is what there is
+    reason = native.cpu_unavailable_reason()
+    return f"{name} {native.cpu_isa() if reason is None else 'no kernels'}"
+
+
+def second_level_cache() -> int:
+    """Bytes of a core's second-level cache."""
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        if (folder / "level").read_text().strip() == "2":
+            return _bytes((folder / "size").read_text())
+    return 512 << 10
+
+
+def _bytes(text: str) -> int:
+    """``512K`` in bytes, 0 for what is not a size."""
+    text = text.strip()
+    unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
+    digits = text.rstrip("KMG")
+    return int(digits) * unit if digits.isdigit() else 0
+
+
+def _cpu_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return 16 * _GIB
+
+
+def _cpu_cache() -> int:
+    """Bytes of the last-level cache."""
+    folder = Path("/sys/devices/system/cpu/cpu0/cache")
+    return max((_bytes(p.read_text()) for p in folder.glob("index*/size")), default=0) or 16 << 20

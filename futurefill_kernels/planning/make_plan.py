@@ -1,0 +1,69 @@
+"""make_plan: block sizes from a cost model of operations and bytes."""
+
+from __future__ import annotations
+
+import torch
+
+from ..checks import check_dtype, check_spectra_dtype
+from ..plan import Plan
+from . import cpu_cost, gpu_cost
+from .device import DeviceInfo
+from .latency import cpu_latency_plan, gpu_latency_plan
+from .search import Stream
+
+OBJECTIVES = ("throughput", "latency")
+
+
+def make_plan(
+    length: int,
+    channels: int,
+    *,
+    batch_size: int = 1,
+    layers: int = 1,
+    groups: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | DeviceInfo = "cpu",
+    objective: str = "throughput",
+    filter_length: int | None = None,
+    impl: str = "auto",
+    spectra_dtype: torch.dtype | None = None,
+) -> Plan:
+    """Block sizes with the least modelled time per token.
+
+    length: tokens the stream can take. channels, batch_size, layers: ``D``, ``B`` and layers.
+    groups: filter rows ``G``, default ``D``. device: where it will run, or a DeviceInfo, which
+    needs no such device. objective: "throughput", the least total time; "latency", no slow steps:
+    large fills are spread over many steps. filter_length: taps that may be non-zero, default
+    ``length``. impl: what will run it; GPU implementations differ in the largest block of one
+    launch. spectra_dtype: of filter spectra on a GPU, as in FutureFillCache. Pure arithmetic, no
+    tensor is touched. Raises ValueError or
+    TypeError for arguments out of range, and ValueError, with the bytes needed and with what would
+    fit, when no plan fits the memory of a GPU.
+    """
+    groups = channels if groups is None else groups
+    taps = length if filter_length is None else filter_length
+    sizes = {
+        "length": length, "channels": channels, "batch_size": batch_size, "layers": layers,
+        "groups": groups, "filter_length": taps,
+    }  # fmt: skip
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"expected {name} >= 1, got {value}")
+    if channels % groups:
+        raise ValueError(f"expected groups to divide channels = {channels}, got {groups}")
+    if objective not in OBJECTIVES:
+        raise ValueError(f"expected objective to be one of {OBJECTIVES}, got {objective!r}")
+    check_dtype(dtype)
+    info = DeviceInfo.of(device)
+    itemsize = 8 if dtype == torch.float64 else 4  # of the state
+    stream = Stream(
+        length, min(taps, length), channels, batch_size, layers, groups, itemsize,
+        check_spectra_dtype(spectra_dtype, dtype).itemsize, gpu_cost.largest_fused(impl),
+    )  # fmt: skip
+    if objective == "latency":
+        if info.kind == "cuda":
+            return gpu_latency_plan(stream, info)
+        return cpu_latency_plan(stream, cpu_cost.CpuRates.of(info))
+    if info.kind == "cuda":
+        return gpu_cost.cheapest_plan(stream, info)
+    return cpu_cost.cheapest_plan(stream, cpu_cost.CpuRates.of(info))

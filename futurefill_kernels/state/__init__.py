@@ -1,0 +1,1 @@
+"""A stream's tensors: layout, spectra, whole-sequence transforms."""

@@ -1,0 +1,68 @@
+"""Convolutions of whole sequences by transforms, a few channels at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import native
+
+_WORKSPACE_BYTES = 64 << 20
+_CONV_BLOCK = 8192  # 1 MiB per vector of channels, about a second-level cache
+
+
+def fft_length(n: int) -> int:
+    """Smallest ``2^a 3^b 5^c >= n`` with few odd factors, where real FFTs are fast."""
+    power = 1 << (n - 1).bit_length()
+    return min(m for m in (power, power // 8 * 5, power // 4 * 3, power // 16 * 15) if m >= n)
+
+
+def conv_range(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
+    """Outputs ``start .. stop-1`` of the causal convolution of ``u``, which is zero after its end.
+
+    u: (B, D, P). h: (G, L) of the arithmetic's dtype, G divides D. Returns (B, D, stop - start) in
+    h.dtype. Extra workspace is bounded by a few channels' transforms.
+    """
+    batch, channels, length = u.shape
+    groups, per_group = h.shape[0], channels // h.shape[0]
+    y = torch.empty(batch, channels, stop - start, dtype=h.dtype, device=u.device)
+    taps = min(h.shape[1], stop)
+    # a wrapped term has index >= n: with n >= length + taps - 1 there is none, and terms that wrap
+    # below `start` are not read
+    n = fft_length(max(length + taps - 1 - start, stop, length, taps))
+    rows = batch * per_group + 1
+    step = max(1, _WORKSPACE_BYTES // (n * 3 * h.element_size() * rows))
+    grouped = u.reshape(batch, groups, per_group, length)
+    out = y.view(batch, groups, per_group, stop - start)
+    for g in range(0, groups, step):
+        spectrum = torch.fft.rfft(h[g : g + step, :taps], n)[:, None]
+        inputs = torch.fft.rfft(grouped[:, g : g + step].to(h.dtype), n)
+        out[:, g : g + step] = torch.fft.irfft(inputs * spectrum, n)[..., start:stop]
+    return y
+
+
+def conv_block(length: int) -> int:
+    """Block of the compiled convolution: the whole sequence if it is short, at most 16 blocks."""
+    power = 1 << (length - 1).bit_length()
+    return max(min(power, _CONV_BLOCK), power // 16)
+
+
+def fast_conv_range(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
+    """``conv_range`` with the engine's transforms for float32 on a CPU, else by torch.fft.
+
+    Float64 stays on torch.fft: it is what float32 results are checked against. Extra workspace of a
+    thread: the transforms of one vector of channels, 8 bytes per lane and position, and as much for
+    its taps; nothing grows with the channels or rows.
+    """
+    compiled = u.device.type == "cpu" and native.cpu_unavailable_reason() is None
+    if not compiled or h.dtype != torch.float32:
+        return conv_range(u, h, start, stop)
+    if start >= u.shape[2] + h.shape[1] - 1:
+        return torch.zeros(*u.shape[:2], stop - start, dtype=h.dtype)
+    u = u.to(h.dtype)
+    u = u if u.stride(2) == 1 else u.contiguous()
+    h = h if h.stride(1) == 1 else h.contiguous()
+    y = torch.empty(*u.shape[:2], stop - start, dtype=h.dtype)
+    block = conv_block(max(u.shape[2], min(h.shape[1], stop)))
+    torch.ops.futurefill_kernels.offline_conv(u, h, y, start, stop, block)
+    return y

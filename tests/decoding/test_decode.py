@@ -1,0 +1,169 @@
+import pytest
+import torch
+from torch import nn
+
+from futurefill_kernels import Plan, causal_conv
+from futurefill_kernels import nn as ffnn
+from futurefill_kernels.decoding.decode import decode
+from futurefill_kernels.decoding.sampling import RandomSampler
+
+
+class Model(nn.Module):
+    """Random weights whose greedy choices wander; small enough for the quadratic specification."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 16)
+        self.mixers = nn.ModuleList(ffnn.Hyena(16, 128) for _ in range(2))
+        self.head = nn.Linear(16, 50)
+
+    def forward(self, ids, cache=None):
+        x = self.embedding(ids)
+        for mixer in self.mixers:
+            x = nn.functional.rms_norm(x + mixer(x, cache), (16,))
+        return 8 * self.head(x)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Model().double()
+
+
+def greedy_without_a_cache(model, prompt, steps):
+    """The specification: run the parallel form on everything so far, for every token."""
+    ids = prompt[None]
+    with torch.no_grad():
+        for _ in range(steps):
+            ids = torch.cat([ids, model(ids)[:, -1].argmax(-1, keepdim=True)], 1)
+    return ids[0, len(prompt) :]
+
+
+def test_greedy_equals_the_parallel_form(model):
+    prompt = torch.randint(50, (2, 9))
+    new = decode(model, prompt, 40)
+    for row, ids in zip(new, prompt, strict=True):
+        assert row.tolist() == greedy_without_a_cache(model, ids, 40).tolist()
+    assert len(set(new[0].tolist())) > 3
+
+
+@pytest.mark.parametrize("blocks", [(40,), (1,), (8,), (4, 8, 16), (3, 15)])
+def test_every_plan_gives_the_same_tokens(model, blocks):
+    prompt = torch.randint(50, (1, 5))
+    expected = greedy_without_a_cache(model, prompt[0], 40)
+    assert torch.equal(decode(model, prompt, 40, plan=Plan(40, blocks))[0], expected)
+
+
+def test_prompts_of_different_length(model):
+    prompts = [torch.randint(50, (n,)) for n in (1, 12, 5)]
+    new = decode(model, prompts, 20)
+    for row, ids in zip(new, prompts, strict=True):
+        assert row.tolist() == greedy_without_a_cache(model, ids, 20).tolist()
+    padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=999)
+    assert torch.equal(decode(model, padded, 20, lengths=[1, 12, 5]), new)
+
+
+def test_stop_ids_end_rows_on_their_own(model):
+    prompts = [torch.randint(50, (n,)) for n in (4, 6)]
+    free = decode(model, prompts, 30)
+    stop = int(free[0, 3])
+    heard = []
+    new = decode(
+        model, prompts, 30, stop_ids=[stop], pad_id=7, callback=lambda ids, t: heard.append(t)
+    )
+    for row, unstopped in zip(new.tolist(), free.tolist(), strict=True):
+        end = unstopped.index(stop) + 1 if stop in unstopped else 30
+        assert row == unstopped[:end] + [7] * (30 - end)
+    both = decode(model, prompts[:1], 30, stop_ids=[stop], callback=lambda ids, t: heard.append(t))
+    assert heard[-1] == free[0].tolist().index(stop)
+    assert both.shape == (1, 30)
+
+
+def test_callback_and_progress_see_every_token(model, capsys):
+    heard = []
+    new = decode(
+        model, torch.tensor([[1], [2]]), 6, progress=True,
+        callback=lambda ids, t: heard.append((t, ids.tolist())),
+    )  # fmt: skip
+    assert heard == [(t, new[:, t].tolist()) for t in range(6)]
+    assert "/6" in capsys.readouterr().err
+
+
+def test_a_seeded_sampler_repeats(model):
+    prompt = torch.randint(50, (2, 4))
+    runs = [decode(model, prompt, 15, sampler=RandomSampler(seed=s)) for s in (1, 1, 2)]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_no_tokens_asked_for(model):
+    assert decode(model, torch.tensor([[1, 2]]), 0).shape == (1, 0)
+    assert decode(torch.ones(3, 4), torch.ones(2, 3, 5), 0).shape == (2, 3, 0)
+
+
+@pytest.mark.parametrize("groups", [6, 2])
+def test_filters_generate_their_own_inputs(groups):
+    torch.manual_seed(1)
+    h = torch.randn(groups, 40, dtype=torch.float64) / 40
+    prompt = torch.randn(2, 6, 7, dtype=torch.float64)
+    new = decode(h, prompt, 30, next_input=torch.tanh)
+    whole = torch.cat([prompt, new], 2)
+    expected = torch.tanh(causal_conv(whole, h))[:, :, 6:-1]
+    torch.testing.assert_close(new, expected, rtol=0, atol=1e-12)
+    identity = decode(h, prompt, 3)
+    torch.testing.assert_close(identity[:, :, 0], causal_conv(prompt, h)[:, :, -1])
+
+
+def test_filters_with_prompts_of_different_length():
+    h = torch.randn(3, 20, dtype=torch.float64) / 20
+    prompt = torch.randn(2, 3, 9, dtype=torch.float64)
+    new = decode(h, prompt, 12, lengths=[4, 9])
+    torch.testing.assert_close(new[:1], decode(h, prompt[:1, :, :4], 12))
+    torch.testing.assert_close(new[1:], decode(h, prompt[1:], 12))
+
+
+IDS = torch.tensor([[1, 2, 3]])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "error", "message"),
+    [
+        (torch.empty(1, 0, dtype=torch.int64), {}, ValueError, "empty prompt"),
+        ([torch.tensor([1]), torch.tensor([]).long()], {}, ValueError, "empty prompt"),
+        ([], {}, ValueError, "non-empty list of 1-D tensors"),
+        (torch.tensor([1, 2]), {}, ValueError, r"prompt ids \(B, P\), got shape \(2,\)"),
+        (torch.ones(1, 2), {}, TypeError, "integer dtype, got torch.float32"),
+        (torch.tensor([[1, 50]]), {}, ValueError, r"ids in 0 \.\. 49 .* got 50"),
+        (torch.tensor([[-1, 4]]), {}, ValueError, r"ids in 0 \.\. 49 .* got -1"),
+        (IDS, {"stop_ids": [99]}, ValueError, r"ids in 0 \.\. 49 .* got 99"),
+        (IDS, {"lengths": [0]}, ValueError, r"lengths \(1,\) in 1 \.\. 3, got \[0\]"),
+        (IDS, {"lengths": [4]}, ValueError, r"lengths \(1,\) in 1 \.\. 3, got \[4\]"),
+        ([IDS[0]], {"lengths": [3]}, ValueError, "a list has its own"),
+        (IDS, {"next_input": torch.tanh}, ValueError, "next_input needs filters"),
+        (IDS, {"plan": Plan(4, (2,))}, ValueError, "max_new_tokens = 5, got 4"),
+        (IDS, {"impl": "fast"}, ValueError, "unknown impl 'fast'"),
+    ],
+)
+def test_bad_model_calls_are_refused(model, prompt, options, error, message):
+    with pytest.raises(error, match=message):
+        decode(model, prompt, 5, **options)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "error", "message"),
+    [
+        (torch.ones(1, 3, 0), {}, ValueError, "prompt .* not empty, got"),
+        (torch.ones(3, 4), {}, ValueError, r"prompt \(B, D, P\)"),
+        ([torch.ones(3, 4)], {}, TypeError, r"prompt \(B, D, P\), got list"),
+        (torch.ones(1, 4, 4), {}, ValueError, "multiple of G = 3, got 4"),
+        (torch.ones(1, 3, 4), {"sampler": RandomSampler()}, ValueError, "need a model"),
+    ],
+)
+def test_bad_filter_calls_are_refused(prompt, options, error, message):
+    with pytest.raises(error, match=message):
+        decode(torch.ones(3, 8), prompt, 5, **options)
+
+
+def test_negative_max_new_tokens(model):
+    with pytest.raises(ValueError, match="max_new_tokens >= 0, got -1"):
+        decode(model, IDS, -1)

@@ -1,0 +1,159 @@
+"""Cases whose counts are reported for every GPU implementation, and what they must move."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from futurefill_kernels.state.convolve import fft_length
+
+
+@dataclass(frozen=True)
+class FillCase:
+    """Firing ``index`` of a group of ``radix`` blocks."""
+
+    block: int
+    channels: int
+    batch: int
+    index: int
+    radix: int
+    spectra_dtype: torch.dtype = torch.float32
+
+    @property
+    def compulsory(self) -> int:
+        """Bytes any implementation moves: inputs, filter spectra, kept spectra, pending twice."""
+        rows = self.batch * self.channels * self.block
+        kept = self.index - 1 + (self.radix > self.index + 1)
+        spectra = 2 * self.spectra_dtype.itemsize * self.block * self.channels * self.index
+        return rows * (4 + 8 + 8 * kept) + spectra
+
+    @property
+    def nominal_flops(self) -> float:
+        """Two complex transforms at 5 n log2 n, the products and the additions."""
+        n, i = self.block, self.index
+        per_channel = 10 * n * math.log2(n) + 6 * n * i + 2 * n * (i - 1) + n
+        return per_channel * self.batch * self.channels
+
+
+@dataclass(frozen=True)
+class ProductCase:
+    """Spectrum products of firing ``index`` of a group of ``radix`` blocks, one layer."""
+
+    block: int
+    channels: int
+    batch: int
+    index: int
+    radix: int
+
+    @property
+    def transform(self) -> int:
+        """Complex values of a block's spectrum."""
+        return 1 << (self.block - 1).bit_length()
+
+    @property
+    def compulsory(self) -> int:
+        """Bytes any implementation moves: the newest spectrum twice, filters', kept spectra."""
+        rows = self.batch * self.channels * self.transform
+        kept = self.index - 1 + (self.radix > self.index + 1)
+        return rows * (16 + 8 * kept) + 8 * self.transform * self.channels * self.index
+
+    @property
+    def nominal_flops(self) -> float:
+        """The products and the additions."""
+        entries = self.batch * self.channels * self.transform
+        return (6 * self.index + 2 * (self.index - 1)) * entries
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """One token of one layer at ``position`` in every row; no gates, no skip.
+
+    last: whether it is the last layer, which moves the positions on.
+    """
+
+    block: int
+    channels: int
+    batch: int
+    position: int
+    dtype: torch.dtype = torch.float32
+    last: bool = True
+
+    @property
+    def compulsory(self) -> int:
+        """Bytes any implementation moves: u, y, ring slots of the block, taps, positions."""
+        taken = self.position % self.block
+        row = 4 * taken + 8 + 2 * self.dtype.itemsize
+        return (
+            self.channels * (self.batch * row + 4 * (taken + 1)) + 8 * (1 + self.last) * self.batch
+        )
+
+    @property
+    def nominal_flops(self) -> float:
+        """A multiplication and an addition per tap."""
+        return 2 * (self.position % self.block + 1) * self.batch * self.channels
+
+
+@dataclass(frozen=True)
+class PrefillCase:
+    """A kernel before ("inputs") or after ("outputs") the transforms of a prompt, with gates.
+
+    positions: P, of which the prompt takes all. length: positions N filled after it.
+    """
+
+    part: str
+    positions: int
+    length: int
+    channels: int
+    batch: int
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def width(self) -> int:
+        """Points of the transforms with filters as long as the stream."""
+        return fft_length(2 * self.positions + self.length - 1)
+
+    @property
+    def compulsory(self) -> int:
+        """Bytes any implementation moves: u and pre; held inputs and their padded copy, or the
+        convolution, post, y and the future fill twice.
+        """
+        tokens, rows = self.dtype.itemsize * self.positions, self.batch * self.channels
+        if self.part == "inputs":
+            return rows * (2 * tokens + 4 * self.positions + 4 * self.width)
+        fill = 4 * (self.positions + self.length) + 8 * self.length
+        return rows * (4 * tokens + fill) + 4 * self.channels + 16 * self.batch
+
+    @property
+    def nominal_flops(self) -> float:
+        """The gate's product, and the skip's and the other gate's."""
+        return self.batch * self.channels * self.positions * (1 if self.part == "inputs" else 4)
+
+
+BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048)
+FILL_CASES = (
+    *(FillCase(block, 1024, 1, 1, 2) for block in BLOCKS),
+    *(FillCase(block, 256, 1, 16, 17) for block in (16, 64, 256)),
+    *(FillCase(block, 64, 8, 1, 2) for block in BLOCKS),
+)
+PRODUCT_CASES = (
+    ProductCase(16384, 256, 1, 1, 2),
+    ProductCase(16384, 64, 1, 6, 8),
+    ProductCase(16384, 32, 8, 1, 2),
+    ProductCase(3000, 100, 3, 2, 4),
+)
+PREFILL_CASES = (
+    *(PrefillCase(part, 512, 128, 1024, 1) for part in ("inputs", "outputs")),
+    *(PrefillCase(part, 512, 128, 64, 4, torch.bfloat16) for part in ("inputs", "outputs")),
+    *(PrefillCase(part, 509, 100, 100, 3) for part in ("inputs", "outputs")),
+)
+STEP_CASES = (
+    *(StepCase(64, 1024, 1, 64 + k) for k in (0, 32, 63)),
+    *(StepCase(64, 1024, 1, 64 + k, last=False) for k in (0, 32, 63)),
+    StepCase(64, 1024, 1, 96, torch.bfloat16),
+    StepCase(64, 1000, 1, 96),
+    StepCase(64, 1000, 1, 96, torch.bfloat16),
+    *(StepCase(64, 1024, 8, 64 + k) for k in (0, 32, 63)),
+    *(StepCase(16, 1024, batch, 24) for batch in (1, 8)),
+)

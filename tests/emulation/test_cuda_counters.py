@@ -1,0 +1,100 @@
+"""What the CUDA kernels move and execute, counted on their PTX, stays within the limits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.emulation import cuda_counters
+from tests.emulation.cases import ProductCase
+from tests.emulation.cuda_rig import MEMORIES, fill_config, memories, unavailable_reason
+
+pytestmark = pytest.mark.skipif(
+    unavailable_reason() is not None, reason=f"no CUDA emulation: {unavailable_reason()}"
+)
+if unavailable_reason() is None:
+    KERNELS = [(block, m) for block in cuda_counters.FILL_BLOCKS for m in memories(block)]
+else:
+    KERNELS = []
+
+
+@pytest.mark.parametrize(("block", "memory"), KERNELS)
+def test_fill(block, memory):
+    row = cuda_counters.fill_row(block, memory)
+    assert row["error"] < 3e-7
+    assert row["bytes"] <= 1.002
+    assert row["banks"] <= 1.001
+    assert row["operations"] <= 1.26
+    assert row["instructions"] <= 6.93
+    # one per exchange of whole values, two in halves; at 2048 the radices differ and halves take
+    # three for one of two, and what stays inside a warp takes none
+    if row["exchange"] == "whole":
+        assert row["barriers"] == row["exchanges"]
+    else:
+        assert row["barriers"] <= 2 * row["exchanges"]
+    if block <= 1024:
+        assert row["barriers"] <= (2 if row["exchange"] == "whole" else 4)
+    # rows of 8 channels fill a sector; with less memory a thread block has fewer for long blocks
+    rings = 12 * 8 / min(8, row["channels"])
+    filters = 8 if row["channels"] > 2 else 16
+    assert row["sectors"] <= 1.02 * (rings + filters) / 20
+
+
+@pytest.mark.parametrize(
+    ("channels", "batch", "dtype", "limit"),
+    [
+        (1024, 1, torch.float32, 1.04),
+        (1024, 8, torch.float32, 1.04),
+        (4096, 1, torch.float32, 1.04),
+        (1000, 1, torch.float32, 1.04),
+        (1024, 1, torch.bfloat16, 1.05),
+        (256, 8, torch.float32, 1.37),
+    ],
+)
+def test_step(channels, batch, dtype, limit):
+    row = cuda_counters.step_row(channels, batch, dtype=dtype)
+    assert row["sectors"] <= limit
+    assert row["ideal"] <= 1.01
+    assert row["bytes"] <= 1.01
+    assert row["barriers"] == 1
+    assert row["blocks"] >= 120
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("case", "traffic", "instructions"),
+    [
+        (ProductCase(512, 256, 1, 1, 2), 1.09, 121),
+        (ProductCase(512, 64, 1, 6, 8), 1.02, 299),
+        # three rows read one row's filters
+        (ProductCase(300, 100, 3, 2, 4), 1.39, 198),
+    ],
+    ids=str,
+)
+def test_products(case, traffic, instructions, capability):
+    found = cuda_counters.count_product(case, capability, checks=True)
+    print(found)
+    assert found.error <= 1e-7
+    assert found.coalescing == 1
+    assert found.distinct <= 1.0002
+    assert found.operations == 1
+    assert found.traffic <= traffic
+    assert found.instructions <= instructions
+
+
+@pytest.mark.slow
+def test_registers_and_spills():
+    """On six architectures; a minute and a half of ptxas."""
+    fills = cuda_counters.fill_resources()
+    for (block, memory), row in fills.items():
+        config = fill_config(block, MEMORIES.index(memory))
+        assert row["spilled"] <= (0 if block <= 1024 else 48), (block, memory)
+        warps = config.threads // 32 * (65536 // (row["registers"] * config.threads))
+        assert warps >= (12 if block in (32, 512) else 16), (block, memory)
+    for row in cuda_counters.resources("spectrum_products.cu"):
+        assert row["spilled"] == 0
+        assert row["registers"] <= 80
+    for row in cuda_counters.resources("short_range_step.cu"):
+        assert row["spilled"] == 0
+        if "Li1E" in row["kernel"]:
+            assert row["registers"] <= 40

@@ -1,0 +1,63 @@
+"""Compiles a launch of a Triton kernel for a GPU that need not be here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from futurefill_kernels.implementations.triton_kernels.launch import Launch
+from tests.emulation.counters import Resources
+
+CAPABILITIES = (80, 90, 100, 120)
+_POINTERS = {
+    torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64",
+}  # fmt: skip
+
+
+def _signature(launch: Launch) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any]]:
+    """Types, constants and alignment of the arguments, as Triton's launcher would see them."""
+    types: dict[str, str] = {}
+    constants: dict[Any, Any] = {}
+    attributes: dict[Any, Any] = {}
+    values = dict(zip(launch.kernel.arg_names, launch.arguments, strict=False)) | launch.constants
+    for i, parameter in enumerate(launch.kernel.params):
+        value = values[parameter.name]
+        special = not parameter.do_not_specialize
+        tensor = isinstance(value, torch.Tensor)
+        if parameter.is_constexpr or value is None or (special and not tensor and value == 1):
+            types[parameter.name] = "constexpr"
+            constants[(i,)] = value
+            continue
+        types[parameter.name] = _POINTERS[value.dtype] if tensor else "i32"
+        aligned = value.data_ptr() if tensor else value
+        if special and aligned % 16 == 0:
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    return types, constants, attributes
+
+
+def resources(launch: Launch, capability: int) -> Resources:
+    """Compile for ``sm_<capability>`` and read the machine code's resource usage."""
+    types, constants, attributes = _signature(launch)
+    source = ASTSource(launch.kernel, types, constants, attributes)
+    target = GPUTarget("cuda", capability, 32)
+    compiled = triton.compile(source, target=target, options=launch.options)
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    found = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    return Resources(
+        found["REG"], compiled.metadata.shared, found["STACK"] + found["LOCAL"],
+        compiled.metadata.num_warps,
+    )  # fmt: skip

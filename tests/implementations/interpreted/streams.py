@@ -1,0 +1,126 @@
+"""Streams and whole models of impl="triton" in Triton's interpreter.
+
+``TRITON_INTERPRET=1 python -m pytest tests/triton_stream_interpreter.py``; tests/test_triton.py
+starts it.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+import futurefill_kernels as ff
+from futurefill_kernels import Plan
+from tests.oracles import TOLERANCE, relative_error
+
+IO_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def test_stream_with_bfloat16_spectra():
+    """Prefill and chunks read the filters, only fills the rounded spectra."""
+    torch.manual_seed(0)
+    plan, h = Plan(70, (4, 8, 32)), torch.randn(6, 80)
+    caches = [
+        ff.FutureFillCache(h, 2, 70, plan=plan, impl="triton", spectra_dtype=dtype)
+        for dtype in (torch.bfloat16, None)
+    ]
+    spectra = caches[1]._state.spectra.nbytes
+    assert caches[1].nbytes - caches[0].nbytes == spectra // 2
+    u = torch.randn(2, 6, 83)
+    expected = ff.causal_conv(u.double(), h.double())
+    for cache, most in zip(caches, (2**-8, 1e-6), strict=True):
+        y = [cache.prefill(u[..., :13])]
+        y += [cache.step(u[..., t])[..., None] for t in range(13, 40)]
+        y += [cache.prefill(u[..., 40:50])]
+        y += [cache.step(u[..., t])[..., None] for t in range(50, 83)]
+        assert relative_error(torch.cat(y, 2), expected) < most
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_stream_of_random_splits(case):
+    """Prefill, chunks and steps of rows at their own positions against impl="reference"."""
+    draw = random.Random(case)
+    torch.manual_seed(case)
+    plan = [
+        Plan(40, (4, 8, 16), 23), Plan(36, (3, 6, 12)), Plan(50, (1, 5), 9), Plan(45, (16,)),
+        Plan(40, (2, 4, 16), slack_from=4), Plan(30, (3, 6, 12), 20, slack_from=6),
+    ][case]  # fmt: skip
+    dtype = IO_DTYPES[case % 3]
+    channels, batch, layers = 6 if plan.slack_from is None else 34, 3, 2
+    filters = [torch.randn(2, plan.filter_length) for _ in range(layers)]
+    caches = [
+        ff.FutureFillCache(
+            filters, batch, plan.length, channels=channels, plan=plan, impl=impl, dtype=dtype,
+            skip=torch.ones(channels),
+        )
+        for impl in ("triton", "reference")
+    ]  # fmt: skip
+
+    def both(method: str, *arguments: object, layer: int, **options: object) -> None:
+        got, expected = (getattr(c, method)(*arguments, layer, **options) for c in caches)
+        assert relative_error(got, expected) < TOLERANCE[dtype]
+
+    for layer in range(layers):
+        both("prefill", torch.randn(batch, channels, 13).to(dtype), layer=layer)
+    while caches[0].positions.max() < plan.length:
+        free = [b for b in range(batch) if caches[0].positions[b] < plan.length]
+        rows = draw.sample(free, k=draw.randint(1, len(free)))
+        room = plan.length - int(caches[0].positions[rows].max())
+        chunk = draw.randint(1, room) if draw.random() < 0.1 else 0
+        for layer in range(layers):
+            u = torch.randn(len(rows), channels, chunk or 1).to(dtype)
+            if chunk:
+                both("prefill", u, layer=layer, rows=rows)
+            else:
+                both("step", u[..., 0].contiguous(), layer=layer, rows=rows)
+    assert torch.equal(caches[0].positions, caches[1].positions)
+
+
+def test_decode_of_the_shipped_model_is_that_of_reference():
+    model = ff.nn.load_model()
+    prompt = torch.tensor([list(b"def mean(values):\n")])
+    plan = Plan(8, (2, 4))
+    got, expected = (
+        ff.decode(model, prompt, 8, plan=plan, impl=impl) for impl in ("triton", "reference")
+    )
+    assert torch.equal(got, expected)
+
+
+def test_one_launch_per_layer_and_at_most_one_fill(monkeypatch):
+    """The launches of 17 tokens of a 24-layer model, in order."""
+    from futurefill_kernels.implementations.triton_kernels import launch
+
+    names: list[str] = []
+    monkeypatch.setattr(launch.Launch, "run", lambda self: names.append(self.kernel.__name__))
+    filters = [torch.ones(2, 32)] * 24
+    cache = ff.FutureFillCache(filters, 1, 32, plan=Plan(32, (4, 8, 16)), impl="triton")
+    for t in range(17):
+        names.clear()
+        for layer in range(24):
+            cache.step(torch.ones(1, 2), layer)
+        fills = ["future_fill_kernel"] if (t + 1) % 4 == 0 else []
+        assert names == ["short_range_step_kernel"] * 24 + fills
+
+
+def test_shares_of_a_fill_are_launched_in_their_steps(monkeypatch):
+    """A late level fills 32 of 96 channels at a time, and starts where larger ones do, too."""
+    from futurefill_kernels.implementations.triton_kernels import launch
+
+    seen: list[tuple[int, int, int]] = []
+
+    def run(self) -> None:
+        if self.kernel.__name__ == "future_fill_kernel":
+            arguments = dict(zip(self.kernel.arg_names, self.arguments, strict=False))
+            seen.append((self.constants["T"], 32 * arguments["first_unit"], self.grid[0]))
+
+    monkeypatch.setattr(launch.Launch, "run", run)
+    plan = Plan(64, (4, 16), slack_from=16)
+    cache = ff.FutureFillCache(torch.ones(96, 64), 1, 64, plan=plan, impl="triton")
+    for t in range(21):
+        seen.clear()
+        cache.step(torch.ones(1, 96))
+        plain = [(4, 0, 3)] if (t + 1) % 4 == 0 else []
+        late = [(16, 32 * (t - 16), 2)] if t in (16, 17, 18) else []
+        assert seen == late + plain

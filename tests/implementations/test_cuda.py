@@ -1,0 +1,223 @@
+"""``impl="cuda"``: when it runs, what it says otherwise, and whole streams in an emulator."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import futurefill_kernels as ff
+from futurefill_kernels import native
+from futurefill_kernels.cli import check_wheel
+from futurefill_kernels.implementations import cuda, select
+from futurefill_kernels.state.gpu_layout import share_channels
+from tests.emulation import cuda_prompt_rig, cuda_rig
+from tests.implementations.prompt_cases import check_prompts
+from tests.oracles import relative_error
+
+NOT_BUILT = native.cuda_unavailable_reason()
+NOT_EMULATED = cuda_rig.unavailable_reason()
+
+
+def test_reasons_name_what_stands_against():
+    plan = ff.Plan(100_000, (24, 48, 16_416))
+    reasons = cuda.unavailable(torch.device("cpu"), torch.float64, plan)
+    assert "runs on CUDA devices, not on cpu" in reasons
+    assert "computes in float32, not in float64" in reasons
+    assert not any("block" in reason for reason in reasons)
+    assert cuda.unavailable(torch.device("cpu"), torch.float32, ff.Plan(64, (16, 32)))[1:] in (
+        [],
+        [NOT_BUILT],
+    )
+
+
+@pytest.mark.skipif(NOT_EMULATED is not None, reason=f"no CUDA emulation: {NOT_EMULATED}")
+def test_python_and_cuda_agree_on_large_blocks():
+    for block in (2048, 4096, 8192):
+        for memory in cuda_rig.memories(block):
+            config = cuda_rig.fill_config(block, memory)
+            expected = cuda.INTERLEAVED.get(block, (1, config.channels))
+            assert (config.units, config.channels) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "reason"),
+    [
+        ((8, 0), None),
+        ((8, 7), None),
+        ((9, 0), None),
+        ((12, 1), None),
+        ((13, 0), None),
+        ((7, 5), "no code for sm_75; it has sm_80, sm_90 and PTX of sm_90"),
+    ],
+)
+def test_architectures(capability, reason):
+    got = cuda.architecture_reason(capability, "sm_80, sm_90 and PTX of sm_90")
+    assert got is None if reason is None else got is not None and reason in got
+
+
+def test_code_without_ptx_serves_one_major_version():
+    assert cuda.architecture_reason((8, 9), "sm_86") is None
+    assert cuda.architecture_reason((8, 0), "sm_86") is not None
+    assert cuda.architecture_reason((9, 0), "sm_86") is not None
+
+
+def test_asking_for_it_on_a_cpu_is_refused_with_the_reason():
+    with pytest.raises(RuntimeError, match="impl='cuda' cannot run on cpu: runs on CUDA devices"):
+        ff.FutureFillCache(torch.randn(4, 64), 1, 64, impl="cuda")
+
+
+@pytest.mark.skipif(NOT_BUILT is not None, reason=f"no CUDA kernels: {NOT_BUILT}")
+def test_the_library_is_complete():
+    architectures = native.cuda_architectures().partition(" and ")[0].replace("sm_", "")
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "futurefill_kernels.cli.check_wheel",
+            "--architectures",
+            architectures.replace(" ", ""),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    if check_wheel.find_cuobjdump() is None:
+        assert "no cuobjdump" in result.stderr
+    else:
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines()[-1] == "complete"
+
+
+@pytest.mark.skipif(NOT_BUILT is not None, reason=f"no CUDA kernels: {NOT_BUILT}")
+def test_the_check_misses_an_architecture():
+    if check_wheel.find_cuobjdump() is None:
+        pytest.skip("no cuobjdump")
+    assert "no code for sm_70" in check_wheel.problems({70})
+
+
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """``impl="emulated"``: the CUDA kernels, run by the emulator on CPU tensors."""
+    if NOT_EMULATED:
+        pytest.skip(f"no CUDA emulation: {NOT_EMULATED}")
+    launches: list[str] = []
+
+    def make_step(state):
+        def step(u, pre, post, y, rows, layer, advance):
+            launches.append("step")
+            cuda_rig.run_step(state, u, pre, post, y, rows, layer, advance, checks=False)
+
+        return step
+
+    def fill(state, level, rows):
+        launches.append(f"fill {level.block}")
+        fused = level.block == level.transform <= cuda.MAX_BLOCK
+        run = cuda_rig.run_fill if fused else cuda_rig.run_fill_by_fft
+        run(state, level, rows, checks=False)
+
+    def fill_slices(state, level, rows, begin, end):
+        first, last = share_channels(state.layout, level, begin, end)
+        if first < last:
+            launches.append(f"share {level.block}")
+            cuda_rig.run_fill(state, level, rows, checks=False, channels=(first, last))
+
+    def prompt_kernels():
+        launches.append("prompt")
+        kernels = cuda_prompt_rig.run_inputs, cuda_prompt_rig.run_outputs
+        return tuple(partial(kernel, checks=False) for kernel in kernels)
+
+    implementation = SimpleNamespace(
+        name="emulated",
+        fuses_fill=cuda.fuses_fill,
+        unavailable=lambda device, dtype, plan: [],
+        make_layout=cuda.make_layout,
+        make_spectra=cuda.make_spectra,
+        make_step=make_step,
+        fill=fill,
+        fill_slices=fill_slices,
+        prompt_kernels=prompt_kernels,
+        launches=launches,
+    )
+    monkeypatch.setitem(select.IMPLEMENTATIONS, "emulated", implementation)
+    return implementation
+
+
+@pytest.mark.parametrize(
+    ("groups", "taps", "blocks", "slack_from"),
+    [
+        (6, 40, (4, 16, 32), None),
+        (2, 200, (4, 16, 32), None),
+        (2, 200, (3, 12, 24), None),
+        (6, 200, (2, 8, 32), 8),
+    ],
+)
+def test_streams_of_prompts_chunks_and_steps(emulated, groups, taps, blocks, slack_from):
+    """Random splits into prefill, chunks and steps equal one parallel convolution."""
+    torch.manual_seed(taps + groups)
+    filters = [torch.randn(groups, taps) / 8 for _ in range(2)]
+    plan = ff.Plan(70, blocks, slack_from=slack_from)
+    cache = ff.FutureFillCache(filters, 2, 70, channels=6, plan=plan, impl="emulated")
+    prompt, total = 9, 79
+    u = torch.randn(2, 6, total)
+    outputs: list[list[torch.Tensor]] = [[], []]
+    t = 0
+    while t < total:
+        chunk = prompt if t == 0 else (7 if t in (30, 61) else 1)
+        x = u[..., t : t + chunk]
+        for layer in range(2):
+            if chunk == 1:
+                x = cache.step(x[..., 0].contiguous(), layer)[..., None]
+            else:
+                x = cache.prefill(x, layer)
+            outputs[layer].append(x)
+        t += chunk
+    x = u.double()
+    for layer in range(2):
+        x = ff.reference.causal_conv(x, filters[layer].double())
+        assert relative_error(torch.cat(outputs[layer], -1), x) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "dtype"),
+    [(1, 1, torch.float16), (6, 2, torch.bfloat16), (40, 40, torch.float32)],
+)
+def test_prompts(emulated, channels, groups, dtype):
+    check_prompts("emulated", dtype, channels, groups)
+    assert "prompt" in emulated.launches
+
+
+def test_rows_at_positions_of_their_own(emulated):
+    torch.manual_seed(0)
+    filters = torch.randn(5, 64)
+    plan = ff.Plan(64, (8, 16))
+    caches = [
+        ff.FutureFillCache(filters, 3, 64, plan=plan, impl=impl) for impl in ("emulated", "cpu")
+    ]
+    for t in range(60):
+        rows = [r for r in range(3) if (t + r) % 4 or t > 40]
+        if t == 30:
+            for cache in caches:
+                cache.crop(11)
+        u = torch.randn(len(rows), 5)
+        got, expected = (cache.step(u, rows=rows) for cache in caches)
+        assert relative_error(got, expected) < 2e-6
+
+
+def test_launches_per_token(emulated):
+    """One launch per layer and at most one fill for all layers."""
+    layers = 3
+    plan = ff.Plan(64, (16, 32))
+    cache = ff.FutureFillCache(
+        [torch.randn(2, 64) for _ in range(layers)], 1, 64, plan=plan, impl="emulated"
+    )
+    for t in range(48):
+        emulated.launches.clear()
+        for layer in range(layers):
+            cache.step(torch.randn(1, 2), layer)
+        level = plan.level_at(t)
+        fills = [] if level is None else [f"fill {plan.levels[level].block}"]
+        assert emulated.launches == ["step"] * layers + fills

@@ -1,0 +1,365 @@
+"""The CUDA kernels, compiled to PTX and run in an emulator with race, initialisation and bounds
+checks, against the float64 reference; and planted faults, which the checks must find."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from futurefill_kernels.implementations import reference as plain
+from futurefill_kernels.plan import Plan
+from futurefill_kernels.state.tensors import StreamState, allocate
+from tests.emulation.cuda_rig import (
+    emulator,
+    make_state,
+    run_fill,
+    run_fill_by_fft,
+    run_step,
+    unavailable_reason,
+)
+from tests.oracles import relative_error
+
+pytestmark = pytest.mark.skipif(
+    unavailable_reason() is not None, reason=f"no CUDA emulation: {unavailable_reason()}"
+)
+ARCHS = ("sm_80", "sm_90")
+FILL_ERROR = 4e-7
+
+
+def make_pair(
+    plan: Plan,
+    channels: int,
+    *,
+    groups: int | None = None,
+    batch: int = 1,
+    layers: int = 1,
+    taps: int | None = None,
+    skip: bool = False,
+) -> tuple[StreamState, StreamState]:
+    """A GPU stream and its float64 reference, full of the same random values."""
+    torch.manual_seed(channels + plan.length)
+    groups = groups or channels
+    filters = [torch.randn(groups, taps or plan.length) for _ in range(layers)]
+    skips = torch.randn(layers, channels) if skip else None
+    state = make_state(filters, plan, batch, channels, skips)
+    reference = allocate(
+        plan,
+        plain.make_layout(channels, groups, torch.float64, plan),
+        plain.make_spectra,
+        [h.double() for h in filters],
+        batch,
+        skips,
+    )
+    state.ring[..., :channels] = torch.randn(*state.ring.shape[:-1], channels)
+    reference.ring.copy_(state.ring[..., :channels])
+    return state, reference
+
+
+def fill_errors(
+    state, reference, level, positions, rows=None, run=run_fill, **options
+) -> list[float]:
+    """Fires a level at each position, all rows alike; relative errors of the block that follows."""
+    channels, errors = state.layout.channels, []
+    for p in positions:
+        before = state.ring.clone()
+        state.positions[:] = p
+        reference.positions[:] = p
+        run(state, level, rows, **options)
+        plain.fill(reference, level, rows)
+        filled = slice(p, p + level.block)
+        assert torch.equal(state.ring[..., :p, :], before[..., :p, :]), "inputs changed"
+        assert torch.equal(state.ring[..., channels:], before[..., channels:]), "padding changed"
+        got = state.ring[..., filled, :channels]
+        errors.append(relative_error(got, reference.ring[..., filled, :]))
+        before[..., filled, :channels] = got
+        assert torch.equal(state.ring, before), "outputs outside the block changed"
+        got.copy_(torch.randn_like(got))  # the steps' inputs
+        reference.ring[..., filled, :] = got
+    return errors
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("block", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
+@pytest.mark.parametrize("radix", [2, 4])
+def test_fill_of_every_block(block, radix, arch):
+    # a level inside a larger one: groups start again
+    plan = Plan(2 * radix * block, (block, radix * block), 2 * radix * block)
+    state, reference = make_pair(plan, 33, batch=2, layers=2)
+    positions = [i * block for i in range(1, 2 * radix) if i % radix]
+    errors = fill_errors(state, reference, plan.levels[0], positions, arch=arch)
+    assert max(errors) < FILL_ERROR
+
+
+@pytest.mark.parametrize("memory", range(3))
+@pytest.mark.parametrize(
+    ("block", "arch"),
+    [
+        (512, "sm_80"),
+        (1024, "sm_80"),
+        (1024, "sm_90"),
+        (2048, "sm_80"),
+        (2048, "sm_90"),
+        pytest.param(4096, "sm_90", marks=pytest.mark.slow),
+        pytest.param(8192, "sm_80", marks=pytest.mark.slow),
+    ],
+)
+def test_fill_of_large_blocks(block, arch, memory):
+    """Exchanges of whole values, and in halves for devices with little shared memory."""
+    plan = Plan(3 * block - 5, (block,))
+    state, reference = make_pair(plan, 11)
+    errors = fill_errors(
+        state, reference, plan.levels[0], [block, 2 * block], arch=arch, memory=memory
+    )
+    assert max(errors) < FILL_ERROR
+
+
+@pytest.mark.parametrize("channels", [1, 7, 64, 100, 1000])
+@pytest.mark.parametrize("block", [16, 64])
+def test_fill_of_many_channels(channels, block):
+    plan = Plan(3 * block + 1, (block,))
+    state, reference = make_pair(plan, channels)
+    assert max(fill_errors(state, reference, plan.levels[0], [block, 2 * block])) < FILL_ERROR
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(
+    ("block", "channels", "groups", "taps"),
+    [(3, 7, 7, None), (24, 33, 11, None), (63, 40, 1, 130), (100, 5, 5, 20)],
+)
+def test_fill_through_fft(block, channels, groups, taps, arch):
+    """Blocks that are no powers of two; shared and short filters."""
+    plan = Plan(block * 7 - 2, (block, 4 * block), taps)
+    state, reference = make_pair(plan, channels, groups=groups, batch=2, layers=2, taps=taps)
+    positions = [i * block for i in range(1, 7) if i != 4]
+    errors = fill_errors(
+        state, reference, plan.levels[0], positions, run=run_fill_by_fft, arch=arch
+    )
+    assert max(errors) < FILL_ERROR
+
+
+def test_fill_through_fft_of_a_large_block():
+    plan = Plan(3 * 16384 - 100, (16384,))
+    state, reference = make_pair(plan, 2)
+    positions = [16384, 2 * 16384]
+    errors = fill_errors(
+        state, reference, plan.levels[0], positions, run=run_fill_by_fft, checks=False
+    )
+    assert max(errors) < FILL_ERROR
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(8, 2), (96, 3), (40, 1), (70, 35)])
+def test_fill_with_shared_filters(channels, groups):
+    plan = Plan(200, (32,))
+    state, reference = make_pair(plan, channels, groups=groups, batch=3)
+    errors = fill_errors(state, reference, plan.levels[0], [32 * i for i in range(1, 7)])
+    assert max(errors) < FILL_ERROR
+
+
+@pytest.mark.parametrize("taps", [1, 20, 64, 65, 130])
+def test_fill_with_short_filters(taps):
+    """Fewer spectra than blocks: the oldest kept spectrum's slot is taken by the newest."""
+    plan = Plan(64 * 7, (64,), taps)
+    state, reference = make_pair(plan, 5, taps=taps)
+    positions = [64 * i for i in range(1, 7)]
+    assert max(fill_errors(state, reference, plan.levels[0], positions)) < FILL_ERROR
+
+
+@pytest.mark.parametrize(
+    ("block", "run"),
+    [(8, run_fill), (32, run_fill), (64, run_fill), (512, run_fill), (24, run_fill_by_fft)],
+)
+def test_shares_of_late_fills(block, run):
+    """Firings of a level with slack, 32 channels at a time in the steps that follow a boundary."""
+    plan = Plan(7 * block - 3, (block // 4, block), slack_from=block)
+    state, reference = make_pair(plan, 70, batch=2)
+    late = plan.levels[1]
+    assert late.late == late.steps == block // 4
+    for p in range(block, 7 * block - 3 - late.late, block):
+        before = state.ring.clone()
+        for first, last in ((0, 32), (32, 70)):
+            # the second share comes in the last step that may do one
+            state.positions[:] = p + (late.steps - 1 if first else 0)
+            run(state, late, channels=(first, last))
+        reference.positions[:] = p
+        plain.fill(reference, late, None)
+        outputs = slice(p + late.late, p + late.late + block)
+        expected = reference.ring[..., outputs, :]
+        assert relative_error(state.ring[..., outputs, :70], expected) < FILL_ERROR
+        before[..., outputs, :70] = state.ring[..., outputs, :70]
+        assert torch.equal(state.ring, before)
+        reference.ring.copy_(before[..., :70])
+    state.positions[:] = block + late.steps
+    run(state, late)
+    assert torch.equal(state.ring, before), "a fill after its steps"
+    # below a late level, groups begin a block later
+    positions = [n * block // 4 for n in range(1, 10)]
+    errors = fill_errors(state, reference, plan.levels[0], positions, run=run)
+    assert max(errors) < FILL_ERROR
+
+
+@pytest.mark.parametrize("run", [run_fill, run_fill_by_fft])
+def test_fill_of_chosen_rows(run):
+    """Rows at positions of their own; the others, and padding rows, stay as they are."""
+    plan = Plan(160, (16, 64))
+    state, reference = make_pair(plan, 20, batch=4)
+    level = plan.levels[0]
+    state.positions.copy_(torch.tensor([16, 80, 144, 16]))
+    reference.positions.copy_(state.positions)
+    before = state.ring.clone()
+    run(state, level, torch.tensor([2, 0, -1, 1]))
+    plain.fill(reference, level, torch.tensor([2, 0, 1]))
+    assert torch.equal(state.ring[:, 3], before[:, 3])
+    assert relative_error(state.ring[..., :20], reference.ring) < FILL_ERROR
+
+
+@pytest.mark.parametrize("run", [run_fill, run_fill_by_fft])
+@pytest.mark.parametrize("position", [0, 15, 64, 160, 176, -16])
+def test_fill_at_other_positions_changes_nothing(position, run):
+    plan = Plan(160, (16, 64))
+    state, _ = make_pair(plan, 4)
+    before = state.ring.clone()
+    state.positions[:] = position
+    run(state, plan.levels[0])
+    assert torch.equal(state.ring, before)
+    assert not state.kept.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("channels", "groups", "batch", "base"),
+    [
+        (1, 1, 1, 1),
+        (7, 7, 3, 5),
+        (64, 2, 1, 16),
+        (100, 100, 8, 64),
+        (48, 16, 2, 150),
+        (1000, 1000, 1, 32),
+        (1000, 250, 9, 16),
+        (40, 40, 9, 100),
+    ],
+)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_step(arch, channels, groups, batch, base, dtype):
+    plan = Plan(3 * base + 2, (base,))
+    state, reference = make_pair(plan, channels, groups=groups, batch=batch, layers=2, skip=True)
+    positions = torch.arange(batch) * 7 % plan.length
+    state.positions.copy_(positions)
+    reference.positions.copy_(positions)
+    u, pre, post = (torch.randn(batch, channels).to(dtype) for _ in range(3))
+    for layer, gates in ((0, (None, None)), (1, (pre, post))):
+        y = torch.full((batch, channels), float("nan"), dtype=dtype)
+        exact = torch.empty(batch, channels, dtype=torch.float64)
+        advance = layer == 1
+        run_step(state, u, *gates, y, None, layer, advance, arch=arch)
+        gates64 = [None if g is None else g.double() for g in gates]
+        plain.step(reference, u.double(), *gates64, exact, None, layer, advance)
+        limit = {torch.float32: 2e-7, torch.float16: 6e-4, torch.bfloat16: 5e-3}[dtype]
+        assert relative_error(y, exact) < limit
+        assert relative_error(state.ring[..., :channels], reference.ring) < 1e-7
+        assert torch.equal(state.positions, positions + advance)
+    assert not state.ring[..., channels:].any()
+
+
+@pytest.mark.parametrize("batch", [3, 20])
+def test_step_of_chosen_rows(batch):
+    """Padding rows read zero, rows that are not named stay, a full row is refused with NaN."""
+    plan = Plan(40, (16,))
+    channels = 1024 if batch > 3 else 24
+    state, reference = make_pair(plan, channels, batch=batch)
+    state.positions.copy_(torch.arange(batch) * 5 % 40)
+    state.positions[1] = 40
+    reference.positions.copy_(state.positions)
+    rows = torch.tensor([2, -1, 0, 1, *list(range(5, batch))])
+    u = torch.randn(len(rows), channels)
+    y, exact = torch.full_like(u, 7.0), torch.empty_like(u).double()
+    run_step(state, u, None, None, y, rows, 0, True)
+    assert torch.isnan(y[3]).all()
+    assert not y[1].any()
+    fine = torch.tensor([0, 1, 2, *range(4, len(rows))])
+    inner = torch.empty(len(fine), channels, dtype=torch.float64)
+    plain.step(reference, u[fine].double(), None, None, inner, rows[fine], 0, True)
+    exact[fine] = inner
+    assert relative_error(y[fine], exact[fine]) < 2e-7
+    assert torch.equal(state.positions, reference.positions)
+    assert relative_error(state.ring[..., :channels], reference.ring) < 1e-7
+
+
+def test_a_stream_equals_the_reference():
+    """Steps and fills of a plan with three levels, token by token."""
+    plan = Plan(150, (4, 16, 64))
+    state, reference = make_pair(plan, 12, batch=2)
+    state.ring.zero_()
+    reference.ring.zero_()
+    got, expected = [], []
+    for t in range(plan.length):
+        u = torch.randn(2, 12)
+        y, exact = torch.empty(2, 12), torch.empty(2, 12, dtype=torch.float64)
+        run_step(state, u, None, None, y, None, 0, True, checks=False)
+        plain.step(reference, u.double(), None, None, exact, None, 0, True)
+        fired = plan.level_at(t)
+        if fired is not None:
+            run_fill(state, plan.levels[fired], checks=False)
+            plain.fill(reference, plan.levels[fired], None)
+        got.append(y)
+        expected.append(exact)
+    assert relative_error(torch.stack(got), torch.stack(expected)) < 1e-6
+
+
+BARRIER = ("exchange.cuh", "__syncthreads();", "")
+FAULTS = {
+    "barrier of the exchange": (512, BARRIER, "no __syncwarp"),
+    "one transposed row too far": (
+        512,
+        ("exchange.cuh", "return k * (R3 + 1);", "return k * (R3 + 1) + 1;"),
+        "hazard|uninit|out-of-bounds",
+    ),
+    "one input too early": (
+        64,
+        ("future_fill.cu", "(p - T + k)", "(p - T + k - 1)"),
+        "out-of-bounds",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_fault_in_the_fill(fault):
+    block, edit, expected = FAULTS[fault]
+    plan = Plan(2 * block, (block,))
+    state, _ = make_pair(plan, 16)
+    state.positions[:] = block
+    with pytest.raises(emulator().EmuError, match=expected):
+        run_fill(state, plan.levels[0], edits=(edit,))
+
+
+@pytest.mark.parametrize(
+    ("text", "replacement"),
+    [
+        ("entry * 2 * a.lanes + channel", "entry * 2 * a.lanes + channel + a.kept_row"),
+        ("natural) * a.width", "natural + a.width) * a.width"),
+    ],
+)
+def test_planted_fault_in_the_products(text, replacement):
+    plan = Plan(72, (24,))
+    state, _ = make_pair(plan, 16)
+    state.positions[:] = 24
+    edit = ("spectrum_products.cu", text, replacement)
+    with pytest.raises(emulator().EmuError, match="out-of-bounds"):
+        run_fill_by_fft(state, plan.levels[0], edits=(edit,))
+
+
+@pytest.mark.parametrize(
+    ("text", "replacement", "expected"),
+    [
+        ("  __syncthreads();\n", "", "hazard"),
+        ("(position[r] - s) * a.lanes", "(position[r] + 1 - s) * a.lanes + a.ring_row", "out-of"),
+        ("partial[r][thread / 32][half] = sum[r]", "partial[r][0][half] = sum[r]", "hazard|uninit"),
+    ],
+)
+def test_planted_fault_in_the_step(text, replacement, expected):
+    plan = Plan(64, (64,))
+    state, _ = make_pair(plan, 16)
+    state.positions[:] = 63
+    u = torch.randn(1, 16)
+    edit = ("short_range_step.cu", text, replacement)
+    with pytest.raises(emulator().EmuError, match=expected):
+        run_step(state, u, None, None, torch.empty(1, 16), None, 0, True, edits=(edit,))

@@ -1,0 +1,70 @@
+"""The CUDA kernels around a prompt's transforms, in the PTX emulator, against plain torch."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from tests.emulation import cuda_counters, cuda_prompt_rig
+from tests.emulation.cases import PREFILL_CASES
+from tests.emulation.cuda_rig import emulator, unavailable_reason
+from tests.implementations.prompt_cases import (
+    DTYPES,
+    INPUTS,
+    OUTPUTS,
+    check_inputs,
+    check_outputs,
+    signal,
+)
+
+pytestmark = pytest.mark.skipif(
+    unavailable_reason() is not None, reason=f"no CUDA emulation: {unavailable_reason()}"
+)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", INPUTS)
+def test_inputs(case, dtype, arch):
+    check_inputs(partial(cuda_prompt_rig.run_inputs, arch=arch), case, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("continued", [False, True])
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_outputs(case, continued, dtype):
+    arch = "sm_90" if continued else "sm_80"
+    check_outputs(partial(cuda_prompt_rig.run_outputs, arch=arch), case, continued, dtype)
+
+
+@pytest.mark.parametrize(
+    ("text", "replacement"),
+    [("  __syncthreads();\n", ""), ("t < start + positions;", "t <= start + positions;")],
+)
+def test_planted_faults(text, replacement):
+    """A missing barrier, and one position too many."""
+    u = signal(1, 32, 64)
+    state = torch.zeros(1, 1, 1, 64, 32)
+    one = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(emulator().EmuError):
+        cuda_prompt_rig.run_outputs(
+            *(signal(1, 32, 128), u, None, None, None, torch.empty_like(u), state, state.clone()),
+            *(one, None, one + 64, 0, 0),
+            edits=(("prefill.cu", text, replacement),),
+        )
+
+
+@pytest.mark.parametrize("case", PREFILL_CASES, ids=str)
+def test_counters(case):
+    """One pass over global memory, and no bank conflicts."""
+    found = cuda_counters.count_prefill(case, checks=True)
+    print(found)
+    aligned = case.positions % 16 == 0
+    assert found.error <= (2e-7 if case.dtype == torch.float32 else 4e-3)
+    assert found.registers <= 64
+    assert found.distinct <= 1.01
+    assert found.conflicts <= 1
+    # every warp reads where its row begins and ends; rows of odd lengths begin inside a sector
+    assert found.traffic <= (1.07 if aligned else 1.44)

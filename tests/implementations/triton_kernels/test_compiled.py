@@ -1,0 +1,425 @@
+"""Compiled Triton kernels: resources on four targets, and runs in a PTX emulator.
+
+Nothing here needs a GPU. Compiling needs Triton, running the emulator that FUTUREFILL_PTXEMU names.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+import torch
+
+import futurefill_kernels as ff
+from futurefill_kernels import DeviceInfo, Plan
+from futurefill_kernels.implementations import triton as triton_impl
+from futurefill_kernels.implementations.triton_kernels import checks
+from futurefill_kernels.state.tensors import allocate
+from tests.emulation import emulator
+from tests.emulation.cases import BLOCKS, FillCase, ProductCase, StepCase
+from tests.implementations.prompt_cases import check_prompts
+from tests.oracles import TOLERANCE, relative_error
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+if "TRITON_INTERPRET" in os.environ:
+    pytest.skip("TRITON_INTERPRET is set: nothing is compiled", allow_module_level=True)
+
+import triton
+
+from futurefill_kernels.implementations.triton_kernels import launch as launches
+from futurefill_kernels.implementations.triton_kernels.config import fill_config
+from tests.emulation import triton_compile, triton_counters
+
+needs_emulator = pytest.mark.skipif(
+    emulator.unavailable() is not None, reason=str(emulator.unavailable())
+)
+DEVICES = {80: "a100", 90: "h100", 100: "b200", 120: "rtx4090"}
+REGISTERS = {512: 160, 1024: 200, 2048: 255}
+# Triton 3.8 takes 102 on sm_80 for four rows, 3.9 at most 96 everywhere; with programs of one warp
+# both leave room for 19 or more programs per SM, and a cap would spill.
+TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2])
+STEP_REGISTERS = 96 if TRITON >= (3, 9) else 104
+
+
+def check_resources(launch, capability: int, registers: int) -> None:
+    used = triton_compile.resources(launch, capability)
+    print(used)
+    info = DeviceInfo.named(DEVICES[capability])
+    assert used.stack == 0, "registers were spilled"
+    assert used.registers <= registers
+    assert used.shared <= 16 << 10 <= info.shared_per_block
+
+
+@pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
+@pytest.mark.parametrize("block", [16, 256, 2048])
+def test_fill_compiles_without_spills(block, capability):
+    _, _, launch = triton_counters.fill_of(FillCase(block, 32, 1, 1, 2))
+    check_resources(launch(), capability, REGISTERS.get(block, 128))
+
+
+@pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
+@pytest.mark.parametrize("block", [16, 2048])
+def test_fill_with_bfloat16_spectra_compiles_without_spills(block, capability):
+    _, _, launch = triton_counters.fill_of(FillCase(block, 32, 1, 1, 2, torch.bfloat16))
+    check_resources(launch(), capability, REGISTERS.get(block, 128))
+
+
+def step_launch(batch, channels, block, dtype, gates=True, rows=None, last=True):
+    plan = Plan(2 * block, (block,))
+    state, _ = triton_counters._state(plan, channels, batch, 1)
+    u = torch.zeros(batch if rows is None else len(rows), channels, dtype=dtype)
+    gate, skip = (u, state.taps[:, 0, 0]) if gates else (None, None)
+    return launches.step_launch(
+        *(u, gate, gate, u, state.ring, state.taps, skip, state.positions, rows, 0, last),
+        *(channels, DeviceInfo.named("h100")),
+    )
+
+
+@pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
+@pytest.mark.parametrize("batch", [1, 8])
+def test_step_compiles_without_spills(batch, capability):
+    check_resources(
+        step_launch(batch, 1024, 64, torch.float32, gates=False), capability, STEP_REGISTERS
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
+def test_every_configuration_compiles_without_spills(capability):
+    """Also with groups, listed rows, ragged blocks, gates, other dtypes; spectrum products."""
+    limits = {f"future_fill, block {block}": limit for block, limit in REGISTERS.items()}
+    for name, launch in triton_counters.shipped_launches():
+        check_resources(launch, capability, limits.get(name, 128))
+    for block in BLOCKS:
+        _, _, fill = triton_counters.fill_of(FillCase(block, 32, 1, 1, 2, torch.bfloat16))
+        check_resources(fill(), capability, REGISTERS.get(block, 128))
+    rows = torch.arange(4)
+    for block, groups in ((3, 8), (24, 16), (100, 4), (200, 32), (400, 8), (1000, 16)):
+        plan = Plan(3 * block, (block,))
+        layout = triton_impl.make_layout(32, groups, torch.float32, plan)
+        state = allocate(
+            plan, layout, triton_impl.make_spectra, [torch.ones(groups, 3 * block)], 4, None
+        )
+        level = plan.levels[0]
+        numbers = launches.FillLevel(
+            *(plan.length, block, level.transform, 3, level.n_spectra, level.kept, 0, 0)
+        )
+        config = fill_config(level.transform, DeviceInfo.named("a100"), ragged=True)
+        for some in (None, rows):
+            launch = launches.fill_launch(
+                *(state.ring, state.kept, state.spectra, state.positions, some, numbers, 32),
+                *(groups, config),
+            )
+            check_resources(launch, capability, 255 if level.transform > 256 else 128)
+        values = torch.zeros(4, level.transform, 32, 2)
+        launch = launches.multiply_launch(
+            *(values, state.kept, state.spectra, state.positions, rows, numbers, 0, 0, 1)
+        )
+        check_resources(launch, capability, 128)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for batch, channels, block in ((1, 7, 1), (2, 1000, 24), (4, 4096, 96), (8, 1024, 256)):
+            some = torch.arange(batch) if batch > 2 else None
+            for last in (False, True):
+                launch = step_launch(batch, channels, block, dtype, rows=some, last=last)
+                check_resources(launch, capability, 128)
+
+
+# Limits a little above what was counted. The traffic is that of sectors without any cache: at B=8
+# 0.54 of it are the filter spectra that every row reads, the rest twiddles.
+TRAFFIC = {16: 1.11, 32: 1.11, 64: 1.14, 128: 1.16, 256: 1.16, 512: 1.17, 1024: 1.18, 2048: 1.21}
+BATCH_TRAFFIC = {
+    16: 1.71,
+    32: 1.71,
+    64: 1.75,
+    128: 1.79,
+    256: 1.79,
+    512: 1.8,
+    1024: 1.82,
+    2048: 1.86,
+}
+INSTRUCTIONS = {16: 84, 32: 91, 64: 108, 128: 133, 256: 143, 512: 150, 1024: 156, 2048: 175}
+OPERATIONS = {64: 1.02, 128: 1.03, 256: 1.04, 512: 1.13, 1024: 1.18, 2048: 1.35}
+
+
+def check_fill(found: triton_counters.Counters, block: int, products: int = 1) -> None:
+    print(found)
+    assert found.error <= (2.2e-7 if products > 1 else 2e-7)
+    # where a warp has several nodes, half of a sector of twiddle pairs is another load's
+    assert found.coalescing <= (1.03 if block == 64 else 1)
+    assert found.distinct <= 1.01
+    assert found.conflicts <= (1.06 if block == 128 else 1)
+    assert found.operations <= OPERATIONS.get(block, 1)
+    assert found.shared_bytes <= 8 << 10
+    # an exchange writes and reads 8 complex channels: `block` wavefronts of 128 bytes
+    exchanges = 0 if block == 16 else 2 if block <= 64 else 4
+    assert found.wavefronts <= 1.15 * exchanges * block
+
+
+@needs_emulator
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_fill_counters(block, capability):
+    """The first firing at B=1 with races and uninitialised reads checked."""
+    found = triton_counters.count_fill(FillCase(block, 128, 1, 1, 2), capability, checks=True)
+    check_fill(found, block)
+    assert found.traffic <= TRAFFIC[block]
+    assert found.instructions <= INSTRUCTIONS[block]
+
+
+@needs_emulator
+@pytest.mark.parametrize("block", [16, 64, 512])
+def test_fill_counters_of_a_late_block(block):
+    """Sixteen products: the kept spectra are read once, and little else is added."""
+    found = triton_counters.count_fill(FillCase(block, 128, 1, 16, 18), 80, checks=True)
+    check_fill(found, block, 16)
+    assert found.traffic <= 1.06
+    assert found.instructions <= INSTRUCTIONS[block] + 15 * 18 + 1
+
+
+@needs_emulator
+@pytest.mark.parametrize("block", [16, 128, 512])
+def test_fill_counters_with_bfloat16_spectra(block):
+    """Half the bytes of spectra; 8 channels take half a sector of them, the next program the other
+    half.
+    """
+    found = triton_counters.count_fill(
+        FillCase(block, 128, 1, 1, 2, torch.bfloat16), 80, checks=True
+    )
+    print(found)
+    assert 1e-5 < found.error < 2**-8
+    assert found.distinct <= 1.01
+    assert found.coalescing <= 1.25
+    assert found.instructions <= INSTRUCTIONS[block] + 10
+
+
+@needs_emulator
+@pytest.mark.parametrize("block", BLOCKS)
+def test_fill_counters_of_a_batch(block):
+    found = triton_counters.count_fill(FillCase(block, 64, 8, 1, 2))
+    check_fill(found, block)
+    assert found.traffic <= BATCH_TRAFFIC[block]
+
+
+@needs_emulator
+@pytest.mark.parametrize("block", [16, 64, 256, 2048])
+def test_memory_binds_a_fill_on_an_h100(block):
+    assert triton_counters.count_fill(FillCase(block, 1024, 1, 1, 2), 90).bound == "DRAM"
+
+
+@needs_emulator
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("position", [64, 96, 127])
+@pytest.mark.parametrize("batch", [1, 8])
+def test_step_counters(batch, position, capability):
+    """The start, the middle and the end of a block."""
+    found = triton_counters.count_step(StepCase(64, 1024, batch, position), capability, checks=True)
+    print(found)
+    assert found.error <= 1e-7
+    assert found.registers <= 96
+    assert found.coalescing == 1
+    assert found.distinct <= 1.001
+    assert found.traffic <= (1.111 if batch == 8 else 1.025 if position == 64 else 1.002)
+    assert found.wavefronts <= (5 if batch == 8 else 17)
+    assert found.instructions <= (685 if batch == 8 else 250)  # 4 rows, 1 row
+
+
+@needs_emulator
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("position", "traffic"), [(64, 1.201), (96, 1.015), (127, 1.008)])
+def test_step_counters_of_layers_before_the_last(position, traffic, capability):
+    """A program per sector; at a block's start the position is a sixth of what is read."""
+    case = StepCase(64, 1024, 1, position, last=False)
+    found = triton_counters.count_step(case, capability, checks=True)
+    print(found)
+    assert found.error <= 1e-7
+    assert found.registers <= 64
+    assert found.coalescing == 1
+    assert found.distinct <= 1.001
+    assert found.traffic <= traffic
+    assert found.wavefronts == 0
+    assert found.instructions <= 230
+
+
+@needs_emulator
+@pytest.mark.parametrize("channels", [1000, 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_step_counters_of_other_inputs(channels, dtype):
+    found = triton_counters.count_step(StepCase(64, channels, 1, 96, dtype), checks=True)
+    assert found.error <= (1e-7 if dtype == torch.float32 else 2e-3)
+    assert found.coalescing == 1
+    assert found.distinct <= 1.001
+    assert found.registers <= 96
+    assert found.traffic <= (1.002 if dtype == torch.float32 else 1.017)
+    assert found.instructions <= 260
+
+
+@needs_emulator
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("case", "distinct", "traffic", "instructions"),
+    [
+        (ProductCase(512, 256, 1, 1, 2), 1.002, 1.07, 64),
+        (ProductCase(512, 64, 1, 6, 8), 1.002, 1.02, 149),
+        # at the end of the width whole sectors are read; three rows read one row's filters
+        (ProductCase(300, 100, 3, 2, 4), 1.025, 1.38, 110),
+    ],
+    ids=str,
+)
+def test_product_counters(case, distinct, traffic, instructions, capability):
+    found = triton_counters.count_product(case, capability, checks=True)
+    print(found)
+    assert found.error <= 1e-7
+    assert found.coalescing == 1
+    assert found.conflicts == 1
+    assert found.distinct <= distinct
+    assert found.traffic <= traffic
+    assert found.instructions <= instructions
+    assert found.registers <= 64
+
+
+@pytest.fixture(params=[80, 90])
+def emulated(request, monkeypatch):
+    """impl="triton" on CPU tensors, its launches compiled and run in the emulator."""
+    # programs hand the position over through an atomic, which the check between blocks cannot see
+    ptxemu = emulator.load()
+    names: list[str] = []
+
+    def run(self) -> None:
+        names.append(self.kernel.__name__)
+        ptxemu.run_triton(
+            self.kernel, self.grid, *self.arguments, **self.constants, **self.options,
+            arch=request.param, racecheck="shared", initcheck=True, threads=1,
+        )  # fmt: skip
+
+    monkeypatch.setattr(launches.Launch, "run", run)
+    monkeypatch.setattr(checks, "interpreted", lambda: True)
+    return names
+
+
+@needs_emulator
+def test_prompts_in_the_emulator(emulated):
+    check_prompts("triton", torch.float32, 40, 5)
+    assert {"prefill_inputs_kernel", "prefill_outputs_kernel"} < set(emulated)
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    ("plan", "channels", "groups", "batch", "dtype"),
+    [
+        (Plan(75, (4, 16, 32), 50), 33, 11, 3, torch.float32),
+        (Plan(64, (3, 6, 24)), 7, 7, 2, torch.bfloat16),
+        (Plan(40, (1, 2, 4, 8)), 1, 1, 1, torch.float32),
+        (Plan(150, (64,)), 40, 2, 5, torch.float16),
+        (Plan(230, (100,)), 12, 4, 7, torch.float32),
+        (Plan(90, (2, 8, 32), slack_from=8), 70, 70, 2, torch.float32),
+    ],
+    ids=str,
+)
+def test_stream_in_the_emulator(emulated, plan, channels, groups, batch, dtype):
+    """Steps of rows at their own positions, with padding, gates and skip."""
+    torch.manual_seed(0)
+    h = torch.randn(2, groups, plan.filter_length)
+    caches = [
+        ff.FutureFillCache(
+            list(h), batch, plan.length, channels=channels, plan=plan, impl=impl, dtype=dtype,
+            skip=torch.ones(channels),
+        )
+        for impl in ("triton", "reference")
+    ]  # fmt: skip
+    outputs = []
+    for t in range(plan.length):
+        rows = None if batch == 1 or t % 3 else [*range(1, batch), -1]
+        for layer in range(2):
+            u, pre, post = torch.randn(3, batch, channels).to(dtype)
+            outputs.append([c.step(u, layer, pre=pre, post=post, rows=rows) for c in caches])
+    got, expected = (torch.stack(y) for y in zip(*outputs, strict=True))
+    assert relative_error(got, expected) < TOLERANCE[dtype]
+    assert {"short_range_step_kernel", "future_fill_kernel"} == set(emulated)
+
+
+@needs_emulator
+def test_a_level_through_fft_in_the_emulator(emulated):
+    plan = Plan(2200 * 3 - 100, (2200,), 5000)
+    torch.manual_seed(0)
+    h = torch.randn(3, plan.filter_length)
+    caches = [
+        ff.FutureFillCache(h, 2, plan.length, channels=6, plan=plan, impl=impl)
+        for impl in ("triton", "reference")
+    ]
+    values = torch.randn(1, 2, 1, plan.length, 6)
+    for cache in caches:
+        cache._state.ring[..., :6] = values
+    for blocks in (1, 2):
+        for cache in caches:
+            cache._state.positions.copy_(torch.tensor([2200 * blocks, 2200]))
+            cache._implementation.fill(cache._state, plan.levels[0], None)
+        assert relative_error(caches[0]._state.ring[..., :6], caches[1]._state.ring) < 4e-7
+    assert set(emulated) == {"multiply_accumulate_kernel"}
+
+
+@needs_emulator
+@pytest.mark.parametrize("block", [24, 512])
+def test_fill_of_listed_rows_in_the_emulator(block, emulated):
+    """Padding rows read and write nothing."""
+    plan = Plan(3 * block, (block,))
+    h = torch.randn(9, plan.filter_length, generator=torch.Generator().manual_seed(0))
+    caches = [
+        ff.FutureFillCache(h, 3, plan.length, channels=9, plan=plan, impl=impl)
+        for impl in ("triton", "reference")
+    ]
+    values = torch.randn(1, 3, 1, plan.length, 9)
+    for cache, rows in zip(caches, ([2, -1, 0], [2, 0]), strict=True):
+        cache._state.ring[..., :9] = values
+        cache._state.positions.fill_(block)
+        cache._implementation.fill(cache._state, plan.levels[0], torch.tensor(rows))
+    got = caches[0]._state.ring[..., :9]
+    assert relative_error(got, caches[1]._state.ring) < 4e-7
+    assert torch.equal(got[:, 1], values[:, 1])
+
+
+@needs_emulator
+@pytest.mark.parametrize("groups", [33, 11])
+def test_a_level_through_fft_leaves_other_rows_alone(groups, emulated, monkeypatch):
+    """Rows listed in any order, padding, and rows whose block is not finished yet."""
+    monkeypatch.setattr("futurefill_kernels.triton_kernels.config.fill_config", lambda *_: None)
+    plan = Plan(24 * 4, (24,))
+    torch.manual_seed(0)
+    h = torch.randn(groups, plan.filter_length)
+    caches = [
+        ff.FutureFillCache(h, 4, plan.length, channels=33, plan=plan, impl=impl)
+        for impl in ("triton", "reference")
+    ]
+    values = torch.randn(1, 4, 1, plan.length, 33)
+    for cache in caches:
+        cache._state.ring[..., :33] = values
+    state, level = caches[0]._state, plan.levels[0]
+    firings = (
+        ([24, 24, 24, 24], [3, -1, 0, 1, 2]),
+        ([48, 25, 48, 72], [2, 0, -1]),
+        ([60, 48, 50, 48], [3, 1, 0, 2, -1]),
+        ([72, 72, 72, 72], None),
+    )
+    for positions, rows in firings:
+        due = [b for b in rows or range(4) if b >= 0 and positions[b] % 24 == 0]
+        kept = state.kept.clone()
+        for cache, some in zip(caches, (rows, due), strict=True):
+            cache._state.positions.copy_(torch.tensor(positions))
+            listed = None if some is None else torch.tensor(some)
+            cache._implementation.fill(cache._state, level, listed)
+        others = [b for b in range(4) if b not in due]
+        assert torch.equal(state.kept[:, others], kept[:, others])
+        assert relative_error(state.ring[..., :33], caches[1]._state.ring) < 4e-7
+    assert set(emulated) == {"multiply_accumulate_kernel"}
+
+
+@needs_emulator
+def test_decode_in_the_emulator(emulated):
+    model = ff.nn.load_model()
+    prompt = torch.tensor([list(b"import os\n"), list(b"def mean(v")])
+    got, expected = (
+        ff.decode(model, prompt, 40, plan=Plan(40, (4, 8)), impl=impl)
+        for impl in ("triton", "reference")
+    )
+    assert torch.equal(got, expected)

@@ -1,0 +1,178 @@
+"""Fused tokens of the language model against the layers one by one, and what refuses to fuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import futurefill_kernels as ff
+from futurefill_kernels import DecodingCache, Plan, native
+from futurefill_kernels.nn import LanguageModel, LanguageModelConfig
+
+pytestmark = pytest.mark.skipif(
+    native.cpu_unavailable_reason() is not None,
+    reason=f"no CPU kernels: {native.cpu_unavailable_reason()}",
+)
+
+# widths that are no multiple of a vector, or leave one value over
+CONFIGS = [
+    LanguageModelConfig(vocabulary=50, context_length=64, channels=24, layers=2, mlp_hidden=40),
+    LanguageModelConfig(vocabulary=7, context_length=64, channels=33, layers=1, mlp_hidden=17),
+    LanguageModelConfig(vocabulary=300, context_length=64, channels=64, layers=3, mlp_hidden=130),
+]
+
+
+def make_model(config: LanguageModelConfig) -> LanguageModel:
+    torch.manual_seed(0)
+    model = LanguageModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    return model.requires_grad_(False)
+
+
+def logits_of(model, cache, ids, prompt):
+    """Logits (B, T - prompt, V) of steps after a prefill."""
+    with torch.no_grad():
+        model(ids[:, :prompt], cache=cache)
+        steps = [model(ids[:, t : t + 1], cache=cache) for t in range(prompt, ids.shape[1])]
+    return torch.cat(steps, 1)
+
+
+def assert_close(got, expected):
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 8, 13])
+def test_fused_equals_layer_by_layer(config, batch):
+    model = make_model(config)
+    ids = torch.randint(config.vocabulary, (batch, 40))
+    fused, plain = DecodingCache(model, batch, 35), DecodingCache(model, batch, 35, fused=False)
+    assert fused.not_fused == []
+    assert plain.not_fused == ["fused=False"]
+    assert_close(logits_of(model, fused, ids, 5), logits_of(model, plain, ids, 5))
+    assert fused.positions.tolist() == plain.positions.tolist() == [35] * batch
+    with torch.no_grad(), pytest.raises(ValueError, match="at most 0 more positions"):
+        model(ids[:, :1], cache=fused)
+    parallel = model(ids)[:, 5:]
+    assert_close(logits_of(model, DecodingCache(model, batch, 35), ids, 5), parallel)
+
+
+def test_fused_with_threads():
+    model = make_model(LanguageModelConfig(channels=192, layers=1, context_length=64))
+    ids = torch.randint(256, (8, 40))
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            cache = DecodingCache(model, 8, 39, plan=Plan(39, (8, 16)))
+            found.append(logits_of(model, cache, ids, 1))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_mixed_with_rows_prompts_clone_and_reorder():
+    model = make_model(CONFIGS[0])
+    ids = torch.randint(50, (3, 60))
+    expected = model(ids)
+    cache = DecodingCache(model, 3, 50)
+    position = [0, 0, 0]
+
+    def call(rows, width, selected=True):
+        part = torch.stack([ids[r, position[r] : position[r] + width] for r in rows])
+        if selected:
+            with cache.select(rows=rows):
+                logits = model(part, cache=cache)
+        else:
+            logits = model(part, cache=cache)
+        for i, r in enumerate(rows):
+            assert_close(logits[i], expected[r, position[r] : position[r] + width])
+            position[r] += width
+
+    with torch.no_grad():
+        call([0, 1], 4)
+        call([2], 7)
+        for _ in range(5):
+            call([0, 1, 2], 1, selected=False)
+        call([1], 1)
+        call([1, 0], 3)
+        for _ in range(5):
+            call([0, 1, 2], 1, selected=False)
+        other = cache.clone()
+        token = torch.stack([ids[r, position[r] : position[r] + 1] for r in range(3)])
+        first = model(token, cache=cache)
+        assert torch.equal(model(token, cache=other), first)
+        other.reorder([2, 0, 0])
+        again = model(token, cache=other)
+        cache.reorder([2, 0, 0])
+        assert torch.equal(model(token, cache=cache), again)
+        cache.reset()
+        position[:] = [0, 0, 0]
+        call([0, 1, 2], 2, selected=False)
+        call([0, 1, 2], 1, selected=False)
+        call([0, 1, 2], 1, selected=False)
+
+
+def test_a_returned_token_is_not_overwritten():
+    model = make_model(CONFIGS[0])
+    cache = DecodingCache(model, 1, 9)
+    with torch.no_grad():
+        model(torch.tensor([[1, 2]]), cache=cache)
+        first = model(torch.tensor([[3]]), cache=cache)
+        kept = first.clone()
+        model(torch.tensor([[4]]), cache=cache)
+    assert torch.equal(first, kept)
+
+
+def test_ids_outside_the_vocabulary_change_nothing():
+    model = make_model(CONFIGS[0])
+    cache, other = DecodingCache(model, 2, 9), DecodingCache(model, 2, 9)
+    with torch.no_grad():
+        for c in (cache, other):
+            model(torch.tensor([[1, 2], [3, 4]]), cache=c)
+            model(torch.tensor([[5], [6]]), cache=c)
+        with pytest.raises(RuntimeError, match=r"ids in 0 \.\. 49, got 50"):
+            model(torch.tensor([[7], [50]]), cache=cache)
+        token = torch.tensor([[7], [8]])
+        assert torch.equal(model(token, cache=cache), model(token, cache=other))
+
+
+def test_gradients_are_refused_as_layer_by_layer():
+    model = make_model(CONFIGS[0]).requires_grad_(True)
+    cache = DecodingCache(model, 1, 9)
+    with torch.no_grad():
+        model(torch.tensor([[1, 2]]), cache=cache)
+    with pytest.raises(ValueError, match="requires grad"):
+        model(torch.tensor([[3]]), cache=cache)
+
+
+def test_what_is_not_fused_says_why():
+    class Other(LanguageModel):
+        pass
+
+    config = CONFIGS[0]
+    assert DecodingCache(Other(config), 1, 4).not_fused == ["Other is not an ff.nn.LanguageModel"]
+    model = make_model(config)
+    model.blocks[0].mlp = nn.Identity()
+    assert DecodingCache(model, 1, 4).not_fused == ["a Identity inside the model"]
+    model = make_model(config)
+    model.norm.register_forward_hook(lambda *a: None)
+    assert DecodingCache(model, 1, 4).not_fused == ["modules with forward hooks"]
+    assert DecodingCache(make_model(config).double(), 1, 4).not_fused == [
+        "parameters that are not float32 on the CPU"
+    ]
+    model = make_model(config)
+    assert DecodingCache(model, 1, 4, impl="reference").not_fused == ["impl='reference'"]
+
+
+def test_the_shipped_model_gives_the_tokens_of_the_parallel_form():
+    model = ff.nn.load_model()
+    prompt = torch.tensor([list(b"def main(")])
+    new = ff.decode(model, prompt, 48)
+    with torch.no_grad():
+        logits = model(torch.cat([prompt, new], 1))[:, prompt.shape[1] - 1 : -1]
+    assert torch.equal(logits.argmax(-1), new)
