@@ -8,7 +8,6 @@ here.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +25,8 @@ class Level:
     late: the outputs of a firing begin this many tokens after the blocks that it reads, ``s_l``.
     steps: steps over which the work of a firing may be spread; 0 where it is due at once.
     extra: blocks covered here because the level above is late, ``(s_{l+1} - s_l) / T_l``.
+    kept_offset, spectra_offset: where its kept input spectra and its filter spectra start among
+        those of all levels, in complex rows.
     """
 
     index: int
@@ -37,6 +38,8 @@ class Level:
     late: int = 0
     steps: int = 0
     extra: int = 0
+    kept_offset: int = 0
+    spectra_offset: int = 0
 
     @property
     def plain(self) -> bool:
@@ -111,6 +114,7 @@ class Plan:
             if block + late < self.length and (late == 0 or late < taps):
                 sizes.append((block, late))
         levels = []
+        kept_offset = spectra_offset = 0
         for index, (block, late) in enumerate(sizes):
             last = index == len(sizes) - 1
             after = (self.length, late) if last else sizes[index + 1]
@@ -118,12 +122,15 @@ class Plan:
             extra = (after[1] - late) // block
             n_spectra = min(radix - 1 + extra, -(-(taps - late) // block))
             steps = late - sizes[index - 1][1] if index else 0
+            kept, transform = max(n_spectra - 1, 0), _next_power_of_two(block)
             levels.append(
                 Level(
-                    index, block, radix, _next_power_of_two(block), n_spectra,
-                    max(n_spectra - 1, 0), late, steps, extra,
+                    index, block, radix, transform, n_spectra, kept, late, steps, extra,
+                    kept_offset, spectra_offset,
                 )
             )  # fmt: skip
+            kept_offset += kept * transform
+            spectra_offset += n_spectra * transform
         return tuple(levels)
 
     @classmethod
@@ -176,7 +183,7 @@ class Plan:
         return total / self.length
 
     @property
-    def nbytes(self) -> int:
+    def bytes_per_channel(self) -> int:
         """Bytes for one float32 channel of one row with a filter of its own.
 
         Ring and prompt fill ``8 N``, kept input spectra and filter spectra 8 per complex entry,
@@ -209,7 +216,7 @@ class Plan:
             )
         lines.append(
             f"per token and channel: {self.flops_per_token:.0f} operations; "
-            f"per float32 channel: {self.nbytes} bytes"
+            f"per float32 channel: {self.bytes_per_channel} bytes"
         )
         return "\n".join(lines)
 
@@ -243,11 +250,6 @@ class Plan:
             outputs += rest - level.block
         return firings, groups * products(level.radix - 1) + products(partial), outputs
 
-    def level_at(self, t: int) -> int | None:
-        """Largest level that fires after the step at position ``t`` (0-based), or None."""
-        fires = self.levels_at(t)
-        return fires[0] if fires else None
-
     def levels_at(self, t: int) -> tuple[int, ...]:
         """Levels that fire after the step at position ``t``, largest first: at most one without
         slack.
@@ -276,12 +278,3 @@ class Plan:
             and p - p % level.block + level.late < self.length
             and level.products(p // level.block)
         )
-
-    def spectra_offsets(self) -> Sequence[tuple[int, int]]:
-        """Per level, where its (kept input spectra, filter spectra) start, in complex rows."""
-        offsets, kept, spectra = [], 0, 0
-        for level in self.levels:
-            offsets.append((kept, spectra))
-            kept += level.kept * level.transform
-            spectra += level.n_spectra * level.transform
-        return offsets

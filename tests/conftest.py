@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from futurefill_kernels.implementations.select import IMPLEMENTATIONS, reasons_against
+from futurefill_kernels.implementations.select import IMPLEMENTATIONS, cannot_run
 
 # plans from shipped rates, whatever this machine has stored
 os.environ["FUTUREFILL_TUNING"] = "off"
@@ -20,7 +20,7 @@ settings.load_profile("patient")
 @pytest.fixture(params=list(IMPLEMENTATIONS))
 def impl(request: pytest.FixtureRequest) -> str:
     """Every implementation that runs on this machine."""
-    reasons = reasons_against(torch.device("cpu"), torch.float32)[request.param]
+    reasons = cannot_run(torch.device("cpu"), torch.float32)[request.param]
     if reasons:
         pytest.skip(f"{request.param}: {'; '.join(reasons)}")
     return request.param

@@ -17,7 +17,7 @@ import futurefill_kernels as ff
 from futurefill_kernels.cli.corpus import standard_library
 from futurefill_kernels.cli.evaluate import _bits, parallel_bits, windows
 from futurefill_kernels.decoding.model_cache import DecodingCache
-from futurefill_kernels.implementations.select import reasons_against
+from futurefill_kernels.implementations.select import cannot_run
 from futurefill_kernels.nn.filters import LongFilter
 from futurefill_kernels.nn.language_model import LanguageModel
 
@@ -59,7 +59,7 @@ def _over_position(args: argparse.Namespace, batch: int, channels: int, length: 
         inputs = u.to(dtype)  # the rounded input is the input; the error is the method's
         expected = ff.causal_conv(inputs.permute(1, 2, 0).double(), h.double())
         expected = expected.permute(2, 0, 1)  # (N, B, D)
-        reasons = reasons_against(torch.device("cpu"), dtype)
+        reasons = cannot_run(torch.device("cpu"), dtype)
         runs = [name for name, against in reasons.items() if not against]
         for impl in runs if args.impl == "auto" else [args.impl]:
             for name, plan in plans.items():

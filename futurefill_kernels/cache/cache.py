@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +19,9 @@ from ..checks import (
     row_indices,
     valid_lengths,
 )
-from ..implementations.select import SlicedImplementation, resolve
+from ..implementations.select import check_plan, resolve
 from ..plan import Level, Plan
+from ..planning.capabilities import Capabilities
 from ..planning.make_plan import make_plan
 from ..planning.memory import check_memory
 from ..state.tensors import allocate, copy_rows, from_tiles, state_nbytes, to_tiles
@@ -100,7 +101,7 @@ class FutureFillCache:
                 dtype=self.dtype,
                 device=self.device,
                 filter_length=longest,
-                impl=implementation.name,
+                impl=implementation.capabilities.name,
                 spectra_dtype=spectra_dtype,
             )
         elif plan.length != max_new_tokens:
@@ -108,9 +109,8 @@ class FutureFillCache:
                 f"expected a plan of length max_new_tokens = {max_new_tokens}, got {plan.length}"
             )
         self.plan = dataclasses.replace(plan, filter_length=longest)
-        self._implementation = resolve(
-            implementation.name, self.device, self.dtype, self.plan, spectra_dtype
-        )
+        check_plan(implementation, self.device, self.dtype, self.plan)
+        self._implementation = implementation
         if fill_stream is not None and self.device.type != "cuda":
             raise ValueError(f"fill_stream needs a CUDA device, the stream's is {self.device}")
         self._fill_stream, self._fill_running, self._capturing = fill_stream, False, False
@@ -150,7 +150,12 @@ class FutureFillCache:
     @property
     def impl(self) -> str:
         """Name of the implementation that runs."""
-        return self._implementation.name
+        return self._implementation.capabilities.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the implementation that runs can do."""
+        return self._implementation.capabilities
 
     @property
     def positions(self) -> Tensor:
@@ -436,7 +441,7 @@ class FutureFillCache:
             for b in row_list:
                 if b >= 0:
                     positions[b] += 1
-        if not self._implementation.fuses_fill:
+        if not self._implementation.capabilities.fuses_fill:
             self._fill_what_is_due(row_list)
 
     def _fill_what_is_due(self, row_list: list[int] | None) -> None:
@@ -459,8 +464,7 @@ class FutureFillCache:
 
     def _fill(self, level: Level, share: int, rows: Tensor | None) -> None:
         if level.steps:
-            sliced = cast(SlicedImplementation, self._implementation)
-            sliced.fill_slices(self._state, level, rows, share, share + 1)
+            self._implementation.fill_share(self._state, level, rows, share, share + 1)
         else:
             self._implementation.fill(self._state, level, rows)
 

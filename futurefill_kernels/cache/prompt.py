@@ -6,13 +6,12 @@ These are functions of a StreamState; FutureFillCache checks arguments and keeps
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from ..implementations.gpu_prompt_by_fft import Inputs, Outputs, prompt_by_fft
-from ..implementations.select import Implementation, PromptImplementation, SlicedImplementation
+from ..implementations.base import Implementation, PromptKernels
+from ..implementations.gpu_prompt_by_fft import prompt_by_fft
 from ..plan import Level
 from ..state.convolve import fast_conv_range
 from ..state.tensors import StreamState, from_tiles, to_tiles
@@ -43,9 +42,7 @@ def tokens(
     groups: dict[int | None, list[int]] = {}
     for r, row in enumerate(rows):
         groups.setdefault(None if row in open_prompts else positions[row], []).append(r)
-    kernels = None
-    if hasattr(implementation, "prompt_kernels"):
-        kernels = cast(PromptImplementation, implementation).prompt_kernels()
+    kernels = implementation.prompt_kernels()
     for position, members in groups.items():
         if position is None and kernels is not None:
             for part in _runs(members):
@@ -79,7 +76,7 @@ def _runs(members: list[int]) -> list[list[int]]:
 
 
 def _prompt_between_kernels(
-    kernels: tuple[Inputs, Outputs],
+    kernels: PromptKernels,
     state: StreamState,
     open_prompts: OpenPrompts,
     h: Tensor,
@@ -219,9 +216,7 @@ def replay(
                 if steps is None:
                     implementation.fill(state, level, index)
                 else:
-                    cast(SlicedImplementation, implementation).fill_slices(
-                        state, level, index, 0, steps
-                    )
+                    implementation.fill_share(state, level, index, 0, steps)
                 start = boundary + level.late
                 stop = min(start + level.block, position)
                 if stop > start:

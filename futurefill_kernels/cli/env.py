@@ -9,7 +9,7 @@ import torch
 
 from .. import native
 from .._version import __version__
-from ..implementations.select import reasons_against
+from ..implementations.select import cannot_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,6 @@ def report() -> str:
         lines.append(f"CUDA kernels: {native.cuda_architectures()}")
     for device in devices:
         lines.append(f"implementations on {device}, the first that is available is 'auto':")
-        for name, reasons in reasons_against(device, torch.float32).items():
+        for name, reasons in cannot_run(device, torch.float32).items():
             lines.append(f"  {name:<10} {'; '.join(reasons) if reasons else 'available'}")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import argparse
 import torch
 
 from ..plan import Plan
-from ..planning import gpu_cost
+from ..planning.capabilities import on_gpus
 from ..planning.device import DeviceInfo
 from ..planning.make_plan import OBJECTIVES, make_plan
 from . import plan_table
@@ -27,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table", action="store_true", help="a Markdown page of choices for GPUs (--device)"
     )
-    parser.add_argument(
-        "--impl", default="auto", choices=("auto", *gpu_cost.LARGEST_FUSED), help="on a GPU"
-    )
+    parser.add_argument("--impl", default="auto", choices=("auto", *on_gpus()), help="on a GPU")
     parser.add_argument(
         "--bf16-spectra", action="store_true", help="filter spectra on a GPU in bfloat16"
     )

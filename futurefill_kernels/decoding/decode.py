@@ -118,7 +118,7 @@ def _decode_model(
     if loop.steps == 0:
         return new
     cache = DecodingCache(model, batch, loop.steps, **loop.options)
-    reasons = graphs.reasons_against(cache, ids)
+    reasons = graphs.cannot_capture(cache, ids)
     if loop.cuda_graph and reasons:
         raise RuntimeError("the step cannot be captured: " + "; ".join(reasons))
     capture = not reasons if loop.cuda_graph is None else loop.cuda_graph

@@ -11,24 +11,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..planning.capabilities import CAPABILITIES
 from .model_cache import DecodingCache
-
-#: Implementations whose step reads and advances positions on the device.
-CAPTURABLE = ("triton", "cuda")
 
 #: capture(call) -> replay; `replay` repeats on the device what `call` launched
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
-def reasons_against(cache: DecodingCache, ids: Tensor) -> list[str]:
+def cannot_capture(cache: DecodingCache, ids: Tensor) -> list[str]:
     """Why a step of this cache cannot be captured; empty when it can."""
     reasons = []
     if ids.device.type != "cuda":
         reasons.append(f"CUDA graphs need a CUDA device, the ids are on {ids.device}")
-    if cache.impl not in CAPTURABLE:
+    if not cache.capabilities.capturable:
+        able = ", ".join(name for name, c in CAPABILITIES.items() if c.capturable)
         reasons.append(
             f"impl={cache.impl!r} reads positions on the host, which would be baked into the "
-            f"graph; expected one of {CAPTURABLE}"
+            f"graph; expected one of {able}"
         )
     return reasons
 
@@ -46,7 +45,7 @@ class GraphedStep:
         self, model: nn.Module, cache: DecodingCache, ids: Tensor, capture: Capture | None = None
     ) -> None:
         if capture is None:
-            reasons = reasons_against(cache, ids)
+            reasons = cannot_capture(cache, ids)
             if reasons:
                 raise RuntimeError("the step cannot be captured: " + "; ".join(reasons))
         if not cache.stepped:

@@ -14,8 +14,9 @@ from ..checks import Rows, refuse_grad, row_indices, valid_lengths
 from ..nn.filters import LongFilter
 from ..nn.language_model import LanguageModel
 from ..nn.short_conv import ShortConv, ShortConvState
-from ..nn.token.cpu import FusedToken, reasons_against
+from ..nn.token.cpu import FusedToken, cannot_fuse
 from ..plan import Plan
+from ..planning.capabilities import Capabilities
 
 
 class DecodingCache:
@@ -77,7 +78,7 @@ class DecodingCache:
         self._seen = torch.zeros(batch_size, dtype=torch.int64)
         self._all_seen = False
         #: Why tokens take one call per layer; empty when they are fused.
-        self.not_fused = ["fused=False"] if not fused else reasons_against(model, self._streams)
+        self.not_fused = ["fused=False"] if not fused else cannot_fuse(model, self._streams)
         self._fused: FusedToken | None = None
         if not self.not_fused and isinstance(model, LanguageModel):
             self._fused = FusedToken(model, batch_size, self._place, self._short)
@@ -96,6 +97,11 @@ class DecodingCache:
     def impl(self) -> str:
         """Name of the implementation that runs."""
         return self._streams[0].impl
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the implementation that runs can do."""
+        return self._streams[0].capabilities
 
     @property
     def nbytes(self) -> int:

@@ -9,18 +9,19 @@ from torch import Tensor
 
 from .. import native
 from ..plan import Level, Plan
+from ..planning.capabilities import CAPABILITIES
 from ..state.spectra import filter_spectra
 from ..state.tensors import Layout, Step, StreamState, tile_filters
+from .base import PromptKernels
 
-name = "cpu"
-fuses_fill = True
+capabilities = CAPABILITIES["cpu"]
 
 #: Largest block done as a direct product with the taps: on Zen 2, 1.0 ns per token and channel at
 #: 32, where the transform of 64 takes 1.2 (python -m bench fill).
 DIRECT_BLOCK = 32
 
 
-def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
+def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
     """Why the engine cannot run: not built, or not a CPU."""
     reasons = []
     if device.type != "cpu":
@@ -58,7 +59,8 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
     """
     assert plan.filter_length is not None
     spectra = filter_spectra(h, plan, dtype)
-    for level, (_, start) in zip(plan.levels, plan.spectra_offsets(), strict=True):
+    for level in plan.levels:
+        start = level.spectra_offset
         if layout.is_direct(level):
             rows = spectra[start : start + level.n_spectra * level.transform].flatten(0, 1)
             used = min((level.n_spectra + 1) * level.block, h.shape[1], plan.filter_length)
@@ -139,8 +141,7 @@ def make_step(state: StreamState) -> Step:
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     """One level's future fill of all layers."""
     if not level.plain:
-        return fill_slices(state, level, rows, 0, max(level.steps, 1))
-    kept_offset, spectra_offset = state.plan.spectra_offsets()[level.index]
+        return fill_share(state, level, rows, 0, max(level.steps, 1))
     torch.ops.futurefill_kernels.future_fill(
         state.ring,
         state.kept,
@@ -151,15 +152,13 @@ def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
         level.block,
         level.radix,
         level.n_spectra,
-        kept_offset,
-        spectra_offset,
+        level.kept_offset,
+        level.spectra_offset,
         state.layout.is_direct(level),
     )
 
 
-def fill_slices(
-    state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
-) -> None:
+def fill_share(state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int) -> None:
     """Of one firing of a level with slack, the shares of steps ``begin .. end-1``."""
     index = state.plan.slack_levels.index(level)
     torch.ops.futurefill_kernels.sliced_fill(
@@ -174,3 +173,8 @@ def fill_slices(
         begin,
         end,
     )
+
+
+def prompt_kernels() -> PromptKernels | None:
+    """None: torch does all of a prompt."""
+    return None

@@ -12,34 +12,31 @@ from torch import Tensor
 
 from .. import native
 from ..plan import Level, Plan
+from ..planning.capabilities import CAPABILITIES
 from ..state import gpu_layout
 from ..state.gpu_layout import make_layout, share_channels
 from ..state.tensors import Layout, Step, StreamState
+from .base import PromptKernels
 from .gpu_fill_by_fft import fill_by_fft
-from .gpu_prompt_by_fft import Inputs, Outputs
 
 __all__ = [
+    "cannot_run",
+    "capabilities",
     "fill",
-    "fill_slices",
-    "fuses_fill",
+    "fill_share",
     "make_layout",
     "make_spectra",
     "make_step",
-    "name",
     "prompt_kernels",
-    "unavailable",
 ]
 
-name = "cuda"
-fuses_fill = False
+capabilities = CAPABILITIES["cuda"]
 
-#: Largest block whose transform one thread block holds (csrc/cuda/fill_config.h).
-MAX_BLOCK = 8192
 #: block -> (units, channels per unit) whose spectra lie unit by unit (csrc/cuda/fill_config.h)
 INTERLEAVED = {4096: (2, 4), 8192: (4, 2)}
 
 
-def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
+def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
     """Why the kernels cannot run: device, build, architecture or dtype."""
     reasons = []
     if device.type != "cuda":
@@ -85,7 +82,8 @@ def _architecture_reason(device: torch.device) -> str | None:
 def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
     """Filter spectra as in gpu_layout, those of large blocks unit by unit."""
     spectra = gpu_layout.make_spectra(h, plan, layout, dtype)
-    for level, (_, start) in zip(plan.levels, plan.spectra_offsets(), strict=True):
+    for level in plan.levels:
+        start = level.spectra_offset
         if level.block not in INTERLEAVED or level.block != level.transform:
             continue
         units, channels = INTERLEAVED[level.block]
@@ -122,9 +120,7 @@ def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     _fill_channels(state, level, rows, 0, state.layout.lanes)
 
 
-def fill_slices(
-    state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
-) -> None:
+def fill_share(state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int) -> None:
     """Of one firing of a level with slack, the shares of steps ``begin .. end-1``: the same launch
     for a part of the channels.
     """
@@ -137,10 +133,10 @@ def _fill_channels(
     if first == last:
         return
     ops, length = torch.ops.futurefill_kernels, state.plan.length
-    offsets = state.plan.spectra_offsets()[level.index]
     shared = state.layout.channels // state.layout.groups
+    offsets = (level.kept_offset, level.spectra_offset)
     numbers = (length, level.block, level.radix, level.n_spectra, *offsets)
-    if level.block == level.transform <= MAX_BLOCK:
+    if level.block == level.transform <= capabilities.largest_fused:
         tensors = (state.ring, state.kept, state.spectra, state.positions, rows)
         if level.plain:
             ops.future_fill(*tensors, *numbers, False, shared)
@@ -157,7 +153,7 @@ def _fill_channels(
     fill_by_fft(state.ring, state.positions, rows, level, length, first, last, products)
 
 
-def prompt_kernels() -> tuple[Inputs, Outputs]:
+def prompt_kernels() -> PromptKernels:
     """The ops before and after a prompt's transforms."""
     ops = torch.ops.futurefill_kernels
-    return ops.prefill_inputs, ops.prefill_outputs
+    return PromptKernels(ops.prefill_inputs, ops.prefill_outputs)

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from ..plan import Level, Plan
+from ..planning.capabilities import CAPABILITIES
 from ..state.convolve import conv_range
 from ..state.tensors import Layout, Step, StreamState
+from .base import PromptKernels
 
-name = "reference"
-fuses_fill = False
+capabilities = CAPABILITIES["reference"]
 
 
-def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
+def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
     """Nothing speaks against plain torch."""
     return []
 
@@ -96,11 +97,14 @@ def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
             slots[first:stop] += added[0].mT
 
 
-def fill_slices(
-    state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
-) -> None:
+def fill_share(state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int) -> None:
     """Of one firing of a level with slack, the shares of steps ``begin .. end-1``: all of it in the
     first one.
     """
     if begin == 0:
         fill(state, level, rows)
+
+
+def prompt_kernels() -> PromptKernels | None:
+    """None: torch does all of a prompt."""
+    return None

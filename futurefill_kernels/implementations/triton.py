@@ -13,18 +13,17 @@ import torch
 from torch import Tensor
 
 from ..plan import Level, Plan
+from ..planning.capabilities import CAPABILITIES
 from ..planning.device import DeviceInfo
 from ..state.gpu_layout import CHANNEL_UNIT, share_channels
 from ..state.gpu_layout import make_layout as make_layout
 from ..state.gpu_layout import make_spectra as make_spectra
 from ..state.tensors import Step, StreamState
 from .triton_kernels import checks
-from .triton_kernels.checks import IO_DTYPES, SPECTRA_DTYPES, check_state, expect
+from .triton_kernels.checks import IO_DTYPES, check_state, expect
 from .triton_kernels.prompt_ops import prompt_kernels as prompt_kernels
 
-name = "triton"
-fuses_fill = False
-spectra_dtypes = SPECTRA_DTYPES
+capabilities = CAPABILITIES["triton"]
 
 SMALLEST_CAPABILITY = (8, 0)
 
@@ -48,7 +47,7 @@ def _missing() -> str | None:
     return None
 
 
-def unavailable(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
+def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
     """Why the kernels cannot run: no Triton, no supported GPU, float64, or too long a stream."""
     reasons = []
     missing = _missing()
@@ -221,9 +220,7 @@ def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     _fill_channels(state, level, rows, 0, state.layout.channels)
 
 
-def fill_slices(
-    state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
-) -> None:
+def fill_share(state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int) -> None:
     """Of one firing of a level with slack, the shares of steps ``begin .. end-1``: the same launch
     for a part of the channels.
     """
@@ -233,7 +230,6 @@ def fill_slices(
 def _fill_channels(
     state: StreamState, level: Level, rows: Tensor | None, first: int, last: int
 ) -> None:
-    kept_offset, spectra_offset = state.plan.spectra_offsets()[level.index]
     torch.ops.futurefill_kernels.triton_future_fill(
         state.ring,
         state.kept,
@@ -243,8 +239,8 @@ def _fill_channels(
         level.block,
         level.radix,
         level.n_spectra,
-        kept_offset,
-        spectra_offset,
+        level.kept_offset,
+        level.spectra_offset,
         state.layout.channels,
         state.layout.groups,
         level.late,

@@ -19,8 +19,6 @@ from ..state.tensors import state_nbytes
 from .device import DeviceInfo
 from .search import Stream, cheapest_block_sizes, level_firings
 
-#: Largest transform that an implementation does in one launch and one pass over memory.
-LARGEST_FUSED = {"triton": 2048, "cuda": 8192}
 #: Launches of a longer fill for each layer: pad and twist, two cuFFT calls of two passes, product,
 #: addition.
 FFT_LAUNCHES = 7
@@ -36,11 +34,6 @@ MEMORY_SHARE = 0.9
 _PRICES = (0.0, 1e-20, 1e-18, 1e-16, 1e-14, 1.0)
 #: Longest stream that may be planned without a fill, as one short-range convolution.
 _LONGEST_BASE = 4096
-
-
-def largest_fused(impl: str) -> int:
-    """Largest transform that is one launch, for "auto" in every GPU implementation."""
-    return LARGEST_FUSED.get(impl, min(LARGEST_FUSED.values()))
 
 
 def fill_bytes(stream: Stream, block: int, products: float, keeps: bool) -> float:

@@ -7,6 +7,7 @@ import torch
 from ..checks import check_dtype, check_spectra_dtype
 from ..plan import Plan
 from . import cpu_cost, gpu_cost
+from .capabilities import largest_fused
 from .device import DeviceInfo
 from .latency import cpu_latency_plan, gpu_latency_plan
 from .search import Stream
@@ -58,7 +59,7 @@ def make_plan(
     itemsize = 8 if dtype == torch.float64 else 4  # of the state
     stream = Stream(
         length, min(taps, length), channels, batch_size, layers, groups, itemsize,
-        check_spectra_dtype(spectra_dtype, dtype).itemsize, gpu_cost.largest_fused(impl),
+        check_spectra_dtype(spectra_dtype, dtype).itemsize, largest_fused(impl),
     )  # fmt: skip
     if objective == "latency":
         if info.kind == "cuda":

@@ -5,32 +5,11 @@ Nothing here touches a device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from .capabilities import CAPABILITIES, on_gpus
 from .device import DeviceInfo
 from .gpu_cost import FFT_LAUNCHES, FFT_PASSES, fill_bytes
 from .search import Stream
 
-
-@dataclass(frozen=True)
-class Counted:
-    """Counts of an implementation's compiled kernels (docs/kernels.md), B=1 and D=1024.
-
-    step_traffic, fill_traffic: 32-byte sectors over compulsory bytes, the most of the table's rows
-    (of a step: in the middle of a block). fill_instructions: per channel and position of the block,
-    the most of the rows up to 2048. largest_fused: largest block of one launch.
-    """
-
-    step_traffic: float
-    fill_traffic: float
-    fill_instructions: float
-    largest_fused: int
-
-
-COUNTED = {
-    "cuda": Counted(1.073, 1.019, 135, 8192),
-    "triton": Counted(1.002, 1.201, 174, 2048),
-}
 #: What costs are compared on: blocks 16, 32, ... of a model of Hyena's shape.
 _STREAM = Stream(65536, 65536, 1024, 1, 24, 1024)
 _FIRST_BLOCK = 16
@@ -38,7 +17,10 @@ _FIRST_BLOCK = 16
 
 def token_seconds(name: str, info: DeviceInfo) -> float:
     """A token of the stream that implementations are compared on, from counts and peak rates."""
-    counted, stream = COUNTED[name], _STREAM
+    record, stream = CAPABILITIES[name], _STREAM
+    counted = record.counted
+    if counted is None:
+        raise ValueError(f"no kernels of {name!r} are counted; expected one of {on_gpus()}")
     channels = stream.layers * stream.channels
     # taps and inputs of half a block, u, y and the slot read and written
     step = counted.step_traffic * 4 * channels * (_FIRST_BLOCK + 4)
@@ -46,7 +28,7 @@ def token_seconds(name: str, info: DeviceInfo) -> float:
     block = _FIRST_BLOCK
     while block < stream.length:
         moved, launches = counted.fill_traffic * fill_bytes(stream, block, 1, False), 1
-        if block > counted.largest_fused:
+        if block > record.largest_fused:
             moved += FFT_PASSES * 8 * block * channels
             launches = FFT_LAUNCHES * stream.layers
         # a peak rate counts a multiply-add as two operations, an instruction
@@ -60,7 +42,7 @@ def token_seconds(name: str, info: DeviceInfo) -> float:
 def order(info: DeviceInfo) -> list[str]:
     """Names, fastest first: as measured on the device, those not measured by their counts."""
     measured = dict(info.implementation_seconds)
-    counted = sorted(COUNTED, key=lambda name: token_seconds(name, info))
-    if not all(name in measured for name in COUNTED):
+    counted = sorted(on_gpus(), key=lambda name: token_seconds(name, info))
+    if not all(name in measured for name in on_gpus()):
         return counted
-    return sorted(COUNTED, key=lambda name: measured[name])
+    return sorted(on_gpus(), key=lambda name: measured[name])

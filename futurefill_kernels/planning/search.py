@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
+from .capabilities import largest_fused
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -24,7 +26,7 @@ class Stream:
     groups: int
     itemsize: int = 4
     spectra_itemsize: int = 4
-    largest_fused: int = 2048
+    largest_fused: int = largest_fused("auto")
 
     @property
     def rows_per_filter(self) -> float:

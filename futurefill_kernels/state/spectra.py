@@ -76,7 +76,8 @@ def filter_spectra(h: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
     h = h.detach().to(device="cpu", dtype=torch.float64)[:, : plan.filter_length]
     rows = sum(level.n_spectra * level.transform for level in plan.levels)
     out = torch.empty(rows, 2, h.shape[0], dtype=dtype)
-    for level, (_, start) in zip(plan.levels, plan.spectra_offsets(), strict=True):
+    for level in plan.levels:
+        start = level.spectra_offset
         # 32 MiB of complex128 at a time
         group = max(1, (1 << 21) // (level.n_spectra * level.transform))
         for g in range(0, h.shape[0], group):

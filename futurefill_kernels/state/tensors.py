@@ -205,7 +205,8 @@ def allocate(
         pad = layout.tiles * layout.lanes - layout.channels
         skip = torch.nn.functional.pad(skip, (0, pad)).contiguous()
     levels, slack_levels, work_rows = [], [], 0
-    for level, offsets in zip(plan.levels, plan.spectra_offsets(), strict=True):
+    for level in plan.levels:
+        offsets = (level.kept_offset, level.spectra_offset)
         n_spectra = level.n_spectra if level.plain else 0
         levels.append((level.block, level.radix, n_spectra, *offsets, layout.is_direct(level)))
         if not level.plain:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import futurefill_kernels as ff
 from futurefill_kernels import FutureFillCache, Plan
-from futurefill_kernels.implementations.select import IMPLEMENTATIONS, reasons_against
+from futurefill_kernels.implementations.select import IMPLEMENTATIONS, cannot_run
 from futurefill_kernels.state.tensors import state_nbytes
 from tests.oracles import TOLERANCE, relative_error
 
@@ -95,7 +95,7 @@ class Stream:
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_split_is_the_parallel_convolution(name, data):
-    if reasons_against(torch.device("cpu"), torch.float64)[name]:
+    if cannot_run(torch.device("cpu"), torch.float64)[name]:
         pytest.skip(f"{name} does not run here in float64")
     draw = data.draw
     length, prompt = draw(st.sampled_from([1, 5, 17, 40, 97])), draw(st.sampled_from([0, 1, 7, 50]))
@@ -246,7 +246,7 @@ def test_state_moves_between_implementations():
     stream = Stream(6, batch=2, channels=8, groups=2, layers=1, taps=64, total=64)
     names = [
         name
-        for name, reasons in reasons_against(torch.device("cpu"), torch.float64).items()
+        for name, reasons in cannot_run(torch.device("cpu"), torch.float64).items()
         if not reasons
     ]
     caches = {name: stream.cache(64, (4, 16), name) for name in names}

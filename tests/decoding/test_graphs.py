@@ -14,6 +14,7 @@ from futurefill_kernels.decoding.graphs import GraphedStep
 from futurefill_kernels.decoding.model_cache import DecodingCache
 from futurefill_kernels.implementations import reference, select
 from futurefill_kernels.nn.language_model import LanguageModel, LanguageModelConfig
+from futurefill_kernels.planning.capabilities import Capabilities
 
 
 class Recorder:
@@ -21,8 +22,8 @@ class Recorder:
 
     def __init__(self, launches):
         self.launches = launches
-        self.name, self.fuses_fill = "recorder", False
-        self.unavailable = lambda device, dtype, plan: []
+        self.capabilities = Capabilities("recorder", "any")
+        self.cannot_run = lambda device, dtype, plan: []
         self.make_layout, self.make_spectra = reference.make_layout, reference.make_spectra
 
     def make_step(self, state):
@@ -37,6 +38,12 @@ class Recorder:
     def fill(self, state, level, rows):
         self.launches.append(("fill", level.block))
         reference.fill(state, level, rows)
+
+    def fill_share(self, state, level, rows, begin, end):
+        reference.fill_share(state, level, rows, begin, end)
+
+    def prompt_kernels(self):
+        return None
 
 
 @pytest.fixture
@@ -109,7 +116,7 @@ def test_launches_per_token_of_24_layers(launches):
         for layer in range(24):
             cache.step(torch.randn(2, 8), layer)
         assert launches[:24] == [("step", layer) for layer in range(24)]
-        due = plan.level_at(t)
+        due = next(iter(plan.levels_at(t)), None)
         assert launches[24:] == ([] if due is None else [("fill", plan.levels[due].block)])
 
 

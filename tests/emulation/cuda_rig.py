@@ -276,7 +276,7 @@ def run_fill(
     ring, kept, spectra, layout = state.ring, state.kept, state.spectra, state.layout
     layers, batch = ring.shape[:2]
     first, last = channels or (0, layout.channels)
-    kept_offset, spectra_offset = state.plan.spectra_offsets()[level.index]
+    kept_offset, spectra_offset = level.kept_offset, level.spectra_offset
     shape = FillShape(
         ring.stride(0),
         ring.stride(1),
@@ -338,7 +338,7 @@ def run_products(
 ) -> Any:
     """Spectrum products of one layer, as ``launch_spectrum_products`` launches them."""
     kept, spectra, layout = state.kept[layer], state.spectra[layer], state.layout
-    kept_offset, spectra_offset = state.plan.spectra_offsets()[level.index]
+    kept_offset, spectra_offset = level.kept_offset, level.spectra_offset
     transform, width = values.shape[1:3]
     shape = ProductShape(
         kept.stride(0),

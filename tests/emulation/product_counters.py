@@ -28,7 +28,7 @@ def count_products(
     """Counters of firing ``case.index`` on random spectra. state: of plan_of(case)."""
     level, generator = state.plan.levels[0], torch.Generator().manual_seed(2)
     order, rows = tree_order(case.transform), torch.arange(case.batch)
-    _, offset = state.plan.spectra_offsets()[0]
+    offset = state.plan.levels[0].spectra_offset
     # (K, 1, n, D) in tree order
     filters = state.spectra[0, 0, offset : offset + level.n_spectra * case.transform]
     h = filters.view(level.n_spectra, 1, case.transform, 2, -1)[..., : case.channels]

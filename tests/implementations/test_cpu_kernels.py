@@ -62,7 +62,8 @@ def make_state(h, plan, batch, channels, dtype, direct_below=0, slots=None, skip
     h = torch.nn.functional.pad(h, (0, max(0, 2 * plan.length - h.shape[-1])))
     spectra, levels, kept_offset = [], [], 0
     offset = 0
-    for level, (_, start) in zip(plan.levels, plan.spectra_offsets(), strict=True):
+    for level in plan.levels:
+        start = level.spectra_offset
         direct = level.block < direct_below
         if direct:
             n_taps = (level.n_spectra + 1) * level.block
@@ -251,7 +252,7 @@ def test_ops_of_a_step_one_by_one():
                 *(layer, layer == 1),
             )
             assert torch.equal(y, y1)
-        level = plan.level_at(t)
+        level = next(iter(plan.levels_at(t)), None)
         if level is not None:
             block, radix, k, kept, spectra, _ = single.levels[level].tolist()
             OPS.future_fill(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from functools import partial
@@ -14,6 +15,7 @@ import futurefill_kernels as ff
 from futurefill_kernels import native
 from futurefill_kernels.cli import check_wheel
 from futurefill_kernels.implementations import cuda, select
+from futurefill_kernels.implementations.base import PromptKernels
 from futurefill_kernels.state.gpu_layout import share_channels
 from tests.emulation import cuda_prompt_rig, cuda_rig
 from tests.implementations.prompt_cases import check_prompts
@@ -25,11 +27,11 @@ NOT_EMULATED = cuda_rig.unavailable_reason()
 
 def test_reasons_name_what_stands_against():
     plan = ff.Plan(100_000, (24, 48, 16_416))
-    reasons = cuda.unavailable(torch.device("cpu"), torch.float64, plan)
+    reasons = cuda.cannot_run(torch.device("cpu"), torch.float64, plan)
     assert "runs on CUDA devices, not on cpu" in reasons
     assert "computes in float32, not in float64" in reasons
     assert not any("block" in reason for reason in reasons)
-    assert cuda.unavailable(torch.device("cpu"), torch.float32, ff.Plan(64, (16, 32)))[1:] in (
+    assert cuda.cannot_run(torch.device("cpu"), torch.float32, ff.Plan(64, (16, 32)))[1:] in (
         [],
         [NOT_BUILT],
     )
@@ -115,11 +117,11 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     def fill(state, level, rows):
         launches.append(f"fill {level.block}")
-        fused = level.block == level.transform <= cuda.MAX_BLOCK
+        fused = level.block == level.transform <= cuda.capabilities.largest_fused
         run = cuda_rig.run_fill if fused else cuda_rig.run_fill_by_fft
         run(state, level, rows, checks=False)
 
-    def fill_slices(state, level, rows, begin, end):
+    def fill_share(state, level, rows, begin, end):
         first, last = share_channels(state.layout, level, begin, end)
         if first < last:
             launches.append(f"share {level.block}")
@@ -128,17 +130,16 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     def prompt_kernels():
         launches.append("prompt")
         kernels = cuda_prompt_rig.run_inputs, cuda_prompt_rig.run_outputs
-        return tuple(partial(kernel, checks=False) for kernel in kernels)
+        return PromptKernels(*(partial(kernel, checks=False) for kernel in kernels))
 
     implementation = SimpleNamespace(
-        name="emulated",
-        fuses_fill=cuda.fuses_fill,
-        unavailable=lambda device, dtype, plan: [],
+        capabilities=dataclasses.replace(cuda.capabilities, name="emulated"),
+        cannot_run=lambda device, dtype, plan: [],
         make_layout=cuda.make_layout,
         make_spectra=cuda.make_spectra,
         make_step=make_step,
         fill=fill,
-        fill_slices=fill_slices,
+        fill_share=fill_share,
         prompt_kernels=prompt_kernels,
         launches=launches,
     )
@@ -218,6 +219,6 @@ def test_launches_per_token(emulated):
         emulated.launches.clear()
         for layer in range(layers):
             cache.step(torch.randn(1, 2), layer)
-        level = plan.level_at(t)
+        level = next(iter(plan.levels_at(t)), None)
         fills = [] if level is None else [f"fill {plan.levels[level].block}"]
         assert emulated.launches == ["step"] * layers + fills

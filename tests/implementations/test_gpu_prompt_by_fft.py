@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from futurefill_kernels import FutureFillCache, Plan, causal_conv
 from futurefill_kernels.implementations import gpu_prompt_by_fft, reference, select
+from futurefill_kernels.implementations.base import PromptKernels
 from tests.implementations.prompt_cases import (
     DTYPES,
     INPUTS,
@@ -70,9 +71,8 @@ def widths(monkeypatch):
         seen.append(tuple(z.shape[:2]))
         plain_outputs(z, *others)
 
-    implementation = SimpleNamespace(
-        **vars(reference), prompt_kernels=lambda: (plain_inputs, outputs)
-    )
+    kernels = PromptKernels(plain_inputs, outputs)
+    implementation = SimpleNamespace(**vars(reference) | {"prompt_kernels": lambda: kernels})
     monkeypatch.setitem(select.IMPLEMENTATIONS, "prompted", implementation)
     return seen
 

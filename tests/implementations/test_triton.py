@@ -85,8 +85,8 @@ def test_ragged_blocks_have_a_lower_limit():
 @needs_triton
 def test_refusals_have_reasons():
     cpu, plan = torch.device("cpu"), Plan(1 << 31, (16,))
-    assert triton.unavailable(cpu, torch.float32, None) == ["runs on a CUDA device, not on cpu"]
-    reasons = triton.unavailable(cpu, torch.float64, plan)
+    assert triton.cannot_run(cpu, torch.float32, None) == ["runs on a CUDA device, not on cpu"]
+    reasons = triton.cannot_run(cpu, torch.float64, plan)
     assert reasons[1:] == [
         "computes in float32, not in float64",
         f"holds positions in 31 bits, the plan's length is {1 << 31}",
@@ -97,13 +97,13 @@ def test_refusals_have_reasons():
 
 def test_an_old_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    reasons = triton.unavailable(torch.device("cuda", 0), torch.float32, None)
+    reasons = triton.cannot_run(torch.device("cuda", 0), torch.float32, None)
     assert reasons[-1] == "needs compute capability 8.0 or newer, cuda:0 has 7.5"
 
 
 def test_without_triton_it_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    reasons = triton.unavailable(torch.device("cpu"), torch.float32, None)
+    reasons = triton.cannot_run(torch.device("cpu"), torch.float32, None)
     assert reasons[0] == "Triton is not installed; pip install 'futurefill_kernels[gpu]'"
 
 

@@ -14,6 +14,7 @@ from futurefill_kernels import DeviceInfo, Plan, make_plan
 from futurefill_kernels.__main__ import main
 from futurefill_kernels.cli.plan_table import blocks_text
 from futurefill_kernels.planning import gpu_cost
+from futurefill_kernels.planning.capabilities import largest_fused, on_gpus
 from futurefill_kernels.planning.search import Stream, level_firings
 from futurefill_kernels.state.gpu_layout import make_layout, make_spectra
 from futurefill_kernels.state.tensors import allocate
@@ -158,7 +159,8 @@ def test_blocks_of_one_launch_differ_between_implementations():
     assert plans["auto"] == plans["triton"]
     assert blocks_text(plans["triton"].block_sizes) == "16 .. 2048, 16384"
     assert 8192 in plans["cuda"].block_sizes
-    for impl, largest in gpu_cost.LARGEST_FUSED.items():
+    for impl in on_gpus():
+        largest = largest_fused(impl)
         stream = Stream(65536, 65536, 1024, 1, 24, 1024, largest_fused=largest)
         below, above = (
             gpu_cost.fill_seconds(stream, info, block, 1, False) for block in (largest, 2 * largest)

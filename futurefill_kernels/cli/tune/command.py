@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ... import native
 from ...implementations import cpu
 from ...plan import Plan
-from ...planning import order
+from ...planning.capabilities import on_gpus
 from ...planning.cpu_cost import TIERS, WORK
 from ...planning.device import DeviceInfo, processor, second_level_cache
 from ...planning.rates import mode, save
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
         rates = dict(measure_gpu(device))
         for key, value in rates.items():
             print(f"{key:<24} {value:.4g} (until now {getattr(info, key):.4g})")
-        measured = measure_implementations(device, order.COUNTED)
+        measured = measure_implementations(device, on_gpus())
         for impl, seconds in measured:
             print(f"{impl:<24} {1e6 * seconds:.4g} us per token of 8 layers, 1024 channels")
         rates["implementation_seconds"] = measured

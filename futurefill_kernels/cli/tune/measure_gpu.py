@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 
 from ...cache.cache import FutureFillCache
-from ...implementations.select import reasons_against
+from ...implementations.select import cannot_run
 
 REPEATS = 3
 
@@ -25,7 +25,7 @@ def measure_implementations(
 
     The same plan for all, interleaved, the fastest of three repeats after one that compiles.
     """
-    reasons = reasons_against(device, torch.float32)
+    reasons = cannot_run(device, torch.float32)
     torch.manual_seed(0)
     filters = [torch.randn(channels, tokens, device=device) / tokens for _ in range(layers)]
     caches = {

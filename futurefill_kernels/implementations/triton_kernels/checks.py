@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ...checks import names
+from ...planning.capabilities import CAPABILITIES
 
 #: dtypes of the state's filter spectra beside float32
-SPECTRA_DTYPES = (torch.bfloat16,)
+SPECTRA_DTYPES = CAPABILITIES["triton"].spectra_dtypes
 IO_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ...planning.capabilities import CAPABILITIES
 from ...planning.device import DeviceInfo
 
 #: Largest transform that one program holds in registers; 4096 spilled in every form tried.
-LARGEST_TRANSFORM = 2048
+LARGEST_TRANSFORM = CAPABILITIES["triton"].largest_fused
 #: Leaves of a tree; longer transforms are done one residue at a time.
 LARGEST_TREE = 256
 #: A sector of float32 values: channels of one warp of a step.

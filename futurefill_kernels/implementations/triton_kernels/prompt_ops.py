@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...checks import names
-from ..gpu_prompt_by_fft import Inputs, Outputs
+from ..base import PromptKernels
 from .checks import IO_DTYPES, check_device, check_indices, expect
 
 _SCHEMAS = {
@@ -122,7 +122,7 @@ for _name, _function in (
     torch.library.register_fake(f"futurefill_kernels::{_name}", _no_output, lib=_library)
 
 
-def prompt_kernels() -> tuple[Inputs, Outputs]:
+def prompt_kernels() -> PromptKernels:
     """The ops before and after a prompt's transforms."""
     ops = torch.ops.futurefill_kernels
-    return ops.triton_prefill_inputs, ops.triton_prefill_outputs
+    return PromptKernels(ops.triton_prefill_inputs, ops.triton_prefill_outputs)

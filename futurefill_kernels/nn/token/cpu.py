@@ -25,7 +25,7 @@ _KNOWN = (
 )
 
 
-def reasons_against(model: nn.Module, streams: list[FutureFillCache]) -> list[str]:
+def cannot_fuse(model: nn.Module, streams: list[FutureFillCache]) -> list[str]:
     """Why tokens of the model take one call per layer; empty when they can be fused."""
     if type(model) is not LanguageModel:
         return [f"{type(model).__name__} is not an ff.nn.LanguageModel"]
@@ -44,7 +44,7 @@ def reasons_against(model: nn.Module, streams: list[FutureFillCache]) -> list[st
 class FusedToken:
     """One token of every row. The model's weights are packed here, once.
 
-    model: as `reasons_against` accepts it. place: the stream and layer of every long filter.
+    model: as `cannot_fuse` accepts it. place: the stream and layer of every long filter.
     short: the state of every short convolution; its rings move into ``scratch``.
     """
 

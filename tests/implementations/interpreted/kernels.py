@@ -215,7 +215,7 @@ def test_opcheck_and_compile():
         return y + 1
 
     level = plan.levels[0]
-    kept_offset, spectra_offset = plan.spectra_offsets()[0]
+    kept_offset, spectra_offset = plan.levels[0].kept_offset, plan.levels[0].spectra_offset
 
     def fill(scale):
         OPS.triton_future_fill(

@@ -1,0 +1,56 @@
+"""What a module offers to implement the two operations of a stream."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..plan import Level, Plan
+from ..planning.capabilities import Capabilities
+from ..state.tensors import Layout, Step, StreamState
+from .gpu_prompt_by_fft import Inputs, Outputs
+
+
+class PromptKernels(NamedTuple):
+    """The two kernels around the transforms of a prompt; see gpu_prompt_by_fft."""
+
+    inputs: Inputs
+    outputs: Outputs
+
+
+class Implementation(Protocol):
+    """The contract; ``reference`` is its plainest example."""
+
+    capabilities: Capabilities
+
+    def cannot_run(self, device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
+        """Reasons why it cannot run, one sentence each; empty when it can."""
+        ...
+
+    def make_layout(self, channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
+        """How channels and time are stored."""
+        ...
+
+    def make_spectra(self, h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
+        """One layer's prepared filters from taps h (layout.groups, L)."""
+        ...
+
+    def make_step(self, state: StreamState) -> Step:
+        """The function for one token of one layer; see reference.make_step."""
+        ...
+
+    def fill(self, state: StreamState, level: Level, rows: Tensor | None) -> None:
+        """One level's future fill of all layers; see reference.fill."""
+        ...
+
+    def fill_share(
+        self, state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
+    ) -> None:
+        """Of one firing of a level with slack, the shares of steps ``begin .. end-1``."""
+        ...
+
+    def prompt_kernels(self) -> PromptKernels | None:
+        """Its kernels around the transforms of a prompt, or None where torch does all of it."""
+        ...
