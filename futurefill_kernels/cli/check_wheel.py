@@ -1,4 +1,4 @@
-"""``python -m futurefill_kernels.cli.check_wheel``: what the installed library holds.
+"""``python -m futurefill_kernels check-wheel``: what the installed library holds.
 
 Checks that the ops are registered for the CPU and CUDA keys, and with cuobjdump (from the PATH, a
 CUDA toolkit or Triton's wheel) that the library has code for every architecture it claims.
@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -85,22 +84,18 @@ def problems(architectures: set[int]) -> list[str]:
     return missing
 
 
-def main() -> None:
-    """Exits with 1 and the list of what is missing."""
-    parser = argparse.ArgumentParser(
-        prog="python -m futurefill_kernels.cli.check_wheel", description=__doc__
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``check-wheel``."""
     parser.add_argument(
         "--architectures",
         default=DEFAULT_ARCHITECTURES,
-        help="comma-separated architectures that must be there (default: %(default)s)",
+        help="comma-separated architectures that must be there",
     )
-    wanted = {int(a) for a in parser.parse_args().architectures.split(",") if a}
-    missing = problems(wanted)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what is there, "complete" last. Raises RuntimeError with what is missing."""
+    missing = problems({int(a) for a in args.architectures.split(",") if a})
     if missing:
-        sys.exit("missing: " + "; ".join(missing))
+        raise RuntimeError("missing: " + "; ".join(missing))
     print("complete")
-
-
-if __name__ == "__main__":
-    main()

@@ -54,22 +54,24 @@ def run(args: argparse.Namespace) -> None:
     model = load_model(args.weights)
     prompt = torch.tensor([list(args.prompt.encode())], dtype=torch.int64)
 
-    stream = Stream(sys.stdout)
+    printer = TextPrinter(sys.stdout)
     sys.stdout.write(args.prompt)
-    ids = decode(model, prompt, args.tokens, sampler=sampler, impl=args.impl, callback=stream)
-    stream.close()
-    report("FutureFill", prompt, stream)
+    ids = decode(model, prompt, args.tokens, sampler=sampler, impl=args.impl, callback=printer)
+    printer.close()
+    report("FutureFill", prompt, printer)
     if args.compare:
-        compare(model, prompt, ids, stream, args.impl)
+        compare(model, prompt, ids, printer, args.impl)
 
 
-def compare(model: LanguageModel, prompt: Tensor, ids: Tensor, fast: Stream, impl: str) -> None:
+def compare(
+    model: LanguageModel, prompt: Tensor, ids: Tensor, fast: TextPrinter, impl: str
+) -> None:
     """Repeat a greedy generation with the naive cache, O(t) per token, and report the ratio.
 
     ids: (1, N) that `fast` timed. Raises RuntimeError when the tokens differ.
     """
     tokens = ids.shape[1]
-    naive = Stream()
+    naive = TextPrinter()
     # one block as long as the stream: no future fill, every token sums over all earlier ones
     repeated = decode(
         model, prompt, tokens, plan=Plan(tokens, (tokens,)), impl=impl, callback=naive
@@ -82,7 +84,7 @@ def compare(model: LanguageModel, prompt: Tensor, ids: Tensor, fast: Stream, imp
     print(f"identical {tokens} tokens; FutureFill is {ratio:.2f} times as fast", file=sys.stderr)
 
 
-class Stream:
+class TextPrinter:
     """Decode callback: writes bytes as text as they come, and keeps the time.
 
     out: where to write, None to only time. Bytes that are not UTF-8 show as replacement characters.
@@ -126,10 +128,10 @@ class Stream:
         return (self._count - 1) / self.seconds if self._count > 1 else float("nan")
 
 
-def report(name: str, prompt: Tensor, stream: Stream) -> None:
+def report(name: str, prompt: Tensor, printer: TextPrinter) -> None:
     """One line on stderr."""
     print(
-        f"{name}: {prompt.shape[1]} prompt tokens and preparation {stream.prefill_seconds:.3f} s, "
-        f"decode {stream.tokens_per_second:.0f} tokens/s ({stream.seconds:.2f} s)",
+        f"{name}: {prompt.shape[1]} prompt tokens and preparation {printer.prefill_seconds:.3f} s, "
+        f"decode {printer.tokens_per_second:.0f} tokens/s ({printer.seconds:.2f} s)",
         file=sys.stderr,
     )

@@ -80,7 +80,8 @@ def test_the_library_is_complete():
         [
             sys.executable,
             "-m",
-            "futurefill_kernels.cli.check_wheel",
+            "futurefill_kernels",
+            "check-wheel",
             "--architectures",
             architectures.replace(" ", ""),
         ],

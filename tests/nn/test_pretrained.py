@@ -157,7 +157,7 @@ def test_generate_refuses(options, message):
 
 
 def test_split_characters_are_put_together(capsys):
-    stream = generate.Stream(__import__("sys").stdout)
+    stream = generate.TextPrinter(__import__("sys").stdout)
     for index, byte in enumerate("é!".encode()):
         stream(torch.tensor([byte]), index)
     stream.close()
