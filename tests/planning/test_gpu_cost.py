@@ -30,7 +30,7 @@ def test_firings_agree_with_the_plan(length, taps, first, steps):
     plan = Plan(length, tuple(sizes), taps)
     stream = Stream(length, plan.filter_length, 8, 1, 1, 8)
     for level in plan.levels:
-        firings, products, _ = plan._level_work(level)
+        firings, products, _ = plan.work(level)
         pairs = level_firings(stream, level.block, level.radix)
         assert sum(count for _, count in pairs) == firings
         assert sum(i * count for i, count in pairs) == pytest.approx(products)
