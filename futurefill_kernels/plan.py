@@ -71,8 +71,8 @@ def transform_length(block: int) -> int:
 
 
 def ramp_sum(count: int, most: int) -> int:
-    """``min(1, most) + ... + min(count, most)``: taps that the first ``count`` steps of a block read
-    of a filter of ``most``, spectrum products of the first firings of a group.
+    """``min(1, most) + ... + min(count, most)``: taps that the first steps of a block read of a
+    filter of ``most`` taps, spectrum products of the first firings of a group.
     """
     ramp = min(count, most)
     return ramp * (ramp + 1) // 2 + (count - ramp) * most
@@ -254,10 +254,10 @@ class Plan:
         ]
         for level in self.levels:
             every = self.length / max(self.firings(level), 1)
+            spectra, kept = (8 * level.transform * count for count in (level.n_spectra, level.kept))
             lines.append(
                 f"{level.block:>8} {level.radix:>6} {every:>12.1f} "
-                f"{self.operations(level) / self.length:>11.1f} "
-                f"{8 * level.n_spectra * level.transform:>10} {8 * level.kept * level.transform:>10}"
+                f"{self.operations(level) / self.length:>11.1f} {spectra:>10} {kept:>10}"
                 + (f"   spread over {level.steps} steps" if level.steps else "")
             )
         lines.append(
