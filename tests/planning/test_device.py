@@ -14,7 +14,13 @@ def test_named_record_is_complete(name):
     assert d.name == name
     assert d.kind == "cuda"
     assert d.capability >= (8, 0)
-    for field in ("sm_count", "memory_bytes", "l2_bytes", "shared_per_block", "shared_per_sm"):
+    for field in (
+        "sm_count",
+        "memory_bytes",
+        "last_level_bytes",
+        "shared_per_block",
+        "shared_per_sm",
+    ):
         assert getattr(d, field) > 0, field
     assert d.shared_per_block < d.shared_per_sm
     assert 1e11 < d.dram_bytes_per_second < 1e13
@@ -33,7 +39,7 @@ def test_cpu_record_of_this_machine():
     assert d.kind == "cpu"
     assert d.sm_count == torch.get_num_threads()
     assert d.memory_bytes > 1 << 28
-    assert d.l2_bytes >= 1 << 18
+    assert d.last_level_bytes >= 1 << 18
 
 
 def test_record_passes_through():
