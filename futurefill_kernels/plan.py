@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,29 @@ class Level:
         return min(n - groups * self.radix, self.n_spectra)
 
 
-def _next_power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
+class LevelWork(NamedTuple):
+    """What a level does over the whole length, per channel.
+
+    firings: how often it fires. products: spectrum products of all firings. outputs: pending
+    outputs that they add to.
+    """
+
+    firings: int
+    products: int
+    outputs: int
+
+
+def transform_length(block: int) -> int:
+    """Length of a block's complex transform: the smallest power of two ``>= block``."""
+    return 1 << (block - 1).bit_length()
+
+
+def ramp_sum(count: int, most: int) -> int:
+    """``min(1, most) + ... + min(count, most)``: taps that the first steps of a block read of a
+    filter of ``most`` taps, spectrum products of the first firings of a group.
+    """
+    ramp = min(count, most)
+    return ramp * (ramp + 1) // 2 + (count - ramp) * most
 
 
 @dataclass(frozen=True)
@@ -122,7 +144,7 @@ class Plan:
             extra = (after[1] - late) // block
             n_spectra = min(radix - 1 + extra, -(-(taps - late) // block))
             steps = late - sizes[index - 1][1] if index else 0
-            kept, transform = max(n_spectra - 1, 0), _next_power_of_two(block)
+            kept, transform = max(n_spectra - 1, 0), transform_length(block)
             levels.append(
                 Level(
                     index, block, radix, transform, n_spectra, kept, late, steps, extra,
@@ -173,14 +195,10 @@ class Plan:
         A tap counts 2, a complex transform of length n ``5 n log2 n``, a spectrum product 6 and its
         sum 2 per complex entry, an addition to a pending output 1.
         """
+        assert self.filter_length is not None
         full, rest = divmod(self.length, self.base)
-        total = 2 * (full * self._short_range_taps(self.base) + self._short_range_taps(rest))
-        for level in self.levels:
-            firings, products, outputs = self._level_work(level)
-            n = level.transform
-            transforms = 2 * 5 * n * (n.bit_length() - 1)
-            total += firings * (transforms - 2 * n) + products * n * 8 + outputs
-        return total / self.length
+        taps = full * ramp_sum(self.base, self.filter_length) + ramp_sum(rest, self.filter_length)
+        return (2 * taps + sum(map(self.operations, self.levels))) / self.length
 
     @property
     def bytes_per_channel(self) -> int:
@@ -191,9 +209,39 @@ class Plan:
         """
         return 8 * self.length + 8 * (self.kept_rows + self.spectra_rows) + 4 * self.base
 
+    def work(self, level: Level) -> LevelWork:
+        """Firings, spectrum products and outputs of a level over the whole length."""
+        if not level.plain:
+            starts = range(level.block + level.late, self.length, level.block)
+            found = [level.products(n) for n in range(1, len(starts) + 1)]
+            outputs = sum(min(level.block, self.length - start) for start in starts)
+            return LevelWork(len(found), sum(found), outputs)
+        span = level.block * level.radix
+        last = level.index == len(self.levels) - 1
+        groups, rest = (1, 0) if last else divmod(self.length, span)
+        partial = max(-(-rest // level.block) - 1, 0)  # firings in the unfinished group
+        firings = groups * (level.radix - 1) + partial
+        products = groups * ramp_sum(level.radix - 1, level.n_spectra)
+        products += ramp_sum(partial, level.n_spectra)
+        outputs = groups * (level.radix - 1) * level.block
+        if last:
+            outputs = self.length - level.block
+        elif partial:
+            outputs += rest - level.block
+        return LevelWork(firings, products, outputs)
+
     def firings(self, level: Level) -> int:
         """How often a level fires in ``length`` tokens."""
-        return self._level_work(level)[0]
+        return self.work(level).firings
+
+    def operations(self, level: Level) -> int:
+        """Real operations of a level per channel over the whole length, as ``flops_per_token``
+        counts them.
+        """
+        work, n = self.work(level), level.transform
+        transforms = 2 * 5 * n * (n.bit_length() - 1)
+        # a firing's first product has no sum
+        return work.firings * (transforms - 2 * n) + work.products * 8 * n + work.outputs
 
     def explain(self) -> str:
         """A table of the levels, for people."""
@@ -205,13 +253,11 @@ class Plan:
             f"{'':>8} {'':>6} {'(tokens)':>12} {'(/token)':>11} {'(bytes)':>10} {'(bytes)':>10}",
         ]
         for level in self.levels:
-            firings, products, outputs = self._level_work(level)
-            n = level.transform
-            work = firings * (10 * n * (n.bit_length() - 1) - 2 * n) + products * n * 8 + outputs
+            every = self.length / max(self.firings(level), 1)
+            spectra, kept = (8 * level.transform * count for count in (level.n_spectra, level.kept))
             lines.append(
-                f"{level.block:>8} {level.radix:>6} {self.length / max(firings, 1):>12.1f} "
-                f"{work / self.length:>11.1f} {8 * level.n_spectra * n:>10} "
-                f"{8 * level.kept * n:>10}"
+                f"{level.block:>8} {level.radix:>6} {every:>12.1f} "
+                f"{self.operations(level) / self.length:>11.1f} {spectra:>10} {kept:>10}"
                 + (f"   spread over {level.steps} steps" if level.steps else "")
             )
         lines.append(
@@ -219,36 +265,6 @@ class Plan:
             f"per float32 channel: {self.bytes_per_channel} bytes"
         )
         return "\n".join(lines)
-
-    def _short_range_taps(self, tokens: int) -> int:
-        """Taps read by the first ``tokens`` steps of a block."""
-        assert self.filter_length is not None
-        ramp = min(tokens, self.filter_length)
-        return ramp * (ramp + 1) // 2 + (tokens - ramp) * self.filter_length
-
-    def _level_work(self, level: Level) -> tuple[int, int, int]:
-        """Firings, spectrum products and outputs of a level over the whole length."""
-        if not level.plain:
-            starts = range(level.block + level.late, self.length, level.block)
-            found = [level.products(n) for n in range(1, len(starts) + 1)]
-            outputs = sum(min(level.block, self.length - start) for start in starts)
-            return len(found), sum(found), outputs
-        span = level.block * level.radix
-        last = level.index == len(self.levels) - 1
-        groups, rest = (1, 0) if last else divmod(self.length, span)
-        partial = max(-(-rest // level.block) - 1, 0)  # firings in the unfinished group
-
-        def products(firings: int) -> int:
-            ramp = min(firings, level.n_spectra)
-            return ramp * (ramp + 1) // 2 + (firings - ramp) * level.n_spectra
-
-        firings = groups * (level.radix - 1) + partial
-        outputs = groups * (level.radix - 1) * level.block
-        if last:
-            outputs = self.length - level.block
-        elif partial:
-            outputs += rest - level.block
-        return firings, groups * products(level.radix - 1) + products(partial), outputs
 
     def levels_at(self, t: int) -> tuple[int, ...]:
         """Levels that fire after the step at position ``t``, largest first: at most one without

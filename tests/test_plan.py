@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import pytest
@@ -10,9 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from futurefill_kernels import DeviceInfo, Plan, make_plan
-from futurefill_kernels.planning.cpu_cost import CpuRates, cheapest_plan, shipped_rates
-from futurefill_kernels.planning.search import Stream
+from futurefill_kernels import Plan
 
 
 @st.composite
@@ -120,54 +117,3 @@ def test_explain_lists_every_level():
     text = Plan(65536, (32, 256, 4096)).explain()
     assert [line.split()[0] for line in text.splitlines()[4:7]] == ["32", "256", "4096"]
     assert f"{Plan(65536, (32, 256, 4096)).flops_per_token:.0f} operations" in text
-
-
-def test_planning_is_pure_and_checked():
-    h100 = DeviceInfo.named("h100")
-    assert make_plan(4096, 64, device=h100) == make_plan(4096, 64, device=h100)
-    assert make_plan(1, 1).levels == ()
-    with pytest.raises(ValueError, match="length >= 1, got 0"):
-        make_plan(0, 8)
-    with pytest.raises(ValueError, match="groups to divide channels = 8, got 3"):
-        make_plan(8, 8, groups=3)
-    with pytest.raises(ValueError, match="objective"):
-        make_plan(8, 8, objective="speed")
-    with pytest.raises(TypeError, match="dtype"):
-        make_plan(8, 8, dtype=torch.int64)
-    with pytest.raises(ValueError, match="unknown device name 'h300'"):
-        DeviceInfo.named("h300")
-
-
-CPU = dataclasses.replace(
-    DeviceInfo.of("cpu"),
-    sm_count=1,
-    dram_bytes_per_second=15.6e9,
-    fp32_flops=68e9,
-    l2_bytes=32 << 20,
-)
-
-
-@pytest.mark.parametrize(
-    ("length", "channels", "batch_size", "sizes"),
-    [
-        (8, 16, 1, (8,)),
-        (8192, 768, 1, (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)),
-        (16384, 1024, 4, (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)),
-        (65536, 16, 1, (16, 32, 64, 256, 2048, 4096, 8192, 16384, 32768)),
-    ],
-)
-def test_the_planners_choices(length, channels, batch_size, sizes):
-    """A changed row is a changed choice: measure it (python -m bench plan), then change the row.
-
-    From the shipped rates of an AVX-512 processor, whatever this one is.
-    """
-    rates = CpuRates.from_dict(shipped_rates("avx512"), CPU)
-    stream = Stream(length, length, channels, batch_size, 1, channels)
-    assert cheapest_plan(stream, rates).block_sizes == sizes
-
-
-def test_short_filters_need_no_block_beyond_them():
-    """A filter shorter than the stream keeps its last level a sliding window."""
-    plan = make_plan(1 << 16, 64, filter_length=1024, device=CPU)
-    assert max(plan.block_sizes) <= 2048
-    assert plan.bytes_per_channel < make_plan(1 << 16, 64, device=CPU).bytes_per_channel

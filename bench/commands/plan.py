@@ -11,11 +11,13 @@ import argparse
 import statistics
 from functools import partial
 
+from torch import Tensor
+
 import futurefill_kernels as ff
 
 from ..harness import shapes
 from ..harness.machine import check_memory
-from ..harness.timing import measure
+from ..harness.timing import Times, measure
 
 #: Sizes across caches and memory, few and many channels, several rows, and lengths that are no
 #: power of two.
@@ -43,6 +45,17 @@ def sweep(length: int) -> list[ff.Plan]:
     return [ff.Plan(length, sizes) for sizes in sorted(found)]
 
 
+def generation_times(
+    caches: dict[str, ff.FutureFillCache], rows: Tensor, repeats: int
+) -> dict[str, Times]:
+    """Times of whole generations, each from an empty cache, all in turns."""
+    return measure(
+        {name: partial(shapes.generate, cache, rows) for name, cache in caches.items()},
+        repeats=repeats,
+        before={name: cache.reset for name, cache in caches.items()},
+    )
+
+
 def run(args: argparse.Namespace) -> None:
     """Check the planned generation of every shape against float64, then time all in turns."""
     regrets = []
@@ -66,11 +79,7 @@ def run(args: argparse.Namespace) -> None:
         fields = {"B": batch, "D": channels, "L": length, "dtype": args.dtype}
         shapes.generate(caches["planned"], rows)
         error = shapes.generation_error(rows, h)
-        times = measure(
-            {name: partial(shapes.generate, cache, rows) for name, cache in caches.items()},
-            repeats=1 if args.quick else args.repeats,
-            before={name: cache.reset for name, cache in caches.items()},
-        )
+        times = generation_times(caches, rows, 1 if args.quick else args.repeats)
         ratios = {name: times["planned"].ratio(t) for name, t in times.items()}
         best = max(ratios, key=lambda name: ratios[name] if name != "planned" else 0.0)
         # the two again in memory of their own: where a state lies moves its time by a third
@@ -79,11 +88,7 @@ def run(args: argparse.Namespace) -> None:
             name: ff.FutureFillCache(h, batch, length, plan=plans[name], impl=args.impl)
             for name in ("planned", best)
         }
-        times = measure(
-            {name: partial(shapes.generate, cache, rows) for name, cache in caches.items()},
-            repeats=1 if args.quick else args.repeats,
-            before={name: cache.reset for name, cache in caches.items()},
-        )
+        times = generation_times(caches, rows, 1 if args.quick else args.repeats)
         regret = times["planned"].ratio(times[best])
         tolerance = shapes.tolerance(args.dtype)
         for name in ("planned", best):

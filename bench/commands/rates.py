@@ -1,7 +1,7 @@
 """``python -m bench.commands.rates``: the CPU rates that come with the package, measured here.
 
 Runs ``python -m futurefill_kernels tune`` with each instruction set and puts what it finds into
-``futurefill_kernels/cpu_rates.json``.
+``futurefill_kernels/planning/cpu_rates.json``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import futurefill_kernels
+from futurefill_kernels.planning.cpu_cost import SHIPPED
 
-RATES = Path(futurefill_kernels.__file__).parent / "planning" / "cpu_rates.json"
 ISAS = ("avx512", "avx2", "portable")
 
 
@@ -27,7 +26,7 @@ def main() -> int:
     parser.add_argument("isas", nargs="*", default=ISAS, help=f"of {', '.join(ISAS)}; all without")
     parser.add_argument("--seconds", type=float, default=30.0, help="for each instruction set")
     args = parser.parse_args()
-    records = json.loads(RATES.read_text())
+    records = json.loads(SHIPPED.read_text())
     for isa in args.isas:
         if isa not in ISAS:
             parser.error(f"unknown instruction set {isa!r}; expected one of {', '.join(ISAS)}")
@@ -42,9 +41,9 @@ def main() -> int:
             environment = {**os.environ, "FUTUREFILL_CPU_ISA": isa}
             subprocess.run(command, env=environment, check=True)
             records[isa] = json.loads(file.read_text())
-    scratch = RATES.with_suffix(".tmp")
+    scratch = SHIPPED.with_suffix(".tmp")
     scratch.write_text(_text(records))
-    scratch.replace(RATES)
+    scratch.replace(SHIPPED)
     return 0
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..planning import gpu_cost
 from ..planning.device import DeviceInfo
-from ..planning.search import Stream
+from ..planning.gpu_cost import GpuCost, fill_launches, token_bytes
+from ..planning.gpu_plan import cheapest_plan, leanest_plan, proposals
+from ..planning.memory import needed_nbytes
+from ..planning.workload import Workload
 
 LENGTHS = (2048, 8192, 32768, 131072, 524288, 1048576)
 CHANNELS = (1024, 4096)
@@ -81,26 +83,22 @@ def _section(info: DeviceInfo, lengths: tuple[int, ...]) -> Iterator[str]:
     for layers in LAYERS:
         for channels in CHANNELS:
             for length in lengths:
-                yield _row(info, Stream(length, length, channels, 1, layers, channels))
+                yield _row(info, Workload(length, length, channels, 1, layers, channels))
     yield ""
 
 
-def _row(info: DeviceInfo, stream: Stream) -> str:
-    sizes = f"| {stream.layers} | {stream.channels} | {stream.length} | "
+def _row(info: DeviceInfo, workload: Workload) -> str:
+    sizes = f"| {workload.layers} | {workload.channels} | {workload.length} | "
     try:
-        plan = gpu_cost.cheapest_plan(stream, info)
-    except ValueError as error:
-        fits = str(error).partition("fits: ")[2] or "nothing smaller"
-        needed = gpu_cost.needed_nbytes(stream, gpu_cost.leanest_plan(stream, info))
+        plan = cheapest_plan(workload, info)
+    except ValueError:
+        fits = "; ".join(proposals(workload, info)) or "nothing smaller"
+        needed = needed_nbytes(workload, leanest_plan(workload, info))
         return sizes + f"refused; fits: {fits} | | {needed / 1e9:.1f} | | |"
-    fired = sum(
-        plan.firings(level)
-        * (1 if level.transform <= stream.largest_fused else gpu_cost.FFT_LAUNCHES * stream.layers)
-        for level in plan.levels
-    )
-    launches = (stream.layers + fired / stream.length) * info.launch_seconds
+    fired = sum(plan.firings(level) * fill_launches(workload, level.block) for level in plan.levels)
+    launches = (workload.layers + fired / workload.length) * info.launch_seconds
     return sizes + (
-        f"{blocks_text(plan.block_sizes)} | {gpu_cost.token_bytes(stream, plan):.0f} | "
-        f"{gpu_cost.needed_nbytes(stream, plan) / 1e9:.2f} | "
-        f"{1e6 * gpu_cost.plan_seconds(stream, info, plan):.1f} | {1e6 * launches:.1f} |"
+        f"{blocks_text(plan.block_sizes)} | {token_bytes(workload, plan):.0f} | "
+        f"{needed_nbytes(workload, plan) / 1e9:.2f} | "
+        f"{1e6 * GpuCost(workload, info).plan(plan):.1f} | {1e6 * launches:.1f} |"
     )

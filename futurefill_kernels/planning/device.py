@@ -6,16 +6,13 @@ a device.
 
 from __future__ import annotations
 
-import os
-import platform
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 
-from .. import native
-from .rates import load as load_rates
+from . import processor
+from .rates import load_rates
 
 _GIB = 1 << 30
 
@@ -30,7 +27,7 @@ class DeviceInfo:
     memory_bytes: memory an allocation can use, as the driver reports it.
     dram_bytes_per_second: memory bandwidth (a CPU: of all threads together).
     fp32_flops: peak float32 operations per second, a fused multiply-add counting two.
-    l2_bytes: the largest cache shared by all multiprocessors or cores.
+    last_level_bytes: the largest cache: a GPU's second level, a CPU's third.
     launch_seconds: host time of one kernel launch; on a CPU of one op call.
     shared_per_block, shared_per_sm: shared memory in bytes, 0 on a CPU.
     registers_per_sm, threads_per_sm, blocks_per_sm: limits of resident work, 0 on a CPU.
@@ -46,7 +43,7 @@ class DeviceInfo:
     memory_bytes: int
     dram_bytes_per_second: float
     fp32_flops: float
-    l2_bytes: int
+    last_level_bytes: int
     launch_seconds: float
     shared_per_block: int = 0
     shared_per_sm: int = 0
@@ -99,6 +96,15 @@ _LAUNCH = 11e-6
 _REGISTERS = 1 << 16
 
 
+#: Shared memory in KiB, resident threads and blocks of a multiprocessor, by compute capability.
+_LIMITS = {
+    (8, 0): (164, 2048, 32),
+    (8, 9): (100, 1536, 24),
+    (9, 0): (228, 2048, 32),
+    (10, 0): (228, 2048, 32),
+}
+
+
 def _gpu(
     name: str,
     capability: tuple[int, int],
@@ -107,10 +113,8 @@ def _gpu(
     dram_gb: float,
     tflops: float,
     l2_mib: int,
-    shared_kib: int,
-    threads_per_sm: int,
-    blocks_per_sm: int,
 ) -> DeviceInfo:
+    shared_kib, threads_per_sm, blocks_per_sm = _LIMITS[capability]
     return DeviceInfo(
         name=name,
         kind="cuda",
@@ -118,7 +122,7 @@ def _gpu(
         memory_bytes=int(memory_gib * _GIB),
         dram_bytes_per_second=dram_gb * 1e9,
         fp32_flops=tflops * 1e12,
-        l2_bytes=l2_mib << 20,
+        last_level_bytes=l2_mib << 20,
         launch_seconds=_LAUNCH,
         shared_per_block=(shared_kib - 1) << 10,
         shared_per_sm=shared_kib << 10,
@@ -130,12 +134,15 @@ def _gpu(
 
 
 _NAMED = {
-    "a100": _gpu("a100", (8, 0), 108, 79.2, 2039, 19.5, 40, 164, 2048, 32),
-    "h100": _gpu("h100", (9, 0), 132, 79.1, 3350, 66.9, 50, 228, 2048, 32),
-    "h200": _gpu("h200", (9, 0), 132, 139.8, 4800, 66.9, 50, 228, 2048, 32),
-    "b200": _gpu("b200", (10, 0), 148, 178.3, 8000, 74.5, 126, 228, 2048, 32),
-    "l4": _gpu("l4", (8, 9), 58, 22.0, 300, 30.3, 48, 100, 1536, 24),
-    "rtx4090": _gpu("rtx4090", (8, 9), 128, 23.5, 1008, 82.6, 72, 100, 1536, 24),
+    gpu.name: gpu
+    for gpu in (
+        _gpu("a100", (8, 0), 108, 79.2, 2039, 19.5, 40),
+        _gpu("h100", (9, 0), 132, 79.1, 3350, 66.9, 50),
+        _gpu("h200", (9, 0), 132, 139.8, 4800, 66.9, 50),
+        _gpu("b200", (10, 0), 148, 178.3, 8000, 74.5, 126),
+        _gpu("l4", (8, 9), 58, 22.0, 300, 30.3, 48),
+        _gpu("rtx4090", (8, 9), 128, 23.5, 1008, 82.6, 72),
+    )
 }
 
 
@@ -152,6 +159,7 @@ def _cuda(index: int) -> DeviceInfo:
     )
     scale = p.multi_processor_count / base.sm_count
     shared_per_sm = getattr(p, "shared_memory_per_multiprocessor", base.shared_per_sm)
+    second_level = getattr(p, "L2_cache_size", 0)
     stored = load_rates("cuda", p.name, p.multi_processor_count) or {}
     found = replace(
         base,
@@ -160,7 +168,7 @@ def _cuda(index: int) -> DeviceInfo:
         memory_bytes=p.total_memory,
         dram_bytes_per_second=base.dram_bytes_per_second * (1 if known else scale),
         fp32_flops=base.fp32_flops * scale,
-        l2_bytes=getattr(p, "L2_cache_size", base.l2_bytes) or base.l2_bytes,
+        last_level_bytes=second_level or base.last_level_bytes,
         shared_per_block=getattr(p, "shared_memory_per_block_optin", shared_per_sm - 1024),
         shared_per_sm=shared_per_sm,
         registers_per_sm=getattr(p, "regs_per_multiprocessor", _REGISTERS),
@@ -183,53 +191,9 @@ def _cpu(threads: int) -> DeviceInfo:
         name="cpu",
         kind="cpu",
         sm_count=threads,
-        memory_bytes=_cpu_memory(),
+        memory_bytes=processor.memory_bytes(),
         dram_bytes_per_second=_CPU_DRAM_ONE if threads == 1 else _CPU_DRAM_ALL,
         fp32_flops=_CPU_FLOPS * threads,
-        l2_bytes=_cpu_cache(),
+        last_level_bytes=processor.last_level_bytes(),
         launch_seconds=_CPU_CALL,
     )
-
-
-@lru_cache(maxsize=1)
-def processor() -> str:
-    """What the processor calls itself, with the instruction set that the kernels use."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration, IndexError):
-        pass  # not Linux: the platform's name is what there is
-    reason = native.cpu_unavailable_reason()
-    return f"{name} {native.cpu_isa() if reason is None else 'no kernels'}"
-
-
-def second_level_cache() -> int:
-    """Bytes of a core's second-level cache."""
-    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        if (folder / "level").read_text().strip() == "2":
-            return _bytes((folder / "size").read_text())
-    return 512 << 10
-
-
-def _bytes(text: str) -> int:
-    """``512K`` in bytes, 0 for what is not a size."""
-    text = text.strip()
-    unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
-    digits = text.rstrip("KMG")
-    return int(digits) * unit if digits.isdigit() else 0
-
-
-def _cpu_memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        return 16 * _GIB
-
-
-def _cpu_cache() -> int:
-    """Bytes of the last-level cache."""
-    folder = Path("/sys/devices/system/cpu/cpu0/cache")
-    return max((_bytes(p.read_text()) for p in folder.glob("index*/size")), default=0) or 16 << 20

@@ -6,11 +6,11 @@ import torch
 
 from ..checks import check_dtype, check_spectra_dtype
 from ..plan import Plan
-from . import cpu_cost, gpu_cost
+from . import cpu_plan, gpu_plan
 from .capabilities import largest_fused
+from .cpu_cost import CpuRates
 from .device import DeviceInfo
-from .latency import cpu_latency_plan, gpu_latency_plan
-from .search import Stream
+from .workload import Workload
 
 OBJECTIVES = ("throughput", "latency")
 
@@ -35,11 +35,12 @@ def make_plan(
     groups: filter rows ``G``, default ``D``. device: where it will run, or a DeviceInfo, which
     needs no such device. objective: "throughput", the least total time; "latency", no slow steps:
     large fills are spread over many steps. filter_length: taps that may be non-zero, default
-    ``length``. impl: what will run it; GPU implementations differ in the largest block of one
-    launch. spectra_dtype: of filter spectra on a GPU, as in FutureFillCache. Pure arithmetic, no
-    tensor is touched. Raises ValueError or
-    TypeError for arguments out of range, and ValueError, with the bytes needed and with what would
-    fit, when no plan fits the memory of a GPU.
+    ``length``. impl: what will run it: GPU implementations differ in the largest block of one
+    launch. "auto" chooses none: it plans for what each of them does in one launch; a cache that
+    makes its own plan names what it chose. spectra_dtype: of filter spectra on a GPU, as in
+    FutureFillCache. Pure arithmetic, no tensor is touched. Raises ValueError or TypeError for
+    arguments out of range, and ValueError, with the bytes needed and with what would fit, when no
+    plan fits the memory of a GPU.
     """
     groups = channels if groups is None else groups
     taps = length if filter_length is None else filter_length
@@ -57,14 +58,15 @@ def make_plan(
     check_dtype(dtype)
     info = DeviceInfo.of(device)
     itemsize = 8 if dtype == torch.float64 else 4  # of the state
-    stream = Stream(
+    workload = Workload(
         length, min(taps, length), channels, batch_size, layers, groups, itemsize,
         check_spectra_dtype(spectra_dtype, dtype).itemsize, largest_fused(impl),
     )  # fmt: skip
-    if objective == "latency":
-        if info.kind == "cuda":
-            return gpu_latency_plan(stream, info)
-        return cpu_latency_plan(stream, cpu_cost.CpuRates.of(info))
     if info.kind == "cuda":
-        return gpu_cost.cheapest_plan(stream, info)
-    return cpu_cost.cheapest_plan(stream, cpu_cost.CpuRates.of(info))
+        if objective == "latency":
+            return gpu_plan.latency_plan(workload, info)
+        return gpu_plan.cheapest_plan(workload, info)
+    rates = CpuRates.of(info)
+    if objective == "latency":
+        return cpu_plan.latency_plan(workload, rates)
+    return cpu_plan.cheapest_plan(workload, rates)

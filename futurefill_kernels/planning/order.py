@@ -5,35 +5,36 @@ Nothing here touches a device.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .capabilities import CAPABILITIES, on_gpus
 from .device import DeviceInfo
-from .gpu_cost import FFT_LAUNCHES, FFT_PASSES, fill_bytes
-from .search import Stream
+from .gpu_cost import fill_bytes, fill_launches, workspace_bytes
+from .workload import Workload
 
 #: What costs are compared on: blocks 16, 32, ... of a model of Hyena's shape.
-_STREAM = Stream(65536, 65536, 1024, 1, 24, 1024)
+_WORKLOAD = Workload(65536, 65536, 1024, 1, 24, 1024)
 _FIRST_BLOCK = 16
 
 
 def token_seconds(name: str, info: DeviceInfo) -> float:
-    """A token of the stream that implementations are compared on, from counts and peak rates."""
-    record, stream = CAPABILITIES[name], _STREAM
+    """A token of what implementations are compared on, from counts and peak rates."""
+    record = CAPABILITIES[name]
     counted = record.counted
     if counted is None:
         raise ValueError(f"no kernels of {name!r} are counted; expected one of {on_gpus()}")
-    channels = stream.layers * stream.channels
+    workload = replace(_WORKLOAD, largest_fused=record.largest_fused)
     # taps and inputs of half a block, u, y and the slot read and written
-    step = counted.step_traffic * 4 * channels * (_FIRST_BLOCK + 4)
-    seconds = step / info.dram_bytes_per_second + stream.layers * info.launch_seconds
+    step = counted.step_traffic * 4 * workload.all_channels * (_FIRST_BLOCK + 4)
+    seconds = step / info.dram_bytes_per_second + workload.layers * info.launch_seconds
     block = _FIRST_BLOCK
-    while block < stream.length:
-        moved, launches = counted.fill_traffic * fill_bytes(stream, block, 1, False), 1
-        if block > record.largest_fused:
-            moved += FFT_PASSES * 8 * block * channels
-            launches = FFT_LAUNCHES * stream.layers
+    while block < workload.length:
+        moved = counted.fill_traffic * fill_bytes(workload, block, 1, False)
+        moved += workspace_bytes(workload, block)
         # a peak rate counts a multiply-add as two operations, an instruction
-        issued = counted.fill_instructions * block * channels * 2 / info.fp32_flops
-        firing = max(moved / info.dram_bytes_per_second, issued) + launches * info.launch_seconds
+        issued = counted.fill_instructions * block * workload.all_channels * 2 / info.fp32_flops
+        firing = max(moved / info.dram_bytes_per_second, issued)
+        firing += fill_launches(workload, block) * info.launch_seconds
         seconds += firing / (2 * block)
         block *= 2
     return seconds

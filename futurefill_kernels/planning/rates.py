@@ -27,7 +27,7 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "futurefill_kernels"
 
 
-def mode() -> str:
+def tuning_mode() -> str:
     """The mode in ``FUTUREFILL_TUNING``. Raises ValueError for an unknown one."""
     value = os.environ.get("FUTUREFILL_TUNING", "strict")
     if value not in MODES:
@@ -35,19 +35,21 @@ def mode() -> str:
     return value
 
 
-def path_of(kind: str, name: str) -> Path:
+def rates_path(kind: str, name: str) -> Path:
     """The file of a device."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return cache_folder() / f"{kind}-{slug}.json"
 
 
-def save(kind: str, name: str, size: int, rates: dict[str, Any], path: Path | None = None) -> Path:
+def store_rates(
+    kind: str, name: str, size: int, rates: dict[str, Any], path: Path | None = None
+) -> Path:
     """Store a device's rates; the file appears whole or not at all.
 
     size: what "nearest" compares: multiprocessors of a GPU, lanes of a CPU. path: the file, the
     device's without.
     """
-    path = path or path_of(kind, name)
+    path = path or rates_path(kind, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"format": FORMAT, "kind": kind, "name": name, "size": size, "rates": rates}
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
@@ -56,15 +58,15 @@ def save(kind: str, name: str, size: int, rates: dict[str, Any], path: Path | No
     return path
 
 
-def load(kind: str, name: str, size: int) -> dict[str, Any] | None:
+def load_rates(kind: str, name: str, size: int) -> dict[str, Any] | None:
     """Stored rates for a device under the mode, or None for the shipped ones.
 
     Raises ValueError for a file that is not such a record.
     """
-    chosen = mode()
+    chosen = tuning_mode()
     if chosen == "off":
         return None
-    path = path_of(kind, name)
+    path = rates_path(kind, name)
     if path.exists():
         return dict(_read(path)["rates"])
     if chosen == "nearest":

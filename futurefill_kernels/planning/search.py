@@ -2,55 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import cache
-
-from .capabilities import largest_fused
-
-
-@dataclass(frozen=True)
-class Stream:
-    """What is streamed: ``batch_size`` rows of ``channels`` through ``groups`` filters a layer.
-
-    itemsize: bytes of a state entry, 4 or 8; spectra_itemsize: of half a complex entry of a filter
-    spectrum on a GPU. largest_fused: largest transform of a GPU fill that is one launch.
-    """
-
-    length: int
-    filter_length: int
-    channels: int
-    batch_size: int
-    layers: int
-    groups: int
-    itemsize: int = 4
-    spectra_itemsize: int = 4
-    largest_fused: int = largest_fused("auto")
-
-    @property
-    def rows_per_filter(self) -> float:
-        """Channels over all batch rows that read one filter row."""
-        return self.batch_size * self.channels / self.groups
-
-
-def level_firings(stream: Stream, block: int, radix: int) -> list[tuple[float, int]]:
-    """How often a level fires over the whole stream, by its number of spectrum products.
-
-    Returns (products, firings) pairs, the last with all the level's spectra; radix as in
-    ``Plan.levels``. The ramp of a wide level is grouped: sums of what is linear in the products
-    are exact, as in ``Plan.flops_per_token``.
-    """
-    groups, rest = divmod(stream.length, block * radix)
-    partial = max(-(-rest // block) - 1, 0)  # firings in the unfinished group
-    spectra = min(radix - 1, -(-stream.filter_length // block))
-    pairs: list[tuple[float, int]] = []
-    edges = sorted({1, min(partial + 1, spectra), spectra, *range(1, spectra, -(-spectra // 8))})
-    for first, after in itertools.pairwise(edges):
-        count = (after - first) * (groups + (first <= partial))
-        pairs.append(((first + after - 1) / 2, count))
-    pairs.append((spectra, groups * (radix - spectra) + max(partial - spectra + 1, 0)))
-    return [(products, count) for products, count in pairs if count]
 
 
 def cheapest_block_sizes(

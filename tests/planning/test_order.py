@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from futurefill_kernels import DeviceInfo
-from futurefill_kernels.cli.tune.measure_gpu import measure_implementations
 from futurefill_kernels.implementations import select
 from futurefill_kernels.planning import order
 from futurefill_kernels.planning.capabilities import CAPABILITIES, on_gpus
@@ -70,12 +69,3 @@ def test_auto_follows_the_order(monkeypatch):
         "triton", "cuda", "cpu", "reference"
     ]  # fmt: skip
     assert select.resolve("cuda", device, torch.float32).capabilities.name == "cuda"
-
-
-def test_whole_tokens_are_measured():
-    """On the CPU; the same calls time a GPU. What cannot run is left out."""
-    found = measure_implementations(
-        torch.device("cpu"), ["reference", "cuda"], channels=4, layers=2, tokens=8
-    )
-    assert [name for name, _ in found] == ["reference"]
-    assert 0 < found[0][1] < 1

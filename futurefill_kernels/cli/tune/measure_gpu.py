@@ -1,9 +1,9 @@
-"""Times of whole tokens per implementation, for ``tune`` on a GPU."""
+"""Rates of a GPU and times of whole tokens per implementation, for ``tune``."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -11,6 +11,32 @@ from ...cache.cache import FutureFillCache
 from ...implementations.select import cannot_run
 
 REPEATS = 3
+
+
+def measure_gpu(device: torch.device, *, scale: int = 1 << 28) -> dict[str, float]:
+    """Bandwidth of a copy, float32 rate of a matrix product without TF32, and a launch.
+
+    scale: float32 values copied; matrices are ``sqrt(scale) / 2`` wide. Any device of torch works.
+    """
+    source = torch.zeros(scale, device=device)
+    target = torch.empty_like(source)
+    copied = _device_seconds(device, lambda: target.copy_(source), 10)
+    width = int(scale**0.5) // 2
+    a = torch.randn(width, width, device=device)
+    out = torch.empty_like(a)
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        product = _device_seconds(device, lambda: torch.mm(a, a, out=out), 10)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+    small = torch.zeros(32, device=device)
+    launch = _device_seconds(device, lambda: small.add_(1), 2000)
+    return {
+        "dram_bytes_per_second": 2 * source.nbytes / copied,
+        "fp32_flops": 2 * width**3 / product,
+        "launch_seconds": launch,
+    }
 
 
 def measure_implementations(
@@ -42,18 +68,30 @@ def measure_implementations(
 
 def _stream_seconds(cache: FutureFillCache) -> float:
     """Seconds of a whole stream, from an empty cache."""
-
-    def wait() -> None:
-        if cache.device.type == "cuda":
-            torch.cuda.synchronize(cache.device)
-
     cache.reset()
     u = torch.ones(1, cache.channels, device=cache.device)
     y = torch.empty_like(u)
-    wait()
+    _wait(cache.device)
     start = time.perf_counter()
     for _ in range(cache.max_new_tokens):
         for layer in range(cache.layers):
             cache.step(u, layer, out=y)
-    wait()
+    _wait(cache.device)
     return time.perf_counter() - start
+
+
+def _device_seconds(device: torch.device, call: Callable[[], object], repeats: int) -> float:
+    """Seconds of one of many calls after each other."""
+    call()
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    _wait(device)
+    return (time.perf_counter() - start) / repeats
+
+
+def _wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,129 @@
+"""Plans for GPUs: the fastest one that fits the memory, or what would fit instead."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+
+from ..plan import Plan
+from .device import DeviceInfo
+from .gpu_cost import GpuCost
+from .latency import slack_plan
+from .memory import level_nbytes, needed_nbytes, spectra_nbytes, taps_nbytes, usable_bytes
+from .search import cheapest_block_sizes
+from .workload import Workload
+
+#: Candidates for the block of the short-range convolution.
+FIRST_BLOCKS = tuple(1 << k for k in range(3, 9))
+#: Longest stream that may be planned without a fill, as one short-range convolution.
+LONGEST_FIRST_BLOCK = 4096
+#: Prices of a held byte, in seconds per token, tried in turn until a plan fits.
+PRICES = (0.0, 1e-20, 1e-18, 1e-16, 1e-14, 1.0)
+
+
+@lru_cache(maxsize=256)
+def cheapest_plan(workload: Workload, info: DeviceInfo) -> Plan:
+    """The fastest plan that fits the device's memory.
+
+    Raises ValueError with the bytes needed, and with what would fit, when none does.
+    """
+    limit = usable_bytes(info)
+    for seconds_per_byte in PRICES:
+        plan = _search(workload, info, seconds_per_byte)
+        if needed_nbytes(workload, plan) <= limit:
+            return plan
+    w, spectra = workload, spectra_nbytes(workload, plan.spectra_rows)
+    found = "; ".join(proposals(workload, info))
+    raise ValueError(
+        f"a stream of length {w.length}, {w.channels} channels, batch_size {w.batch_size}, "
+        f"{w.layers} layers and {w.groups} filter rows needs at least {needed_nbytes(w, plan)} "
+        f"bytes with any block sizes ({spectra} of them filter spectra), {info.name} has "
+        f"{info.memory_bytes} bytes, of which {limit} may be used; "
+        + (f"any one of these fits: {found}" if found else "no smaller size fits either")
+    )
+
+
+@lru_cache(maxsize=256)
+def leanest_plan(workload: Workload, info: DeviceInfo) -> Plan:
+    """The plan that holds the fewest bytes, fits or not."""
+    return _search(workload, info, PRICES[-1])
+
+
+def latency_plan(workload: Workload, info: DeviceInfo) -> Plan:
+    """Plan for the shortest longest step; a block above those of one launch would be a slow one.
+
+    Raises ValueError with the bytes needed when it does not fit the device's memory.
+    """
+    plan = slack_plan(workload, GpuCost(workload, info), workload.largest_fused)
+    needed, limit = needed_nbytes(workload, plan), usable_bytes(info)
+    if needed > limit:
+        raise ValueError(
+            f"a plan without slow steps needs {needed} bytes, of {info.name}'s memory {limit} may "
+            "be used; objective='throughput' may need fewer"
+        )
+    return plan
+
+
+@lru_cache(maxsize=256)
+def proposals(workload: Workload, info: DeviceInfo) -> tuple[str, ...]:
+    """The largest change of each kind that fits the device's memory, with its bytes."""
+    w, found = workload, []
+    smaller = replace(w, spectra_itemsize=torch.bfloat16.itemsize)
+    if smaller != w and (fitting := _first_that_fits([smaller], info)):
+        found.append(f"spectra_dtype = torch.bfloat16 ({fitting[1]} bytes, impl='triton')")
+    sizes = {
+        "groups": [g for g in range(w.groups - 1, 0, -1) if w.groups % g == w.channels % g == 0],
+        "filter_length": [max(w.filter_length * k // 8, 1) for k in range(7, 0, -1)],
+        "batch_size": range(w.batch_size - 1, 0, -1),
+        "layers": range(w.layers - 1, 0, -1),
+        "length": [w.length >> k for k in range(1, w.length.bit_length())],
+    }
+    for field, values in sizes.items():
+        if fitting := _first_that_fits([_resized(w, field, value) for value in values], info):
+            index, nbytes = fitting
+            name = "groups (filter rows that channels share)" if field == "groups" else field
+            found.append(f"{name} = {values[index]} ({nbytes} bytes)")
+    nbytes = needed_nbytes(w, Plan(w.length, (w.length,), w.filter_length))
+    if nbytes <= usable_bytes(info):
+        found.append(
+            f"plan = Plan(length, ({w.length},)) ({nbytes} bytes), slow: no spectra, every tap read"
+        )
+    return tuple(found)
+
+
+def _resized(workload: Workload, field: str, value: int) -> Workload:
+    """A workload with another size; filters are no longer than it."""
+    changed = replace(workload, **{field: value})
+    return replace(changed, filter_length=min(changed.length, changed.filter_length))
+
+
+def _first_that_fits(falling: Sequence[Workload], info: DeviceInfo) -> tuple[int, int] | None:
+    """Index of the first that fits of workloads that need ever fewer bytes, and its bytes."""
+
+    def needs(workload: Workload) -> int:
+        return needed_nbytes(workload, leanest_plan(workload, info))
+
+    limit = usable_bytes(info)
+    index = bisect_left(falling, True, key=lambda workload: needs(workload) <= limit)
+    return (index, needs(falling[index])) if index < len(falling) else None
+
+
+def _search(workload: Workload, info: DeviceInfo, seconds_per_byte: float) -> Plan:
+    """Cheapest plan when a byte of memory has a price."""
+    cost = GpuCost(workload, info)
+
+    def first_cost(block: int) -> float:
+        if block > LONGEST_FIRST_BLOCK:
+            return math.inf
+        return cost.first(block) + taps_nbytes(workload, block) * seconds_per_byte
+
+    def level_cost(block: int, radix: int) -> float:
+        return cost.level(block, radix) + level_nbytes(workload, block, radix) * seconds_per_byte
+
+    sizes = cheapest_block_sizes(workload.length, FIRST_BLOCKS, first_cost, level_cost)
+    return Plan(workload.length, sizes, workload.filter_length)

@@ -1,0 +1,57 @@
+"""This machine's processor and memory, as the operating system tells them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+from .. import native
+
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+@lru_cache(maxsize=1)
+def processor_name() -> str:
+    """What the processor calls itself, with the instruction set that the kernels use."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration, IndexError):
+        pass  # not Linux: the platform's name is what there is
+    reason = native.cpu_unavailable_reason()
+    return f"{name} {native.cpu_isa() if reason is None else 'no kernels'}"
+
+
+def memory_bytes() -> int:
+    """Bytes of memory, 16 GiB where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return 16 << 30
+
+
+def second_level_bytes() -> int:
+    """Bytes of a core's second-level cache, 512 KiB where the system does not say."""
+    for folder in sorted(_CACHES.glob("index*")):
+        if (folder / "level").read_text().strip() == "2":
+            return size_in_bytes((folder / "size").read_text())
+    return 512 << 10
+
+
+def last_level_bytes() -> int:
+    """Bytes of the largest cache, 16 MiB where the system does not say."""
+    sizes = (size_in_bytes(path.read_text()) for path in _CACHES.glob("index*/size"))
+    return max(sizes, default=0) or 16 << 20
+
+
+def size_in_bytes(text: str) -> int:
+    """``512K`` in bytes, 0 for what is not a size."""
+    text = text.strip()
+    unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 1)
+    digits = text.rstrip("KMG")
+    return int(digits) * unit if digits.isdigit() else 0

@@ -1,0 +1,87 @@
+"""What a plan is made for: sizes, how often each level fires, and what its firings keep."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..plan import ramp_sum
+from .capabilities import largest_fused
+
+
+@dataclass(frozen=True)
+class Workload:
+    """``length`` tokens of ``batch_size`` rows of ``channels`` through ``groups`` filters a layer.
+
+    itemsize: bytes of a state entry, 4 or 8; spectra_itemsize: of half a complex entry of a filter
+    spectrum on a GPU. largest_fused: largest block of a fill that is one launch on a GPU.
+    """
+
+    length: int
+    filter_length: int
+    channels: int
+    batch_size: int
+    layers: int
+    groups: int
+    itemsize: int = 4
+    spectra_itemsize: int = 4
+    largest_fused: int = largest_fused("auto")
+
+    @property
+    def layer_channels(self) -> int:
+        """Channels of a layer over all batch rows."""
+        return self.batch_size * self.channels
+
+    @property
+    def all_channels(self) -> int:
+        """Channels over all layers and batch rows."""
+        return self.layers * self.layer_channels
+
+    @property
+    def rows_per_filter(self) -> float:
+        """Channels over all batch rows that read one filter row."""
+        return self.layer_channels / self.groups
+
+    def taps_per_step(self, block: int) -> float:
+        """Taps that a channel's short-range step reads, averaged over a block."""
+        return ramp_sum(block, self.filter_length) / block
+
+    def n_spectra(self, block: int, radix: int) -> int:
+        """Filter spectra of a level without slack; radix as in ``Plan.levels``."""
+        return min(radix - 1, -(-self.filter_length // block))
+
+
+class Firings(NamedTuple):
+    """Firings of a level that cost the same.
+
+    products: spectrum products of each, a mean where the ramp of a wide level is grouped.
+    times: how often over the whole length. keeps: whether the newest input spectrum is stored.
+    """
+
+    products: float
+    times: int
+    keeps: bool
+
+
+def level_firings(workload: Workload, block: int, radix: int) -> list[Firings]:
+    """The firings of a level without slack over the whole length; the last have all its spectra.
+
+    Sums of what is linear in the products are exact, as in ``Plan.flops_per_token``.
+    """
+    groups, rest = divmod(workload.length, block * radix)
+    partial = max(-(-rest // block) - 1, 0)  # firings in the unfinished group
+    spectra = workload.n_spectra(block, radix)
+
+    def firings(products: float, times: int) -> Firings:
+        # the last firing of a group leaves nothing for later ones
+        keeps = spectra > 1 and (products < spectra or spectra < radix - 1)
+        return Firings(products, times, keeps)
+
+    found: list[Firings] = []
+    edges = sorted({1, min(partial + 1, spectra), spectra, *range(1, spectra, -(-spectra // 8))})
+    for first, after in itertools.pairwise(edges):
+        times = (after - first) * (groups + (first <= partial))
+        found.append(firings((first + after - 1) / 2, times))
+    found.append(firings(spectra, groups * (radix - spectra) + max(partial - spectra + 1, 0)))
+    return [same for same in found if same.times]

@@ -1,0 +1,35 @@
+"""plan: the page of choices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from futurefill_kernels.__main__ import main
+from futurefill_kernels.cli.plan_table import blocks_text
+
+PAGE = Path(__file__).parents[2] / "docs" / "planner.md"
+
+
+def test_the_page_is_what_the_command_prints(capsys):
+    assert main(["plan", "--device", "all", "--table"]) == 0
+    assert capsys.readouterr().out == PAGE.read_text()
+
+
+def test_all_devices_need_the_table(capsys):
+    assert main(["plan", "--device", "all"]) == 2
+    assert "--device all needs --table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        ((8,), "8"),
+        ((8, 16), "8, 16"),
+        ((16, 32, 64, 256, 1024), "16 .. 64, 256, 1024"),
+        ((16, 64, 128, 256), "16, 64 .. 256"),
+    ],
+)
+def test_runs_of_radix_two_are_short(sizes, text):
+    assert blocks_text(sizes) == text

@@ -1,0 +1,59 @@
+"""Bytes of a workload, and refusals before anything is allocated."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from futurefill_kernels import DeviceInfo, Plan
+from futurefill_kernels.planning.memory import (
+    check_memory,
+    level_nbytes,
+    needed_nbytes,
+    spectra_nbytes,
+    taps_nbytes,
+    usable_bytes,
+)
+from futurefill_kernels.planning.workload import Workload
+from futurefill_kernels.state.gpu_layout import make_layout, make_spectra
+from futurefill_kernels.state.tensors import allocate
+
+
+@pytest.mark.parametrize(
+    ("groups", "batch", "spectra"),
+    [(40, 1, torch.float32), (8, 3, torch.float32), (40, 1, torch.bfloat16)],
+)
+def test_needed_bytes_are_those_of_a_cache(groups, batch, spectra):
+    plan = Plan(500, (16, 64, 128))
+    workload = Workload(500, 500, 40, batch, 2, groups, spectra_itemsize=spectra.itemsize)
+    filters = [torch.randn(groups, 500) for _ in range(2)]
+    layout = make_layout(40, groups, torch.float32, plan)
+    state = allocate(plan, layout, make_spectra, filters, batch, None, spectra)
+    expected = state.nbytes + sum(h.nbytes for h in filters)
+    assert needed_nbytes(workload, plan) == expected
+
+
+@pytest.mark.parametrize("itemsize", [4, 2])
+def test_what_levels_hold_is_part_of_it(itemsize):
+    """Without the padding of channels, the tables of levels and the positions."""
+    plan = Plan(500, (16, 64, 128))
+    workload = Workload(500, 500, 64, 3, 2, 32, spectra_itemsize=itemsize)
+    levels = sum(level_nbytes(workload, level.block, level.radix) for level in plan.levels)
+    kept = 8 * 2 * 3 * 64 * plan.kept_rows
+    assert levels == spectra_nbytes(workload, plan.spectra_rows) + kept
+    ring_and_prompt_fill = 2 * 3 * 64 * 2 * 500 * 4
+    filters = 2 * 32 * 500 * 4
+    total = levels + taps_nbytes(workload, 16) + ring_and_prompt_fill + filters
+    assert needed_nbytes(workload, plan) - total == 8 * 3 + 48 * len(plan.levels)
+
+
+def test_memory_is_checked_before_it_is_allocated():
+    total = DeviceInfo.of("cpu").memory_bytes
+    check_memory(total, torch.device("cpu"))
+    with pytest.raises(MemoryError, match=f"needs {total + 1} bytes, cpu has {total}"):
+        check_memory(total + 1, torch.device("cpu"))
+
+
+def test_a_tenth_of_a_gpu_is_left_to_others():
+    info = DeviceInfo.named("h100")
+    assert usable_bytes(info) == pytest.approx(0.9 * info.memory_bytes, abs=1)

@@ -1,0 +1,47 @@
+"""The shortest path over block sizes, against trying all."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from futurefill_kernels.planning.search import cheapest_block_sizes
+
+
+def every_choice(length: int, starts: list[int]) -> list[tuple[int, ...]]:
+    """All increasing powers of two below ``length`` from one of the starts, and no fill at all."""
+    found = [(length,)]
+    for start in starts:
+        larger = [start << k for k in range(1, 12) if start << k < length]
+        for n in range(len(larger) + 1):
+            found += [(start, *sizes) for sizes in itertools.combinations(larger, n)]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_choice_is_cheaper(seed):
+    """Costs are drawn once for each block and radix: nothing about them is regular."""
+    chance = random.Random(seed)
+    length, starts = chance.choice([100, 128, 1000]), [4, 8, 32]
+    first = {t: chance.random() for t in (*starts, length)}
+    level = {
+        (t, radix): chance.random()
+        for t in (4 << k for k in range(10))
+        for radix in range(2, length // 4 + 2)
+    }
+
+    def cost(sizes: tuple[int, ...]) -> float:
+        total = first[sizes[0]]
+        for block, after in itertools.pairwise((*sizes, length)):
+            if block < length:
+                total += level[block, -(-after // block)]
+        return total
+
+    found = cheapest_block_sizes(length, starts, first.__getitem__, lambda *at: level[at])
+    assert cost(found) == pytest.approx(min(map(cost, every_choice(length, starts))))
+
+
+def test_a_short_length_has_no_fill():
+    assert cheapest_block_sizes(8, [8, 16], lambda t: 1.0, lambda t, radix: 1.0) == (8,)
