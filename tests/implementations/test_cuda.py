@@ -17,12 +17,12 @@ from futurefill_kernels.cli import check_wheel
 from futurefill_kernels.implementations import cuda, select
 from futurefill_kernels.implementations.base import PromptKernels
 from futurefill_kernels.state.gpu_layout import share_channels
-from tests.emulation import cuda_prompt_rig, cuda_rig
+from tests.emulation import cuda_compile, cuda_rig, launch_shapes
 from tests.implementations.prompt_cases import check_prompts
 from tests.oracles import relative_error
 
 NOT_BUILT = native.cuda_unavailable_reason()
-NOT_EMULATED = cuda_rig.unavailable_reason()
+NOT_EMULATED = cuda_compile.unavailable()
 
 
 def test_reasons_name_what_stands_against():
@@ -40,8 +40,8 @@ def test_reasons_name_what_stands_against():
 @pytest.mark.skipif(NOT_EMULATED is not None, reason=f"no CUDA emulation: {NOT_EMULATED}")
 def test_python_and_cuda_agree_on_large_blocks():
     for block in (2048, 4096, 8192):
-        for memory in cuda_rig.memories(block):
-            config = cuda_rig.fill_config(block, memory)
+        for memory in launch_shapes.memories(block):
+            config = launch_shapes.fill_config(block, memory)
             expected = cuda.INTERLEAVED.get(block, (1, config.channels))
             assert (config.units, config.channels) == expected
 
@@ -117,19 +117,17 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     def fill(state, level, rows):
         launches.append(f"fill {level.block}")
-        fused = level.block == level.transform <= cuda.capabilities.largest_fused
-        run = cuda_rig.run_fill if fused else cuda_rig.run_fill_by_fft
-        run(state, level, rows, checks=False)
+        cuda_rig.run_level(state, level, rows, checks=False)
 
     def fill_share(state, level, rows, begin, end):
         first, last = share_channels(state.layout, level, begin, end)
         if first < last:
             launches.append(f"share {level.block}")
-            cuda_rig.run_fill(state, level, rows, checks=False, channels=(first, last))
+            cuda_rig.run_level(state, level, rows, checks=False, channels=(first, last))
 
     def prompt_kernels():
         launches.append("prompt")
-        kernels = cuda_prompt_rig.run_inputs, cuda_prompt_rig.run_outputs
+        kernels = cuda_rig.run_inputs, cuda_rig.run_outputs
         return PromptKernels(*(partial(kernel, checks=False) for kernel in kernels))
 
     implementation = SimpleNamespace(

@@ -9,18 +9,13 @@ import torch
 from futurefill_kernels.implementations import reference as plain
 from futurefill_kernels.plan import Plan
 from futurefill_kernels.state.tensors import StreamState, allocate
-from tests.emulation.cuda_rig import (
-    emulator,
-    make_state,
-    run_fill,
-    run_fill_by_fft,
-    run_step,
-    unavailable_reason,
-)
+from tests.emulation import emulator
+from tests.emulation.cuda_compile import unavailable
+from tests.emulation.cuda_rig import make_state, run_fill, run_fill_by_fft, run_step
 from tests.oracles import relative_error
 
 pytestmark = pytest.mark.skipif(
-    unavailable_reason() is not None, reason=f"no CUDA emulation: {unavailable_reason()}"
+    unavailable() is not None, reason=f"no CUDA emulation: {unavailable()}"
 )
 ARCHS = ("sm_80", "sm_90")
 FILL_ERROR = 4e-7
@@ -176,7 +171,7 @@ def test_shares_of_late_fills(block, run):
     assert late.late == late.steps == block // 4
     for p in range(block, 7 * block - 3 - late.late, block):
         before = state.ring.clone()
-        for first, last in ((0, 32), (32, 70)):
+        for first, last in ((0, 32), (32, state.layout.lanes)):
             # the second share comes in the last step that may do one
             state.positions[:] = p + (late.steps - 1 if first else 0)
             run(state, late, channels=(first, last))
@@ -315,7 +310,7 @@ FAULTS = {
     ),
     "one input too early": (
         64,
-        ("future_fill.cu", "(p - T + k)", "(p - T + k - 1)"),
+        ("future_fill.cuh", "(p - T + k)", "(p - T + k - 1)"),
         "out-of-bounds",
     ),
 }
@@ -327,7 +322,7 @@ def test_planted_fault_in_the_fill(fault):
     plan = Plan(2 * block, (block,))
     state, _ = make_pair(plan, 16)
     state.positions[:] = block
-    with pytest.raises(emulator().EmuError, match=expected):
+    with pytest.raises(emulator.load().EmuError, match=expected):
         run_fill(state, plan.levels[0], edits=(edit,))
 
 
@@ -342,8 +337,8 @@ def test_planted_fault_in_the_products(text, replacement):
     plan = Plan(72, (24,))
     state, _ = make_pair(plan, 16)
     state.positions[:] = 24
-    edit = ("spectrum_products.cu", text, replacement)
-    with pytest.raises(emulator().EmuError, match="out-of-bounds"):
+    edit = ("spectrum_products.cuh", text, replacement)
+    with pytest.raises(emulator.load().EmuError, match="out-of-bounds"):
         run_fill_by_fft(state, plan.levels[0], edits=(edit,))
 
 
@@ -360,6 +355,6 @@ def test_planted_fault_in_the_step(text, replacement, expected):
     state, _ = make_pair(plan, 16)
     state.positions[:] = 63
     u = torch.randn(1, 16)
-    edit = ("short_range_step.cu", text, replacement)
-    with pytest.raises(emulator().EmuError, match=expected):
+    edit = ("short_range_step.cuh", text, replacement)
+    with pytest.raises(emulator.load().EmuError, match=expected):
         run_step(state, u, None, None, torch.empty(1, 16), None, 0, True, edits=(edit,))
