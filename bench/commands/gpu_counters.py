@@ -129,7 +129,7 @@ FLOOR_CASES = (
 def _counter_row(kernel: str, where: str, case: Any, dtype: torch.dtype, c: Any) -> tuple[Any, ...]:
     return (
         kernel, where, case.batch, case.channels, str(dtype).removeprefix("torch."),
-        f"{c.error:.1e}", c.registers, f"{c.coalescing:.3f}", f"{c.distinct:.3f}",
+        f"{c.error:.1e}", c.registers or "-", f"{c.coalescing:.3f}", f"{c.distinct:.3f}",
         f"{c.traffic:.3f}", f"{c.conflicts:.2f}", f"{c.wavefronts:.0f}", f"{c.instructions:.0f}",
         f"{c.operations:.2f}", c.bound,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from tests.emulation import cuda_counters
 from tests.emulation.cases import ProductCase
 from tests.emulation.cuda_compile import resources, unavailable
 from tests.emulation.launch_shapes import MEMORIES, fill_config, memories
+from tests.fast import combinations
 
 pytestmark = pytest.mark.skipif(
     unavailable() is not None, reason=f"no CUDA emulation: {unavailable()}"
@@ -22,8 +23,7 @@ def fill_cases():
     if unavailable() is not None:
         return []
     kernels = [(block, m) for block in cuda_counters.FILL_BLOCKS for m in memories(block)]
-    slow = pytest.mark.slow
-    return [pytest.param(*k, marks=() if k in FAST else slow) for k in kernels]
+    return combinations(kernels, fast=FAST)
 
 
 @pytest.mark.parametrize(("block", "memory"), fill_cases())
@@ -50,14 +50,17 @@ def test_fill(block, memory):
 
 @pytest.mark.parametrize(
     ("channels", "batch", "dtype", "limit"),
-    [
-        (1024, 1, torch.float32, 1.04),
-        pytest.param(1024, 8, torch.float32, 1.04, marks=pytest.mark.slow),
-        pytest.param(4096, 1, torch.float32, 1.04, marks=pytest.mark.slow),
-        pytest.param(1000, 1, torch.float32, 1.04, marks=pytest.mark.slow),
-        pytest.param(1024, 1, torch.bfloat16, 1.05, marks=pytest.mark.slow),
-        pytest.param(256, 8, torch.float32, 1.37, marks=pytest.mark.slow),
-    ],
+    combinations(
+        [
+            (1024, 1, torch.float32, 1.04),
+            (1024, 8, torch.float32, 1.04),
+            (4096, 1, torch.float32, 1.04),
+            (1000, 1, torch.float32, 1.04),
+            (1024, 1, torch.bfloat16, 1.05),
+            (256, 8, torch.float32, 1.37),
+        ],
+        fast=[(1024, 1, torch.float32, 1.04)],
+    ),
 )
 def test_step(channels, batch, dtype, limit):
     row = cuda_counters.step_row(channels, batch, dtype=dtype)
@@ -68,7 +71,7 @@ def test_step(channels, batch, dtype, limit):
     assert row["blocks"] >= 120
 
 
-@pytest.mark.parametrize("capability", [80, pytest.param(90, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("capability", combinations([80, 90], fast=[80]))
 @pytest.mark.parametrize(
     ("case", "traffic", "instructions"),
     [

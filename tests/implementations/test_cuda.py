@@ -18,6 +18,7 @@ from futurefill_kernels.implementations import cuda, select
 from futurefill_kernels.implementations.base import PromptKernels
 from futurefill_kernels.state.gpu_layout import share_channels
 from tests.emulation import cuda_compile, cuda_rig, launch_shapes
+from tests.fast import combinations
 from tests.implementations.prompt_cases import check_prompts
 from tests.oracles import relative_error
 
@@ -147,12 +148,15 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 @pytest.mark.parametrize(
     ("groups", "taps", "blocks", "slack_from"),
-    [
-        (6, 40, (4, 16, 32), None),
-        (2, 200, (4, 16, 32), None),
-        (2, 200, (3, 12, 24), None),
-        (6, 200, (2, 8, 32), 8),
-    ],
+    combinations(
+        [
+            (6, 40, (4, 16, 32), None),
+            (2, 200, (4, 16, 32), None),
+            (2, 200, (3, 12, 24), None),
+            (6, 200, (2, 8, 32), 8),
+        ],
+        fast=[(6, 200, (2, 8, 32), 8)],
+    ),
 )
 def test_streams_of_prompts_chunks_and_steps(emulated, groups, taps, blocks, slack_from):
     """Random splits into prefill, chunks and steps equal one parallel convolution."""
@@ -182,7 +186,10 @@ def test_streams_of_prompts_chunks_and_steps(emulated, groups, taps, blocks, sla
 
 @pytest.mark.parametrize(
     ("channels", "groups", "dtype"),
-    [(1, 1, torch.float16), (6, 2, torch.bfloat16), (40, 40, torch.float32)],
+    combinations(
+        [(1, 1, torch.float16), (6, 2, torch.bfloat16), (40, 40, torch.float32)],
+        fast=[(6, 2, torch.bfloat16)],
+    ),
 )
 def test_prompts(emulated, channels, groups, dtype):
     check_prompts("emulated", dtype, channels, groups)

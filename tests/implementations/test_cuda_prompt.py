@@ -11,6 +11,7 @@ from tests.emulation import cuda_counters, emulator
 from tests.emulation.cases import PREFILL_CASES
 from tests.emulation.cuda_compile import unavailable
 from tests.emulation.cuda_rig import run_inputs, run_outputs
+from tests.fast import combinations
 from tests.implementations.prompt_cases import (
     DTYPES,
     INPUTS,
@@ -25,18 +26,34 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", INPUTS)
+@pytest.mark.parametrize(
+    ("case", "dtype", "arch"),
+    combinations(
+        INPUTS, DTYPES, ["sm_80", "sm_90"],
+        fast=[
+            *((case, torch.float32, "sm_80") for case in INPUTS),
+            (INPUTS[1], torch.bfloat16, "sm_80"),
+        ],
+    ),
+    ids=str,
+)  # fmt: skip
 def test_inputs(case, dtype, arch):
     check_inputs(partial(run_inputs, arch=arch), case, dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("continued", [False, True])
-@pytest.mark.parametrize("case", OUTPUTS)
+@pytest.mark.parametrize(
+    ("case", "continued", "dtype"),
+    combinations(
+        OUTPUTS, [False, True], DTYPES,
+        fast=[
+            *((case, True, torch.float32) for case in OUTPUTS),
+            (OUTPUTS[1], True, torch.bfloat16),
+        ],
+    ),
+    ids=str,
+)  # fmt: skip
 def test_outputs(case, continued, dtype):
-    arch = "sm_90" if continued else "sm_80"
+    arch = "sm_80" if continued else "sm_90"
     check_outputs(partial(run_outputs, arch=arch), case, continued, dtype)
 
 
@@ -57,7 +74,7 @@ def test_planted_faults(text, replacement):
         )
 
 
-@pytest.mark.parametrize("case", PREFILL_CASES, ids=str)
+@pytest.mark.parametrize("case", combinations(PREFILL_CASES, fast=PREFILL_CASES[-2:]), ids=str)
 def test_counters(case):
     """One pass over global memory, and no bank conflicts."""
     found = cuda_counters.count_prefill(case, checks=True, compiled=False)
