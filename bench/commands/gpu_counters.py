@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from futurefill_kernels import DeviceInfo
-from tests.emulation import cuda_rig, emulator
+from tests.emulation import cuda_compile, emulator
 from tests.emulation.cases import (
     FILL_CASES,
     PREFILL_CASES,
@@ -26,8 +26,7 @@ from tests.emulation.cases import (
     StepCase,
 )
 
-#: per implementation, a module with count_step, count_fill, count_product, count_prefill and
-#: resource_rows
+#: per implementation, a module with COUNT, PRODUCTS, MORE_FILL_CASES and resource_rows
 MODULES = {"triton": "triton_counters", "cuda": "cuda_counters"}
 Case = FillCase | PrefillCase | ProductCase | StepCase
 DEVICES = ("a100", "h100", "h200", "b200")
@@ -51,23 +50,25 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"expected --impl to be one of {tuple(MODULES)}, got {implementation!r}")
     reason = emulator.unavailable()
     if implementation == "cuda":
-        reason = cuda_rig.unavailable_reason()
+        reason = cuda_compile.unavailable()
     elif importlib.util.find_spec("triton") is None:
         reason = "Triton is not installed"
     if reason:
         args.report.add("counters", status=reason)
         return
-    module = importlib.import_module(f"bench.{MODULES[implementation]}")
+    module = importlib.import_module(f"tests.emulation.{MODULES[implementation]}")
     cases: tuple[Case, ...] = (
-        *STEP_CASES, *FILL_CASES, *getattr(module, "MORE_FILL_CASES", ()), *PRODUCT_CASES,
+        *STEP_CASES, *FILL_CASES, *module.MORE_FILL_CASES, *PRODUCT_CASES,
         *PREFILL_CASES,
     )  # fmt: skip
     if args.quick:
-        cases = (StepCase(16, 64, 1, 24), FillCase(16, 32, 1, 1, 2), ProductCase(64, 32, 1, 1, 2))
+        cases = (StepCase(16, 32, 1, 24), FillCase(16, 32, 1, 1, 2), ProductCase(16, 32, 1, 1, 2))
+    # of CUDA kernels, registers are counted by compiling all of them
+    options = {"compiled": not args.quick} if implementation == "cuda" else {}
     print(NOTE)
     table = []
     for case in cases:
-        found = _count(module, case, args.capability)
+        found = module.COUNT[type(case)](case, args.capability, **options)
         kernel, where, dtype = _described(module, case)
         args.report.add(
             f"{kernel} {where}", impl=implementation, B=case.batch, D=case.channels, dtype=dtype,
@@ -112,14 +113,6 @@ def _described(module: Any, case: Case) -> tuple[str, str, torch.dtype]:
     return kernel, f"block {case.block}, i={case.index}", torch.float32
 
 
-def _count(module: Any, case: Case, capability: int) -> Any:
-    name = {
-        FillCase: "count_fill", PrefillCase: "count_prefill", ProductCase: "count_product",
-        StepCase: "count_step",
-    }[type(case)]  # fmt: skip
-    return getattr(module, name)(case, capability)
-
-
 _COUNTER_COLUMNS = (
     "kernel", "case", "B", "D", "dtype", "error", "registers", "sectors / ideal",
     "distinct / compulsory bytes", "32 x sectors / compulsory bytes", "conflicts",
@@ -136,7 +129,7 @@ FLOOR_CASES = (
 def _counter_row(kernel: str, where: str, case: Any, dtype: torch.dtype, c: Any) -> tuple[Any, ...]:
     return (
         kernel, where, case.batch, case.channels, str(dtype).removeprefix("torch."),
-        f"{c.error:.1e}", c.registers, f"{c.coalescing:.3f}", f"{c.distinct:.3f}",
+        f"{c.error:.1e}", c.registers or "-", f"{c.coalescing:.3f}", f"{c.distinct:.3f}",
         f"{c.traffic:.3f}", f"{c.conflicts:.2f}", f"{c.wavefronts:.0f}", f"{c.instructions:.0f}",
         f"{c.operations:.2f}", c.bound,
     )  # fmt: skip

@@ -6,7 +6,14 @@
 
 #include <type_traits>
 
+#include "params.h"
+
 namespace futurefill::cuda {
+
+template <IoType kIo>
+using IoOf =
+    std::conditional_t<kIo == IoType::kFloat32, float,
+                       std::conditional_t<kIo == IoType::kBFloat16, __nv_bfloat16, __half>>;
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }

@@ -1,147 +1,24 @@
-// What comes before and after the transforms of a prompt: gated inputs, padded, and from the
-// inverse transform the outputs and the future fill. One pass each; rows of time have a stride
-// of 1.
-#include "io.cuh"
+// Launches the two kernels around a prompt's transforms.
+#include "launch.cuh"
 #include "launch.h"
+#include "prefill.cuh"
 
 namespace futurefill::cuda {
-namespace {
-
-constexpr int kThreads = 256, kInputs = 4 * kThreads;
-constexpr int kTileChannels = 32, kTileTime = 64;
-
-// x = u pre, zero from each row's length on; held, if any, is a copy of its first positions.
-template <class Io>
-__global__ __launch_bounds__(kThreads) void prefill_inputs(
-    const Io* u, const Io* pre, const int64_t* lengths, float* x, float* held, const Strides u_at,
-    const Strides pre_at, const Strides x_at, const Strides held_at, const InputsShape a) {
-  const int64_t row = blockIdx.z, channel = blockIdx.y;
-  const int64_t length = lengths ? lengths[row] : a.positions;
-  u += row * u_at.row + channel * u_at.channel;
-  if (pre) pre += row * pre_at.row + channel * pre_at.channel;
-  x += row * x_at.row + channel * x_at.channel;
-  if (held) held += row * held_at.row + channel * held_at.channel;
-#pragma unroll
-  for (int k = 0; k < kInputs; k += kThreads) {
-    const int64_t t = int64_t(blockIdx.x) * kInputs + k + threadIdx.x;
-    if (t >= a.width) break;
-    float value = 0.f;
-    if (t < length && t < a.positions) {
-      value = to_float(u[t]);
-      if (pre) value *= to_float(pre[t]);
-    }
-    x[t] = value;
-    if (held && t < a.positions) held[t] = value;
-  }
-}
-
-// y = post (z + skip u pre) of the positions from `starts`, and z of the positions from `ends`
-// into the state, whose channels are neighbours: through a tile in shared memory.
-template <class Io>
-__global__ __launch_bounds__(kThreads) void prefill_outputs(
-    const float* z, const Io* u, const Io* pre, const Io* post, const float* skip, Io* y,
-    float* prompt_fill, float* ring, const int64_t* rows, const int64_t* starts,
-    const int64_t* ends, const Strides z_at, const Strides u_at, const Strides pre_at,
-    const Strides post_at, const Strides y_at, const OutputsShape a) {
-  __shared__ float tile[kTileChannels][kTileTime + 1];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  constexpr int kWarps = kThreads / 32;
-  const int64_t row = blockIdx.z, first_channel = int64_t(blockIdx.y) * kTileChannels;
-  const int64_t start = starts ? starts[row] : 0, end = ends[row], stop = end + a.length;
-  const int64_t first = start / 32 * 32 + int64_t(blockIdx.x) * kTileTime;  // whole lines of z
-  const int64_t channels = a.channels, positions = a.positions;
-#pragma unroll
-  for (int c = warp; c < kTileChannels; c += kWarps) {
-    const int64_t channel = first_channel + c;
-    const bool inside = channel < channels;
-    const float weight = inside && skip ? skip[channel] : 0.f;
-    const auto tile_of = [&](auto* x, const Strides& at, int64_t origin) {
-      return x + row * at.row + channel * at.channel + first - origin;
-    };
-    const float* from = tile_of(z, z_at, 0);
-#pragma unroll
-    for (int s = lane; s < kTileTime; s += 32) {
-      const int64_t t = first + s;
-      const bool filled = inside && t >= end && t < stop;
-      const bool shown = inside && t >= start && t < start + positions;
-      float value = filled || shown ? from[s] : 0.f;
-      if (filled) tile[c][s] = value;
-      if (shown) {
-        if (skip && t < end) {
-          float x = to_float(tile_of(u, u_at, start)[s]);
-          if (pre) x *= to_float(tile_of(pre, pre_at, start)[s]);
-          value = fmaf(weight, x, value);
-        }
-        if (post) value *= to_float(tile_of(post, post_at, start)[s]);
-        tile_of(y, y_at, start)[s] = from_float<Io>(value);
-      }
-    }
-  }
-  if (first + kTileTime <= end || first >= stop) return;
-  __syncthreads();
-  const int64_t batch_row = rows[row], channel = first_channel + lane;
-  if (channel >= channels || batch_row < 0 || batch_row >= a.batch) return;
-  prompt_fill += batch_row * a.length * a.lanes + channel;
-  ring += batch_row * a.slots * a.lanes + channel;
-  const int64_t lanes = a.lanes;
-#pragma unroll
-  for (int s = warp; s < kTileTime; s += kWarps) {
-    const int64_t slot = first + s - end;
-    if (slot >= 0 && slot < stop - end) {
-      prompt_fill[slot * lanes] = ring[slot * lanes] = tile[lane][s];
-    }
-  }
-}
-
-unsigned blocks(int64_t size, int64_t tile) { return unsigned((size + tile - 1) / tile); }
-
-template <class Io>
-cudaError_t inputs(const InputsParams& p, cudaStream_t stream) {
-  const InputsShape& a = p.shape;
-  const dim3 grid(blocks(a.width, kInputs), unsigned(a.channels), unsigned(a.n_rows));
-  prefill_inputs<Io><<<grid, kThreads, 0, stream>>>(static_cast<const Io*>(p.u),
-                                                    static_cast<const Io*>(p.pre), p.lengths, p.x,
-                                                    p.held, p.u_at, p.pre_at, p.x_at, p.held_at, a);
-  return cudaGetLastError();
-}
-
-template <class Io>
-cudaError_t outputs(const OutputsParams& p, cudaStream_t stream) {
-  const OutputsShape& a = p.shape;
-  // a row's first tile begins up to 31 positions before its start
-  const dim3 grid(blocks(a.positions + a.length + (p.starts ? 31 : 0), kTileTime),
-                  blocks(a.channels, kTileChannels), unsigned(a.n_rows));
-  prefill_outputs<Io><<<grid, kThreads, 0, stream>>>(
-      p.z, static_cast<const Io*>(p.u), static_cast<const Io*>(p.pre),
-      static_cast<const Io*>(p.post), p.skip, static_cast<Io*>(p.y), p.prompt_fill, p.ring, p.rows,
-      p.starts, p.ends, p.z_at, p.u_at, p.pre_at, p.post_at, p.y_at, a);
-  return cudaGetLastError();
-}
-
-}  // namespace
 
 cudaError_t launch_prefill_inputs(const InputsParams& p, cudaStream_t stream) {
-  switch (p.io) {
-    case IoType::kFloat32:
-      return inputs<float>(p, stream);
-    case IoType::kBFloat16:
-      return inputs<__nv_bfloat16>(p, stream);
-    case IoType::kFloat16:
-      return inputs<__half>(p, stream);
-  }
-  return cudaErrorInvalidValue;
+  cudaError_t result = cudaErrorInvalidValue;
+  choose_io(p.io, [&](auto io) {
+    result = launch(prefill_inputs<IoOf<io>>, inputs_launch(p.shape), inputs_arguments(p), stream);
+  });
+  return result;
 }
 
 cudaError_t launch_prefill_outputs(const OutputsParams& p, cudaStream_t stream) {
-  switch (p.io) {
-    case IoType::kFloat32:
-      return outputs<float>(p, stream);
-    case IoType::kBFloat16:
-      return outputs<__nv_bfloat16>(p, stream);
-    case IoType::kFloat16:
-      return outputs<__half>(p, stream);
-  }
-  return cudaErrorInvalidValue;
+  cudaError_t result = cudaErrorInvalidValue;
+  choose_io(p.io, [&](auto io) {
+    result = launch(prefill_outputs<IoOf<io>>, outputs_launch(p), outputs_arguments(p), stream);
+  });
+  return result;
 }
 
 }  // namespace futurefill::cuda

@@ -26,7 +26,7 @@ class Counters:
     """Counts of one launch. Ratios as named; instructions per warp (step) or per T and channel."""
 
     error: float
-    registers: int
+    registers: int | None  # None where nothing was compiled for a GPU
     shared_bytes: int
     coalescing: float  # sectors / ideal sectors of the requests
     distinct: float  # distinct bytes / compulsory bytes
@@ -47,7 +47,7 @@ def counters(
     compulsory: int,
     nominal: float,
     instructions: float,
-    registers: int,
+    registers: int | None,
 ) -> Counters:
     """Counters of a launch from the emulator's statistics. got, expected: its outputs."""
     bound = emulator.load().estimate(stats, "h100", registers=registers).bound

@@ -1,17 +1,15 @@
 """Counters of the CUDA kernels: one launch in the PTX emulator, checked against float64.
 
 The operations and instructions of ``fill_row`` leave out the product with the filter's spectrum, 8
-and 4 per entry.
+and 4 per entry. ``compiled``: whether registers are counted, too, as the most of what ptxas gives a
+kernel on any architecture; that compiles them all.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
-import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
 
@@ -22,44 +20,53 @@ from futurefill_kernels.state.convolve import conv_range
 from tests.emulation import prompt_counters
 from tests.emulation.cases import FillCase, PrefillCase, ProductCase, StepCase
 from tests.emulation.counters import Counters, Resources, counters
-from tests.emulation.cuda_prompt_rig import run_inputs, run_outputs
+from tests.emulation.cuda_compile import CAPABILITIES, Row, resources
 from tests.emulation.cuda_rig import (
-    MEMORIES,
-    NVCC_FLAGS,
-    SOURCES,
-    config_memory,
-    fill_config,
     make_state,
-    memories,
     run_fill,
+    run_inputs,
+    run_outputs,
     run_products,
     run_step,
-    step_config,
+)
+from tests.emulation.launch_shapes import (
+    MEMORIES,
+    CudaLaunch,
+    fill_config,
+    least_memory,
+    memories,
+    short_range_step,
 )
 from tests.emulation.product_counters import count_products, plan_of
 
 FILL_BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+#: blocks that only this implementation fuses
 MORE_FILL_CASES = (FillCase(4096, 1024, 1, 1, 2), FillCase(8192, 1024, 1, 1, 2))
 #: architecture -> shared memory of an SM, an index into MEMORIES
-MEMORY = {80: 1, 86: 0, 89: 0, 90: 2, 100: 2, 120: 0}
+MEMORY = dict(zip(CAPABILITIES, (1, 0, 0, 2, 2, 0), strict=True))
 #: name of the kernel between the transforms of torch.fft
 PRODUCTS = "spectrum_products"
-Row = dict[str, Any]
 
 
-def count_fill(case: FillCase, capability: int = 80, checks: bool = False) -> Counters:
+def count_fill(
+    case: FillCase, capability: int = 80, checks: bool = False, compiled: bool = True
+) -> Counters:
     """Counters of firing ``case.index`` after the ones before it, on SMs of ``capability``."""
-    found, _ = _run_fill(case, MEMORY[capability], capability, checks)
+    found, _ = _run_fill(case, MEMORY[capability], capability, checks, compiled)
     return found
 
 
-def count_step(case: StepCase, capability: int = 80, checks: bool = False) -> Counters:
+def count_step(
+    case: StepCase, capability: int = 80, checks: bool = False, compiled: bool = True
+) -> Counters:
     """Counters of one step at ``case.position`` in every row."""
-    found, _ = _run_step(case, capability, checks)
+    found, _ = _run_step(case, capability, checks, compiled)
     return found
 
 
-def count_product(case: ProductCase, capability: int = 80, checks: bool = False) -> Counters:
+def count_product(
+    case: ProductCase, capability: int = 80, checks: bool = False, compiled: bool = True
+) -> Counters:
     """Counters of the products of firing ``case.index`` after the ones before it."""
     plan = plan_of(case)
     generator = torch.Generator().manual_seed(0)
@@ -68,22 +75,33 @@ def count_product(case: ProductCase, capability: int = 80, checks: bool = False)
     def run(*arguments: Any) -> Any:
         return run_products(*arguments, 0, 0, arch=f"sm_{capability}", checks=checks)
 
-    registers = max(row["registers"] for row in resources("spectrum_products.cu"))
+    registers = _most("spectrum_products.cu", PRODUCTS)["registers"] if compiled else None
     return count_products(case, make_state([h], plan, case.batch), run, lambda _: registers)
 
 
-def count_prefill(case: PrefillCase, capability: int = 80, checks: bool = False) -> Counters:
+def count_prefill(
+    case: PrefillCase, capability: int = 80, checks: bool = False, compiled: bool = True
+) -> Counters:
     """Counters of one launch."""
-    kernel = run_inputs if case.part == "inputs" else run_outputs
-    used = [r for r in resources("prefill.cu") if f"prefill_{case.part}" in r["kernel"]]
-    return prompt_counters.count(
-        case,
-        partial(kernel, arch=f"sm_{capability}", checks=checks),
-        lambda _: max(row["registers"] for row in used),
+    kernel = partial(
+        run_inputs if case.part == "inputs" else run_outputs,
+        arch=f"sm_{capability}",
+        checks=checks,
     )
+    registers = _most("prefill.cu", f"prefill_{case.part}")["registers"] if compiled else None
+    return prompt_counters.count(case, kernel, lambda _: registers)
 
 
-def _run_fill(case: FillCase, memory: int, capability: int, checks: bool) -> tuple[Counters, Any]:
+#: type of a case -> what counts one
+COUNT = {
+    FillCase: count_fill, PrefillCase: count_prefill, ProductCase: count_product,
+    StepCase: count_step,
+}  # fmt: skip
+
+
+def _run_fill(
+    case: FillCase, memory: int, capability: int, checks: bool, compiled: bool
+) -> tuple[Counters, Any]:
     plan = Plan(case.block * case.radix, (case.block,))
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(case.channels, plan.length, generator=generator)
@@ -102,14 +120,18 @@ def _run_fill(case: FillCase, memory: int, capability: int, checks: bool) -> tup
     expected = before + conv_range(u, h.double(), start, stop)
     got = state.ring[0, :, 0, start:stop, : case.channels].mT
     instructions = stats.total_thread_insts / (case.block * case.channels * case.batch)
-    registers = fill_resources()[case.block, MEMORIES[config_memory(case.block, memory)]]
+    registers = None
+    if compiled:
+        key = case.block, MEMORIES[least_memory(case.block, memory)]
+        registers = fill_resources()[key]["registers"]
     return counters(
-        stats, got, expected, case.compulsory, case.nominal_flops, instructions,
-        registers["registers"],
-    ), stats  # fmt: skip
+        stats, got, expected, case.compulsory, case.nominal_flops, instructions, registers
+    ), stats
 
 
-def _run_step(case: StepCase, capability: int, checks: bool) -> tuple[Counters, Any]:
+def _run_step(
+    case: StepCase, capability: int, checks: bool, compiled: bool
+) -> tuple[Counters, Any]:
     plan = Plan(4 * case.block, (case.block,))
     generator = torch.Generator().manual_seed(1)
     h = torch.randn(case.channels, plan.length, generator=generator)
@@ -122,27 +144,29 @@ def _run_step(case: StepCase, capability: int, checks: bool) -> tuple[Counters, 
     near = state.ring[0, :, 0, case.position - taken : case.position, : case.channels].double()
     expected = state.ring[0, :, 0, case.position, : case.channels].double() + u.double() * h[:, 0]
     expected += (near.flip(1) * h[:, 1 : taken + 1].double().T).sum(1)
-    stats = run_step(
-        state, u, None, None, y, None, 0, case.last, arch=f"sm_{capability}", checks=checks
-    )
+    token = (state, u, None, None, y, None, 0, case.last)
+    stats = run_step(*token, arch=f"sm_{capability}", checks=checks)
     assert state.positions.tolist() == [case.position + case.last] * case.batch
     warps = stats.blocks * stats.threads_per_block // 32
-    rows, _ = step_config(case.batch, case.channels, case.block)
-    registers = max(
-        row["registers"]
-        for row in resources("short_range_step.cu")
-        if f"Li{rows}E" in row["kernel"]
-    )
+    registers = None
+    if compiled:
+        rows = _step_rows(short_range_step(*token))
+        registers = _most("short_range_step.cu", f"Li{rows}E")["registers"]
     return counters(
         stats, y, expected, case.compulsory, case.nominal_flops, stats.total_warp_insts / warps,
         registers,
     ), stats  # fmt: skip
 
 
+def _step_rows(launch: CudaLaunch) -> int:
+    """Batch rows of a thread block of a step."""
+    return int(launch.kernel.split(", ")[1])
+
+
 def fill_row(block: int, memory: int = 1, channels: int = 32) -> Row:
     """First firing of a radix-2 level, one row of one layer: what the tables do not share."""
     case = FillCase(block, channels, 1, 1, 2)
-    found, stats = _run_fill(case, memory, 80, False)
+    found, stats = _run_fill(case, memory, 80, False, False)
     entries = block * channels
     config = fill_config(block, memory)
     fp32 = sum(stats.thread_insts.get(f"fp32_{kind}", 0) for kind in ("add", "mul", "fma"))
@@ -179,7 +203,8 @@ def fill_rows() -> list[Row]:
 
 def step_row(channels: int, batch: int, taps: int = 64, dtype: torch.dtype = torch.float32) -> Row:
     """The step at the end of a block, where all taps count."""
-    found, stats = _run_step(StepCase(taps, channels, batch, 2 * taps - 1, dtype), 80, False)
+    case = StepCase(taps, channels, batch, 2 * taps - 1, dtype)
+    found, stats = _run_step(case, 80, False, False)
     warps = stats.blocks * stats.threads_per_block // 32
     return {
         "channels": channels,
@@ -193,35 +218,10 @@ def step_row(channels: int, batch: int, taps: int = 64, dtype: torch.dtype = tor
     }
 
 
-@lru_cache(maxsize=3)
-def resources(source: str) -> list[Row]:
-    """Registers and spilled bytes of every kernel of a file on every architecture, from ptxas."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        texts = list(pool.map(partial(_ptxas, source), MEMORY))
-    rows: list[Row] = []
-    for line in "\n".join(texts).splitlines():
-        entry = re.search(r"Compiling entry function '(\S+)' for 'sm_(\d+)'", line)
-        spill = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line)
-        used = re.search(r"Used (\d+) registers", line)
-        if entry:
-            rows.append({"kernel": entry[1], "sm": int(entry[2])})
-        elif spill and rows:
-            rows[-1]["spilled"] = int(spill[1])
-        elif used and rows:
-            rows[-1]["registers"] = int(used[1])
-            static = re.search(r"(\d+) bytes smem", line)
-            rows[-1]["shared"] = int(static[1]) if static else 0
-    return rows
-
-
-def _ptxas(source: str, capability: int) -> str:
-    """What ptxas says of a file's kernels on one architecture."""
-    code = f"-gencode=arch=compute_{capability},code=sm_{capability}"
-    command = ["nvcc", *NVCC_FLAGS, code, "-Xptxas=-v", "-c", "-o", os.devnull]
-    result = subprocess.run(
-        [*command, str(SOURCES / source)], check=True, capture_output=True, text=True
-    )
-    return result.stderr
+def _most(file: str, name: str) -> Row:
+    """Most registers, shared and spilled bytes of a file's kernels with ``name`` in theirs."""
+    rows = [row for row in resources(file) if name in row["kernel"]]
+    return {field: max(row[field] for row in rows) for field in ("registers", "shared", "spilled")}
 
 
 @lru_cache(maxsize=1)
@@ -232,7 +232,7 @@ def fill_resources() -> dict[tuple[int, str], Row]:
         match = re.search(r"ConfigOfILi(\d+)ELi(\d)E", row["kernel"])
         assert match is not None
         block, memory = int(match[1]), int(match[2])
-        if config_memory(block, MEMORY[row["sm"]]) != memory:
+        if least_memory(block, MEMORY[row["sm"]]) != memory:
             continue
         kept = worst.setdefault((block, MEMORIES[memory]), {"registers": 0, "spilled": 0})
         for name in kept:
@@ -251,18 +251,13 @@ def resource_rows() -> Iterator[tuple[str, int, Resources]]:
         only = "" if len(memories(block)) == 1 else f", from {memory} of shared memory"
         yield f"future_fill, block {block}{only}", devices[memory], used
     for rows in (1, 2, 8):
-        kernels = [r for r in resources("short_range_step.cu") if f"Li{rows}E" in r["kernel"]]
-        most = {name: max(r[name] for r in kernels) for name in ("registers", "shared", "spilled")}
-        _, threads = step_config(rows, 1024, 64)
-        used = Resources(most["registers"], most["shared"], most["spilled"], threads // 32)
+        most = _most("short_range_step.cu", f"Li{rows}E")
+        used = Resources(most["registers"], most["shared"], most["spilled"], 4)
         yield f"short_range_step, T_0=64, {rows} rows a block", 80, used
     for name, file in (
         ("spectrum_products", "spectrum_products.cu"),
         ("prefill_inputs", "prefill.cu"),
         ("prefill_outputs", "prefill.cu"),
     ):
-        kernels = [r for r in resources(file) if name in r["kernel"]]
-        most = {
-            field: max(r[field] for r in kernels) for field in ("registers", "shared", "spilled")
-        }
+        most = _most(file, name)
         yield name, 80, Resources(most["registers"], most["shared"], most["spilled"], 8)

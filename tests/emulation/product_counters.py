@@ -23,7 +23,7 @@ def plan_of(case: ProductCase) -> Plan:
 
 
 def count_products(
-    case: ProductCase, state: StreamState, run: Run, registers: Callable[[Any], int]
+    case: ProductCase, state: StreamState, run: Run, registers: Callable[[Any], int | None]
 ) -> Counters:
     """Counters of firing ``case.index`` on random spectra. state: of plan_of(case)."""
     level, generator = state.plan.levels[0], torch.Generator().manual_seed(2)

@@ -42,7 +42,9 @@ def arguments_of(case: PrefillCase) -> Launch:
     return arguments, [y, *pending], [shown, filled, filled]
 
 
-def count(case: PrefillCase, run: Callable[..., Any], registers: Callable[[Any], int]) -> Counters:
+def count(
+    case: PrefillCase, run: Callable[..., Any], registers: Callable[[Any], int | None]
+) -> Counters:
     """Counters of one launch; instructions are those per position and channel.
 
     run: launches the op of the case and returns the statistics.

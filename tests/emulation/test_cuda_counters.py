@@ -7,18 +7,26 @@ import torch
 
 from tests.emulation import cuda_counters
 from tests.emulation.cases import ProductCase
-from tests.emulation.cuda_rig import MEMORIES, fill_config, memories, unavailable_reason
+from tests.emulation.cuda_compile import resources, unavailable
+from tests.emulation.launch_shapes import MEMORIES, fill_config, memories
+from tests.fast import combinations
 
 pytestmark = pytest.mark.skipif(
-    unavailable_reason() is not None, reason=f"no CUDA emulation: {unavailable_reason()}"
+    unavailable() is not None, reason=f"no CUDA emulation: {unavailable()}"
 )
-if unavailable_reason() is None:
-    KERNELS = [(block, m) for block in cuda_counters.FILL_BLOCKS for m in memories(block)]
-else:
-    KERNELS = []
+#: one block size per code path: one pass, two passes, their exchanges in halves, three passes
+FAST = ((16, 0), (64, 0), (512, 0), (2048, 1))
 
 
-@pytest.mark.parametrize(("block", "memory"), KERNELS)
+def fill_cases():
+    """Every block size and memory with a kernel of its own."""
+    if unavailable() is not None:
+        return []
+    kernels = [(block, m) for block in cuda_counters.FILL_BLOCKS for m in memories(block)]
+    return combinations(kernels, fast=FAST)
+
+
+@pytest.mark.parametrize(("block", "memory"), fill_cases())
 def test_fill(block, memory):
     row = cuda_counters.fill_row(block, memory)
     assert row["error"] < 3e-7
@@ -42,14 +50,17 @@ def test_fill(block, memory):
 
 @pytest.mark.parametrize(
     ("channels", "batch", "dtype", "limit"),
-    [
-        (1024, 1, torch.float32, 1.04),
-        (1024, 8, torch.float32, 1.04),
-        (4096, 1, torch.float32, 1.04),
-        (1000, 1, torch.float32, 1.04),
-        (1024, 1, torch.bfloat16, 1.05),
-        (256, 8, torch.float32, 1.37),
-    ],
+    combinations(
+        [
+            (1024, 1, torch.float32, 1.04),
+            (1024, 8, torch.float32, 1.04),
+            (4096, 1, torch.float32, 1.04),
+            (1000, 1, torch.float32, 1.04),
+            (1024, 1, torch.bfloat16, 1.05),
+            (256, 8, torch.float32, 1.37),
+        ],
+        fast=[(1024, 1, torch.float32, 1.04)],
+    ),
 )
 def test_step(channels, batch, dtype, limit):
     row = cuda_counters.step_row(channels, batch, dtype=dtype)
@@ -60,7 +71,7 @@ def test_step(channels, batch, dtype, limit):
     assert row["blocks"] >= 120
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", combinations([80, 90], fast=[80]))
 @pytest.mark.parametrize(
     ("case", "traffic", "instructions"),
     [
@@ -72,7 +83,7 @@ def test_step(channels, batch, dtype, limit):
     ids=str,
 )
 def test_products(case, traffic, instructions, capability):
-    found = cuda_counters.count_product(case, capability, checks=True)
+    found = cuda_counters.count_product(case, capability, checks=True, compiled=False)
     print(found)
     assert found.error <= 1e-7
     assert found.coalescing == 1
@@ -91,10 +102,12 @@ def test_registers_and_spills():
         assert row["spilled"] <= (0 if block <= 1024 else 48), (block, memory)
         warps = config.threads // 32 * (65536 // (row["registers"] * config.threads))
         assert warps >= (12 if block in (32, 512) else 16), (block, memory)
-    for row in cuda_counters.resources("spectrum_products.cu"):
+    for row in resources("spectrum_products.cu"):
         assert row["spilled"] == 0
         assert row["registers"] <= 80
-    for row in cuda_counters.resources("short_range_step.cu"):
+    for row in resources("prefill.cu"):
+        assert row["registers"] <= 64
+    for row in resources("short_range_step.cu"):
         assert row["spilled"] == 0
         if "Li1E" in row["kernel"]:
             assert row["registers"] <= 40

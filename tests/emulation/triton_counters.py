@@ -31,15 +31,18 @@ from tests.emulation.triton_compile import CAPABILITIES, resources
 
 #: name of the kernel between the transforms of torch.fft
 PRODUCTS = "multiply_accumulate"
+#: blocks that only this implementation fuses
+MORE_FILL_CASES: tuple[FillCase, ...] = ()
 
 
-def _state(
+def state_of(
     plan: Plan,
     channels: int,
     batch: int,
     layers: int,
     spectra_dtype: torch.dtype = torch.float32,
 ) -> tuple[StreamState, torch.Tensor]:
+    """A stream with random inputs in its ring, and the filters (D, L) of all its layers."""
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(channels, plan.filter_length, generator=generator)
     layout = triton.make_layout(channels, channels, torch.float32, plan)
@@ -48,7 +51,11 @@ def _state(
     return state, h
 
 
-def _emulate(launch: Launch, capability: int, checks: bool) -> Any:
+def emulate(launch: Launch, capability: int, checks: bool) -> Any:
+    """Compile for ``sm_<capability>`` and run; the emulator's statistics.
+
+    checks: for races and uninitialised reads.
+    """
     ptxemu = emulator.load()
     return ptxemu.run_triton(
         launch.kernel, launch.grid, *launch.arguments, **launch.constants, **launch.options,
@@ -67,7 +74,7 @@ def _numbers(plan: Plan) -> FillLevel:
 def fill_of(case: FillCase) -> tuple[StreamState, torch.Tensor, Callable[[], Launch]]:
     """State, filters (D, L), and the launch at the state's positions."""
     plan = Plan(case.block * case.radix, (case.block,))
-    state, h = _state(plan, case.channels, case.batch, 1, case.spectra_dtype)
+    state, h = state_of(plan, case.channels, case.batch, 1, case.spectra_dtype)
     numbers, level = _numbers(plan), plan.levels[0]
     config = fill_config(level.transform, DeviceInfo.named("a100"))
     assert config is not None
@@ -88,7 +95,7 @@ def count_fill(case: FillCase, capability: int = 80, checks: bool = False) -> Co
     for i in range(1, case.index + 1):
         state.positions.fill_(i * case.block)
         state.ring.copy_(clean)
-        stats = _emulate(launch(), capability, checks)
+        stats = emulate(launch(), capability, checks)
     start, stop = case.index * case.block, (case.index + 1) * case.block
     u = clean[:, :, 0, :start, : case.channels].transpose(-1, -2)[0]
     before = clean[0, :, 0, start:stop, : case.channels].double().mT
@@ -109,10 +116,10 @@ def products_of(state: StreamState, values: torch.Tensor, rows: torch.Tensor) ->
 
 def count_product(case: ProductCase, capability: int = 80, checks: bool = False) -> Counters:
     """Counters of the products of firing ``case.index`` after the ones before it."""
-    state, _ = _state(plan_of(case), case.channels, case.batch, 1)
+    state, _ = state_of(plan_of(case), case.channels, case.batch, 1)
 
     def run(state: StreamState, level: Level, values: torch.Tensor, rows: torch.Tensor) -> Any:
-        return _emulate(products_of(state, values, rows), capability, checks)
+        return emulate(products_of(state, values, rows), capability, checks)
 
     return count_products(case, state, run, lambda stats: stats.registers)
 
@@ -120,7 +127,7 @@ def count_product(case: ProductCase, capability: int = 80, checks: bool = False)
 def count_step(case: StepCase, capability: int = 80, checks: bool = False) -> Counters:
     """Counters of one step at ``case.position`` in every row, and its error in float64."""
     plan = Plan(4 * case.block, (case.block,))
-    state, h = _state(plan, case.channels, case.batch, 1)
+    state, h = state_of(plan, case.channels, case.batch, 1)
     state.positions.fill_(case.position)
     generator = torch.Generator().manual_seed(1)
     u = torch.randn(case.batch, case.channels, generator=generator).to(case.dtype)
@@ -133,7 +140,7 @@ def count_step(case: StepCase, capability: int = 80, checks: bool = False) -> Co
         u, None, None, y, state.ring, state.taps, None, state.positions, None, 0, case.last,
         case.channels, DeviceInfo.named("h100"),
     )  # fmt: skip
-    stats = _emulate(launch, capability, checks)
+    stats = emulate(launch, capability, checks)
     assert state.positions.tolist() == [case.position + case.last] * case.batch
     programs = math.prod(launch.grid) * launch.options["num_warps"]
     nominal = case.nominal_flops
@@ -153,9 +160,16 @@ def count_prefill(case: PrefillCase, capability: int = 80, checks: bool = False)
     """Counters of one launch."""
 
     def run(*arguments: Any) -> Any:
-        return _emulate(prefill_of(case, *arguments), capability, checks)
+        return emulate(prefill_of(case, *arguments), capability, checks)
 
     return prompt_counters.count(case, run, lambda stats: stats.registers)
+
+
+#: type of a case -> what counts one
+COUNT = {
+    FillCase: count_fill, PrefillCase: count_prefill, ProductCase: count_product,
+    StepCase: count_step,
+}  # fmt: skip
 
 
 def shipped_launches() -> Iterator[tuple[str, Launch]]:
@@ -163,7 +177,7 @@ def shipped_launches() -> Iterator[tuple[str, Launch]]:
     for block in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048):
         _, _, launch = fill_of(FillCase(block, 32, 1, 1, 2))
         yield f"future_fill, block {block}", launch()
-    state, _ = _state(Plan(2 * 4096, (4096,)), 32, 1, 1)
+    state, _ = state_of(Plan(2 * 4096, (4096,)), 32, 1, 1)
     values = torch.zeros(1, 4096, 32, 2)
     yield "multiply_accumulate", products_of(state, values, torch.arange(1))
     for part in ("inputs", "outputs"):
@@ -175,7 +189,7 @@ def shipped_launches() -> Iterator[tuple[str, Launch]]:
         (2, 1024, 64, torch.float32), (8, 1024, 64, torch.float32), (8, 1000, 64, torch.bfloat16),
         (1, 1024, 256, torch.float32), (8, 1024, 256, torch.float32),
     ):  # fmt: skip
-        state, _ = _state(Plan(2 * block, (block,)), channels, batch, 1)
+        state, _ = state_of(Plan(2 * block, (block,)), channels, batch, 1)
         u = torch.zeros(batch, channels, dtype=dtype)
         launch = step_launch(
             u, u, u, u, state.ring, state.taps, state.taps[:, 0, 0], state.positions, None, 0,

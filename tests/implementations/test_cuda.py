@@ -17,12 +17,13 @@ from futurefill_kernels.cli import check_wheel
 from futurefill_kernels.implementations import cuda, select
 from futurefill_kernels.implementations.base import PromptKernels
 from futurefill_kernels.state.gpu_layout import share_channels
-from tests.emulation import cuda_prompt_rig, cuda_rig
+from tests.emulation import cuda_compile, cuda_rig, launch_shapes
+from tests.fast import combinations
 from tests.implementations.prompt_cases import check_prompts
 from tests.oracles import relative_error
 
 NOT_BUILT = native.cuda_unavailable_reason()
-NOT_EMULATED = cuda_rig.unavailable_reason()
+NOT_EMULATED = cuda_compile.unavailable()
 
 
 def test_reasons_name_what_stands_against():
@@ -40,8 +41,8 @@ def test_reasons_name_what_stands_against():
 @pytest.mark.skipif(NOT_EMULATED is not None, reason=f"no CUDA emulation: {NOT_EMULATED}")
 def test_python_and_cuda_agree_on_large_blocks():
     for block in (2048, 4096, 8192):
-        for memory in cuda_rig.memories(block):
-            config = cuda_rig.fill_config(block, memory)
+        for memory in launch_shapes.memories(block):
+            config = launch_shapes.fill_config(block, memory)
             expected = cuda.INTERLEAVED.get(block, (1, config.channels))
             assert (config.units, config.channels) == expected
 
@@ -118,19 +119,17 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     def fill(state, level, rows):
         launches.append(f"fill {level.block}")
-        fused = level.block == level.transform <= cuda.capabilities.largest_fused
-        run = cuda_rig.run_fill if fused else cuda_rig.run_fill_by_fft
-        run(state, level, rows, checks=False)
+        cuda_rig.run_level(state, level, rows, checks=False)
 
     def fill_share(state, level, rows, begin, end):
         first, last = share_channels(state.layout, level, begin, end)
         if first < last:
             launches.append(f"share {level.block}")
-            cuda_rig.run_fill(state, level, rows, checks=False, channels=(first, last))
+            cuda_rig.run_level(state, level, rows, checks=False, channels=(first, last))
 
     def prompt_kernels():
         launches.append("prompt")
-        kernels = cuda_prompt_rig.run_inputs, cuda_prompt_rig.run_outputs
+        kernels = cuda_rig.run_inputs, cuda_rig.run_outputs
         return PromptKernels(*(partial(kernel, checks=False) for kernel in kernels))
 
     implementation = SimpleNamespace(
@@ -150,12 +149,15 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 @pytest.mark.parametrize(
     ("groups", "taps", "blocks", "slack_from"),
-    [
-        (6, 40, (4, 16, 32), None),
-        (2, 200, (4, 16, 32), None),
-        (2, 200, (3, 12, 24), None),
-        (6, 200, (2, 8, 32), 8),
-    ],
+    combinations(
+        [
+            (6, 40, (4, 16, 32), None),
+            (2, 200, (4, 16, 32), None),
+            (2, 200, (3, 12, 24), None),
+            (6, 200, (2, 8, 32), 8),
+        ],
+        fast=[(6, 200, (2, 8, 32), 8)],
+    ),
 )
 def test_streams_of_prompts_chunks_and_steps(emulated, groups, taps, blocks, slack_from):
     """Random splits into prefill, chunks and steps equal one parallel convolution."""
@@ -185,7 +187,10 @@ def test_streams_of_prompts_chunks_and_steps(emulated, groups, taps, blocks, sla
 
 @pytest.mark.parametrize(
     ("channels", "groups", "dtype"),
-    [(1, 1, torch.float16), (6, 2, torch.bfloat16), (40, 40, torch.float32)],
+    combinations(
+        [(1, 1, torch.float16), (6, 2, torch.bfloat16), (40, 40, torch.float32)],
+        fast=[(6, 2, torch.bfloat16)],
+    ),
 )
 def test_prompts(emulated, channels, groups, dtype):
     check_prompts("emulated", dtype, channels, groups)

@@ -9,18 +9,14 @@ import torch
 from futurefill_kernels.implementations import reference as plain
 from futurefill_kernels.plan import Plan
 from futurefill_kernels.state.tensors import StreamState, allocate
-from tests.emulation.cuda_rig import (
-    emulator,
-    make_state,
-    run_fill,
-    run_fill_by_fft,
-    run_step,
-    unavailable_reason,
-)
+from tests.emulation import emulator
+from tests.emulation.cuda_compile import unavailable
+from tests.emulation.cuda_rig import make_state, run_fill, run_fill_by_fft, run_step
+from tests.fast import combinations
 from tests.oracles import relative_error
 
 pytestmark = pytest.mark.skipif(
-    unavailable_reason() is not None, reason=f"no CUDA emulation: {unavailable_reason()}"
+    unavailable() is not None, reason=f"no CUDA emulation: {unavailable()}"
 )
 ARCHS = ("sm_80", "sm_90")
 FILL_ERROR = 4e-7
@@ -78,9 +74,13 @@ def fill_errors(
     return errors
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("block", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
-@pytest.mark.parametrize("radix", [2, 4])
+@pytest.mark.parametrize(
+    ("block", "radix", "arch"),
+    combinations(
+        [1, 2, 4, 8, 16, 32, 64, 128, 256, 512], [2, 4], ARCHS,
+        fast=[(16, 4, "sm_80"), (64, 2, "sm_80")],
+    ),
+)  # fmt: skip
 def test_fill_of_every_block(block, radix, arch):
     # a level inside a larger one: groups start again
     plan = Plan(2 * radix * block, (block, radix * block), 2 * radix * block)
@@ -90,19 +90,13 @@ def test_fill_of_every_block(block, radix, arch):
     assert max(errors) < FILL_ERROR
 
 
-@pytest.mark.parametrize("memory", range(3))
 @pytest.mark.parametrize(
-    ("block", "arch"),
-    [
-        (512, "sm_80"),
-        (1024, "sm_80"),
-        (1024, "sm_90"),
-        (2048, "sm_80"),
-        (2048, "sm_90"),
-        pytest.param(4096, "sm_90", marks=pytest.mark.slow),
-        pytest.param(8192, "sm_80", marks=pytest.mark.slow),
-    ],
-)
+    ("block", "arch", "memory"),
+    combinations(
+        [512, 1024, 2048, 4096, 8192], ARCHS, range(3),
+        fast=[(512, "sm_80", 0), (2048, "sm_80", 0), (2048, "sm_80", 1), (4096, "sm_80", 1)],
+    ),
+)  # fmt: skip
 def test_fill_of_large_blocks(block, arch, memory):
     """Exchanges of whole values, and in halves for devices with little shared memory."""
     plan = Plan(3 * block - 5, (block,))
@@ -113,21 +107,26 @@ def test_fill_of_large_blocks(block, arch, memory):
     assert max(errors) < FILL_ERROR
 
 
-@pytest.mark.parametrize("channels", [1, 7, 64, 100, 1000])
-@pytest.mark.parametrize("block", [16, 64])
+@pytest.mark.parametrize(
+    ("channels", "block"), combinations([1, 7, 64, 100, 1000], [16, 64], fast=[(100, 16), (7, 64)])
+)
 def test_fill_of_many_channels(channels, block):
     plan = Plan(3 * block + 1, (block,))
     state, reference = make_pair(plan, channels)
     assert max(fill_errors(state, reference, plan.levels[0], [block, 2 * block])) < FILL_ERROR
 
 
-@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize(
-    ("block", "channels", "groups", "taps"),
-    [(3, 7, 7, None), (24, 33, 11, None), (63, 40, 1, 130), (100, 5, 5, 20)],
-)
-def test_fill_through_fft(block, channels, groups, taps, arch):
+    ("sizes", "arch"),
+    combinations(
+        [(3, 7, 7, None), (24, 33, 11, None), (63, 40, 1, 130), (100, 5, 5, 20)], ARCHS,
+        fast=[((24, 33, 11, None), "sm_80")],
+    ),
+    ids=str,
+)  # fmt: skip
+def test_fill_through_fft(sizes, arch):
     """Blocks that are no powers of two; shared and short filters."""
+    block, channels, groups, taps = sizes
     plan = Plan(block * 7 - 2, (block, 4 * block), taps)
     state, reference = make_pair(plan, channels, groups=groups, batch=2, layers=2, taps=taps)
     positions = [i * block for i in range(1, 7) if i != 4]
@@ -137,6 +136,7 @@ def test_fill_through_fft(block, channels, groups, taps, arch):
     assert max(errors) < FILL_ERROR
 
 
+@pytest.mark.slow
 def test_fill_through_fft_of_a_large_block():
     plan = Plan(3 * 16384 - 100, (16384,))
     state, reference = make_pair(plan, 2)
@@ -147,7 +147,9 @@ def test_fill_through_fft_of_a_large_block():
     assert max(errors) < FILL_ERROR
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(8, 2), (96, 3), (40, 1), (70, 35)])
+@pytest.mark.parametrize(
+    ("channels", "groups"), combinations([(8, 2), (96, 3), (40, 1), (70, 35)], fast=[(70, 35)])
+)
 def test_fill_with_shared_filters(channels, groups):
     plan = Plan(200, (32,))
     state, reference = make_pair(plan, channels, groups=groups, batch=3)
@@ -155,7 +157,7 @@ def test_fill_with_shared_filters(channels, groups):
     assert max(errors) < FILL_ERROR
 
 
-@pytest.mark.parametrize("taps", [1, 20, 64, 65, 130])
+@pytest.mark.parametrize("taps", combinations([1, 20, 64, 65, 130], fast=[65]))
 def test_fill_with_short_filters(taps):
     """Fewer spectra than blocks: the oldest kept spectrum's slot is taken by the newest."""
     plan = Plan(64 * 7, (64,), taps)
@@ -166,7 +168,10 @@ def test_fill_with_short_filters(taps):
 
 @pytest.mark.parametrize(
     ("block", "run"),
-    [(8, run_fill), (32, run_fill), (64, run_fill), (512, run_fill), (24, run_fill_by_fft)],
+    combinations(
+        [(8, run_fill), (32, run_fill), (64, run_fill), (512, run_fill), (24, run_fill_by_fft)],
+        fast=[(64, run_fill), (24, run_fill_by_fft)],
+    ),
 )
 def test_shares_of_late_fills(block, run):
     """Firings of a level with slack, 32 channels at a time in the steps that follow a boundary."""
@@ -176,7 +181,7 @@ def test_shares_of_late_fills(block, run):
     assert late.late == late.steps == block // 4
     for p in range(block, 7 * block - 3 - late.late, block):
         before = state.ring.clone()
-        for first, last in ((0, 32), (32, 70)):
+        for first, last in ((0, 32), (32, state.layout.lanes)):
             # the second share comes in the last step that may do one
             state.positions[:] = p + (late.steps - 1 if first else 0)
             run(state, late, channels=(first, last))
@@ -224,22 +229,33 @@ def test_fill_at_other_positions_changes_nothing(position, run):
     assert not state.kept.any()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    ("channels", "groups", "batch", "base"),
-    [
-        (1, 1, 1, 1),
-        (7, 7, 3, 5),
-        (64, 2, 1, 16),
-        (100, 100, 8, 64),
-        (48, 16, 2, 150),
-        (1000, 1000, 1, 32),
-        (1000, 250, 9, 16),
-        (40, 40, 9, 100),
-    ],
+    ("sizes", "dtype", "arch"),
+    combinations(
+        [
+            (1, 1, 1, 1),
+            (7, 7, 3, 5),
+            (64, 2, 1, 16),
+            (100, 100, 8, 64),
+            (48, 16, 2, 150),
+            (1000, 1000, 1, 32),
+            (1000, 1000, 3, 16),
+            (1000, 250, 9, 16),
+            (40, 40, 9, 100),
+        ],
+        [torch.float32, torch.bfloat16, torch.float16],
+        ARCHS,
+        fast=[
+            ((7, 7, 3, 5), torch.float32, "sm_80"),
+            ((48, 16, 2, 150), torch.bfloat16, "sm_80"),
+            ((1000, 1000, 3, 16), torch.float32, "sm_80"),
+            ((1000, 250, 9, 16), torch.float16, "sm_80"),
+        ],
+    ),
+    ids=str,
 )
-@pytest.mark.parametrize("arch", ARCHS)
-def test_step(arch, channels, groups, batch, base, dtype):
+def test_step(sizes, dtype, arch):
+    channels, groups, batch, base = sizes
     plan = Plan(3 * base + 2, (base,))
     state, reference = make_pair(plan, channels, groups=groups, batch=batch, layers=2, skip=True)
     positions = torch.arange(batch) * 7 % plan.length
@@ -260,7 +276,7 @@ def test_step(arch, channels, groups, batch, base, dtype):
     assert not state.ring[..., channels:].any()
 
 
-@pytest.mark.parametrize("batch", [3, 20])
+@pytest.mark.parametrize("batch", combinations([3, 20], fast=[3]))
 def test_step_of_chosen_rows(batch):
     """Padding rows read zero, rows that are not named stay, a full row is refused with NaN."""
     plan = Plan(40, (16,))
@@ -284,6 +300,7 @@ def test_step_of_chosen_rows(batch):
     assert relative_error(state.ring[..., :channels], reference.ring) < 1e-7
 
 
+@pytest.mark.slow
 def test_a_stream_equals_the_reference():
     """Steps and fills of a plan with three levels, token by token."""
     plan = Plan(150, (4, 16, 64))
@@ -315,7 +332,7 @@ FAULTS = {
     ),
     "one input too early": (
         64,
-        ("future_fill.cu", "(p - T + k)", "(p - T + k - 1)"),
+        ("future_fill.cuh", "(p - T + k)", "(p - T + k - 1)"),
         "out-of-bounds",
     ),
 }
@@ -327,7 +344,7 @@ def test_planted_fault_in_the_fill(fault):
     plan = Plan(2 * block, (block,))
     state, _ = make_pair(plan, 16)
     state.positions[:] = block
-    with pytest.raises(emulator().EmuError, match=expected):
+    with pytest.raises(emulator.load().EmuError, match=expected):
         run_fill(state, plan.levels[0], edits=(edit,))
 
 
@@ -342,8 +359,8 @@ def test_planted_fault_in_the_products(text, replacement):
     plan = Plan(72, (24,))
     state, _ = make_pair(plan, 16)
     state.positions[:] = 24
-    edit = ("spectrum_products.cu", text, replacement)
-    with pytest.raises(emulator().EmuError, match="out-of-bounds"):
+    edit = ("spectrum_products.cuh", text, replacement)
+    with pytest.raises(emulator.load().EmuError, match="out-of-bounds"):
         run_fill_by_fft(state, plan.levels[0], edits=(edit,))
 
 
@@ -360,6 +377,6 @@ def test_planted_fault_in_the_step(text, replacement, expected):
     state, _ = make_pair(plan, 16)
     state.positions[:] = 63
     u = torch.randn(1, 16)
-    edit = ("short_range_step.cu", text, replacement)
-    with pytest.raises(emulator().EmuError, match=expected):
+    edit = ("short_range_step.cuh", text, replacement)
+    with pytest.raises(emulator.load().EmuError, match=expected):
         run_step(state, u, None, None, torch.empty(1, 16), None, 0, True, edits=(edit,))

@@ -68,7 +68,7 @@ def test_fill_with_bfloat16_spectra_compiles_without_spills(block, capability):
 
 def step_launch(batch, channels, block, dtype, gates=True, rows=None, last=True):
     plan = Plan(2 * block, (block,))
-    state, _ = triton_counters._state(plan, channels, batch, 1)
+    state, _ = triton_counters.state_of(plan, channels, batch, 1)
     u = torch.zeros(batch if rows is None else len(rows), channels, dtype=dtype)
     gate, skip = (u, state.taps[:, 0, 0]) if gates else (None, None)
     return launches.step_launch(

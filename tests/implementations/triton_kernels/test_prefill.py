@@ -38,7 +38,7 @@ def test_compiles_without_spills(case, capability):
 
 def run(make, capability: int, *arguments) -> None:
     """An op's launch in the emulator."""
-    triton_counters._emulate(make(*arguments), capability, True)
+    triton_counters.emulate(make(*arguments), capability, True)
 
 
 @needs_emulator

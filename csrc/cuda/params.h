@@ -1,0 +1,114 @@
+// What the kernels take: sizes and strides by value, and with the tensors what a launcher takes.
+// Plain C++, no CUDA.
+#pragma once
+
+#include <cstdint>
+
+namespace futurefill::cuda {
+
+enum class IoType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+
+// Sizes and strides, in values, of a future fill; all int64 so that no address is widened at run
+// time.
+struct FillShape {
+  int64_t ring_layer, ring_row;  // layers and batch rows of the ring
+  int64_t kept_layer, kept_row;
+  int64_t spectra_layer;
+  int64_t lanes, filter_lanes;  // values per slot and per spectrum row
+  int64_t length;
+  int32_t channels, channels_per_filter;
+  int32_t first_channel, last_channel;  // done are first_channel .. last_channel - 1
+  int32_t batch, radix, n_spectra;
+  int32_t late, extra;  // of a level with slack, else 0
+  int32_t unused;
+};
+
+struct FillParams {
+  float* ring;
+  float* kept;           // from the level's first row on
+  const float* spectra;  // likewise
+  const int64_t* positions;
+  const int64_t* rows;  // (n_rows,) or null for all
+  int64_t n_rows, layers, block;
+  FillShape shape;
+};
+
+struct StepShape {
+  int64_t u_row, pre_row, post_row, y_row;  // row strides in values
+  int64_t ring_row;
+  int64_t lanes, filter_lanes;
+  int64_t slots;  // positions from here on are refused
+  int32_t n_rows, channels, channels_per_filter;
+  int32_t batch, taps, advance;
+};
+
+struct StepParams {
+  const void *u, *pre, *post;  // pre and post or null
+  void* y;
+  float* ring;         // of the layer
+  const float* taps;   // of the layer
+  const float* skip;   // of the layer, or null
+  int64_t* positions;  // (batch,)
+  const int64_t* rows;
+  IoType io;
+  StepShape shape;
+};
+
+// Sizes and strides, in values, of one layer's spectrum products.
+struct ProductShape {
+  int64_t kept_row;
+  int64_t lanes, filter_lanes;
+  int64_t length, block, transform, width;  // width: channels of values
+  int32_t first_channel, channels, channels_per_filter;
+  int32_t batch, radix, n_spectra, log_transform;
+  int32_t late, extra;  // of a level with slack, else 0
+  int32_t unused;
+};
+
+struct ProductParams {
+  void* values;          // (n_rows, transform, width) complex
+  float* kept;           // of the layer, from the level's first row on
+  const float* spectra;  // likewise
+  const int64_t* positions;
+  const int64_t* rows;  // (n_rows,)
+  int64_t n_rows;
+  ProductShape shape;
+};
+
+// Of a prompt's tensor (rows, channels, time), in values; that of time is 1.
+struct Strides {
+  int64_t row, channel;
+};
+
+struct InputsShape {
+  int64_t positions, width;  // of u, of x
+  int64_t channels, n_rows;
+};
+
+struct InputsParams {
+  const void *u, *pre;     // pre or null
+  const int64_t* lengths;  // (n_rows,) or null for all positions
+  float *x, *held;         // held or null
+  Strides u_at, pre_at, x_at, held_at;
+  IoType io;
+  InputsShape shape;
+};
+
+struct OutputsShape {
+  int64_t positions, length, slots, lanes;  // of u; of the future fill; of the ring; of both
+  int64_t batch, channels, n_rows;
+};
+
+struct OutputsParams {
+  const float* z;
+  const void *u, *pre, *post;  // pre and post or null
+  const float* skip;           // of the layer, from the first channel on, or null
+  void* y;
+  float *prompt_fill, *ring;            // of the layer, likewise
+  const int64_t *rows, *starts, *ends;  // (n_rows,); starts or null for 0
+  Strides z_at, u_at, pre_at, post_at, y_at;
+  IoType io;
+  OutputsShape shape;
+};
+
+}  // namespace futurefill::cuda

@@ -1,0 +1,152 @@
+// What the launchers take, from the tensors of a stream as state/tensors.py allocates them in one
+// tile. Plain C++; nothing is checked here.
+#pragma once
+
+#include <cstdint>
+
+#include "params.h"
+
+namespace futurefill::cuda {
+
+// Contiguous float32 tensors of a stream and their sizes.
+struct State {
+  float* ring;           // (layers, batch, slots, lanes)
+  float* kept;           // (layers, batch, kept_rows, 2, lanes)
+  const float* spectra;  // (layers, spectra_rows, 2, filter_lanes)
+  const float* taps;     // (layers, n_taps, filter_lanes)
+  const float* skip;     // (layers, lanes) or null
+  int64_t* positions;    // (batch,)
+  int64_t layers, batch, slots, lanes;
+  int64_t kept_rows, spectra_rows, n_taps, filter_lanes;
+  int64_t channels_per_filter;
+  int64_t length;  // positions of the plan
+};
+
+// Of a plan (plan.py).
+struct Level {
+  int64_t block, transform, radix, n_spectra;
+  int64_t kept_offset, spectra_offset;  // rows
+  int64_t late, extra;                  // with slack, else 0
+};
+
+// Rows of the batch; null for all.
+struct Rows {
+  const int64_t* at;
+  int64_t n;
+};
+
+// One token of every row: (rows, channels), values of a row are neighbours.
+struct Tokens {
+  const void *u, *pre, *post;  // pre and post or null
+  void* y;
+  int64_t u_row, pre_row, post_row, y_row;  // row strides in values
+  int64_t channels;
+  IoType io;
+};
+
+// A fill of channels first .. last - 1 of all layers.
+inline FillParams fill_params(const State& s, const Level& level, Rows rows, int64_t first,
+                              int64_t last) {
+  FillParams p{};
+  FillShape& a = p.shape;
+  a.ring_row = s.slots * s.lanes;
+  a.ring_layer = s.batch * a.ring_row;
+  a.kept_row = s.kept_rows * 2 * s.lanes;
+  a.kept_layer = s.batch * a.kept_row;
+  a.spectra_layer = s.spectra_rows * 2 * s.filter_lanes;
+  a.lanes = s.lanes;
+  a.filter_lanes = s.filter_lanes;
+  a.length = s.length;
+  a.channels = int32_t(s.lanes);
+  a.channels_per_filter = int32_t(s.channels_per_filter);
+  a.first_channel = int32_t(first);
+  a.last_channel = int32_t(last);
+  a.batch = int32_t(s.batch);
+  a.radix = int32_t(level.radix);
+  a.n_spectra = int32_t(level.n_spectra);
+  a.late = int32_t(level.late);
+  a.extra = int32_t(level.extra);
+  p.ring = s.ring;
+  p.kept = s.kept + level.kept_offset * 2 * s.lanes;
+  p.spectra = s.spectra + level.spectra_offset * 2 * s.filter_lanes;
+  p.positions = s.positions;
+  p.rows = rows.at;
+  p.n_rows = rows.n;
+  p.layers = s.layers;
+  p.block = level.block;
+  return p;
+}
+
+// Products of one layer's `width` channels from `first` on.
+// values: (rows, transform, width) complex.
+inline ProductParams product_params(const State& s, const Level& level, void* values, int64_t width,
+                                    Rows rows, int64_t layer, int64_t first) {
+  ProductParams p{};
+  ProductShape& a = p.shape;
+  a.kept_row = s.kept_rows * 2 * s.lanes;
+  a.lanes = s.lanes;
+  a.filter_lanes = s.filter_lanes;
+  a.length = s.length;
+  a.block = level.block;
+  a.transform = level.transform;
+  a.width = width;
+  a.first_channel = int32_t(first);
+  a.channels = int32_t(s.lanes);
+  a.channels_per_filter = int32_t(s.channels_per_filter);
+  a.batch = int32_t(s.batch);
+  a.radix = int32_t(level.radix);
+  a.n_spectra = int32_t(level.n_spectra);
+  while (int64_t{1} << a.log_transform < level.transform) ++a.log_transform;
+  a.late = int32_t(level.late);
+  a.extra = int32_t(level.extra);
+  p.values = values;
+  p.kept = s.kept + layer * s.batch * a.kept_row + level.kept_offset * 2 * s.lanes;
+  p.spectra = s.spectra + (layer * s.spectra_rows + level.spectra_offset) * 2 * s.filter_lanes;
+  p.positions = s.positions;
+  p.rows = rows.at;
+  p.n_rows = rows.n;
+  return p;
+}
+
+// advance: whether the positions move on.
+inline StepParams step_params(const State& s, const Tokens& tokens, Rows rows, int64_t layer,
+                              bool advance) {
+  StepParams p{};
+  StepShape& a = p.shape;
+  a.u_row = tokens.u_row;
+  a.pre_row = tokens.pre_row;
+  a.post_row = tokens.post_row;
+  a.y_row = tokens.y_row;
+  a.ring_row = s.slots * s.lanes;
+  a.lanes = s.lanes;
+  a.filter_lanes = s.filter_lanes;
+  a.slots = s.slots;
+  a.n_rows = int32_t(rows.n);
+  a.channels = int32_t(tokens.channels);
+  a.channels_per_filter = int32_t(s.channels_per_filter);
+  a.batch = int32_t(s.batch);
+  a.taps = int32_t(s.n_taps);
+  a.advance = advance;
+  p.u = tokens.u;
+  p.pre = tokens.pre;
+  p.post = tokens.post;
+  p.y = tokens.y;
+  p.ring = s.ring + layer * s.batch * a.ring_row;
+  p.taps = s.taps + layer * s.n_taps * s.filter_lanes;
+  p.skip = s.skip ? s.skip + layer * s.lanes : nullptr;
+  p.positions = s.positions;
+  p.rows = rows.at;
+  p.io = tokens.io;
+  return p;
+}
+
+// p of the first layer and channel, moved to a layer and its channels from `first` on.
+inline OutputsParams at_layer(OutputsParams p, int64_t layer, int64_t first) {
+  const OutputsShape& a = p.shape;
+  if (p.skip) p.skip += layer * a.lanes + first;
+  p.prompt_fill += layer * a.batch * a.length * a.lanes + first;
+  p.ring += layer * a.batch * a.slots * a.lanes + first;
+  return p;
+}
+
+}  // namespace futurefill::cuda

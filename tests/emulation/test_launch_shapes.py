@@ -1,0 +1,113 @@
+"""Which kernels the launchers choose and with which grids; needs only a C++ compiler."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from futurefill_kernels.plan import Plan
+from tests.emulation import launch_shapes
+from tests.emulation.cuda_compile import SOURCES
+from tests.emulation.cuda_rig import make_state
+
+pytestmark = pytest.mark.skipif(not SOURCES.exists(), reason="not run from a source tree")
+
+
+def state_of(plan: Plan, channels: int, batch: int = 1, layers: int = 1):
+    return make_state([torch.ones(channels, plan.length)] * layers, plan, batch)
+
+
+@pytest.mark.parametrize(
+    ("kilobytes", "memory"), [(64, 0), (100, 0), (163, 0), (164, 1), (227, 1), (228, 2), (256, 2)]
+)
+def test_memory_of_a_device(kilobytes, memory):
+    assert launch_shapes.memory_of(kilobytes << 10) == memory
+
+
+@pytest.mark.parametrize("block", [2**k for k in range(14)])
+def test_every_block_size_has_a_fill(block):
+    plan = Plan(2 * block, (block,))
+    state = state_of(plan, 33, batch=3, layers=2)
+    for memory in range(3):
+        launch = launch_shapes.future_fill(state, plan.levels[0], None, 0, 64, memory)
+        config = launch_shapes.fill_config(block, memory)
+        least = launch_shapes.least_memory(block, memory)
+        assert launch.kernel == f"future_fill<ConfigOf<{block}, {least}>>"
+        assert launch_shapes.fill_config(block, least) == config
+        assert launch.threads == config.threads <= 1024
+        assert launch.shared == config.shared_bytes <= (99, 163, 227)[memory] << 10
+        assert launch.grid[1:] == (3, 2)
+        # every channel once
+        per_block = config.channels * config.staged
+        assert launch.grid[0] * per_block in range(64, 64 + max(config.group, per_block))
+
+
+@pytest.mark.parametrize("block", [3, 24, 16384])
+def test_other_blocks_have_no_fill(block):
+    plan = Plan(2 * block, (block,))
+    with pytest.raises(ValueError, match="no such kernel"):
+        launch_shapes.future_fill(state_of(plan, 1), plan.levels[0], None, 0, 32, 1)
+
+
+def test_fill_of_some_rows_and_channels():
+    plan = Plan(64, (32,))
+    state = state_of(plan, 300, batch=4)
+    rows = torch.tensor([3, 1])
+    launch = launch_shapes.future_fill(state, plan.levels[0], rows, 32, 320, 1)
+    assert launch.grid == (3, 2, 1)
+    assert launch.arguments[3:5] == (state.positions.data_ptr(), rows.data_ptr())
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "rows"),
+    [(1, 1024, 1), (2, 64, 1), (2, 1024, 2), (8, 1024, 8), (9, 1000, 8), (8, 512, 2), (64, 8, 1)],
+)
+@pytest.mark.parametrize("dtype", list(launch_shapes.IO_TYPES))
+def test_step(batch, channels, rows, dtype):
+    """Rows share the taps where enough thread blocks are left for all SMs."""
+    state = state_of(Plan(128, (64,)), channels, batch)
+    u = torch.zeros(batch, channels, dtype=dtype)
+    launch = launch_shapes.short_range_step(state, u, None, None, u, None, 0, True)
+    kind = launch_shapes.IO_TYPES[dtype]
+    assert launch.kernel == f"short_range_step<IoOf<IoType({kind})>, {rows}, false>"
+    assert launch.grid == (-(-channels // 8), -(-batch // rows), 1)
+    assert (launch.threads, launch.shared) == (128, 0)
+    assert launch.arguments[1:3] == (0, 0)
+
+
+def test_step_of_a_layer_with_shared_filters():
+    plan = Plan(64, (16,))
+    skip = torch.ones(2, 12)
+    state = make_state([torch.ones(4, 64)] * 2, plan, 2, 12, skip)
+    u = torch.zeros(2, 12)
+    launch = launch_shapes.short_range_step(state, u, u, u, u, None, 1, True)
+    assert launch.kernel.endswith("1, true>")
+    layers = (state.ring[1], state.taps[1], state.skip[1])
+    assert launch.arguments[4:7] == tuple(x.data_ptr() for x in layers)
+    assert launch.threads == 32
+
+
+def test_products_of_a_layer():
+    plan = Plan(3 * 24, (24,))
+    state = state_of(plan, 40, batch=2, layers=2)
+    values, rows = torch.zeros(1, 32, 33, 2), torch.tensor([1])
+    launch = launch_shapes.spectrum_products(state, plan.levels[0], values, rows, 1, 7)
+    assert launch.kernel == "spectrum_products"
+    assert launch.grid == (4, 2, 1)
+    assert launch.arguments[1:3] == (state.kept[1].data_ptr(), state.spectra[1].data_ptr())
+
+
+@pytest.mark.parametrize(("starts", "times"), [(None, 2), (torch.zeros(3, dtype=torch.int64), 3)])
+def test_prompts(starts, times):
+    u, z = torch.zeros(3, 40, 64), torch.zeros(3, 40, 200)
+    held = torch.zeros(3, 40, 70)[..., 2:66]
+    launch = launch_shapes.prefill_inputs(u, None, None, z, held)
+    assert launch.kernel == "prefill_inputs<IoOf<IoType(0)>>"
+    assert launch.grid == (1, 40, 3)
+    fill = torch.zeros(2, 3, 1, 64, 64)
+    rows = torch.arange(3)
+    outputs = (z, u, None, None, None, u, fill, fill.clone(), rows, starts, rows)
+    launch = launch_shapes.prefill_outputs(*outputs, layer=1, first_channel=8)
+    assert launch.kernel == "prefill_outputs<IoOf<IoType(0)>>"
+    assert launch.grid == (times, 2, 3)
+    assert launch.arguments[6] == fill[1, 0, 0, 0, 8:].data_ptr()
