@@ -15,7 +15,7 @@ from torch import Tensor
 
 import futurefill_kernels as ff
 from futurefill_kernels.cli.corpus import standard_library
-from futurefill_kernels.cli.evaluate import _bits, parallel_bits, windows
+from futurefill_kernels.cli.evaluate import bits, parallel_bits, windows
 from futurefill_kernels.decoding.model_cache import DecodingCache
 from futurefill_kernels.implementations.select import cannot_run
 from futurefill_kernels.nn.filters import LongFilter
@@ -155,7 +155,7 @@ def _decoded(
     total = 0.0
     for t in range(steps):
         logits = model(ids[:, t : t + 1], cache=cache)
-        total += _bits(logits, ids[:, t + 1 : t + 2], (t < lengths)[:, None])
+        total += bits(logits, ids[:, t + 1 : t + 2], (t < lengths)[:, None])
         if every_token is not None:
             every_token(cache)
     return total

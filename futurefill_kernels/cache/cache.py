@@ -17,6 +17,7 @@ from ..checks import (
     check_spectra_dtype,
     refuse_grad,
     row_indices,
+    state_dtype,
     valid_lengths,
 )
 from ..implementations.select import check_plan, resolve
@@ -114,7 +115,7 @@ class FutureFillCache:
         if fill_stream is not None and self.device.type != "cuda":
             raise ValueError(f"fill_stream needs a CUDA device, the stream's is {self.device}")
         self._fill_stream, self._fill_running, self._capturing = fill_stream, False, False
-        self._accumulate = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self._accumulate = state_dtype(self.dtype)
         self._filters = [h.detach().to(self.device, self._accumulate) for h in layers]
         self.batch_size, self.max_new_tokens, self.channels = batch_size, max_new_tokens, channels
         self.layers = len(layers)
