@@ -4,36 +4,7 @@ import torch
 from torch import nn
 
 import futurefill_kernels as ff
-from futurefill_kernels import nn as ffnn
-from futurefill_kernels.nn.filters import fft_conv
-
-CHANNELS, CONTEXT = 6, 64
-
-MIXERS = {
-    "long-conv": lambda: ffnn.LongConv(CHANNELS, CONTEXT),
-    "long-conv-groups-no-skip": lambda: ffnn.LongConv(CHANNELS, CONTEXT, groups=2, skip=False),
-    "long-conv-short-filter": lambda: ffnn.LongConv(CHANNELS, 9),
-    "hyena-2": lambda: ffnn.Hyena(CHANNELS, CONTEXT),
-    "hyena-3": lambda: ffnn.Hyena(CHANNELS, CONTEXT, order=3),
-    "hyena-1-tap": lambda: ffnn.Hyena(CHANNELS, CONTEXT, short_taps=1),
-    "hyena-5-taps": lambda: ffnn.Hyena(CHANNELS, CONTEXT, short_taps=5),
-    "stu-tensorised": lambda: ffnn.STU(CHANNELS, CONTEXT, filters=4),
-    "stu-full": lambda: ffnn.STU(CHANNELS, CONTEXT, filters=3, tensorised=False),
-}
-TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
-
-
-class Stack(nn.Module):
-    """Different mixers in one model: several streams in one cache."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mixers = nn.ModuleList(MIXERS[name]() for name in ("hyena-2", "stu-full", "hyena-3"))
-
-    def forward(self, x, cache=None):
-        for mixer in self.mixers:
-            x = x + mixer(x, cache)
-        return x
+from tests.nn.mixers import CHANNELS, MIXERS, TOLERANCE, Stack, check_modes, run_split
 
 
 @pytest.fixture(autouse=True)
@@ -43,24 +14,9 @@ def _no_grad():
         yield
 
 
-def run_split(model, x, splits, cache):
-    """Outputs of consecutive calls over x (B, T, D), cut at the given positions."""
-    ends = [*splits, x.shape[1]]
-    pieces = [model(x[:, a:b], cache) for a, b in zip([0, *splits], ends, strict=True)]
-    return torch.cat(pieces, 1)
-
-
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("name", [*MIXERS, "stack"])
-def test_prefill_and_steps_equal_the_parallel_form(name, dtype):
-    model = (Stack() if name == "stack" else MIXERS[name]()).to(dtype)
-    x = torch.randn(3, 47, CHANNELS, dtype=dtype)
-    cache = ff.DecodingCache(model, 3, 30)
-    streamed = run_split(model, x, range(17, 47), cache)
-    error = (streamed - model(x)).abs().max().item()
-    print(f"{name} {dtype}: max difference {error:.2e}")
-    assert error < TOLERANCE[dtype]
-    assert cache.positions.tolist() == [30, 30, 30]
+def test_prefill_and_steps_equal_the_parallel_form(dtype):
+    check_modes(Stack, dtype)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -71,20 +27,6 @@ def test_any_split_into_prompt_chunks_and_steps(seed):
     splits = sorted(rng.choice(np.arange(1, 40), size=rng.integers(1, 39), replace=False).tolist())
     streamed = run_split(model, x, splits, ff.DecodingCache(model, 2, 40))
     torch.testing.assert_close(streamed, model(x), rtol=0, atol=1e-12)
-
-
-def test_logits_of_the_language_model_in_both_modes():
-    config = ffnn.LanguageModelConfig(
-        vocabulary=50, context_length=CONTEXT, channels=16, layers=3, mlp_hidden=24
-    )
-    ids = torch.randint(50, (2, 50))
-    for dtype, tolerance in TOLERANCE.items():
-        model = ffnn.LanguageModel(config).to(dtype)
-        cache = ff.DecodingCache(model, 2, 45)
-        streamed = run_split(model, ids, range(5, 50), cache)
-        error = (streamed - model(ids)).abs().max().item()
-        print(f"{dtype}: max difference in logits {error:.2e}")
-        assert error < tolerance
 
 
 def test_right_padded_prompts_continue_as_if_alone():
@@ -193,68 +135,3 @@ def test_calls_out_of_order_are_refused():
 def test_a_model_without_mixers_is_refused():
     with pytest.raises(ValueError, match=r"Linear has no ff\.nn mixers"):
         ff.DecodingCache(nn.Linear(2, 2), 1, 4)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: ffnn.Hyena(4, 8, order=1), "order >= 2, got 1"),
-        (lambda: ffnn.Hyena(4, 8, short_taps=0), "taps >= 1, got 0"),
-        (lambda: ffnn.LongConv(4, 8, groups=3), "divide channels = 4, got 3"),
-        (lambda: ffnn.LongConv(4, 0), "context_length >= 1, got 0"),
-        (lambda: ffnn.STU(4, 8, filters=9), "count <= length = 8, got 9"),
-    ],
-)
-def test_impossible_sizes_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-@pytest.mark.parametrize(("length", "taps", "groups"), [(1, 1, 1), (13, 5, 3), (5, 13, 6)])
-def test_fft_conv_is_the_package_s_parallel_form_and_has_its_gradient(length, taps, groups):
-    u = torch.randn(2, 6, length, dtype=torch.float64)
-    h = torch.randn(groups, taps, dtype=torch.float64)
-    torch.testing.assert_close(fft_conv(u, h), ff.causal_conv(u, h))
-    with torch.enable_grad():
-        assert torch.autograd.gradcheck(fft_conv, (u.requires_grad_(), h.requires_grad_()))
-
-
-def test_training_reaches_every_parameter():
-    with torch.enable_grad():
-        model = Stack()
-        model(torch.randn(1, 12, CHANNELS)).square().sum().backward()
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
-
-
-def test_spectral_filters_are_the_scaled_eigenvectors():
-    index = torch.arange(1, 65, dtype=torch.float64)
-    total = index[:, None] + index
-    hankel = 2 / (total**3 - total)
-    values, vectors = torch.linalg.eigh(hankel)
-    expected = (vectors[:, -10:] * values[-10:] ** 0.25).flip(1).T
-    found = ffnn.spectral_filters(64, 10)
-    signs = (found * expected).sum(1).sign()[:, None]
-    torch.testing.assert_close(found * signs, expected, rtol=0, atol=1e-9)
-
-
-def test_stu_branches_written_out():
-    """Both forms against plus and minus branches as the paper states them."""
-    x = torch.randn(1, 20, CHANNELS, dtype=torch.float64)
-    sign = (1 - 2 * (torch.arange(20) % 2)).double()
-    u = x.transpose(1, 2)
-
-    def branches(h, u):
-        return fft_conv(u, h), sign * fft_conv(sign * u, h)
-
-    full = MIXERS["stu-full"]().double()
-    phi = ffnn.spectral_filters(CONTEXT, 3).float().double()
-    plus, minus = zip(*(branches(phi[k : k + 1], u) for k in range(3)), strict=True)
-    weights = full.proj.weight.T.reshape(6, CHANNELS, CHANNELS)
-    terms = [y.transpose(1, 2) @ w for y, w in zip([*plus, *minus], weights, strict=True)]
-    torch.testing.assert_close(full(x), sum(terms), rtol=0, atol=1e-12)
-
-    tensorised = MIXERS["stu-tensorised"]().double()
-    h = tensorised.filter.mix @ ffnn.spectral_filters(CONTEXT, 4).float().double()
-    plus, minus = branches(h, tensorised.proj(x).transpose(1, 2))
-    torch.testing.assert_close(tensorised(x), (plus + minus).transpose(1, 2), rtol=0, atol=1e-12)
-    assert tensorised.filter.taps(CONTEXT)[:, 1::2].abs().max() == 0
