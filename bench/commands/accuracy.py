@@ -116,12 +116,12 @@ def _bits_per_byte(args: argparse.Namespace) -> None:
         name = str(dtype).removeprefix("torch.")
 
         def round_state(cache: DecodingCache, dtype: torch.dtype = dtype) -> None:
-            for stream in cache._streams:
-                stream._state.ring.copy_(stream._state.ring.to(dtype))
+            for state in (c.state for c in cache.caches):
+                state.ring.copy_(state.ring.to(dtype))
 
         def round_spectra(cache: DecodingCache, dtype: torch.dtype = dtype) -> None:
-            for stream in cache._streams:
-                stream._state.spectra.copy_(stream._state.spectra.to(dtype))
+            for state in (c.state for c in cache.caches):
+                state.spectra.copy_(state.spectra.to(dtype))
 
         bits = _decoded(args, model, ids, lengths, every_token=round_state)
         add(f"state rounded to {name}", bits, dtype)

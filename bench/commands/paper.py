@@ -187,7 +187,7 @@ def _prompt_memory(args: argparse.Namespace) -> None:
         h = torch.zeros(1, 8)
         plan = ff.make_plan(new, width, layers=layers, groups=1, filter_length=new)
         cache = ff.FutureFillCache([h], 1, new, channels=8, plan=plan, impl=args.impl)
-        fill = cache._state.prompt_fill
+        fill = cache.state.prompt_fill
         found = fill.numel() // fill.shape[2] // fill.shape[-1]  # positions kept of the prompt
         args.report.add(
             "FutureFill, what a prompt leaves", **fields, dtype=torch.float32, impl=cache.impl,

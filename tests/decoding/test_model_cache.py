@@ -1,3 +1,7 @@
+"""DecodingCache: a model called in pieces gives what one parallel call gives."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
@@ -97,9 +101,10 @@ def test_state_does_not_grow_with_the_prompt():
     assert len(sizes) == 1
 
 
-def test_filters_of_equal_shape_share_a_stream():
-    cache = ff.DecodingCache(Stack(), 1, 8)
-    assert [stream.layers for stream in cache._streams] == [3, 1]
+def test_filters_of_equal_shape_share_a_cache():
+    model = ff.DecodingCache(Stack(), 1, 8)
+    assert [cache.layers for cache in model.caches] == [3, 1]
+    assert model.fused is None
 
 
 def test_a_rejected_call_changes_nothing():
