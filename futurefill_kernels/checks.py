@@ -12,7 +12,7 @@ Rows = Sequence[int] | Tensor
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def names(dtypes: tuple[torch.dtype, ...]) -> str:
+def dtype_names(dtypes: tuple[torch.dtype, ...]) -> str:
     """Readable list of dtypes."""
     return ", ".join(str(d).removeprefix("torch.") for d in dtypes)
 
@@ -32,8 +32,13 @@ def refuse_grad(**tensors: Tensor | None) -> None:
 def check_dtype(dtype: torch.dtype, name: str = "dtype") -> torch.dtype:
     """Raise TypeError unless the dtype is one of the four supported ones."""
     if dtype not in DTYPES:
-        raise TypeError(f"expected {name} to be one of {names(DTYPES)}, got {dtype}")
+        raise TypeError(f"expected {name} to be one of {dtype_names(DTYPES)}, got {dtype}")
     return dtype
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of state and arithmetic for inputs of a dtype: float32, or float64 for float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def check_spectra_dtype(spectra_dtype: torch.dtype | None, dtype: torch.dtype) -> torch.dtype:
@@ -41,10 +46,10 @@ def check_spectra_dtype(spectra_dtype: torch.dtype | None, dtype: torch.dtype) -
 
     dtype: of the inputs.
     """
-    state = torch.float64 if dtype == torch.float64 else torch.float32
+    state = state_dtype(dtype)
     if spectra_dtype not in (None, state, torch.bfloat16):
         raise TypeError(
-            f"expected spectra_dtype to be None, {names((state, torch.bfloat16))}, "
+            f"expected spectra_dtype to be None, {dtype_names((state, torch.bfloat16))}, "
             f"got {spectra_dtype}"
         )
     return state if spectra_dtype is None else spectra_dtype

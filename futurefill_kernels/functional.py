@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from .checks import check_conv, refuse_grad
+from .checks import check_conv, refuse_grad, state_dtype
 from .state.convolve import fast_conv_range
 
 
@@ -19,10 +18,10 @@ def causal_conv(u: Tensor, h: Tensor, skip: Tensor | None = None) -> Tensor:
     """
     check_conv(u, h, skip)
     refuse_grad(u=u, h=h, skip=skip)
-    accumulate = torch.float64 if u.dtype == torch.float64 else torch.float32
-    y = fast_conv_range(u, h.to(accumulate), 0, u.shape[2])
+    dtype = state_dtype(u.dtype)
+    y = fast_conv_range(u, h.to(dtype), 0, u.shape[2])
     if skip is not None:
-        y += skip.to(accumulate)[:, None] * u
+        y += skip.to(dtype)[:, None] * u
     return y.to(u.dtype)
 
 
@@ -36,5 +35,5 @@ def future_fill(u: Tensor, h: Tensor, n: int) -> Tensor:
     refuse_grad(u=u, h=h)
     if n < 1:
         raise ValueError(f"expected n >= 1, got {n}")
-    accumulate = torch.float64 if u.dtype == torch.float64 else torch.float32
-    return fast_conv_range(u, h.to(accumulate), u.shape[2], u.shape[2] + n).to(u.dtype)
+    dtype = state_dtype(u.dtype)
+    return fast_conv_range(u, h.to(dtype), u.shape[2], u.shape[2] + n).to(u.dtype)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 
 from futurefill_kernels.implementations.select import IMPLEMENTATIONS, cannot_run
+from tests.recording import Recorder
 
 # plans from shipped rates, whatever this machine has stored
 os.environ["FUTUREFILL_TUNING"] = "off"
@@ -24,6 +25,14 @@ def impl(request: pytest.FixtureRequest) -> str:
     if reasons:
         pytest.skip(f"{request.param}: {'; '.join(reasons)}")
     return request.param
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What ``impl="recorder"`` launches: ("step", layer) and ("fill", block)."""
+    found: list[tuple[str, int]] = []
+    monkeypatch.setitem(IMPLEMENTATIONS, "recorder", Recorder(found))
+    return found
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import futurefill_kernels as ff
 from futurefill_kernels.cli.corpus import standard_library
-from futurefill_kernels.cli.evaluate import _bits, parallel_bits, windows
+from futurefill_kernels.cli.evaluate import bits, parallel_bits, windows
 from futurefill_kernels.decoding.model_cache import DecodingCache
 from futurefill_kernels.implementations.select import cannot_run
 from futurefill_kernels.nn.filters import LongFilter
@@ -116,12 +116,12 @@ def _bits_per_byte(args: argparse.Namespace) -> None:
         name = str(dtype).removeprefix("torch.")
 
         def round_state(cache: DecodingCache, dtype: torch.dtype = dtype) -> None:
-            for stream in cache._streams:
-                stream._state.ring.copy_(stream._state.ring.to(dtype))
+            for state in (c.state for c in cache.caches):
+                state.ring.copy_(state.ring.to(dtype))
 
         def round_spectra(cache: DecodingCache, dtype: torch.dtype = dtype) -> None:
-            for stream in cache._streams:
-                stream._state.spectra.copy_(stream._state.spectra.to(dtype))
+            for state in (c.state for c in cache.caches):
+                state.spectra.copy_(state.spectra.to(dtype))
 
         bits = _decoded(args, model, ids, lengths, every_token=round_state)
         add(f"state rounded to {name}", bits, dtype)
@@ -155,7 +155,7 @@ def _decoded(
     total = 0.0
     for t in range(steps):
         logits = model(ids[:, t : t + 1], cache=cache)
-        total += _bits(logits, ids[:, t + 1 : t + 2], (t < lengths)[:, None])
+        total += bits(logits, ids[:, t + 1 : t + 2], (t < lengths)[:, None])
         if every_token is not None:
             every_token(cache)
     return total

@@ -122,7 +122,7 @@ def _report(
 
 def generate(cache: ff.FutureFillCache, rows: Tensor) -> None:
     """``shapes.generate`` in compiled calls, without Python between the tokens."""
-    state = cache._state
+    state = cache.state
     op = torch.ops.futurefill_kernels.generate.default
     for start in range(0, rows.shape[0] - 1, _TOKENS):
         op(

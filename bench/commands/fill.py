@@ -44,7 +44,7 @@ def _level(
     u: torch.Tensor,
     h: torch.Tensor,
 ) -> None:
-    level, state = cache.plan.levels[index], cache._state
+    level, state = cache.plan.levels[index], cache.state
     block, ring = level.block, state.ring
     stop = min(2 * block, cache.max_new_tokens)
     accumulate = ring.dtype
@@ -55,7 +55,7 @@ def _level(
         state.positions.fill_(block)
 
     def ours() -> None:
-        cache._implementation.fill(state, level, None)
+        cache.implementation.fill(state, level, None)
 
     clear()
     ours()

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
         if cache.impl == "reference":
             expected = next(iter(found.values()))[1]
         else:
-            expected = state_nbytes(cache.plan, cache._state.layout, layers=1, batch_size=batch)
+            expected = state_nbytes(cache.plan, cache.state.layout, layers=1, batch_size=batch)
         for prompt, (cache, size) in found.items():
             sizes = {"B": batch, "D": channels, "L": length, "P": prompt, "dtype": args.dtype}
             args.report.add(

@@ -25,7 +25,7 @@ from ..harness.rows import relative_error
 from ..harness.timing import measure, weighted
 from ..peers.epoched import epoch_length
 from ..peers.naive_fused import NaiveFused
-from .stream import PEER_TOLERANCE, _check
+from .stream import PEER_TOLERANCE, part_error
 
 #: new tokens -> how many times faster than the naive cache, prompted, one H100
 PUBLISHED = {4096: 1.92, 8192: 2.00, 16384: 2.14}
@@ -77,7 +77,7 @@ def _time_against_length(args: argparse.Namespace) -> None:
                 before[name] = cache.reset
         naive = NaiveFused(h, batch)
         parts = naive.parts(rows)
-        errors["naive"] = max(_check(naive, part, rows, h) for part in parts)
+        errors["naive"] = max(part_error(naive, part, rows, h) for part in parts)
         for i, part in enumerate(parts):
             calls[f"naive/{i}"], before[f"naive/{i}"] = part.call, part.prepare
         times = measure(calls, repeats=args.repeats, warmup=0, before=before)
@@ -187,7 +187,7 @@ def _prompt_memory(args: argparse.Namespace) -> None:
         h = torch.zeros(1, 8)
         plan = ff.make_plan(new, width, layers=layers, groups=1, filter_length=new)
         cache = ff.FutureFillCache([h], 1, new, channels=8, plan=plan, impl=args.impl)
-        fill = cache._state.prompt_fill
+        fill = cache.state.prompt_fill
         found = fill.numel() // fill.shape[2] // fill.shape[-1]  # positions kept of the prompt
         args.report.add(
             "FutureFill, what a prompt leaves", **fields, dtype=torch.float32, impl=cache.impl,

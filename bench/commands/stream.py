@@ -118,7 +118,7 @@ def compare(
             continue
         peers[name] = PEERS[name](h, batch)
         parts[name] = peers[name].parts(rows)
-        errors[name] = max(_check(peers[name], part, rows, h) for part in parts[name])
+        errors[name] = max(part_error(peers[name], part, rows, h) for part in parts[name])
     calls: dict[str, Callable[[], object]] = {}
     prepare: dict[str, Callable[[], object]] = {}
     if ours_ok:
@@ -150,7 +150,7 @@ def compare(
         )  # fmt: skip
 
 
-def _check(peer: Any, part: Part, rows: Tensor, h: Tensor) -> float:
+def part_error(peer: Any, part: Part, rows: Tensor, h: Tensor) -> float:
     """Run a part once; the error of its last output against float64, 0 when it has none."""
     part.prepare()
     found = part.call()

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
 @torch.no_grad()
 def _token(args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, tokens: int) -> None:
     cache = DecodingCache(model, batch, tokens, impl=args.impl)
-    token = cache._fused
+    token = cache.fused
     if token is None:
         args.report.add("token", B=batch, status=f"not fused: {'; '.join(cache.not_fused)}")
         return
@@ -59,7 +59,7 @@ def _token(args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, tok
     for line in torch.cat(token._segments):
         if int(line[0]) in _KINDS:
             parts[_KINDS[int(line[0])]] += _instruction_seconds(token, ids, line[None])
-    parts["long convolutions"] = sum(map(_convolution_seconds, cache._streams))
+    parts["long convolutions"] = sum(map(_convolution_seconds, cache.caches))
     logits = model(ids, cache=cache)
     parts["greedy sampling"] = _seconds(lambda: logits[:, -1].argmax(-1, keepdim=True))
     cache.reset()

@@ -2,12 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..checks import refuse_grad
+from ..checks import check_filters, refuse_grad
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a cache: layers, rows ``B``, ``D``, ``G``, ``N`` and taps of the longest filter."""
+
+    layers: int
+    batch_size: int
+    channels: int
+    groups: int
+    max_new_tokens: int
+    taps: int
+
+
+def check_sizes(
+    filters: Sequence[Tensor],
+    batch_size: int,
+    max_new_tokens: int,
+    channels: int | None,
+    skip: Tensor | None,
+) -> Sizes:
+    """Check filters, sizes and skip of a new cache. channels: default ``G``."""
+    check_filters(filters)
+    groups = filters[0].shape[0]
+    channels = groups if channels is None else channels
+    if channels < 1 or channels % groups:
+        raise ValueError(f"expected channels to be a multiple of G = {groups}, got {channels}")
+    for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
+        if value < 1:
+            raise ValueError(f"expected {name} >= 1, got {value}")
+    layers, taps = len(filters), max(h.shape[1] for h in filters)
+    if skip is not None and skip.shape not in ((channels,), (layers, channels)):
+        raise ValueError(
+            f"expected skip (D,) = ({channels},) or (layers, D) = ({layers}, {channels}), "
+            f"got {tuple(skip.shape)}"
+        )
+    refuse_grad(skip=skip)
+    return Sizes(layers, batch_size, channels, groups, max_new_tokens, taps)
+
+
+def check_fill_stream(stream: torch.cuda.Stream | None, device: torch.device) -> None:
+    """A side stream for fills needs a CUDA device."""
+    if stream is not None and device.type != "cuda":
+        raise ValueError(f"fill_stream needs a CUDA device, the cache's is {device}")
+
+
+def check_room(row: int, room: int, taken: int, max_new_tokens: int) -> None:
+    """Check that a row has room for the positions that it is to take."""
+    if taken > room:
+        raise ValueError(
+            f"expected at most {room} more positions in row {row} "
+            f"(max_new_tokens = {max_new_tokens}), got {taken}"
+        )
 
 
 def check_input(
@@ -23,6 +77,33 @@ def check_input(
         raise ValueError(f"expected {name} on {device}, got {x.device}")
     if x.requires_grad:
         refuse_grad(**{name: x})
+
+
+def checked_input(
+    name: str, x: Tensor, shape: torch.Size, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The same tensor, contiguous; the whole check only where a part of it fails."""
+    if x.shape != shape or x.dtype is not dtype or x.device != device or x.requires_grad:
+        check_input(name, x, shape, dtype, device)
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def check_prefill(
+    u: Tensor,
+    pre: Tensor | None,
+    post: Tensor | None,
+    sizes: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Check u and gates of many tokens: (R, D, P) with P >= 1. sizes: (R, D)."""
+    if u.ndim != 3:
+        raise ValueError(f"expected u (B, D, P), got {tuple(u.shape)}")
+    if u.shape[2] < 1:
+        raise ValueError(f"expected u (B, D, P) with P >= 1, got {tuple(u.shape)}")
+    for name, x in (("u", u), ("pre", pre), ("post", post)):
+        if x is not None:
+            check_input(name, x, (*sizes, u.shape[2]), dtype, device)
 
 
 def check_state_dict(

@@ -85,7 +85,7 @@ def windows(
 def parallel_bits(model: LanguageModel, ids: Tensor, lengths: Tensor) -> float:
     """Sum of bits over the valid bytes of one batch, all positions at once. ids: (B, T+1)."""
     return sum(
-        _bits(model(row[None, :n]), row[None, 1 : n + 1], torch.ones(1, n, dtype=torch.bool))
+        bits(model(row[None, :n]), row[None, 1 : n + 1], torch.ones(1, n, dtype=torch.bool))
         for row, n in zip(ids, lengths.tolist(), strict=True)
     )
 
@@ -100,11 +100,11 @@ def decode_mode_bits(
     total = 0.0
     for t in range(steps):
         logits = model(ids[:, t : t + 1], cache=cache)
-        total += _bits(logits, ids[:, t + 1 : t + 2], (t < lengths)[:, None])
+        total += bits(logits, ids[:, t + 1 : t + 2], (t < lengths)[:, None])
     return total
 
 
-def _bits(logits: Tensor, targets: Tensor, valid: Tensor) -> float:
+def bits(logits: Tensor, targets: Tensor, valid: Tensor) -> float:
     """Negative log2 likelihood of the valid targets. logits: (B, T, V). targets, valid: (B, T)."""
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return (loss.double() * valid.flatten()).sum().item() / math.log(2)

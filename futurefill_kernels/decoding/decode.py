@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from ..cache.cache import FutureFillCache
 from ..checks import valid_lengths
 from ..plan import Plan
 from . import graphs
+from .long_convs import CacheOptions
 from .model_cache import DecodingCache
 from .sampling import Sampler, greedy
 
@@ -57,10 +58,10 @@ def decode(
     """
     if max_new_tokens < 0:
         raise ValueError(f"expected max_new_tokens >= 0, got {max_new_tokens}")
-    options: _CacheOptions = {
+    options: CacheOptions = {
         "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
     }  # fmt: skip
-    loop = _Loop(max_new_tokens, options, progress, callback)
+    loop = _Loop(max_new_tokens, options, cuda_graph, progress, callback)
     with torch.no_grad():
         if isinstance(model, Tensor):
             if sampler is not None or stop_ids:
@@ -74,27 +75,22 @@ def decode(
             raise ValueError("next_input needs filters; a model takes a sampler")
         ids, valid = _pad(prompt, lengths)
         _check_ids(model, ids, stop_ids, pad_id)
-        loop.cuda_graph = cuda_graph
         return _decode_model(model, ids, valid, sampler or greedy, stop_ids, pad_id, loop)
-
-
-class _CacheOptions(TypedDict):
-    """Arguments of a cache that decode passes on."""
-
-    plan: Plan | None
-    impl: str
-    fill_stream: torch.cuda.Stream | None
-    spectra_dtype: torch.dtype | None
 
 
 class _Loop:
     """What both forms share: how long, with which cache, and who is told."""
 
     def __init__(
-        self, steps: int, options: _CacheOptions, progress: bool, callback: Callback | None
+        self,
+        steps: int,
+        options: CacheOptions,
+        cuda_graph: bool | None,
+        progress: bool,
+        callback: Callback | None,
     ) -> None:
-        self.steps, self.options, self.callback = steps, options, callback
-        self.cuda_graph: bool | None = None
+        self.steps, self.options, self.cuda_graph = steps, options, cuda_graph
+        self.callback = callback
         self.bar = tqdm(total=steps, unit="tok", disable=not progress, leave=False)
 
     def emit(self, token: Tensor, index: int) -> None:

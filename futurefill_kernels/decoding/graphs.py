@@ -57,7 +57,7 @@ class GraphedStep:
         self._logits: Tensor | None = None
 
         def call() -> None:
-            with cache.capturing():
+            with cache.capture():
                 self._logits = model(self._ids, cache=cache)
 
         self._replay = (capture or _cuda_capture)(call)
@@ -69,10 +69,10 @@ class GraphedStep:
                 f"expected ids {tuple(self._ids.shape)} {self._ids.dtype} as captured, "
                 f"got {tuple(ids.shape)} {ids.dtype}"
             )
-        self._cache.check_step()
+        self._cache.begin_token()
         self._ids.copy_(ids)
         self._replay()
-        self._cache.finish_replay()
+        self._cache.finish_token()
         assert self._logits is not None
         return self._logits
 

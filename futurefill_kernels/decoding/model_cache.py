@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..cache.cache import FutureFillCache
+from ..cache.checks import check_room
 from ..checks import Rows, refuse_grad, row_indices, valid_lengths
 from ..nn.filters import LongFilter
 from ..nn.language_model import LanguageModel
@@ -17,6 +19,22 @@ from ..nn.short_conv import ShortConv, ShortConvState
 from ..nn.token.cpu import FusedToken, cannot_fuse
 from ..plan import Plan
 from ..planning.capabilities import Capabilities
+from .long_convs import CacheOptions, equal_filters, make_cache
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of the model about R rows.
+
+    rows: of the batch, None for all. lengths, seen: (R,) valid positions, and tokens before them.
+    padded: whether the caller gave lengths. stepping: whether it is one token of the stream.
+    """
+
+    rows: list[int] | None
+    lengths: list[int]
+    seen: list[int]
+    padded: bool
+    stepping: bool
 
 
 class DecodingCache:
@@ -46,21 +64,17 @@ class DecodingCache:
         spectra_dtype: torch.dtype | None = None,
     ) -> None:
         self._modules = [m for m in model.modules() if isinstance(m, LongFilter | ShortConv)]
-        groups: dict[tuple[int, int, bool], list[LongFilter]] = {}
-        for module in self._modules:
-            if isinstance(module, LongFilter):
-                signature = (module.channels, module.groups, module.skip is None)
-                groups.setdefault(signature, []).append(module)
+        groups = equal_filters(self._modules)
         if not groups:
             raise ValueError(f"{type(model).__name__} has no ff.nn mixers, expected at least one")
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
-        self._streams = [
-            _stream(filters, batch_size, max_new_tokens, plan, impl, fill_stream, spectra_dtype)
-            for filters in groups.values()
-        ]
+        options: CacheOptions = {
+            "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
+        }  # fmt: skip
+        self._caches = [make_cache(f, batch_size, max_new_tokens, options) for f in groups]
         self._place = {
-            module: (stream, layer)
-            for stream, filters in enumerate(groups.values())
+            module: (index, layer)
+            for index, filters in enumerate(groups)
             for layer, module in enumerate(filters)
         }
         self._short = {
@@ -71,37 +85,46 @@ class DecodingCache:
         self._selected: list[int] | None = None
         self._lengths: Tensor | Sequence[int] | None = None
         self._next = 0
-        self._stepping = self._replaying = False
+        self._call: _Call | None = None
+        self._capturing = False
         self._counted = False  # whether the device's token counts are those of `_seen`
-        self._token_lengths: list[int] = []
-        self._token_seen: list[int] = []
         self._seen = torch.zeros(batch_size, dtype=torch.int64)
         self._all_seen = False
         #: Why tokens take one call per layer; empty when they are fused.
-        self.not_fused = ["fused=False"] if not fused else cannot_fuse(model, self._streams)
+        self.not_fused = ["fused=False"] if not fused else cannot_fuse(model, self._caches)
         self._fused: FusedToken | None = None
         if not self.not_fused and isinstance(model, LanguageModel):
             self._fused = FusedToken(model, batch_size, self._place, self._short)
 
     @property
+    def caches(self) -> list[FutureFillCache]:
+        """The caches of the long filters, for those who prove and measure."""
+        return self._caches
+
+    @property
+    def fused(self) -> FusedToken | None:
+        """What takes one call per run of layers, or None; ``not_fused`` says why."""
+        return self._fused
+
+    @property
     def positions(self) -> Tensor:
         """(B,) int64: positions taken since the prompt."""
-        return self._streams[0].positions
+        return self._caches[0].positions
 
     @property
     def plan(self) -> Plan:
         """The plan of the first group of filters."""
-        return self._streams[0].plan
+        return self._caches[0].plan
 
     @property
     def impl(self) -> str:
         """Name of the implementation that runs."""
-        return self._streams[0].impl
+        return self._caches[0].impl
 
     @property
     def capabilities(self) -> Capabilities:
         """What the implementation that runs can do."""
-        return self._streams[0].capabilities
+        return self._caches[0].capabilities
 
     @property
     def nbytes(self) -> int:
@@ -109,7 +132,7 @@ class DecodingCache:
         short = sum(s.ring.nbytes + s.aligned.nbytes for s in self._short.values())
         if self._fused is not None:  # its scratch holds the rings
             short += self._fused.nbytes - sum(s.ring.nbytes for s in self._short.values())
-        return sum(s.nbytes for s in self._streams) + short
+        return sum(cache.nbytes for cache in self._caches) + short
 
     @contextmanager
     def select(
@@ -137,43 +160,43 @@ class DecodingCache:
             or model is not fused.model
             or not self._all_seen
             or self._next
-            or self._replaying
+            or self._capturing
             or self._selected is not None
             or self._lengths is not None
             or ids.shape != (self.batch_size, 1)
             or ids.dtype is not torch.int64
             or torch.is_grad_enabled()
-            or any(stream.full for stream in self._streams)
+            or any(cache.full for cache in self._caches)
         ):
             return None
-        return fused(ids.contiguous(), self._seen, self._streams)
+        return fused(ids.contiguous(), self._seen, self._caches)
 
     def long_conv(
         self, module: LongFilter, u: Tensor, pre: Tensor | None, post: Tensor | None
     ) -> Tensor:
         """What ``module(u, pre=pre, post=post)`` adds for these tokens. u: (R, D, T)."""
-        self._enter(module, u)
+        call = self._enter(module, u)
         index, layer = self._place[module]
-        stream, rows = self._streams[index], self._selected
-        if self._stepping:
+        cache, rows = self._caches[index], call.rows
+        if call.stepping:
             pre = pre if pre is None else pre[..., 0]
             post = post if post is None else post[..., 0]
-            y = stream.step(u[..., 0], layer, pre=pre, post=post, rows=rows)[..., None]
+            y = cache.step(u[..., 0], layer, pre=pre, post=post, rows=rows)[..., None]
         else:
-            lengths = None if self._lengths is None else self._token_lengths
-            y = stream.prefill(u, layer, pre=pre, post=post, rows=rows, lengths=lengths)
-        self._leave()
+            lengths = call.lengths if call.padded else None
+            y = cache.prefill(u, layer, pre=pre, post=post, rows=rows, lengths=lengths)
+        self._leave(call)
         return y
 
     def short_conv(self, module: ShortConv, x: Tensor) -> Tensor:
         """What ``module(x)`` gives for these tokens. x: (R, C, T)."""
-        self._enter(module, x)
-        state, rows, seen = self._short[module], self._selected, self._token_seen
-        if self._stepping:
-            y = state.step(x[..., 0], rows, seen)[..., None]
+        call = self._enter(module, x)
+        state = self._short[module]
+        if call.stepping:
+            y = state.step(x[..., 0], call.rows, call.seen)[..., None]
         else:
-            y = state.prefill(x, rows, seen, self._token_lengths)
-        self._leave()
+            y = state.prefill(x, call.rows, call.seen, call.lengths)
+        self._leave(call)
         return y
 
     @property
@@ -182,45 +205,37 @@ class DecodingCache:
         return int(self.positions.min()) > 0
 
     @contextmanager
-    def capturing(self) -> Iterator[None]:
+    def capture(self) -> Iterator[None]:
         """Inside, a call of the model launches one step of all rows, and no book is kept of it.
 
-        Token counts come from the device, so the launches serve every token; `finish_replay` keeps
-        the books and launches the fills.
+        Token counts come from the device, so the launches serve every token. Around every replay
+        stand ``begin_token`` and ``finish_token``.
         """
-        counters = list(self._short.values())
-        for stream in self._streams:
-            stream._join_fill()
-            stream._capturing = True
-        for state in counters:
-            state.begin_capture(self._seen.tolist())
-        self._replaying = True
-        try:
-            yield
-        finally:
-            self._replaying = False
-            for stream in self._streams:
-                stream._capturing = False
-            for state in counters:
-                state.end_capture()
+        with ExitStack() as stack:
+            for cache in self._caches:
+                stack.enter_context(cache.capture())
+            for state in self._short.values():
+                state.begin_capture(self._seen.tolist())
+                stack.callback(state.end_capture)
+            self._capturing = True
+            try:
+                yield
+            finally:
+                self._capturing = False
 
-    def check_step(self) -> None:
-        """ValueError when a replay would be one position too many in some row."""
+    def begin_token(self) -> None:
+        """Before a replay. ValueError when it would be one position too many in some row."""
         self._between_calls("a replay")
-        if any(stream.full for stream in self._streams):
-            raise ValueError(
-                f"no room for another step: all max_new_tokens = {self.max_new_tokens} are taken"
-            )
-        for stream in self._streams:
-            stream._begin_step(None)
+        for cache in self._caches:
+            cache.begin_token()
         if not self._counted:
             for state in self._short.values():
                 state.set_count(self._seen.tolist())
 
-    def finish_replay(self) -> None:
-        """Keep the books of a replayed step, and launch what fills are due."""
-        for stream in self._streams:
-            stream._finish_step(None)
+    def finish_token(self) -> None:
+        """After a replay: keep its books, and launch what fills are due."""
+        for cache in self._caches:
+            cache.finish_token()
         self._seen += 1
         self._counted = True
 
@@ -232,8 +247,8 @@ class DecodingCache:
         chosen = (
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
         )
-        for stream in self._streams:
-            stream.reset(rows)
+        for cache in self._caches:
+            cache.reset(rows)
         for state in self._short.values():
             state.ring[chosen] = 0
         self._counted = False
@@ -244,7 +259,7 @@ class DecodingCache:
         """An independent cache in the same state; prepared filters are shared."""
         self._between_calls("clone")
         other = copy.copy(self)
-        other._streams = [stream.clone() for stream in self._streams]
+        other._caches = [cache.clone() for cache in self._caches]
         other._short = {module: state.clone() for module, state in self._short.items()}
         other._seen = self._seen.clone()
         if self._fused is not None:
@@ -257,8 +272,8 @@ class DecodingCache:
         chosen = row_indices(rows, self.batch_size, unique=False)
         if len(chosen) != self.batch_size:
             raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(chosen)},)")
-        for stream in self._streams:
-            stream.reorder(chosen)
+        for cache in self._caches:
+            cache.reorder(chosen)
         for state in self._short.values():
             state.ring.copy_(state.ring[chosen])
         self._counted = False
@@ -271,22 +286,19 @@ class DecodingCache:
                 f"{method} needs a finished call of the model; this one stopped inside"
             )
 
-    def _enter(self, module: nn.Module, x: Tensor) -> None:
+    def _enter(self, module: nn.Module, x: Tensor) -> _Call:
+        """The call that a convolution of inputs x (R, C, T) is part of; its first begins it."""
         expected = self._modules[self._next]
         if module is not expected:
             raise ValueError(
                 f"convolutions are called in the order of model.modules(): expected number "
                 f"{self._next}, a {type(expected).__name__}, got another {type(module).__name__}"
             )
-        if self._next == 0:
-            self._begin_call(x)
+        if self._next == 0 or self._call is None:
+            self._call = self._begin_call(x)
+        return self._call
 
-    def _leave(self) -> None:
-        self._next += 1
-        if self._next == len(self._modules):
-            self._finish_call()
-
-    def _begin_call(self, x: Tensor) -> None:
+    def _begin_call(self, x: Tensor) -> _Call:
         """Check everything that could fail later, before any state changes, and choose the mode."""
         refuse_grad(x=x)
         rows = range(self.batch_size) if self._selected is None else self._selected
@@ -296,49 +308,24 @@ class DecodingCache:
                 f"expected inputs of {len(rows)} rows and at least one position, "
                 f"got {count} rows and {width} positions"
             )
-        self._token_seen = self._seen[list(rows)].tolist()
-        self._stepping = width == 1 and self._lengths is None and min(self._token_seen) > 0
-        self._token_lengths = valid_lengths(self._lengths, count, width)
-        for row, length in zip(rows, self._token_lengths, strict=True):
-            room = self._streams[0].room(row)
-            if (self._stepping or not self._streams[0].in_prompt(row)) and length > room:
-                raise ValueError(
-                    f"expected at most {room} more positions in row {row} "
-                    f"(max_new_tokens = {self.max_new_tokens}), got {length}"
-                )
+        lengths, seen = valid_lengths(self._lengths, count, width), self._seen[list(rows)].tolist()
+        padded = self._lengths is not None
+        stepping = width == 1 and not padded and min(seen) > 0
+        first = self._caches[0]
+        for row, taken in zip(rows, lengths, strict=True):
+            if stepping or not first.in_prompt(row):
+                check_room(row, first.room(row), taken, self.max_new_tokens)
+        return _Call(self._selected, lengths, seen, padded, stepping)
 
-    def _finish_call(self) -> None:
+    def _leave(self, call: _Call) -> None:
+        self._next += 1
+        if self._next < len(self._modules):
+            return
         self._next = 0
-        if self._replaying:
+        if self._capturing:
             return
         self._counted = False
-        rows = range(self.batch_size) if self._selected is None else self._selected
-        self._seen[list(rows)] += torch.tensor(self._token_lengths)
+        rows = range(self.batch_size) if call.rows is None else call.rows
+        self._seen[list(rows)] += torch.tensor(call.lengths)
         if not self._all_seen:
             self._all_seen = bool((self._seen > 0).all())
-
-
-def _stream(
-    filters: list[LongFilter],
-    batch_size: int,
-    max_new_tokens: int,
-    plan: Plan | None,
-    impl: str,
-    fill_stream: torch.cuda.Stream | None,
-    spectra_dtype: torch.dtype | None,
-) -> FutureFillCache:
-    """One stream whose layers are filters of equal shape."""
-    with torch.no_grad():
-        taps = [module.taps(module.context_length) for module in filters]
-        skips: list[Tensor] = [module.skip for module in filters if module.skip is not None]
-        return FutureFillCache(
-            taps,
-            batch_size,
-            max_new_tokens,
-            channels=filters[0].channels,
-            skip=torch.stack(skips) if skips else None,
-            plan=plan,
-            impl=impl,
-            fill_stream=fill_stream,
-            spectra_dtype=spectra_dtype,
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..checks import state_dtype
 from ..plan import Plan
 from ..planning import order
 from ..planning.device import DeviceInfo
@@ -48,7 +49,7 @@ def _reasons(
     spectra_dtype: torch.dtype | None,
 ) -> list[str]:
     reasons = implementation.cannot_run(device, dtype, plan)
-    own = (None, torch.float64 if dtype == torch.float64 else torch.float32)
+    own = (None, state_dtype(dtype))
     if spectra_dtype not in (*own, *implementation.capabilities.spectra_dtypes):
         reasons = [*reasons, f"keeps no filter spectra in {str(spectra_dtype).split('.')[-1]}"]
     return reasons

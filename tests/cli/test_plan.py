@@ -1,4 +1,4 @@
-"""plan: the page of choices."""
+"""plan: the planner's choice, and the page of choices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from futurefill_kernels import make_plan
 from futurefill_kernels.__main__ import main
 from futurefill_kernels.cli.plan_table import blocks_text
 
@@ -33,3 +34,10 @@ def test_all_devices_need_the_table(capsys):
 )
 def test_runs_of_radix_two_are_short(sizes, text):
     assert blocks_text(sizes) == text
+
+
+def test_plan_prints_the_planners_choice(capsys):
+    assert main(["plan", "--length", "5000", "--channels", "64"]) == 0
+    assert capsys.readouterr().out.strip() == make_plan(5000, 64).explain()
+    assert main(["plan", "--length", "5000", "--block-sizes", "10,100"]) == 0
+    assert "blocks of 10" in capsys.readouterr().out

@@ -2,10 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from futurefill_kernels import Plan, causal_conv
+from futurefill_kernels import FutureFillCache, Plan, causal_conv
 from futurefill_kernels import nn as ffnn
+from futurefill_kernels.cache.fills import Fills
 from futurefill_kernels.decoding.decode import decode
 from futurefill_kernels.decoding.sampling import RandomSampler
+from tests.recording import SideStreams
 
 
 class Model(nn.Module):
@@ -167,3 +169,34 @@ def test_bad_filter_calls_are_refused(prompt, options, error, message):
 def test_negative_max_new_tokens(model):
     with pytest.raises(ValueError, match="max_new_tokens >= 0, got -1"):
         decode(model, IDS, -1)
+
+
+def test_decode_passes_a_side_stream_on(model, launches, monkeypatch):
+    """Of a model and of filters: every fill runs on it, and what follows a fill waits for it."""
+    streams = SideStreams(monkeypatch, launches)
+    made: list[FutureFillCache] = []
+    init = FutureFillCache.__init__
+
+    def on_the_side(self, *args, fill_stream=None, **options):
+        assert fill_stream is streams.side
+        init(self, *args, **options)
+        # the check wants a CUDA device
+        self._fills = Fills(self.state, self.implementation, fill_stream)
+        made.append(self)
+
+    plan = Plan(9, (2, 4))
+    ids = torch.tensor([[1, 2, 3]])
+    h, prompt = torch.randn(3, 9), torch.randn(1, 3, 4)
+    expected = [decode(m, p, 9, plan=plan) for m, p in ((model, ids), (h, prompt))]
+    monkeypatch.setattr(FutureFillCache, "__init__", on_the_side)
+    for (m, p), result in zip(((model, ids), (h, prompt)), expected, strict=True):
+        streams.calls.clear()
+        got = decode(m, p, 9, plan=plan, impl="recorder", fill_stream=streams.side)
+        torch.testing.assert_close(got, result)
+        fill = ["side waits for main", ("side", [("fill", 2)]), "main waits for side"]
+        wide = ["side waits for main", ("side", [("fill", 4)]), "main waits for side"]
+        # 8 steps: nothing follows the last one's fill, the state's memory waits for it
+        assert streams.calls == [*fill, *wide, *fill, *wide[:2]]
+    assert len(made) == 2
+    for cache in made:
+        assert any(x is cache.state.ring for x in streams.kept)

@@ -125,9 +125,8 @@ def test_workspace_that_is_taken(monkeypatch, batch, groups):
     """Never more than it may be, and not more for more rows."""
     monkeypatch.setattr(gpu_prompt_by_fft, "WORKSPACE_BYTES", 1 << 20)
     plan = Plan(256, (16,))
-    cache = FutureFillCache(
-        torch.randn(groups, 256), batch, 256, channels=64, plan=plan, impl="reference"
-    )
+    h = torch.randn(groups, 256)
+    cache = FutureFillCache(h, batch, 256, channels=64, plan=plan, impl="reference")
     u = torch.randn(batch, 64, 1000)
     y, held = torch.empty_like(u), torch.empty_like(u)
     everyone = list(range(batch))
@@ -145,10 +144,10 @@ def test_workspace_that_is_taken(monkeypatch, batch, groups):
 
     with live:
         gpu_prompt_by_fft.prompt_by_fft(
-            *(cache._state, cache._filters[0], u, None, None, y, held, [0] * batch),
+            *(cache.state, h, u, None, None, y, held, [0] * batch),
             *([1000] * batch, 0, everyone, uncounted(plain_inputs), uncounted(plain_outputs)),
         )
-    assert relative_error(y, causal_conv(u.double(), cache._filters[0].double())) < 1e-6
+    assert relative_error(y, causal_conv(u.double(), h.double())) < 1e-6
     print(live.most)
     assert 1 << 16 < live.most <= 1 << 20
 

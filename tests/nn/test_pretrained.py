@@ -1,15 +1,14 @@
-import argparse
+"""Weights: saved and loaded again, files that are refused, and the shipped model."""
+
+from __future__ import annotations
+
 import json
-import math
-import re
 from dataclasses import asdict
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from futurefill_kernels.cli import evaluate, generate, train
-from futurefill_kernels.cli.corpus import HELD_OUT, SEPARATOR, standard_library
 from futurefill_kernels.nn import LanguageModel, LanguageModelConfig, load_model, save_model
 from futurefill_kernels.nn.pretrained import SHIPPED, read_record
 
@@ -22,12 +21,6 @@ def saved(tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(LanguageModel(SMALL), path, {"steps": 3})
     return path
-
-
-def parse(command, *options):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return parser.parse_args([str(option) for option in options])
 
 
 def test_saved_weights_come_back(saved):
@@ -73,92 +66,9 @@ def test_tensors_that_do_not_match_are_refused(saved):
         load_model(saved)
 
 
-def test_the_corpus_is_split_by_module():
-    corpus = standard_library()
-    assert {name.split("/")[0] for name in corpus.held_out} <= HELD_OUT
-    assert {"argparse", "json/decoder"} <= set(corpus.held_out)
-    text = corpus.train.numpy().tobytes()
-    assert b"class OrderedDict(dict)" in text
-    assert b"class ArgumentParser(" not in text
-    assert text[0] == SEPARATOR
-    generator = torch.Generator().manual_seed(0)
-    assert corpus.sample(2, 10, generator).shape == (2, 10)
-
-
-def test_a_directory_without_sources_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="standard library sources"):
-        standard_library(tmp_path)
-
-
-def test_training_learns_and_repeats(tmp_path, capsys):
-    states = []
-    for name in ("a", "b"):
-        out = tmp_path / f"{name}.safetensors"
-        sizes = ["--channels", 8, "--layers", 1, "--mlp-hidden", 16, "--context-length", 128]
-        schedule = ["--steps", 80, "--learning-rate", 0.03, "--tokens-per-step", 256]
-        args = parse(train, "--out", out, "--evaluate-every", 100, *schedule, *sizes)
-        train.run(args)
-        states.append(load_file(out))
-        assert read_record(out)["steps"] == 80
-    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-    ids = standard_library().train[:400].long()[None]
-    with torch.no_grad():
-        loss = torch.nn.functional.cross_entropy(load_model(out)(ids)[0, :-1], ids[0, 1:])
-    assert loss / math.log(2) < 7.0
-
-
-def test_evaluate_agrees_in_both_modes_and_writes_the_card(tmp_path, capsys):
-    path = tmp_path / "card.md"
-    options = ("--window", 48, "--limit", 3, "--batch-size", 2, "--card", path)
-    evaluate.run(parse(evaluate, *options))
-    bits = [float(x) for x in re.findall(r"([\d.]+) bits per byte", capsys.readouterr().out)]
-    assert abs(bits[0] - bits[1]) <= evaluate.TOLERANCE
-    text = path.read_text()
-    assert f"| {bits[0]:.6f} |" in text
-    assert "144 bytes" in text
-
-
-def test_the_shipped_card_belongs_to_the_shipped_weights():
-    record, text = read_record(), SHIPPED.with_suffix(".md").read_text()
-    assert f"| steps | {record['steps']} |" in text
-    parallel, decode = map(float, re.findall(r"\) \| ([\d.]+) \|", text))
-    assert abs(parallel - decode) <= evaluate.TOLERANCE
-    assert parallel < 2.5
-
-
 def test_the_shipped_model_knows_python():
     model = load_model()
     ids = torch.tensor([list(b"import os\nimport sys\n\ndef main():\n    retur")])
     with torch.no_grad():
         assert chr(int(model(ids)[0, -1].argmax())) == "n"
     assert SHIPPED.stat().st_size <= 8 << 20
-
-
-def test_generate_streams_the_same_text_with_the_naive_cache(capsys):
-    generate.run(parse(generate, "--prompt", "def ", "--tokens", 150, "--compare"))
-    captured = capsys.readouterr()
-    assert captured.out.startswith("def ")
-    assert len(captured.out.encode()) == 155
-    assert "identical 150 tokens; FutureFill is" in captured.err
-    assert "tokens/s" in captured.err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--tokens", 0), "--tokens >= 1, got 0"),
-        (("--compare", "--temperature", 0.5), "--compare is greedy"),
-        (("--prompt", ""), "empty prompt"),
-    ],
-)
-def test_generate_refuses(options, message):
-    with pytest.raises(ValueError, match=message):
-        generate.run(parse(generate, *options))
-
-
-def test_split_characters_are_put_together(capsys):
-    stream = generate.TextPrinter(__import__("sys").stdout)
-    for index, byte in enumerate("é!".encode()):
-        stream(torch.tensor([byte]), index)
-    stream.close()
-    assert capsys.readouterr().out == "é!\n"

@@ -7,7 +7,7 @@ import os
 import torch
 from torch import Tensor
 
-from ...checks import names
+from ...checks import dtype_names
 from ...planning.capabilities import CAPABILITIES
 
 #: dtypes of the state's filter spectra beside float32
@@ -33,7 +33,7 @@ def check_state(positions: Tensor, rows: Tensor | None, **state: Tensor | None) 
             continue
         expect(x.device == positions.device, label, f"on {positions.device}", x.device)
         dtypes = (torch.float32, *(SPECTRA_DTYPES if label == "spectra" else ()))
-        expect(x.dtype in dtypes, label, f"of dtype {names(dtypes)}", x.dtype)
+        expect(x.dtype in dtypes, label, f"of dtype {dtype_names(dtypes)}", x.dtype)
         expect(x.is_contiguous(), label, "contiguous", f"strides {x.stride()}")
         expect(x.shape[-1] % 32 == 0, label, "with channels padded to 32", tuple(x.shape))
     check_indices(positions.device, positions=positions, rows=rows)

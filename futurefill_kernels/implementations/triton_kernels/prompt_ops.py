@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...checks import names
+from ...checks import dtype_names
 from ..base import PromptKernels
 from .checks import IO_DTYPES, check_device, check_indices, expect
 
@@ -21,7 +21,7 @@ _SCHEMAS = {
 def _check_tokens(u: Tensor, **others: Tensor | None) -> None:
     """u and tensors of its shape and dtype: (R, C, P) of any strides of rows and channels."""
     expect(u.ndim == 3 and u.numel() > 0, "u", "(R, C, P)", tuple(u.shape))
-    expect(u.dtype in IO_DTYPES, "u", f"of dtype {names(IO_DTYPES)}", u.dtype)
+    expect(u.dtype in IO_DTYPES, "u", f"of dtype {dtype_names(IO_DTYPES)}", u.dtype)
     for label, x in {"u": u, **others}.items():
         if x is not None:
             expect(x.shape == u.shape, label, f"(R, C, P) = {tuple(u.shape)}", tuple(x.shape))

@@ -1,0 +1,70 @@
+"""What a stream derives from its inputs, built again at any position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from ..implementations.base import Implementation
+from ..plan import Level
+from ..state.tensors import StreamState
+
+
+def move_rows(
+    state: StreamState, implementation: Implementation, targets: Mapping[int, int]
+) -> None:
+    """Rows to new positions. targets: row -> position; rows that share one are replayed together.
+
+    Positions before the target hold inputs.
+    """
+    groups: dict[int, list[int]] = {}
+    for row, position in targets.items():
+        groups.setdefault(position, []).append(row)
+    for position, rows in groups.items():
+        replay(state, implementation, rows, position)
+
+
+def replay(
+    state: StreamState, implementation: Implementation, rows: Sequence[int], position: int
+) -> None:
+    """Rebuild everything derived at ``position`` from the stored inputs and the prompt's fill.
+
+    Fires again, largest block first, what filled the blocks that ``position`` lies in, so pending
+    outputs come out bit for bit as a stream of single steps leaves them.
+    """
+    ring, length = state.ring, state.plan.length
+    index = torch.tensor(rows, dtype=torch.int64, device=ring.device)
+    if position < length:
+        ring[:, index, :, position:length] = state.prompt_fill[:, index, :, position:]
+        inputs = ring[:, index, :, :position]
+        for level in reversed(state.plan.levels):
+            for n, steps in firings_to_replay(level, position, length):
+                boundary = n * level.block
+                state.positions[index] = boundary
+                if steps is None:
+                    implementation.fill(state, level, index)
+                else:
+                    implementation.fill_share(state, level, index, 0, steps)
+                start = boundary + level.late
+                stop = min(start + level.block, position)
+                if stop > start:
+                    ring[:, index, :, start:stop] = inputs[..., start:stop, :]
+    state.positions[index] = position
+
+
+def firings_to_replay(level: Level, position: int, length: int) -> Iterator[tuple[int, int | None]]:
+    """Firings of a level that left something at ``position``: finished blocks, and of one that is
+    under way the steps done, else None.
+    """
+    newest = position // level.block
+    if level.plain:
+        group = newest // level.radix * level.radix
+        for n in range(max(group + 1, newest + 1 - level.n_spectra), newest + 1):
+            yield n, None
+        return
+    # the last two reach beyond `position`, the others leave the spectra that they multiply
+    for n in range(max(1, newest - level.n_spectra), newest + 1):
+        if n * level.block + level.late < length:
+            done = position - n * level.block + 1
+            yield n, done if done < level.steps else None

@@ -1,0 +1,62 @@
+"""Rows that are forgotten, reordered, saved and restored."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import futurefill_kernels as ff
+from futurefill_kernels.implementations.select import cannot_run
+from tests.cache.streams import Stream
+from tests.oracles import relative_error
+
+
+@pytest.mark.parametrize("sizes", [(2, 6, 12), ((2, 4, 12), 4)])
+def test_a_freed_row_starts_anew(impl, sizes):
+    stream = Stream(3, batch=2, channels=4, groups=4, layers=1, taps=40, total=40)
+    cache = stream.cache(40, sizes, impl)
+    for t in range(13):
+        cache.step(stream.u[0, :, :, t])
+    cache.reset([1])
+    assert cache.positions.tolist() == [13, 0]
+    cache.prefill(stream.u[0, 1:, :, :5], rows=[1])
+    for t in range(5, 30):
+        y = cache.step(stream.u[0, 1:, :, t], rows=[1])
+        expected = ff.causal_conv(stream.u[0, 1:, :, : t + 1], stream.h[0], stream.skip[0])
+        assert relative_error(y, expected[..., -1]) < 1e-12
+    y = cache.step(stream.u[0, :1, :, 13], rows=[0])
+    expected = ff.causal_conv(stream.u[0, :1, :, :14], stream.h[0], stream.skip[0])
+    assert relative_error(y, expected[..., -1]) < 1e-12
+
+
+@pytest.mark.parametrize("sizes", [(2, 6, 12), ((2, 4, 12), 4)])
+def test_reorder_and_clone(impl, sizes):
+    stream = Stream(4, batch=3, channels=4, groups=2, layers=1, taps=64, total=70)
+    cache = stream.cache(60, sizes, impl)
+    cache.prefill(stream.u[0, :, :, :10])
+    for t in range(10, 31):
+        cache.step(stream.u[0, :, :, t])
+    branch = cache.clone()
+    branch.reorder([2, 2, 0])
+    order = stream.u[0][[2, 2, 0]]
+    for t in range(31, 70):
+        y, z = cache.step(stream.u[0, :, :, t]), branch.step(order[..., t])
+        torch.testing.assert_close(z, y[[2, 2, 0]], rtol=0, atol=0)
+
+
+def test_state_moves_between_implementations():
+    stream = Stream(6, batch=2, channels=8, groups=2, layers=1, taps=64, total=64)
+    names = [
+        name
+        for name, reasons in cannot_run(torch.device("cpu"), torch.float64).items()
+        if not reasons
+    ]
+    caches = {name: stream.cache(64, (4, 16), name) for name in names}
+    cache = caches["reference"]
+    for t in range(64):
+        if t % 10 == 9:
+            other = caches[names[t // 10 % len(names)]]
+            other.load_state_dict(cache.state_dict())
+            cache = other
+        stream.step(cache, t)
+    assert stream.error() < 1e-12

@@ -1,0 +1,30 @@
+"""Training: it learns, and the seed determines what it reads."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from safetensors.torch import load_file
+
+from futurefill_kernels.__main__ import main
+from futurefill_kernels.cli.corpus import standard_library
+from futurefill_kernels.nn import load_model
+from futurefill_kernels.nn.pretrained import read_record
+
+
+def test_training_learns_and_repeats(tmp_path, capsys):
+    states = []
+    for name in ("a", "b"):
+        out = tmp_path / f"{name}.safetensors"
+        sizes = ["--channels", 8, "--layers", 1, "--mlp-hidden", 16, "--context-length", 128]
+        schedule = ["--steps", 80, "--learning-rate", 0.03, "--tokens-per-step", 256]
+        arguments = ["--out", out, "--evaluate-every", 100, *schedule, *sizes]
+        assert main(["train", *map(str, arguments)]) == 0
+        states.append(load_file(out))
+        assert read_record(out)["steps"] == 80
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    ids = standard_library().train[:400].long()[None]
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(load_model(out)(ids)[0, :-1], ids[0, 1:])
+    assert loss / math.log(2) < 7.0
