@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.selection import slow
-
 ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.skipif(
@@ -48,7 +46,11 @@ def setup_py(tree: Path, *command: str, **environment: str) -> subprocess.Comple
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
-        slow({"FUTUREFILL_SKIP_CPU_BUILD": "1"}, "FUTUREFILL_SKIP_CPU_BUILD=1"),
+        pytest.param(
+            {"FUTUREFILL_SKIP_CPU_BUILD": "1"},
+            "FUTUREFILL_SKIP_CPU_BUILD=1",
+            marks=pytest.mark.slow,
+        ),
         ({"CXX": "no-such-compiler"}, "there was no C++ compiler (no-such-compiler)"),
     ],
 )
@@ -70,9 +72,15 @@ def test_without_kernels(tree, environment, reason):
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
-        slow({"FUTUREFILL_SKIP_CUDA_BUILD": "1"}, "FUTUREFILL_SKIP_CUDA_BUILD=1"),
+        pytest.param(
+            {"FUTUREFILL_SKIP_CUDA_BUILD": "1"},
+            "FUTUREFILL_SKIP_CUDA_BUILD=1",
+            marks=pytest.mark.slow,
+        ),
         ({"CUDA_HOME": "/nowhere"}, "there was no nvcc in /nowhere/bin"),
-        slow({"CUDA_HOME": "", "PATH": ""}, "there was no nvcc on the PATH"),
+        pytest.param(
+            {"CUDA_HOME": "", "PATH": ""}, "there was no nvcc on the PATH", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_without_cuda_kernels(tree, environment, reason):
@@ -95,7 +103,11 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 @pytest.mark.parametrize(
     ("asked", "error"),
     [
-        slow("Ampere", "expected TORCH_CUDA_ARCH_LIST like '8.0;9.0+PTX', got 'Ampere'"),
+        pytest.param(
+            "Ampere",
+            "expected TORCH_CUDA_ARCH_LIST like '8.0;9.0+PTX', got 'Ampere'",
+            marks=pytest.mark.slow,
+        ),
         ("8.0 7.5", "expected GPU architectures from 8.0 on, got '7.5'"),
     ],
 )

@@ -18,7 +18,6 @@ import torch
 import futurefill_kernels as ff
 from futurefill_kernels import Plan
 from futurefill_kernels.implementations import triton
-from tests.selection import slow
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -60,7 +59,7 @@ RUNS = (
 
 
 @needs_triton
-@pytest.mark.parametrize("selection", ["not slow", slow("slow")])
+@pytest.mark.parametrize("selection", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_kernels_in_the_interpreter(selection, tmp_path):
     """The cases of interpreted/, in processes with TRITON_INTERPRET=1."""
     folder = Path(__file__).parent / "interpreted"

@@ -18,8 +18,8 @@ from futurefill_kernels import Plan
 from futurefill_kernels.implementations import triton
 from futurefill_kernels.state.spectra import inverse_twisted_transform, twisted_transform
 from futurefill_kernels.state.tensors import StreamState, allocate
+from tests.fast import combinations
 from tests.oracles import TOLERANCE, fill, relative_error, short_range
-from tests.selection import slow, slow_but
 
 if "TRITON_INTERPRET" not in os.environ:
     pytest.skip("runs with TRITON_INTERPRET=1, see test_triton.py", allow_module_level=True)
@@ -67,7 +67,7 @@ FAST_STEPS = {2, 7, 12, 17, 19, 28, 30, 33}
 @pytest.mark.parametrize(
     ("case", "channels", "batch", "dtype"),
     [
-        (case, *shape) if case in FAST_STEPS else slow(case, *shape)
+        (case, *shape) if case in FAST_STEPS else pytest.param(case, *shape, marks=pytest.mark.slow)
         for case, shape in enumerate(STEP_SHAPES)
     ],
     ids=lambda value: str(value).removeprefix("torch."),
@@ -150,7 +150,7 @@ FAST_FILLS = (
 )
 
 
-@pytest.mark.parametrize("case", slow_but(FILLS, FAST_FILLS), ids=str)
+@pytest.mark.parametrize("case", combinations(FILLS, fast=FAST_FILLS), ids=str)
 def test_fill(case):
     """Every firing of a group, first to last, rows at different blocks where there are several."""
     torch.manual_seed(0)
@@ -197,7 +197,7 @@ def rounded_fill(state: StreamState, u: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "block", slow_but([1, 3, 8, 16, 64, 200, 256, 512, 2048, 4096], {3, 256, 4096})
+    "block", combinations([1, 3, 8, 16, 64, 200, 256, 512, 2048, 4096], fast={3, 256, 4096})
 )
 def test_fill_with_bfloat16_spectra(block):
     """Everything but the spectra is float32, and the spectra are rounded once."""

@@ -16,7 +16,6 @@ from tests.implementations.prompt_cases import (
     check_prompts,
     signal,
 )
-from tests.selection import slow
 
 if "TRITON_INTERPRET" not in os.environ:
     pytest.skip("runs with TRITON_INTERPRET=1, see test_triton.py", allow_module_level=True)
@@ -41,8 +40,8 @@ def test_outputs(case, continued, dtype):
     ("channels", "groups", "dtype"),
     [
         (1, 1, torch.float16),
-        slow(6, 2, torch.bfloat16),
-        slow(40, 40, torch.float32),
+        pytest.param(6, 2, torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param(40, 40, torch.float32, marks=pytest.mark.slow),
     ],
 )
 def test_prompts(channels, groups, dtype):

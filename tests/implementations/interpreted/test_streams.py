@@ -10,8 +10,8 @@ import torch
 
 import futurefill_kernels as ff
 from futurefill_kernels import Plan
+from tests.fast import combinations
 from tests.oracles import TOLERANCE, relative_error
-from tests.selection import slow_but
 
 if "TRITON_INTERPRET" not in os.environ:
     pytest.skip("runs with TRITON_INTERPRET=1, see test_triton.py", allow_module_level=True)
@@ -40,7 +40,7 @@ def test_stream_with_bfloat16_spectra():
         assert relative_error(torch.cat(y, 2), expected) < most
 
 
-@pytest.mark.parametrize("case", slow_but(range(6), {0, 3, 4}))
+@pytest.mark.parametrize("case", combinations(range(6), fast={0, 3, 4}))
 def test_stream_of_random_splits(case):
     """Prefill, chunks and steps of rows at their own positions against impl="reference"."""
     draw = random.Random(case)

@@ -20,9 +20,9 @@ from futurefill_kernels.implementations.triton_kernels import checks
 from futurefill_kernels.state.tensors import allocate
 from tests.emulation import emulator
 from tests.emulation.cases import BLOCKS, FillCase, ProductCase, StepCase
+from tests.fast import combinations
 from tests.implementations.prompt_cases import check_prompts
 from tests.oracles import TOLERANCE, relative_error
-from tests.selection import slow, slow_but
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -38,7 +38,7 @@ from tests.emulation import triton_compile, triton_counters
 needs_emulator = pytest.mark.skipif(
     emulator.unavailable() is not None, reason=str(emulator.unavailable())
 )
-both_targets = pytest.mark.parametrize("capability", slow_but([80, 90], {80}))
+both_targets = pytest.mark.parametrize("capability", combinations([80, 90], fast={80}))
 DEVICES = {80: "a100", 90: "h100", 100: "b200", 120: "rtx4090"}
 REGISTERS = {512: 160, 1024: 200, 2048: 255}
 # Triton 3.8 takes 102 on sm_80 for four rows, 3.9 at most 96 everywhere; with programs of one warp
@@ -56,15 +56,15 @@ def check_resources(launch, capability: int, registers: int) -> None:
     assert used.shared <= 16 << 10 <= info.shared_per_block
 
 
-@pytest.mark.parametrize("capability", slow_but(triton_compile.CAPABILITIES, {90}))
-@pytest.mark.parametrize("block", slow_but([16, 256, 2048], {2048}))
+@pytest.mark.parametrize("capability", combinations(triton_compile.CAPABILITIES, fast={90}))
+@pytest.mark.parametrize("block", combinations([16, 256, 2048], fast={2048}))
 def test_fill_compiles_without_spills(block, capability):
     _, _, launch = triton_counters.fill_of(FillCase(block, 32, 1, 1, 2))
     check_resources(launch(), capability, REGISTERS.get(block, 128))
 
 
-@pytest.mark.parametrize("capability", slow_but(triton_compile.CAPABILITIES, {90}))
-@pytest.mark.parametrize("block", slow_but([16, 2048], {16}))
+@pytest.mark.parametrize("capability", combinations(triton_compile.CAPABILITIES, fast={90}))
+@pytest.mark.parametrize("block", combinations([16, 2048], fast={16}))
 def test_fill_with_bfloat16_spectra_compiles_without_spills(block, capability):
     _, _, launch = triton_counters.fill_of(FillCase(block, 32, 1, 1, 2, torch.bfloat16))
     check_resources(launch(), capability, REGISTERS.get(block, 128))
@@ -81,8 +81,8 @@ def step_launch(batch, channels, block, dtype, gates=True, rows=None, last=True)
     )
 
 
-@pytest.mark.parametrize("capability", slow_but(triton_compile.CAPABILITIES, {80}))
-@pytest.mark.parametrize("batch", slow_but([1, 8], {8}))
+@pytest.mark.parametrize("capability", combinations(triton_compile.CAPABILITIES, fast={80}))
+@pytest.mark.parametrize("batch", combinations([1, 8], fast={8}))
 def test_step_compiles_without_spills(batch, capability):
     check_resources(
         step_launch(batch, 1024, 64, torch.float32, gates=False), capability, STEP_REGISTERS
@@ -163,7 +163,7 @@ def check_fill(found: triton_counters.Counters, block: int, products: int = 1) -
 
 @needs_emulator
 @both_targets
-@pytest.mark.parametrize("block", slow_but(BLOCKS, {16, 64, 512}))
+@pytest.mark.parametrize("block", combinations(BLOCKS, fast={16, 64, 512}))
 def test_fill_counters(block, capability):
     """The first firing at B=1 with races and uninitialised reads checked."""
     found = triton_counters.count_fill(FillCase(block, 128, 1, 1, 2), capability, checks=True)
@@ -173,7 +173,7 @@ def test_fill_counters(block, capability):
 
 
 @needs_emulator
-@pytest.mark.parametrize("block", slow_but([16, 64, 512], {16}))
+@pytest.mark.parametrize("block", combinations([16, 64, 512], fast={16}))
 def test_fill_counters_of_a_late_block(block):
     """Sixteen products: the kept spectra are read once, and little else is added."""
     found = triton_counters.count_fill(FillCase(block, 128, 1, 16, 18), 80, checks=True)
@@ -183,7 +183,7 @@ def test_fill_counters_of_a_late_block(block):
 
 
 @needs_emulator
-@pytest.mark.parametrize("block", slow_but([16, 128, 512], {16}))
+@pytest.mark.parametrize("block", combinations([16, 128, 512], fast={16}))
 def test_fill_counters_with_bfloat16_spectra(block):
     """Half the bytes of spectra; 8 channels take half a sector of them, the next program the other
     half.
@@ -199,7 +199,7 @@ def test_fill_counters_with_bfloat16_spectra(block):
 
 
 @needs_emulator
-@pytest.mark.parametrize("block", slow_but(BLOCKS, {16}))
+@pytest.mark.parametrize("block", combinations(BLOCKS, fast={16}))
 def test_fill_counters_of_a_batch(block):
     found = triton_counters.count_fill(FillCase(block, 64, 8, 1, 2))
     check_fill(found, block)
@@ -207,14 +207,14 @@ def test_fill_counters_of_a_batch(block):
 
 
 @needs_emulator
-@pytest.mark.parametrize("block", slow_but([16, 64, 256, 2048], {16}))
+@pytest.mark.parametrize("block", combinations([16, 64, 256, 2048], fast={16}))
 def test_memory_binds_a_fill_on_an_h100(block):
     assert triton_counters.count_fill(FillCase(block, 1024, 1, 1, 2), 90).bound == "DRAM"
 
 
 @needs_emulator
 @both_targets
-@pytest.mark.parametrize("position", slow_but([64, 96, 127], {96}))
+@pytest.mark.parametrize("position", combinations([64, 96, 127], fast={96}))
 @pytest.mark.parametrize("batch", [1, 8])
 def test_step_counters(batch, position, capability):
     """The start, the middle and the end of a block."""
@@ -231,7 +231,14 @@ def test_step_counters(batch, position, capability):
 
 @needs_emulator
 @both_targets
-@pytest.mark.parametrize(("position", "traffic"), [(64, 1.201), slow(96, 1.015), slow(127, 1.008)])
+@pytest.mark.parametrize(
+    ("position", "traffic"),
+    [
+        (64, 1.201),
+        pytest.param(96, 1.015, marks=pytest.mark.slow),
+        pytest.param(127, 1.008, marks=pytest.mark.slow),
+    ],
+)
 def test_step_counters_of_layers_before_the_last(position, traffic, capability):
     """A program per sector; at a block's start the position is a sixth of what is read."""
     case = StepCase(64, 1024, 1, position, last=False)
@@ -247,8 +254,10 @@ def test_step_counters_of_layers_before_the_last(position, traffic, capability):
 
 
 @needs_emulator
-@pytest.mark.parametrize("channels", slow_but([1000, 1024], {1000}))
-@pytest.mark.parametrize("dtype", slow_but([torch.float32, torch.bfloat16], {torch.bfloat16}))
+@pytest.mark.parametrize("channels", combinations([1000, 1024], fast={1000}))
+@pytest.mark.parametrize(
+    "dtype", combinations([torch.float32, torch.bfloat16], fast={torch.bfloat16})
+)
 def test_step_counters_of_other_inputs(channels, dtype):
     found = triton_counters.count_step(StepCase(64, channels, 1, 96, dtype), checks=True)
     assert found.error <= (1e-7 if dtype == torch.float32 else 2e-3)
@@ -264,8 +273,8 @@ def test_step_counters_of_other_inputs(channels, dtype):
 @pytest.mark.parametrize(
     ("case", "distinct", "traffic", "instructions"),
     [
-        slow(ProductCase(512, 256, 1, 1, 2), 1.002, 1.07, 64),
-        slow(ProductCase(512, 64, 1, 6, 8), 1.002, 1.02, 149),
+        pytest.param(ProductCase(512, 256, 1, 1, 2), 1.002, 1.07, 64, marks=pytest.mark.slow),
+        pytest.param(ProductCase(512, 64, 1, 6, 8), 1.002, 1.02, 149, marks=pytest.mark.slow),
         # at the end of the width whole sectors are read; three rows read one row's filters
         (ProductCase(300, 100, 3, 2, 4), 1.025, 1.38, 110),
     ],
@@ -283,7 +292,7 @@ def test_product_counters(case, distinct, traffic, instructions, capability):
     assert found.registers <= 64
 
 
-@pytest.fixture(params=slow_but([80, 90], {80}))
+@pytest.fixture(params=combinations([80, 90], fast={80}))
 def emulated(request, monkeypatch):
     """impl="triton" on CPU tensors, its launches compiled and run in the emulator."""
     # programs hand the position over through an atomic, which the check between blocks cannot see
@@ -314,12 +323,14 @@ def test_prompts_in_the_emulator(emulated):
     ("plan", "channels", "groups", "batch", "dtype"),
     [
         (Plan(13, (1, 3, 6), 10, slack_from=3), 34, 17, 2, torch.bfloat16),
-        slow(Plan(75, (4, 16, 32), 50), 33, 11, 3, torch.float32),
-        slow(Plan(64, (3, 6, 24)), 7, 7, 2, torch.bfloat16),
-        slow(Plan(40, (1, 2, 4, 8)), 1, 1, 1, torch.float32),
-        slow(Plan(150, (64,)), 40, 2, 5, torch.float16),
-        slow(Plan(230, (100,)), 12, 4, 7, torch.float32),
-        slow(Plan(90, (2, 8, 32), slack_from=8), 70, 70, 2, torch.float32),
+        pytest.param(Plan(75, (4, 16, 32), 50), 33, 11, 3, torch.float32, marks=pytest.mark.slow),
+        pytest.param(Plan(64, (3, 6, 24)), 7, 7, 2, torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param(Plan(40, (1, 2, 4, 8)), 1, 1, 1, torch.float32, marks=pytest.mark.slow),
+        pytest.param(Plan(150, (64,)), 40, 2, 5, torch.float16, marks=pytest.mark.slow),
+        pytest.param(Plan(230, (100,)), 12, 4, 7, torch.float32, marks=pytest.mark.slow),
+        pytest.param(
+            Plan(90, (2, 8, 32), slack_from=8), 70, 70, 2, torch.float32, marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )
@@ -366,7 +377,7 @@ def test_a_level_through_fft_in_the_emulator(emulated):
 
 
 @needs_emulator
-@pytest.mark.parametrize("block", slow_but([24, 512], {24}))
+@pytest.mark.parametrize("block", combinations([24, 512], fast={24}))
 def test_fill_of_listed_rows_in_the_emulator(block, emulated):
     """Padding rows read and write nothing."""
     plan = Plan(3 * block, (block,))
@@ -386,7 +397,7 @@ def test_fill_of_listed_rows_in_the_emulator(block, emulated):
 
 
 @needs_emulator
-@pytest.mark.parametrize("groups", slow_but([33, 11], {11}))
+@pytest.mark.parametrize("groups", combinations([33, 11], fast={11}))
 def test_a_level_through_fft_leaves_other_rows_alone(groups, emulated, monkeypatch):
     """Rows listed in any order, padding, and rows whose block is not finished yet."""
     monkeypatch.setattr(
