@@ -1,8 +1,12 @@
-"""What results are compared with, and how closely they have to agree."""
+"""What results are compared with, and how closely they have to agree.
+
+`short_range` and `fill` are equations 2 and 3 of docs/algorithm.md in float64.
+"""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 TOLERANCE = {
     torch.float64: 1e-12,
@@ -12,7 +16,40 @@ TOLERANCE = {
 }
 
 
-def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+def short_range(pending: Tensor, u: Tensor, h: Tensor) -> Tensor:
+    """Equation 2: what is pending at the newest input, and the taps inside its block.
+
+    pending: (..., D). u: (..., n, D), the inputs of the block so far, the newest last. h: (G, L),
+    G divides D. Returns (..., D).
+    """
+    taps = min(u.shape[-2], h.shape[1])
+    weights = h[:, :taps].double().repeat_interleave(u.shape[-1] // len(h), dim=0).T  # (taps, D)
+    newest_first = u.double().flip(-2)[..., :taps, :]
+    return pending.double() + (weights * newest_first).sum(-2)
+
+
+def fill(u: Tensor, h: Tensor, block: int) -> Tensor:
+    """Equation 3: what the finished blocks of a group add to the one that follows them.
+
+    u: (B, D, i T), all inputs of the group so far. h: (G, L), G divides D. block: T. Returns
+    (B, D, T).
+    """
+    blocks = u.double().unflatten(-1, (-1, block))  # (B, D, i, T)
+    count = blocks.shape[2]
+    taps = torch.zeros(len(h), (count + 1) * block, dtype=torch.float64)
+    given = min(h.shape[1], taps.shape[1])
+    taps[:, :given] = h[:, :given].double()
+    taps = taps.repeat_interleave(u.shape[1] // len(h), dim=0)
+    result = torch.zeros_like(blocks[:, :, 0])
+    for k in range(1, count + 1):
+        # cyclic of length 2T: what wraps around lands on the first T entries
+        near = torch.fft.rfft(taps[:, (k - 1) * block : (k + 1) * block])
+        product = torch.fft.rfft(blocks[:, :, count - k], 2 * block) * near
+        result += torch.fft.irfft(product, 2 * block)[..., block:]
+    return result
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
     """Relative L2 error in float64; NaN counts as wrong."""
     got, expected = got.double(), expected.double()
     error = (got - expected).norm() / expected.norm().clamp_min(1e-300)

@@ -46,7 +46,11 @@ def setup_py(tree: Path, *command: str, **environment: str) -> subprocess.Comple
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
-        ({"FUTUREFILL_SKIP_CPU_BUILD": "1"}, "FUTUREFILL_SKIP_CPU_BUILD=1"),
+        pytest.param(
+            {"FUTUREFILL_SKIP_CPU_BUILD": "1"},
+            "FUTUREFILL_SKIP_CPU_BUILD=1",
+            marks=pytest.mark.slow,
+        ),
         ({"CXX": "no-such-compiler"}, "there was no C++ compiler (no-such-compiler)"),
     ],
 )
@@ -68,9 +72,15 @@ def test_without_kernels(tree, environment, reason):
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
-        ({"FUTUREFILL_SKIP_CUDA_BUILD": "1"}, "FUTUREFILL_SKIP_CUDA_BUILD=1"),
+        pytest.param(
+            {"FUTUREFILL_SKIP_CUDA_BUILD": "1"},
+            "FUTUREFILL_SKIP_CUDA_BUILD=1",
+            marks=pytest.mark.slow,
+        ),
         ({"CUDA_HOME": "/nowhere"}, "there was no nvcc in /nowhere/bin"),
-        ({"CUDA_HOME": "", "PATH": ""}, "there was no nvcc on the PATH"),
+        pytest.param(
+            {"CUDA_HOME": "", "PATH": ""}, "there was no nvcc on the PATH", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_without_cuda_kernels(tree, environment, reason):
@@ -86,20 +96,32 @@ def test_without_cuda_kernels(tree, environment, reason):
     assert reason in recorded["cuda_reason"]
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+
+
+@needs_nvcc
 @pytest.mark.parametrize(
     ("asked", "error"),
     [
-        ("Ampere", "expected TORCH_CUDA_ARCH_LIST like '8.0;9.0+PTX', got 'Ampere'"),
+        pytest.param(
+            "Ampere",
+            "expected TORCH_CUDA_ARCH_LIST like '8.0;9.0+PTX', got 'Ampere'",
+            marks=pytest.mark.slow,
+        ),
         ("8.0 7.5", "expected GPU architectures from 8.0 on, got '7.5'"),
     ],
 )
-def test_architecture_list(tree, asked, error):
+def test_other_architectures_are_refused(tree, asked, error):
     environment = {"FUTUREFILL_SKIP_CUDA_BUILD": "0", "TORCH_CUDA_ARCH_LIST": asked}
     result = setup_py(tree, "build_py", **environment)
     assert result.returncode != 0
     assert error in result.stderr
-    environment["TORCH_CUDA_ARCH_LIST"] = "8.0 9.0+PTX"
+
+
+@needs_nvcc
+@pytest.mark.slow
+def test_the_architectures_are_recorded(tree):
+    environment = {"FUTUREFILL_SKIP_CUDA_BUILD": "0", "TORCH_CUDA_ARCH_LIST": "8.0 9.0+PTX"}
     assert setup_py(tree, "build_py", **environment).returncode == 0
     (info,) = tree.glob("build/lib*/futurefill_kernels/_build_info.json")
     assert json.loads(info.read_text())["cuda"] == "sm_80, sm_90 and PTX of sm_90"
@@ -113,7 +135,8 @@ def test_forced_build_fails_with_the_reason(tree):
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_sources_that_do_not_compile(tree):
-    (tree / "csrc" / "cpu" / "future_fill.cpp").write_text("#error broken\n")
+    for source in (tree / "csrc").rglob("*.cpp"):
+        source.write_text("#error broken\n")
     result = setup_py(tree, "build")
     assert result.returncode == 0, result.stderr
     (info,) = tree.glob("build/lib*/futurefill_kernels/_build_info.json")

@@ -11,6 +11,7 @@ from futurefill_kernels.__main__ import main
 from futurefill_kernels.cli.corpus import standard_library
 from futurefill_kernels.nn import load_model
 from futurefill_kernels.nn.pretrained import read_record
+from tests.oracles import relative_error
 
 
 def test_training_learns_and_repeats(tmp_path, capsys):
@@ -21,9 +22,10 @@ def test_training_learns_and_repeats(tmp_path, capsys):
         schedule = ["--steps", 80, "--learning-rate", 0.03, "--tokens-per-step", 256]
         arguments = ["--out", out, "--evaluate-every", 100, *schedule, *sizes]
         assert main(["train", *map(str, arguments)]) == 0
-        states.append(load_file(out))
+        states.append(torch.cat([x.flatten() for x in load_file(out).values()]))
         assert read_record(out)["steps"] == 80
-    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    # the same crops from the same start; torch may round in another order (another seed: 1.1)
+    assert relative_error(states[1], states[0]) < 1e-4
     ids = standard_library().train[:400].long()[None]
     with torch.no_grad():
         loss = torch.nn.functional.cross_entropy(load_model(out)(ids)[0, :-1], ids[0, 1:])

@@ -1,6 +1,8 @@
 """Compiled Triton kernels: resources on four targets, and runs in a PTX emulator.
 
 Nothing here needs a GPU. Compiling needs Triton, running the emulator that FUTUREFILL_PTXEMU names.
+Every kernel, each of its paths and each check for hazards has a case that runs every time, on one
+target; ``-m slow`` has the other targets and sizes.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from futurefill_kernels.implementations.triton_kernels import checks
 from futurefill_kernels.state.tensors import allocate
 from tests.emulation import emulator
 from tests.emulation.cases import BLOCKS, FillCase, ProductCase, StepCase
+from tests.fast import combinations
 from tests.implementations.prompt_cases import check_prompts
 from tests.oracles import TOLERANCE, relative_error
 
@@ -28,13 +31,14 @@ if "TRITON_INTERPRET" in os.environ:
 
 import triton
 
+from futurefill_kernels.implementations.triton_kernels import config
 from futurefill_kernels.implementations.triton_kernels import launch as launches
-from futurefill_kernels.implementations.triton_kernels.config import fill_config
 from tests.emulation import triton_compile, triton_counters
 
 needs_emulator = pytest.mark.skipif(
     emulator.unavailable() is not None, reason=str(emulator.unavailable())
 )
+both_targets = pytest.mark.parametrize("capability", combinations([80, 90], fast={80}))
 DEVICES = {80: "a100", 90: "h100", 100: "b200", 120: "rtx4090"}
 REGISTERS = {512: 160, 1024: 200, 2048: 255}
 # Triton 3.8 takes 102 on sm_80 for four rows, 3.9 at most 96 everywhere; with programs of one warp
@@ -52,15 +56,15 @@ def check_resources(launch, capability: int, registers: int) -> None:
     assert used.shared <= 16 << 10 <= info.shared_per_block
 
 
-@pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
-@pytest.mark.parametrize("block", [16, 256, 2048])
+@pytest.mark.parametrize("capability", combinations(triton_compile.CAPABILITIES, fast={90}))
+@pytest.mark.parametrize("block", combinations([16, 256, 2048], fast={2048}))
 def test_fill_compiles_without_spills(block, capability):
     _, _, launch = triton_counters.fill_of(FillCase(block, 32, 1, 1, 2))
     check_resources(launch(), capability, REGISTERS.get(block, 128))
 
 
-@pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
-@pytest.mark.parametrize("block", [16, 2048])
+@pytest.mark.parametrize("capability", combinations(triton_compile.CAPABILITIES, fast={90}))
+@pytest.mark.parametrize("block", combinations([16, 2048], fast={16}))
 def test_fill_with_bfloat16_spectra_compiles_without_spills(block, capability):
     _, _, launch = triton_counters.fill_of(FillCase(block, 32, 1, 1, 2, torch.bfloat16))
     check_resources(launch(), capability, REGISTERS.get(block, 128))
@@ -77,8 +81,8 @@ def step_launch(batch, channels, block, dtype, gates=True, rows=None, last=True)
     )
 
 
-@pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
-@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("capability", combinations(triton_compile.CAPABILITIES, fast={80}))
+@pytest.mark.parametrize("batch", combinations([1, 8], fast={8}))
 def test_step_compiles_without_spills(batch, capability):
     check_resources(
         step_launch(batch, 1024, 64, torch.float32, gates=False), capability, STEP_REGISTERS
@@ -106,11 +110,11 @@ def test_every_configuration_compiles_without_spills(capability):
         numbers = launches.FillLevel(
             *(plan.length, block, level.transform, 3, level.n_spectra, level.kept, 0, 0)
         )
-        config = fill_config(level.transform, DeviceInfo.named("a100"), ragged=True)
+        sizes = config.fill_config(level.transform, DeviceInfo.named("a100"), ragged=True)
         for some in (None, rows):
             launch = launches.fill_launch(
                 *(state.ring, state.kept, state.spectra, state.positions, some, numbers, 32),
-                *(groups, config),
+                *(groups, sizes),
             )
             check_resources(launch, capability, 255 if level.transform > 256 else 128)
         values = torch.zeros(4, level.transform, 32, 2)
@@ -158,8 +162,8 @@ def check_fill(found: triton_counters.Counters, block: int, products: int = 1) -
 
 
 @needs_emulator
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("block", BLOCKS)
+@both_targets
+@pytest.mark.parametrize("block", combinations(BLOCKS, fast={16, 64, 512}))
 def test_fill_counters(block, capability):
     """The first firing at B=1 with races and uninitialised reads checked."""
     found = triton_counters.count_fill(FillCase(block, 128, 1, 1, 2), capability, checks=True)
@@ -169,7 +173,7 @@ def test_fill_counters(block, capability):
 
 
 @needs_emulator
-@pytest.mark.parametrize("block", [16, 64, 512])
+@pytest.mark.parametrize("block", combinations([16, 64, 512], fast={16}))
 def test_fill_counters_of_a_late_block(block):
     """Sixteen products: the kept spectra are read once, and little else is added."""
     found = triton_counters.count_fill(FillCase(block, 128, 1, 16, 18), 80, checks=True)
@@ -179,7 +183,7 @@ def test_fill_counters_of_a_late_block(block):
 
 
 @needs_emulator
-@pytest.mark.parametrize("block", [16, 128, 512])
+@pytest.mark.parametrize("block", combinations([16, 128, 512], fast={16}))
 def test_fill_counters_with_bfloat16_spectra(block):
     """Half the bytes of spectra; 8 channels take half a sector of them, the next program the other
     half.
@@ -195,7 +199,7 @@ def test_fill_counters_with_bfloat16_spectra(block):
 
 
 @needs_emulator
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", combinations(BLOCKS, fast={16}))
 def test_fill_counters_of_a_batch(block):
     found = triton_counters.count_fill(FillCase(block, 64, 8, 1, 2))
     check_fill(found, block)
@@ -203,14 +207,14 @@ def test_fill_counters_of_a_batch(block):
 
 
 @needs_emulator
-@pytest.mark.parametrize("block", [16, 64, 256, 2048])
+@pytest.mark.parametrize("block", combinations([16, 64, 256, 2048], fast={16}))
 def test_memory_binds_a_fill_on_an_h100(block):
     assert triton_counters.count_fill(FillCase(block, 1024, 1, 1, 2), 90).bound == "DRAM"
 
 
 @needs_emulator
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("position", [64, 96, 127])
+@both_targets
+@pytest.mark.parametrize("position", combinations([64, 96, 127], fast={96}))
 @pytest.mark.parametrize("batch", [1, 8])
 def test_step_counters(batch, position, capability):
     """The start, the middle and the end of a block."""
@@ -226,8 +230,15 @@ def test_step_counters(batch, position, capability):
 
 
 @needs_emulator
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize(("position", "traffic"), [(64, 1.201), (96, 1.015), (127, 1.008)])
+@both_targets
+@pytest.mark.parametrize(
+    ("position", "traffic"),
+    [
+        (64, 1.201),
+        pytest.param(96, 1.015, marks=pytest.mark.slow),
+        pytest.param(127, 1.008, marks=pytest.mark.slow),
+    ],
+)
 def test_step_counters_of_layers_before_the_last(position, traffic, capability):
     """A program per sector; at a block's start the position is a sixth of what is read."""
     case = StepCase(64, 1024, 1, position, last=False)
@@ -243,8 +254,10 @@ def test_step_counters_of_layers_before_the_last(position, traffic, capability):
 
 
 @needs_emulator
-@pytest.mark.parametrize("channels", [1000, 1024])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", combinations([1000, 1024], fast={1000}))
+@pytest.mark.parametrize(
+    "dtype", combinations([torch.float32, torch.bfloat16], fast={torch.bfloat16})
+)
 def test_step_counters_of_other_inputs(channels, dtype):
     found = triton_counters.count_step(StepCase(64, channels, 1, 96, dtype), checks=True)
     assert found.error <= (1e-7 if dtype == torch.float32 else 2e-3)
@@ -256,12 +269,12 @@ def test_step_counters_of_other_inputs(channels, dtype):
 
 
 @needs_emulator
-@pytest.mark.parametrize("capability", [80, 90])
+@both_targets
 @pytest.mark.parametrize(
     ("case", "distinct", "traffic", "instructions"),
     [
-        (ProductCase(512, 256, 1, 1, 2), 1.002, 1.07, 64),
-        (ProductCase(512, 64, 1, 6, 8), 1.002, 1.02, 149),
+        pytest.param(ProductCase(512, 256, 1, 1, 2), 1.002, 1.07, 64, marks=pytest.mark.slow),
+        pytest.param(ProductCase(512, 64, 1, 6, 8), 1.002, 1.02, 149, marks=pytest.mark.slow),
         # at the end of the width whole sectors are read; three rows read one row's filters
         (ProductCase(300, 100, 3, 2, 4), 1.025, 1.38, 110),
     ],
@@ -279,7 +292,7 @@ def test_product_counters(case, distinct, traffic, instructions, capability):
     assert found.registers <= 64
 
 
-@pytest.fixture(params=[80, 90])
+@pytest.fixture(params=combinations([80, 90], fast={80}))
 def emulated(request, monkeypatch):
     """impl="triton" on CPU tensors, its launches compiled and run in the emulator."""
     # programs hand the position over through an atomic, which the check between blocks cannot see
@@ -299,6 +312,7 @@ def emulated(request, monkeypatch):
 
 
 @needs_emulator
+@pytest.mark.slow
 def test_prompts_in_the_emulator(emulated):
     check_prompts("triton", torch.float32, 40, 5)
     assert {"prefill_inputs_kernel", "prefill_outputs_kernel"} < set(emulated)
@@ -308,12 +322,15 @@ def test_prompts_in_the_emulator(emulated):
 @pytest.mark.parametrize(
     ("plan", "channels", "groups", "batch", "dtype"),
     [
-        (Plan(75, (4, 16, 32), 50), 33, 11, 3, torch.float32),
-        (Plan(64, (3, 6, 24)), 7, 7, 2, torch.bfloat16),
-        (Plan(40, (1, 2, 4, 8)), 1, 1, 1, torch.float32),
-        (Plan(150, (64,)), 40, 2, 5, torch.float16),
-        (Plan(230, (100,)), 12, 4, 7, torch.float32),
-        (Plan(90, (2, 8, 32), slack_from=8), 70, 70, 2, torch.float32),
+        (Plan(13, (1, 3, 6), 10, slack_from=3), 34, 17, 2, torch.bfloat16),
+        pytest.param(Plan(75, (4, 16, 32), 50), 33, 11, 3, torch.float32, marks=pytest.mark.slow),
+        pytest.param(Plan(64, (3, 6, 24)), 7, 7, 2, torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param(Plan(40, (1, 2, 4, 8)), 1, 1, 1, torch.float32, marks=pytest.mark.slow),
+        pytest.param(Plan(150, (64,)), 40, 2, 5, torch.float16, marks=pytest.mark.slow),
+        pytest.param(Plan(230, (100,)), 12, 4, 7, torch.float32, marks=pytest.mark.slow),
+        pytest.param(
+            Plan(90, (2, 8, 32), slack_from=8), 70, 70, 2, torch.float32, marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )
@@ -360,7 +377,7 @@ def test_a_level_through_fft_in_the_emulator(emulated):
 
 
 @needs_emulator
-@pytest.mark.parametrize("block", [24, 512])
+@pytest.mark.parametrize("block", combinations([24, 512], fast={24}))
 def test_fill_of_listed_rows_in_the_emulator(block, emulated):
     """Padding rows read and write nothing."""
     plan = Plan(3 * block, (block,))
@@ -380,10 +397,12 @@ def test_fill_of_listed_rows_in_the_emulator(block, emulated):
 
 
 @needs_emulator
-@pytest.mark.parametrize("groups", [33, 11])
+@pytest.mark.parametrize("groups", combinations([33, 11], fast={11}))
 def test_a_level_through_fft_leaves_other_rows_alone(groups, emulated, monkeypatch):
     """Rows listed in any order, padding, and rows whose block is not finished yet."""
-    monkeypatch.setattr("futurefill_kernels.triton_kernels.config.fill_config", lambda *_: None)
+    monkeypatch.setattr(
+        "futurefill_kernels.implementations.triton_kernels.config.fill_config", lambda *_: None
+    )
     plan = Plan(24 * 4, (24,))
     torch.manual_seed(0)
     h = torch.randn(groups, plan.filter_length)
@@ -415,6 +434,7 @@ def test_a_level_through_fft_leaves_other_rows_alone(groups, emulated, monkeypat
 
 
 @needs_emulator
+@pytest.mark.slow
 def test_decode_in_the_emulator(emulated):
     model = ff.nn.load_model()
     prompt = torch.tensor([list(b"import os\n"), list(b"def mean(v")])

@@ -7,9 +7,11 @@ import os
 from functools import partial
 
 import pytest
+import torch
 
 from tests.emulation import emulator, prompt_counters
 from tests.emulation.cases import PREFILL_CASES, PrefillCase
+from tests.fast import combinations
 from tests.implementations.prompt_cases import DTYPES, INPUTS, OUTPUTS, check_inputs, check_outputs
 
 if importlib.util.find_spec("triton") is None:
@@ -23,10 +25,12 @@ from tests.emulation import triton_compile, triton_counters
 needs_emulator = pytest.mark.skipif(
     emulator.unavailable() is not None, reason=str(emulator.unavailable())
 )
+#: rows that do not start at a vector
+SMALL = [case for case in PREFILL_CASES if case.positions % 16]
 
 
-@pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
-@pytest.mark.parametrize("case", PREFILL_CASES, ids=str)
+@pytest.mark.parametrize("capability", combinations(triton_compile.CAPABILITIES, fast={80}))
+@pytest.mark.parametrize("case", combinations(PREFILL_CASES, fast=SMALL), ids=str)
 def test_compiles_without_spills(case, capability):
     launch = triton_counters.prefill_of(case, *prompt_counters.arguments_of(case)[0])
     used = triton_compile.resources(launch, capability)
@@ -42,8 +46,8 @@ def run(make, capability: int, *arguments) -> None:
 
 
 @needs_emulator
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("capability", combinations([80, 90], fast={80}))
+@pytest.mark.parametrize("dtype", combinations(DTYPES, fast={torch.bfloat16}))
 def test_kernels_in_the_emulator(dtype, capability):
     """On the shapes of the interpreter's tests, with races and uninitialised reads checked."""
     for case in INPUTS:
@@ -54,8 +58,8 @@ def test_kernels_in_the_emulator(dtype, capability):
 
 
 @needs_emulator
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("case", PREFILL_CASES, ids=str)
+@pytest.mark.parametrize("capability", combinations([80, 90], fast={80}))
+@pytest.mark.parametrize("case", combinations(PREFILL_CASES, fast=SMALL), ids=str)
 def test_counters(case: PrefillCase, capability):
     """One pass over global memory; rows that start at a vector are read whole sectors at a time."""
     found = triton_counters.count_prefill(case, capability, checks=True)

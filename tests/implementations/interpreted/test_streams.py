@@ -1,11 +1,8 @@
-"""Streams and whole models of impl="triton" in Triton's interpreter.
-
-``TRITON_INTERPRET=1 python -m pytest tests/triton_stream_interpreter.py``; tests/test_triton.py
-starts it.
-"""
+"""Streams and whole models of impl="triton" in Triton's interpreter."""
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -13,11 +10,16 @@ import torch
 
 import futurefill_kernels as ff
 from futurefill_kernels import Plan
+from tests.fast import combinations
 from tests.oracles import TOLERANCE, relative_error
+
+if "TRITON_INTERPRET" not in os.environ:
+    pytest.skip("runs with TRITON_INTERPRET=1, see test_triton.py", allow_module_level=True)
 
 IO_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+@pytest.mark.slow
 def test_stream_with_bfloat16_spectra():
     """Prefill and chunks read the filters, only fills the rounded spectra."""
     torch.manual_seed(0)
@@ -38,7 +40,7 @@ def test_stream_with_bfloat16_spectra():
         assert relative_error(torch.cat(y, 2), expected) < most
 
 
-@pytest.mark.parametrize("case", range(6))
+@pytest.mark.parametrize("case", combinations(range(6), fast={0, 3}))
 def test_stream_of_random_splits(case):
     """Prefill, chunks and steps of rows at their own positions against impl="reference"."""
     draw = random.Random(case)
@@ -76,6 +78,19 @@ def test_stream_of_random_splits(case):
             else:
                 both("step", u[..., 0].contiguous(), layer=layer, rows=rows)
     assert torch.equal(caches[0].positions, caches[1].positions)
+
+
+def test_steps_with_slack():
+    """A late level fills two units of channels, each in a step of its own."""
+    torch.manual_seed(0)
+    plan, h = Plan(14, (2, 4), slack_from=4), torch.randn(17, 14)
+    caches = [
+        ff.FutureFillCache(h, 1, 14, channels=34, plan=plan, impl=impl)
+        for impl in ("triton", "reference")
+    ]
+    for u in torch.randn(14, 1, 34):
+        got, expected = (cache.step(u) for cache in caches)
+        assert relative_error(got, expected) < TOLERANCE[torch.float32]
 
 
 def test_decode_of_the_shipped_model_is_that_of_reference():

@@ -1,13 +1,14 @@
 """Triton kernels in Triton's interpreter against float64 and against impl="reference".
 
-TRITON_INTERPRET must be set before Triton is imported, so this is a test run of its own:
-``TRITON_INTERPRET=1 python -m pytest tests/triton_interpreter.py``; tests/test_triton.py starts it.
+TRITON_INTERPRET must be set before Triton is imported, so the files of this folder are test runs of
+their own, which tests/implementations/test_triton.py starts.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import random
 
 import pytest
@@ -15,10 +16,13 @@ import torch
 
 from futurefill_kernels import Plan
 from futurefill_kernels.implementations import triton
-from futurefill_kernels.state.convolve import conv_range
 from futurefill_kernels.state.spectra import inverse_twisted_transform, twisted_transform
 from futurefill_kernels.state.tensors import StreamState, allocate
-from tests.oracles import TOLERANCE, relative_error
+from tests.fast import combinations
+from tests.oracles import TOLERANCE, fill, relative_error, short_range
+
+if "TRITON_INTERPRET" not in os.environ:
+    pytest.skip("runs with TRITON_INTERPRET=1, see test_triton.py", allow_module_level=True)
 
 OPS = torch.ops.futurefill_kernels
 IO_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -49,21 +53,23 @@ def expected_step(
 ) -> torch.Tensor:
     """Equation 2 of docs/algorithm.md in float64. x: (D,)."""
     channels = state.layout.channels
-    h = h.double().repeat_interleave(channels // h.shape[0], dim=0)
     p, block = int(state.positions[b]), state.taps.shape[2]
     slots = state.ring[layer, b, 0, :, :channels].double()
-    result = slots[p].clone()
-    for s in range(min(p % block + 1, h.shape[1])):
-        result += h[:, s] * (x if s == 0 else slots[p - s])
+    result = short_range(slots[p], torch.cat([slots[p - p % block : p], x[None]]), h)
     return result if state.skip is None else result + state.skip[layer, :channels].double() * x
 
 
 STEP_SHAPES = list(itertools.product((1, 7, 64, 100, 1000, 1024), (1, 3, 8), IO_DTYPES))
+#: numbers of small cases that have every dtype, batch, kind of block, groups, gates and listed rows
+FAST_STEPS = {2, 7, 12, 17, 19, 28, 30, 33}
 
 
 @pytest.mark.parametrize(
     ("case", "channels", "batch", "dtype"),
-    [(case, *shape) for case, shape in enumerate(STEP_SHAPES)],
+    [
+        (case, *shape) if case in FAST_STEPS else pytest.param(case, *shape, marks=pytest.mark.slow)
+        for case, shape in enumerate(STEP_SHAPES)
+    ],
     ids=lambda value: str(value).removeprefix("torch."),
 )
 def test_step(case, channels, batch, dtype):
@@ -130,7 +136,21 @@ FILLS = [
 ]
 
 
-@pytest.mark.parametrize("case", FILLS, ids=str)
+#: Rows at different blocks, groups in two layers, filters of one block, blocks with and without
+#: ragged ends of one and of several warps, and products between transforms of torch.fft.
+FAST_FILLS = (
+    Fill(2, 2, 7, 3),
+    Fill(16, 4, 7, 3),
+    Fill(32, 3, 33, 2, 11, 2, 1),
+    Fill(8, 5, 10, 1, 2, 1, 4, 8),
+    Fill(24, 4, 9, 2, 3, 1, 2, 48),
+    Fill(128, 3, 8, 1),
+    Fill(512, 3, 8, 1),
+    Fill(3000, 3, 3, 2, 3, 1, 5),
+)
+
+
+@pytest.mark.parametrize("case", combinations(FILLS, fast=FAST_FILLS), ids=str)
 def test_fill(case):
     """Every firing of a group, first to last, rows at different blocks where there are several."""
     torch.manual_seed(0)
@@ -138,7 +158,7 @@ def test_fill(case):
     plan = Plan(length, (case.block,), case.taps or None)
     groups = case.groups or case.channels
     state, filters = make_state(plan, case.channels, case.batch, groups, case.layers)
-    level, repeat = plan.levels[0], case.channels // groups
+    level = plan.levels[0]
     clean = state.ring.clone()
     for i in range(1, case.radix + case.batch - 1):
         # row b is b blocks behind
@@ -152,10 +172,9 @@ def test_fill(case):
         for layer, b in itertools.product(range(case.layers), firing):
             p = int(state.positions[b])
             stop = min(p + case.block, length)
-            h = filters[layer].double().repeat_interleave(repeat, dim=0)
             u = clean[layer, b, :, :p, : case.channels].mT
             expected = clean[layer, b, 0, p:stop, : case.channels].double()
-            expected = expected + conv_range(u, h, p, stop)[0].mT
+            expected = expected + fill(u, filters[layer], case.block)[0].mT[: stop - p]
             got = state.ring[layer, b, 0, p:stop, : case.channels]
             assert relative_error(got, expected) < 4e-7
             added[layer, b, 0, p:stop, : case.channels] = 0
@@ -177,7 +196,9 @@ def rounded_fill(state: StreamState, u: torch.Tensor) -> torch.Tensor:
     return n * inverse_twisted_transform(products).imag[:, : level.block]
 
 
-@pytest.mark.parametrize("block", [1, 3, 8, 16, 64, 200, 256, 512, 2048, 4096])
+@pytest.mark.parametrize(
+    "block", combinations([1, 3, 8, 16, 64, 200, 256, 512, 2048, 4096], fast={3, 256, 4096})
+)
 def test_fill_with_bfloat16_spectra(block):
     """Everything but the spectra is float32, and the spectra are rounded once."""
     torch.manual_seed(block)
@@ -196,8 +217,7 @@ def test_fill_with_bfloat16_spectra(block):
         before = clean[0, 0, 0, :, :channels].double()
         expected = before[p : p + block] + rounded_fill(state, before[:p].mT).mT
         assert relative_error(got, expected) < 4e-7
-        h = filters[0].double().repeat_interleave(3, dim=0)
-        exact = before[p : p + block] + conv_range(before[None, :p].mT, h, p, p + block)[0].mT
+        exact = before[p : p + block] + fill(before[None, :p].mT, filters[0], block)[0].mT
         assert relative_error(got, exact) < 2**-8
         assert relative_error(got, exact) > 1e-5  # rounded it is
 

@@ -1,10 +1,8 @@
-"""Triton's kernels around a prompt's transforms, in Triton's interpreter.
-
-``TRITON_INTERPRET=1 python -m pytest tests/triton_prefill_interpreter.py``; tests/test_triton.py
-starts it.
-"""
+"""Triton's kernels around a prompt's transforms, in Triton's interpreter."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 import torch
@@ -18,6 +16,9 @@ from tests.implementations.prompt_cases import (
     check_prompts,
     signal,
 )
+
+if "TRITON_INTERPRET" not in os.environ:
+    pytest.skip("runs with TRITON_INTERPRET=1, see test_triton.py", allow_module_level=True)
 
 OPS = torch.ops.futurefill_kernels
 
@@ -37,7 +38,11 @@ def test_outputs(case, continued, dtype):
 
 @pytest.mark.parametrize(
     ("channels", "groups", "dtype"),
-    [(1, 1, torch.float16), (6, 2, torch.bfloat16), (40, 40, torch.float32)],
+    [
+        (1, 1, torch.float16),
+        pytest.param(6, 2, torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param(40, 40, torch.float32, marks=pytest.mark.slow),
+    ],
 )
 def test_prompts(channels, groups, dtype):
     check_prompts("triton", dtype, channels, groups)

@@ -1,0 +1,29 @@
+"""The pages are written from rows, and those of this commit are."""
+
+from __future__ import annotations
+
+from bench.__main__ import main
+from bench.pages import docs
+
+
+def test_the_page_is_written_from_rows(tmp_path, capsys):
+    for name in ("stream", "memory"):
+        assert main([name, "--quick", "--csv", str(tmp_path / f"{name}.csv")]) == 0
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{docs.BEGIN}\nold\n{docs.END}\nafter\n")
+    arguments = ["--results", tmp_path, "--out", tmp_path, "--readme", readme]
+    arguments = [str(argument) for argument in arguments]
+    assert docs.main([*arguments, "--check"]) == 1
+    assert docs.main(arguments) == 0
+    assert docs.main([*arguments, "--check"]) == 0
+    page, part = (tmp_path / "benchmarks.md").read_text(), readme.read_text()
+    assert "python -m bench stream --quick" in page
+    assert "| causal-conv1d | not installed |" in page
+    assert part.startswith("before\n")
+    assert part.endswith("after\n")
+    assert "old" not in part
+    assert "naive dot product, torch" in part
+
+
+def test_pages_of_this_commit_come_from_its_rows(capsys):
+    assert docs.main(["--check"]) == 0, capsys.readouterr().out
