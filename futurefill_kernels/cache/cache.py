@@ -197,11 +197,13 @@ class FutureFillCache:
                 check_input("out", out, shape, self.dtype, self.device)
             if not out.is_contiguous():
                 raise ValueError(f"expected out to be contiguous, got strides {out.stride()}")
-        if layer == 0:
-            if row_list is not None or self._positions.plain <= 0:
+        if row_list is not None or self._positions.plain <= 0:  # else one more of all rows
+            if layer == 0:
                 self.begin_token(row_list)
-        elif self._token.lengths is not None or self._token.rows != row_list:
-            raise ValueError(f"expected the rows of layer 0 for layer {layer}, got rows={row_list}")
+            elif self._token != _Token(row_list):
+                raise ValueError(
+                    f"expected the rows of layer 0 for layer {layer}, got rows={row_list}"
+                )
         advance = layer == self._last_layer
         self._step(u_t, pre, post, out, index, layer, advance)
         if not advance:
@@ -331,13 +333,13 @@ class FutureFillCache:
         follows on the current stream waits for fills. ValueError where a row has no room.
         """
         self._between_tokens("begin_token")
+        everyone = range(self.batch_size) if rows is None else rows
         taken, most = self._positions.rows, self.max_new_tokens
-        if max(taken) >= most if rows is None else any(taken[b] >= most for b in rows if b >= 0):
-            raise ValueError(
-                f"no room for another step: all max_new_tokens = {self.max_new_tokens} are taken"
-            )
+        for row in everyone:
+            if row >= 0 and taken[row] >= most:
+                raise ValueError(f"no room for another step: all max_new_tokens = {most} are taken")
         self._token = _Token(rows)
-        self._prefill.close(range(self.batch_size) if rows is None else rows)
+        self._prefill.close(everyone)
         if rows is None:
             self._positions.grant()
 

@@ -24,8 +24,8 @@ class Positions:
         self._known = [0] * batch_size  # before the steps of the grant
 
     @property
-    def rows(self) -> Sequence[int]:
-        """(B,) positions, ends the grant."""
+    def rows(self) -> list[int]:
+        """(B,) positions, not to be changed; ends the grant."""
         taken = self._granted - self.plain
         self._granted = self.plain = 0
         if taken:
@@ -47,11 +47,10 @@ class Positions:
 
     def advance(self, rows: Iterable[int]) -> None:
         """One position more in each of some rows; -1 is padding."""
-        moved = list(self.rows)
+        known = self.rows
         for row in rows:
             if row >= 0:
-                moved[row] += 1
-        self._known = moved
+                known[row] += 1
 
     def update(self, targets: Mapping[int, int]) -> None:
         """Rows to new positions."""
