@@ -14,6 +14,11 @@ ROOMS = (
     "functional", "state", "reference", "ops", "plan", "checks", "native", "_version",
 )  # fmt: skip
 
+#: Private names of torch that stand for no public one.
+FOREIGN_PRIVATE = (
+    "_C", "_dispatch_has_kernel_for_dispatch_key", "_forward_hooks", "_forward_pre_hooks",
+)  # fmt: skip
+
 
 def modules() -> dict[str, Path]:
     """Dotted names below the package, "" for its ``__init__``, and their files."""
@@ -69,6 +74,36 @@ def graph() -> dict[str, set[str]]:
     """Every module with the modules that it imports."""
     known = modules()
     return {module: imports(module, known) for module in known}
+
+
+def private_names(source: str) -> list[str]:
+    """Names with an underscore that a module takes from elsewhere: ``from x import _name``, and
+    ``x._name`` where x is not self or cls and the module defines no ``_name``.
+    """
+    nodes = list(ast.walk(ast.parse(source)))
+    own = set(FOREIGN_PRIVATE)
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+        elif isinstance(node, ast.Attribute) and _is_own(node) and isinstance(node.ctx, ast.Store):
+            own.add(node.attr)
+    taken = []
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and not _is_own(node):
+            names = [node.attr]
+        elif isinstance(node, ast.ImportFrom):
+            names = [name.name for name in node.names]
+        else:
+            continue
+        private = [n for n in names if n.startswith("_") and not n.endswith("__") and n not in own]
+        taken += [f"line {node.lineno}: {name}" for name in private]
+    return taken
+
+
+def _is_own(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
 
 
 def main() -> None:

@@ -35,6 +35,34 @@ def test_a_circle_is_named():
         house.floors({"a": {"b"}, "b": {"a"}, "c": {"a"}})
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for folder in (house.PACKAGE, ROOT / "bench", ROOT / "tests" / "emulation")
+        for path in sorted(folder.rglob("*.py"))
+    ],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_private_names_stay_in_their_module(path):
+    assert house.private_names(path.read_text()) == []
+
+
+def test_a_private_name_is_found():
+    source = """
+from elsewhere import _taken, free
+class Own:
+    _shared = 1
+    def __init__(self):
+        self._kept = free.__name__
+    def clone(self, other):
+        other._kept, other._put = self._kept, self._inherited
+        return other._shared + other._asked + torch._C.version
+"""
+    found = ["line 2: _taken", "line 8: _put", "line 9: _asked"]
+    assert sorted(house.private_names(source)) == found
+
+
 def test_environment_variables_stand_in_the_conventions():
     sources = [ROOT / "setup.py", *(ROOT / "csrc").rglob("*.*"), *house.PACKAGE.rglob("*.py")]
     read = r'(?:environ(?:\.get)?[\[(]|getenv\(|enabled\()"(\w+)"'
