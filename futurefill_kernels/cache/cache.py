@@ -24,7 +24,8 @@ from ..plan import Level, Plan
 from ..planning.capabilities import Capabilities
 from ..planning.make_plan import make_plan
 from ..planning.memory import check_memory
-from ..state.tensors import allocate, copy_rows, from_tiles, state_nbytes, to_tiles
+from ..state.layout import from_tiles, to_tiles
+from ..state.tensors import allocate, copy_rows, state_nbytes
 from . import prompt as _prefill
 from .checks import check_input, check_state_dict
 

@@ -14,7 +14,8 @@ from ..implementations.base import Implementation, PromptKernels
 from ..implementations.gpu_prompt_by_fft import prompt_by_fft
 from ..plan import Level
 from ..state.convolve import fast_conv_range
-from ..state.tensors import StreamState, from_tiles, to_tiles
+from ..state.layout import from_tiles, to_tiles
+from ..state.tensors import StreamState
 
 #: Per batch row that waits for its first step, and layer, the gated inputs (D, P) so far.
 OpenPrompts = dict[int, list[Tensor | None]]

@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 
 from ..plan import Plan
-from ..state import gpu_layout
+from ..state.layout import Layout
 from ..state.tensors import state_nbytes
 from .device import DeviceInfo
 from .search import Stream, cheapest_block_sizes, level_firings
@@ -111,7 +111,7 @@ def plan_seconds(stream: Stream, info: DeviceInfo, plan: Plan) -> float:
 
 def needed_nbytes(stream: Stream, plan: Plan) -> int:
     """Bytes on the device: the state, its prepared filters, and the filters that prefill reads."""
-    layout = gpu_layout.make_layout(stream.channels, stream.groups, torch.float32, plan)
+    layout = Layout.padded(stream.channels, stream.groups, plan.length)
     state = state_nbytes(
         plan, layout, layers=stream.layers, batch_size=stream.batch_size,
         spectra_itemsize=stream.spectra_itemsize,
