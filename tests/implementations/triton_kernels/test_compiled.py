@@ -14,7 +14,7 @@ import torch
 import futurefill_kernels as ff
 from futurefill_kernels import DeviceInfo, Plan
 from futurefill_kernels.implementations import triton as triton_impl
-from futurefill_kernels.implementations.triton_kernels import checks
+from futurefill_kernels.implementations.triton_kernels import ops
 from futurefill_kernels.state.tensors import allocate
 from tests.emulation import emulator
 from tests.emulation.cases import BLOCKS, FillCase, ProductCase, StepCase
@@ -290,7 +290,7 @@ def emulated(request, monkeypatch):
         )  # fmt: skip
 
     monkeypatch.setattr(launches.Launch, "run", run)
-    monkeypatch.setattr(checks, "interpreted", lambda: True)
+    monkeypatch.setattr(ops, "interpreted", lambda: True)
     return names
 
 
