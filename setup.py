@@ -30,7 +30,7 @@ from setuptools.command.build_py import build_py
 PACKAGE = "futurefill_kernels"
 THIS = Path(__file__)
 ROOT = THIS.parent
-BINDINGS = ("schemas", "cpu_ops", "cpu_shares", "cpu_offline", "cpu_token", "bound_step")
+BINDINGS = ("schemas", "threads", "cpu_ops", "cpu_fills", "cpu_offline", "cpu_token", "bound_step")
 SOURCES = [f"csrc/bindings/{name}.cpp" for name in BINDINGS]
 SOURCES += ["csrc/infra/parallel.cpp", "csrc/infra/pool.cpp"]
 SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp"]

@@ -88,7 +88,7 @@ def cuda_architectures() -> str:
 
 @lru_cache(maxsize=1)
 def bound_step() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """``futurefill_step``, ``futurefill_plain_step`` of csrc/bound_step.h; no GIL while inside."""
+    """The two functions of csrc/bindings/bound_step.h, the plain one last; no GIL inside."""
     library = ctypes.CDLL(str(library_file()))
     step, plain = library.futurefill_step, library.futurefill_plain_step
     step.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 2

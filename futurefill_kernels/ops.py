@@ -1,27 +1,172 @@
-"""What torch.compile and opcheck need to know of the C++ ops: they write in place, return nothing.
+"""The registered ops of the compiled library as typed functions, and what torch.compile must know.
 
-Their schemas stand in csrc/bindings/schemas.cpp. There is no Autograd key: the ops have no
-gradients.
+Schemas and shapes stand in csrc/bindings/schemas.cpp. The ops write in place and return nothing;
+there is no Autograd key: they have no gradients. Each raises RuntimeError that says what was
+expected and what came, before anything has changed.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
+from torch import Tensor
 
 from . import native
 
+#: Ops that write in place.
 IN_PLACE = (
     "short_range_step",
     "future_fill",
-    "future_fill_share",
+    "fill_share",
     "spectrum_products",
     "prefill_inputs",
     "prefill_outputs",
     "step",
-    "sliced_fill",
+    "generate",
     "offline_conv",
     "token_segment",
 )
+
+
+class Stream(Protocol):
+    """What the ops of a stream read and write: ``state.tensors.StreamState`` has it.
+
+    ring: (layers, B, tiles, slots, lanes). kept: (layers, B, tiles, rows, 2, lanes). work: (B, side
+    by side, rows, 2, lanes). positions: (B,) int64. taps: (layers, filter tiles, T_0, W or 1).
+    spectra: (layers, filter tiles, rows, 2, W or 1). skip: (layers, tiles * lanes) or None. levels:
+    (levels, 11) int64 on the CPU.
+    """
+
+    ring: Tensor
+    kept: Tensor
+    work: Tensor
+    positions: Tensor
+    taps: Tensor
+    spectra: Tensor
+    skip: Tensor | None
+    levels: Tensor
+
+    @property
+    def length(self) -> int:
+        """Positions of the plan."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """``D``, without padding."""
+        ...
+
+    @property
+    def channels_per_filter(self) -> int:
+        """Channels that a stored filter row serves."""
+        ...
+
+
+def step(
+    state: Stream,
+    u: Tensor,
+    y: Tensor,
+    *,
+    pre: Tensor | None = None,
+    post: Tensor | None = None,
+    rows: Tensor | None = None,
+    layer: int = 0,
+    advance: bool = True,
+) -> None:
+    """One token of one layer on the CPU, ``y = post * (conv(pre * u) + skip * pre * u)``.
+
+    u, pre, post, y: (R, D), contiguous in D. rows: (R,) int64 rows of the state, -1 for padding, or
+    None for all. advance: whether it is the last layer's: the rows' positions move on, and what is
+    due of fills is done for all layers.
+    """
+    torch.ops.futurefill_kernels.step(
+        u, pre, post, y, state.ring, state.taps, state.skip, state.positions, rows, layer, advance,
+        state.kept, state.work, state.spectra, state.levels, state.length,
+    )  # fmt: skip
+
+
+def generate(state: Stream, u: Tensor, y: Tensor) -> None:
+    """Steps of one layer on the CPU that feed on themselves: ``u_{t+1} = y_t``.
+
+    u: (B, D). y: (n, B, D), contiguous.
+    """
+    torch.ops.futurefill_kernels.generate(
+        u, y, state.ring, state.taps, state.skip, state.positions, state.kept, state.work,
+        state.spectra, state.levels, state.length,
+    )  # fmt: skip
+
+
+def bind(state: Stream, like: Tensor) -> int:
+    """Address of the checked stream for ``native.bound_step``; its tensors must outlive it.
+
+    like: a tensor of the inputs' dtype. Whoever binds calls ``unbind`` once.
+    """
+    return torch.ops.futurefill_kernels.bind(
+        state.ring, state.taps, state.skip, state.positions, state.kept, state.work, state.spectra,
+        state.levels, state.length, state.channels, like,
+    )  # fmt: skip
+
+
+def unbind(stream: int) -> None:
+    """Frees what ``bind`` returned."""
+    torch.ops.futurefill_kernels.unbind(stream)
+
+
+def future_fill(
+    state: Stream,
+    index: int,
+    rows: Tensor | None,
+    first_channel: int = 0,
+    last_channel: int | None = None,
+) -> None:
+    """The fill of level ``index`` of all layers (docs/algorithm.md, equation 3).
+
+    rows: (R,) int64, -1 for padding, or None for all. On a GPU it does the channels first_channel
+    .. last_channel - 1, in whole units of 32, default all; on the CPU all of them, of a level
+    without slack.
+    """
+    if last_channel is None:
+        last_channel = state.ring.shape[2] * state.ring.shape[4]
+    torch.ops.futurefill_kernels.future_fill(
+        state.ring, state.kept, state.spectra, state.positions, rows, state.levels, state.length,
+        index, first_channel, last_channel, state.channels_per_filter,
+    )  # fmt: skip
+
+
+def fill_share(state: Stream, index: int, rows: Tensor | None, begin: int, end: int) -> None:
+    """Of one firing of level ``index``, which has slack, the shares of steps ``begin .. end-1``, on
+    the CPU.
+    """
+    torch.ops.futurefill_kernels.fill_share(
+        state.ring, state.kept, state.work, state.spectra, state.positions, rows, state.levels,
+        state.length, index, begin, end,
+    )  # fmt: skip
+
+
+def spectrum_products(
+    state: Stream, index: int, values: Tensor, rows: Tensor, layer: int, first_channel: int
+) -> None:
+    """Spectra of the newest blocks become the sums of products of level ``index``, on a GPU.
+
+    values: (R, n, width, 2) float32, of channels ``first_channel`` on of one layer, in the order of
+    an FFT. rows: (R,) int64; those of -1 keep nothing and their values mean nothing.
+    """
+    torch.ops.futurefill_kernels.spectrum_products(
+        values, state.kept, state.spectra, state.positions, rows, state.levels, state.length,
+        index, layer, first_channel, state.channels_per_filter,
+    )  # fmt: skip
+
+
+def offline_conv(u: Tensor, h: Tensor, start: int, stop: int, block: int) -> Tensor:
+    """Outputs ``start .. stop-1`` of whole sequences on the CPU, u zero after its end.
+
+    u: (B, D, P), h: (G, L) of its dtype, float32 or float64, both contiguous in the last dimension;
+    G divides D. block: of the transforms, a power of two. Returns (B, D, stop - start).
+    """
+    y = torch.empty(*u.shape[:2], stop - start, dtype=u.dtype)
+    torch.ops.futurefill_kernels.offline_conv(u, h, y, start, stop, block)
+    return y
 
 
 def _no_output(*args: object, **kwargs: object) -> None:

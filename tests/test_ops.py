@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from futurefill_kernels import DecodingCache, FutureFillCache, Plan, native, ops
+from futurefill_kernels.implementations import cpu
 from futurefill_kernels.nn import LanguageModel, LanguageModelConfig
+from futurefill_kernels.state.spectra import tiled_spectra
+from futurefill_kernels.state.tensors import LEVEL_COLUMNS, allocate
 
 pytestmark = pytest.mark.skipif(
     native.cpu_unavailable_reason() is not None,
     reason=f"no CPU kernels: {native.cpu_unavailable_reason()}",
 )
 OPS = torch.ops.futurefill_kernels
-GPU_ONLY = ("future_fill_share", "spectrum_products", "prefill_inputs", "prefill_outputs")
+GPU_ONLY = ("short_range_step", "spectrum_products", "prefill_inputs", "prefill_outputs")
 
 
 def _stream(taken: int, slack_from: int | None = None):
@@ -35,27 +40,22 @@ def _segment() -> tuple:
 
 def _arguments(name: str, state) -> tuple:
     u, y = torch.randn(2, 6), torch.zeros(2, 6)
-    level = state.levels[0].tolist()
-    step = (u, u * 2, None, y, state.ring, state.taps, state.skip, state.positions, None, 0, True)
+    stream = (state.ring, state.taps, state.skip, state.positions)
+    fills = (state.kept, state.work, state.spectra, state.levels, 40)
+    tensors = (state.spectra, state.positions, None, state.levels, 40)
     return {
-        "short_range_step": step,
-        "step": (*step, state.kept, state.spectra, state.levels, 40),
-        "future_fill": (
-            *(state.ring, state.kept, state.spectra, state.positions, None, 40),
-            *(*level[:5], bool(level[5])),
-        ),
+        "step": (u, u * 2, None, y, *stream, None, 0, True, *fills),
+        "generate": (u, torch.zeros(3, 2, 6), *stream, *fills),
+        "future_fill": (state.ring, state.kept, *tensors, 0, 0, state.ring[0, 0, :, 0].numel(), 1),
+        "fill_share": (state.ring, state.kept, state.work, *tensors, 1, 0, 1),
         "offline_conv": (torch.randn(2, 6, 9), torch.randn(3, 20), torch.zeros(2, 6, 12), 3, 15, 8),
-        "sliced_fill": (
-            *(state.ring, state.kept, state.work, state.spectra, state.positions, None),
-            *(state.slack_levels, 40),
-        ),
         "token_segment": _segment(),
     }[name]
 
 
 @pytest.mark.parametrize("name", [name for name in ops.IN_PLACE if name not in GPU_ONLY])
 def test_opcheck(name):
-    state = _stream(4 if name == "future_fill" else 3, 8 if name == "sliced_fill" else None)
+    state = _stream(8 if name == "fill_share" else 4, 8 if name == "fill_share" else None)
     torch.library.opcheck(getattr(OPS, name).default, _arguments(name, state))
 
 
@@ -65,10 +65,14 @@ def test_ops_without_a_cpu_kernel_trace(name):
     state = _stream(3, 8)
     ring, spectra = state.ring, (state.kept, state.spectra, state.positions)
     u, x, rows = torch.zeros(2, 6, 9), torch.zeros(2, 6, 64), torch.arange(2)
+    token = torch.zeros(2, 6)
     arguments = {
-        "future_fill_share": (ring, *spectra, None, 40, 8, 5, 5, 0, 0, 4, 1, 0, 32, 1),
+        "short_range_step": (
+            *(token, None, token, token.clone(), ring, state.taps, None, state.positions, rows),
+            *(0, True, 1),
+        ),
         "spectrum_products": (
-            *(torch.zeros(2, 8, 6, 2), *spectra, rows, 0, 0, 40, 8, 5, 5, 0, 0, 4, 1, 1),
+            *(torch.zeros(2, 8, 6, 2), *spectra, rows, state.levels, 40, 1, 0, 0, 1),
         ),
         "prefill_inputs": (u, None, rows, x, None),
         "prefill_outputs": (
@@ -83,13 +87,10 @@ def test_ops_without_a_cpu_kernel_trace(name):
 
 
 def test_a_compiled_step_is_the_step():
-    eager, compiled = _stream(0), _stream(0)
+    eager, compiled = _stream(0, 8), _stream(0, 8)
 
     def run(state, u, y):
-        OPS.step(
-            *(u * 2, None, u, y, state.ring, state.taps, state.skip, state.positions, None),
-            *(0, True, state.kept, state.spectra, state.levels, 40),
-        )
+        ops.step(state, u * 2, y, post=u)
         return y + 1
 
     traced = torch.compile(run, fullgraph=True, backend="aot_eager")
@@ -101,18 +102,92 @@ def test_a_compiled_step_is_the_step():
     assert compiled.positions.tolist() == [20, 20]
 
 
+def test_a_cache_steps_in_a_compiled_function():
+    torch.manual_seed(0)
+    eager = FutureFillCache(torch.randn(6, 40), 2, 40, plan=Plan(40, (4, 8)), impl="cpu")
+    compiled = eager.clone()
+
+    def step(x):  # with out: conftest's empty_like is not traced
+        return 2 * compiled.step(x, out=torch.zeros_like(x))
+
+    double = torch.compile(step, backend="eager", fullgraph=True)
+    for _ in range(20):
+        u = torch.randn(2, 6)
+        assert torch.equal(double(u), 2 * eager.step(u))
+    assert compiled.positions.tolist() == [20, 20]
+
+
+@pytest.mark.parametrize("slack_from", [None, 8])
+def test_generate_is_steps_that_feed_on_themselves(slack_from):
+    one, all_at_once = _stream(0, slack_from), _stream(0, slack_from)
+    u, y = torch.randn(2, 6), torch.zeros(40, 2, 6)
+    ops.generate(all_at_once, u, y)
+    for t in range(40):
+        out = torch.empty(2, 6)
+        ops.step(one, u, out)
+        assert torch.equal(out, y[t])
+        u = out
+    assert torch.equal(one.ring, all_at_once.ring)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("block", 0, "expected levels with block >= 1 and the next power of two as transform"),
+        ("transform", 16, "next power of two as transform, got 8 and 16"),
+        ("late", 40, "expected levels with 0 <= late < length, .* got late 40"),
+        ("steps", 9, "0 <= steps <= block, got late 0, extra 0, steps 9"),
+        ("n_spectra", 5, r"1 <= n_spectra < radix \+ extra, got radix 5, n_spectra 5, extra 0"),
+        ("spectra_offset", 99, "expected spectra with at least 131 rows, got"),
+        ("kept_offset", 9, "expected kept with at least 33 rows, got"),
+    ],
+)
+def test_levels_that_fit_nothing_are_refused(column, value, message):
+    plan = Plan(40, (4, 8))
+    layout = cpu.make_layout(6, 6, torch.float32, plan)
+    layout = dataclasses.replace(layout, direct=0)
+    state = allocate(plan, layout, tiled_spectra, [torch.randn(6, 40)], 2, None)
+    state.levels[1, LEVEL_COLUMNS.index(column)] = value
+    state.positions.fill_(8)
+    for call in (
+        lambda: ops.step(state, torch.ones(2, 6), torch.ones(2, 6)),
+        lambda: ops.future_fill(state, 1, None),
+        lambda: ops.bind(state, torch.ones(1)),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            call()
+    assert not state.ring.any()
+    assert state.positions.tolist() == [8, 8]
+
+
+def test_a_fill_that_the_cpu_does_not_do_is_refused():
+    state = _stream(8, 8)
+    channels = state.ring[0, 0, :, 0].numel()
+    before = state.ring.clone()
+    for call, message in (
+        (lambda: ops.future_fill(state, 1, None), "expected a level without slack"),
+        (lambda: ops.future_fill(state, 2, None), r"expected index in 0 \.\. 1, got 2"),
+        (lambda: ops.fill_share(state, 1, None, 1, 0), "expected 0 <= begin <= end, got 1 and 0"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            call()
+    state = _stream(4)
+    with pytest.raises(RuntimeError, match=f"expected all channels, 0 .. {channels}, got 0 .. 1"):
+        ops.future_fill(state, 0, None, 0, 1)
+    with pytest.raises(RuntimeError, match="expected a level with slack"):
+        ops.fill_share(state, 0, None, 0, 1)
+    assert torch.equal(before, _stream(8, 8).ring)
+
+
 def test_a_bound_stream_refuses_what_it_was_not_checked_for():
     cache = FutureFillCache(torch.ones(3, 8), 2, 8, impl="cpu")
     state = cache._state
-    tensors = [state.ring, state.taps, None, state.positions, state.kept, state.spectra]
     for change, message in (
-        ((3, torch.zeros(3, dtype=torch.int64)), "expected positions with size 2"),
-        ((1, state.taps.double()), "expected taps of the dtype of ring"),
+        ({"positions": torch.zeros(3, dtype=torch.int64)}, "expected positions with size 2"),
+        ({"taps": state.taps.double()}, "expected taps of the dtype of ring"),
     ):
-        wrong = list(tensors)
-        wrong[change[0]] = change[1]
         with pytest.raises(RuntimeError, match=message):
-            torch.ops.futurefill_kernels.bind(*wrong, state.levels, 8, 3, torch.ones(1))
+            ops.bind(dataclasses.replace(state, **change), torch.ones(1))
     with pytest.raises(RuntimeError, match=r"expected rows in 0 \.\. 1, got 2"):
         cache._step(
             *(torch.ones(1, 3), None, None, torch.ones(1, 3), torch.tensor([2]), 0, True),

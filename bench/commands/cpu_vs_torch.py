@@ -123,20 +123,8 @@ def _report(
 def generate(cache: ff.FutureFillCache, rows: Tensor) -> None:
     """``shapes.generate`` in compiled calls, without Python between the tokens."""
     state = cache.state
-    op = torch.ops.futurefill_kernels.generate.default
     for start in range(0, rows.shape[0] - 1, _TOKENS):
-        op(
-            rows[start],
-            rows[start + 1 : start + 1 + _TOKENS],
-            state.ring,
-            state.taps,
-            state.skip,
-            state.positions,
-            state.kept,
-            state.spectra,
-            state.levels,
-            state.plan.length,
-        )
+        ff.ops.generate(state, rows[start], rows[start + 1 : start + 1 + _TOKENS])
 
 
 class Offline:

@@ -7,7 +7,7 @@ import argparse
 import torch
 
 import futurefill_kernels as ff
-from futurefill_kernels.state.tensors import from_tiles, to_tiles
+from futurefill_kernels.state.layout import from_tiles, to_tiles
 
 from ..harness import shapes
 from ..harness.machine import check_memory

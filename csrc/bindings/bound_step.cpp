@@ -5,29 +5,27 @@
 #include <exception>
 #include <string>
 
-#include "bindings/state_view.h"
+#include "bindings/due_fills.h"
 
 namespace futurefill {
 
 // What a step of a checked stream needs; see bound_step.h.
 struct BoundStream {
   StepParams step;  // of layer 0
-  FillParams fill;
+  FillState fills;
   int64_t ring_bytes, taps_bytes, skip_bytes;  // from one layer to the next
   int64_t layers, batch, length;
   int64_t* positions;
-  int64_t sizes[2], strides[2];  // of levels
-  View levels;
 };
 
 namespace {
 
 int64_t bind(Tensor ring_, Tensor taps_, OptionalTensor skip, Tensor positions_, Tensor kept,
-             Tensor spectra, Tensor levels_, int64_t length, int64_t channels, Tensor like_) {
+             Tensor work, Tensor spectra, Tensor levels, int64_t length, int64_t channels,
+             Tensor like_) {
   const Ring ring(ring_);
-  const View taps("taps", taps_), positions("positions", positions_), levels("levels", levels_);
+  const View taps("taps", taps_), positions("positions", positions_);
   View like("like", like_);
-  check_levels(levels);
   check_dim(positions, 1);
   check_size(positions, 0, ring.batch);
   check_contiguous(positions);
@@ -35,21 +33,18 @@ int64_t bind(Tensor ring_, Tensor taps_, OptionalTensor skip, Tensor positions_,
   int64_t sizes[2] = {ring.batch, channels}, strides[2] = {channels, 1};
   like.dim = 2, like.sizes = sizes, like.strides = strides;
   StepParams step = step_params(like, {}, {}, like, ring, taps_, skip, 0);
+  FillState fills = fill_state(ring, kept, spectra, levels, length);
+  set_work(fills, ring, work);
   const int64_t width = step.state == Scalar::kFloat64 ? 8 : 4;
   auto* stream = new BoundStream{step,
-                                 fill_params(ring, kept, spectra, length),
+                                 fills,
                                  ring.batch * ring.tiles * ring.slots * ring.lanes * width,
                                  taps.sizes[1] * taps.sizes[2] * taps.sizes[3] * width,
                                  skip ? ring.tiles * ring.lanes * width : 0,
                                  ring.layers,
                                  ring.batch,
                                  length,
-                                 static_cast<int64_t*>(positions.data),
-                                 {levels.sizes[0], levels.sizes[1]},
-                                 {levels.strides[0], levels.strides[1]},
-                                 levels};
-  stream->levels.sizes = stream->sizes;
-  stream->levels.strides = stream->strides;
+                                 static_cast<int64_t*>(positions.data)};
   return reinterpret_cast<int64_t>(stream);
 }
 
@@ -85,8 +80,7 @@ const char* futurefill_step(futurefill::BoundStream* stream, const void* u, cons
     run_step(a, s.positions, at, n_rows, advance);
     if (advance) {
       for (RowAt& row : at) row.position += 1;
-      FillParams fill = s.fill;
-      run_due_fills(fill, s.levels, at);
+      run_due_fills(s.fills, at);
     }
     return nullptr;
   } catch (const std::exception& e) {

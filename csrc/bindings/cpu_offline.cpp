@@ -1,9 +1,10 @@
 // The CPU op of whole sequences.
 #include <torch/csrc/stable/library.h>
 
+#include "bindings/tensors.h"
+#include "bindings/threads.h"
 #include "cpu/engine.h"
 #include "infra/parallel.h"
-#include "bindings/tensors.h"
 
 namespace futurefill {
 namespace {
@@ -40,10 +41,10 @@ void offline_conv(Tensor u_, Tensor h_, Tensor y_, int64_t start, int64_t stop, 
   p.u = u.data, p.h = h.data, p.y = y.data;
   p.batch = u.sizes[0], p.channels = u.sizes[1], p.length = u.sizes[2];
   p.u_row = u.strides[0], p.u_channel = u.strides[1], p.h_stride = h.strides[0];
-  p.per_filter = u.sizes[1] / h.sizes[0];
+  p.channels_per_filter = u.sizes[1] / h.sizes[0];
   p.taps = h.sizes[1] < stop ? h.sizes[1] : stop;
   p.start = start, p.stop = stop, p.block = block;
-  run_conv_jobs(p);
+  run_conv_jobs(p, thread_count());
 }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {

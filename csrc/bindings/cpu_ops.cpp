@@ -1,70 +1,43 @@
-// CPU implementations of the ops: checks the tensors, fills the engine's structs, runs the engine.
+// The CPU ops of a token, and what plans and layouts ask of the engine.
 #include <torch/csrc/stable/library.h>
 
 #include <string>
 
-#include "bindings/state_view.h"
+#include "bindings/due_fills.h"
 
 namespace futurefill {
 namespace {
 
-void short_range_step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_,
-                      Tensor taps, OptionalTensor skip, Tensor positions_, OptionalTensor rows,
-                      int64_t layer, bool advance, int64_t) {
+void step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_, Tensor taps,
+          OptionalTensor skip, Tensor positions_, OptionalTensor rows, int64_t layer, bool advance,
+          Tensor kept, Tensor work, Tensor spectra, Tensor levels, int64_t length) {
   const Ring ring(ring_);
   const View u("u", u_), positions("positions", positions_);
   check_dim(u, 2);
-  const auto& at = collect_rows(rows, positions, ring.batch, u.sizes[0], ring.slots);
-  StepParams a = step_params(u, pre, post, View("y", y), ring, taps, skip, layer);
-  run_step(a, static_cast<int64_t*>(positions.data), at, u.sizes[0], advance);
-}
-
-void future_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
-                 int64_t length, int64_t block, int64_t radix, int64_t n_spectra,
-                 int64_t kept_offset, int64_t spectra_offset, bool direct, int64_t) {
-  const Ring ring(ring_);
-  FillParams a = fill_params(ring, kept, spectra, length);
-  set_level(a, block, radix, n_spectra, kept_offset, spectra_offset, direct);
-  const auto& at = collect_rows(rows, View("positions", positions), ring.batch, -1, length);
-  for (const RowAt& row : at) {
-    STD_TORCH_CHECK(row.position % block == 0 && row.position / block % radix != 0,
-                    "expected rows at a position where the level of block ", block,
-                    " fires, got position ", row.position);
-  }
-  a.rows = at.data();
-  a.n_rows = static_cast<int64_t>(at.size());
-  run_fill_jobs(a);
-}
-
-void step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_, Tensor taps,
-          OptionalTensor skip, Tensor positions_, OptionalTensor rows, int64_t layer, bool advance,
-          Tensor kept, Tensor spectra, Tensor levels_, int64_t length) {
-  const Ring ring(ring_);
-  const View u("u", u_), positions("positions", positions_), levels("levels", levels_);
-  check_dim(u, 2);
-  check_levels(levels);
-  FillParams fill = fill_params(ring, kept, spectra, length);
+  FillState fills = fill_state(ring, kept, spectra, levels, length);
+  set_work(fills, ring, work);
   auto& at = collect_rows(rows, positions, ring.batch, u.sizes[0], length);
   StepParams a = step_params(u, pre, post, View("y", y), ring, taps, skip, layer);
   run_step(a, static_cast<int64_t*>(positions.data), at, u.sizes[0], advance);
   if (!advance) return;
   for (RowAt& row : at) row.position += 1;
-  run_due_fills(fill, levels, at);
+  run_due_fills(fills, at);
 }
 
 void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor skip,
-              Tensor positions_, Tensor kept, Tensor spectra, Tensor levels_, int64_t length) {
+              Tensor positions_, Tensor kept, Tensor work, Tensor spectra, Tensor levels,
+              int64_t length) {
   const Ring ring(ring_);
-  const View u("u", u_), positions("positions", positions_), levels("levels", levels_);
+  const View u("u", u_), positions("positions", positions_);
   View y("y", y_);
   check_dim(u, 2);
   check_dim(y, 3);
   check_contiguous(y);
-  check_levels(levels);
   STD_TORCH_CHECK(ring.layers == 1, "expected ring of one layer, got ", ring.layers);
   const int64_t n = y.sizes[0];
   y.dim = 2, ++y.sizes, ++y.strides;
-  FillParams fill = fill_params(ring, kept, spectra, length);
+  FillState fills = fill_state(ring, kept, spectra, levels, length);
+  set_work(fills, ring, work);
   auto& at = collect_rows({}, positions, ring.batch, u.sizes[0], length - n + 1);
   StepParams a = step_params(u, {}, {}, y, ring, taps, skip, 0);
   const int64_t bytes = a.io == Scalar::kFloat64 ? 8 : a.io == Scalar::kFloat32 ? 4 : 2;
@@ -75,7 +48,7 @@ void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor sk
     }
     run_step(a, static_cast<int64_t*>(positions.data), at, ring.batch, true);
     for (RowAt& row : at) row.position += 1;
-    run_due_fills(fill, levels, at);
+    run_due_fills(fills, at);
     a.u = a.y;
     a.u_stride = a.y_stride;
     a.y = static_cast<char*>(a.y) + ring.batch * a.channels * bytes;
@@ -106,8 +79,6 @@ int64_t fill_threads_of(int64_t layers, int64_t rows, int64_t channels, int64_t 
 int64_t work_gaps() { return kWorkGaps; }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
-  m.impl("short_range_step", TORCH_BOX(&short_range_step));
-  m.impl("future_fill", TORCH_BOX(&future_fill));
   m.impl("step", TORCH_BOX(&step));
   m.impl("generate", TORCH_BOX(&generate));
 }

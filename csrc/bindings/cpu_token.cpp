@@ -4,15 +4,16 @@
 #include <algorithm>
 #include <string>
 
+#include "bindings/tensors.h"
+#include "bindings/threads.h"
 #include "cpu/engine.h"
 #include "infra/parallel.h"
-#include "bindings/tensors.h"
 
 namespace futurefill {
 namespace {
 
-// One row of `program`; futurefill_kernels/nn/token/cpu.py writes them. x, y and ring are offsets into
-// scratch, weight and bias into weights; -1 where there is none.
+// One row of `program`; futurefill_kernels/nn/token/cpu.py writes them. x, y and ring are offsets
+// into scratch, weight and bias into weights; -1 where there is none.
 struct Instruction {
   int64_t kind;
   int64_t x, x_stride, y, y_stride;
@@ -81,7 +82,7 @@ void dense(const Token& t, const Instruction& i) {
   a.x_stride = i.x_stride, a.y_stride = i.y_stride;
   a.rows = t.rows, a.k = i.k;
   a.accumulate = i.extra != 0;
-  run_dense_jobs(a, panels);
+  run_dense_jobs(a, panels, thread_count());
 }
 
 // x: (B, C). y: (C / n, B, n), one piece per stream. extra: the ring (B, k, C).

@@ -4,8 +4,9 @@
 
 #include <string>
 
-#include "cuda/launch.h"
 #include "bindings/gpu_call.h"
+#include "bindings/levels.h"
+#include "cuda/launch.h"
 
 namespace futurefill {
 namespace {
@@ -67,11 +68,30 @@ struct GpuRing {
 };
 
 // Channels per filter row; all `lanes` channels must have theirs.
-int32_t sharing(const View& filters, int64_t shared, int64_t lanes) {
-  STD_TORCH_CHECK(shared >= 1 && filters.sizes[filters.dim - 1] * shared >= lanes, "expected ",
-                  filters.name, " with a filter for every ", shared, " of ", lanes,
-                  " channels, got ", shape_text(filters));
-  return static_cast<int32_t>(shared);
+int32_t check_sharing(const View& filters, int64_t channels_per_filter, int64_t lanes) {
+  STD_TORCH_CHECK(
+      channels_per_filter >= 1 && filters.sizes[filters.dim - 1] * channels_per_filter >= lanes,
+      "expected ", filters.name, " with a filter for every ", channels_per_filter, " of ", lanes,
+      " channels, got ", shape_text(filters));
+  return static_cast<int32_t>(channels_per_filter);
+}
+
+// The level in a table, with the rows that it needs; direct products are the CPU's.
+const LevelRow& gpu_level(const Tensor& table, int64_t index, int64_t length, const View& kept,
+                          const View& spectra) {
+  const LevelRow& level = Levels(table).at(index);
+  check_level(level, length, kept.sizes[3], spectra.sizes[2]);
+  STD_TORCH_CHECK(!level.direct, "direct products with the taps are the CPU's");
+  return level;
+}
+
+// What the kernels of a level want of it beside its offsets.
+template <class Shape>
+void set_level(Shape& a, const LevelRow& level) {
+  a.radix = static_cast<int32_t>(level.radix);
+  a.n_spectra = static_cast<int32_t>(level.n_spectra);
+  a.late = static_cast<int32_t>(level.late);
+  a.extra = static_cast<int32_t>(level.extra);
 }
 
 int64_t io_stride(const View& v, const View& u) {
@@ -86,7 +106,7 @@ int64_t io_stride(const View& v, const View& u) {
 
 void short_range_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tensor y_, Tensor ring_,
                       Tensor taps_, OptionalTensor skip_, Tensor positions, OptionalTensor rows,
-                      int64_t layer, bool advance, int64_t shared) {
+                      int64_t layer, bool advance, int64_t channels_per_filter) {
   const GpuRing ring(ring_);
   const View u = on_device("u", u_, ring.device), y = on_device("y", y_, ring.device);
   cuda::StepParams p{};
@@ -111,7 +131,7 @@ void short_range_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tens
                   shape_text(u));
   const View taps = ring.filters("taps", taps_, 4);
   a.filter_lanes = taps.sizes[3];
-  a.channels_per_filter = sharing(taps, shared, ring.lanes);
+  a.channels_per_filter = check_sharing(taps, channels_per_filter, ring.lanes);
   a.taps = static_cast<int32_t>(taps.sizes[2]);
   STD_TORCH_CHECK(a.taps >= 1, "expected taps with at least one tap");
   a.ring_row = ring.slots * ring.lanes;
@@ -139,15 +159,9 @@ void short_range_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tens
              ring.device);
 }
 
-// What of a level is filled: with slack, the channels of a share.
-struct Share {
-  int64_t late = 0, extra = 0, first_channel = 0, last_channel = -1;
-};
-
-void fill_channels(const char* op, Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions,
-                   OptionalTensor rows, int64_t length, int64_t block, int64_t radix,
-                   int64_t n_spectra, int64_t kept_offset, int64_t spectra_offset, int64_t shared,
-                   Share share) {
+void future_fill(Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions, OptionalTensor rows,
+                 Tensor levels, int64_t length, int64_t index, int64_t first_channel,
+                 int64_t last_channel, int64_t channels_per_filter) {
   const GpuRing ring(ring_);
   const View kept = ring.state("kept", kept_, 6);
   const View spectra = ring.filters("spectra", spectra_, 5);
@@ -156,35 +170,21 @@ void fill_channels(const char* op, Tensor ring_, Tensor kept_, Tensor spectra_, 
   check_size(kept, 4, 2);
   check_size(kept, 5, ring.lanes);
   check_size(spectra, 3, 2);
-  STD_TORCH_CHECK(cuda::fill_supported(block),
-                  "expected a block that is a power of two up to 8192, got ", block);
   STD_TORCH_CHECK(length >= 1 && length <= ring.slots, "expected length in 1 .. ", ring.slots,
                   ", got ", length);
-  STD_TORCH_CHECK(share.late >= 0 && share.late < length && share.extra >= 0,
-                  "expected 0 <= late < length and extra >= 0, got ", share.late, " and ",
-                  share.extra);
-  STD_TORCH_CHECK(radix >= 2 && n_spectra >= 1 && n_spectra < radix + share.extra,
-                  "expected 1 <= n_spectra < radix + extra, got n_spectra ", n_spectra, ", radix ",
-                  radix, ", extra ", share.extra);
-  if (share.last_channel < 0) share.last_channel = ring.lanes;
-  STD_TORCH_CHECK(share.first_channel >= 0 && share.first_channel <= share.last_channel &&
-                      share.last_channel <= ring.lanes && share.first_channel % 32 == 0 &&
-                      share.last_channel % 32 == 0,
+  const LevelRow& level = gpu_level(levels, index, length, kept, spectra);
+  STD_TORCH_CHECK(level.block == level.transform && cuda::fill_supported(level.block),
+                  "expected a block that is a power of two up to 8192, got ", level.block);
+  STD_TORCH_CHECK(first_channel >= 0 && first_channel <= last_channel &&
+                      last_channel <= ring.lanes && first_channel % 32 == 0 &&
+                      last_channel % 32 == 0,
                   "expected channels of ring ", shape_text(ring.view),
-                  " from multiple to multiple "
-                  "of 32, got ",
-                  share.first_channel, " .. ", share.last_channel);
-  STD_TORCH_CHECK(spectra_offset >= 0 && spectra_offset + n_spectra * block <= spectra.sizes[2],
-                  "expected spectra with at least ", spectra_offset + n_spectra * block,
-                  " rows, got ", spectra.sizes[2]);
-  STD_TORCH_CHECK(kept_offset >= 0 && kept_offset + (n_spectra - 1) * block <= kept.sizes[3],
-                  "expected kept with at least ", kept_offset + (n_spectra - 1) * block,
-                  " rows, got ", kept.sizes[3]);
+                  " from multiple to multiple of 32, got ", first_channel, " .. ", last_channel);
   cuda::FillParams p{};
   cuda::FillShape& a = p.shape;
   a.lanes = ring.lanes;
   a.filter_lanes = spectra.sizes[4];
-  a.channels_per_filter = sharing(spectra, shared, ring.lanes);
+  a.channels_per_filter = check_sharing(spectra, channels_per_filter, ring.lanes);
   a.ring_row = ring.slots * ring.lanes;
   a.ring_layer = ring.batch * a.ring_row;
   a.kept_row = kept.sizes[3] * 2 * ring.lanes;
@@ -193,47 +193,27 @@ void fill_channels(const char* op, Tensor ring_, Tensor kept_, Tensor spectra_, 
   a.length = length;
   a.channels = static_cast<int32_t>(ring.lanes);
   a.batch = static_cast<int32_t>(ring.batch);
-  a.radix = static_cast<int32_t>(radix);
-  a.n_spectra = static_cast<int32_t>(n_spectra);
-  a.first_channel = static_cast<int32_t>(share.first_channel);
-  a.last_channel = static_cast<int32_t>(share.last_channel);
-  a.late = static_cast<int32_t>(share.late);
-  a.extra = static_cast<int32_t>(share.extra);
+  set_level(a, level);
+  a.first_channel = static_cast<int32_t>(first_channel);
+  a.last_channel = static_cast<int32_t>(last_channel);
   p.ring = static_cast<float*>(ring.view.data);
-  p.kept = static_cast<float*>(kept.data) + kept_offset * 2 * ring.lanes;
-  p.spectra = static_cast<const float*>(spectra.data) + spectra_offset * 2 * a.filter_lanes;
+  p.kept = static_cast<float*>(kept.data) + level.kept_offset * 2 * ring.lanes;
+  p.spectra = static_cast<const float*>(spectra.data) + level.spectra_offset * 2 * a.filter_lanes;
   p.positions = ring.positions(positions);
   p.rows = ring.rows(rows, p.n_rows);
   p.layers = ring.layers;
-  p.block = block;
+  p.block = level.block;
   if (p.n_rows == 0 || p.layers == 0 || a.first_channel == a.last_channel) return;
   STD_TORCH_CHECK(p.n_rows < 65536 && p.layers < 65536,
                   "expected fewer than 65536 rows and layers, got ", p.n_rows, " and ", p.layers);
-  const DeviceGuard guard(ring.device, op, ring.view);
-  check_cuda(cuda::launch_future_fill(p, current_stream(ring.device)), op, ring.view, ring.device);
-}
-
-void future_fill(Tensor ring, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
-                 int64_t length, int64_t block, int64_t radix, int64_t n_spectra,
-                 int64_t kept_offset, int64_t spectra_offset, bool direct, int64_t shared) {
-  STD_TORCH_CHECK(!direct, "direct products with the taps are the CPU's");
-  fill_channels("future_fill", ring, kept, spectra, positions, rows, length, block, radix,
-                n_spectra, kept_offset, spectra_offset, shared, {});
-}
-
-void future_fill_share(Tensor ring, Tensor kept, Tensor spectra, Tensor positions,
-                       OptionalTensor rows, int64_t length, int64_t block, int64_t radix,
-                       int64_t n_spectra, int64_t kept_offset, int64_t spectra_offset, int64_t late,
-                       int64_t extra, int64_t first_channel, int64_t last_channel, int64_t shared) {
-  fill_channels("future_fill_share", ring, kept, spectra, positions, rows, length, block, radix,
-                n_spectra, kept_offset, spectra_offset, shared,
-                {late, extra, first_channel, last_channel});
+  const DeviceGuard guard(ring.device, "future_fill", ring.view);
+  check_cuda(cuda::launch_future_fill(p, current_stream(ring.device)), "future_fill", ring.view,
+             ring.device);
 }
 
 void spectrum_products(Tensor values_, Tensor kept_, Tensor spectra_, Tensor positions_,
-                       Tensor rows_, int64_t layer, int64_t first_channel, int64_t length,
-                       int64_t block, int64_t radix, int64_t n_spectra, int64_t kept_offset,
-                       int64_t spectra_offset, int64_t late, int64_t extra, int64_t shared) {
+                       Tensor rows_, Tensor levels, int64_t length, int64_t index, int64_t layer,
+                       int64_t first_channel, int64_t channels_per_filter) {
   const int32_t device = device_of(kept_);
   const View kept = on_device("kept", kept_, device), values = on_device("values", values_, device);
   const View spectra = on_device("spectra", spectra_, device);
@@ -258,39 +238,27 @@ void spectrum_products(Tensor values_, Tensor kept_, Tensor spectra_, Tensor pos
   STD_TORCH_CHECK(first_channel >= 0 && first_channel + width <= lanes,
                   "expected channels of kept ", shape_text(kept), ", got ", first_channel, " .. ",
                   first_channel + width - 1);
-  STD_TORCH_CHECK(n >= 2 && n <= int64_t{1} << 31 && (n & (n - 1)) == 0 && block >= 1 && block <= n,
-                  "expected values (R, n, width, 2) with n a power of two >= block = ", block,
-                  ", got ", shape_text(values));
-  STD_TORCH_CHECK(late >= 0 && late < length && extra >= 0,
-                  "expected 0 <= late < length and extra >= 0, got ", late, " and ", extra);
-  STD_TORCH_CHECK(radix >= 2 && n_spectra >= 1 && n_spectra < radix + extra,
-                  "expected 1 <= n_spectra < radix + extra, got n_spectra ", n_spectra, ", radix ",
-                  radix, ", extra ", extra);
-  STD_TORCH_CHECK(spectra_offset >= 0 && spectra_offset + n_spectra * n <= spectra.sizes[2],
-                  "expected spectra with at least ", spectra_offset + n_spectra * n, " rows, got ",
-                  spectra.sizes[2]);
-  STD_TORCH_CHECK(kept_offset >= 0 && kept_offset + (n_spectra - 1) * n <= kept.sizes[3],
-                  "expected kept with at least ", kept_offset + (n_spectra - 1) * n, " rows, got ",
-                  kept.sizes[3]);
+  const LevelRow& level = gpu_level(levels, index, length, kept, spectra);
+  STD_TORCH_CHECK(n == level.transform && n >= 2 && n <= int64_t{1} << 31,
+                  "expected values (R, n, width, 2) with n = ", level.transform, " from 2 on, got ",
+                  shape_text(values));
   cuda::ProductParams p{};
   cuda::ProductShape& a = p.shape;
   a.lanes = lanes;
   a.filter_lanes = spectra.sizes[4];
   a.channels = static_cast<int32_t>(lanes);
-  a.channels_per_filter = sharing(spectra, shared, lanes);
+  a.channels_per_filter = check_sharing(spectra, channels_per_filter, lanes);
   a.kept_row = kept.sizes[3] * 2 * lanes;
-  a.length = length, a.block = block, a.transform = n, a.width = width;
+  a.length = length, a.block = level.block, a.transform = n, a.width = width;
   a.first_channel = static_cast<int32_t>(first_channel);
   a.batch = static_cast<int32_t>(kept.sizes[1]);
-  a.radix = static_cast<int32_t>(radix);
-  a.n_spectra = static_cast<int32_t>(n_spectra);
-  a.late = static_cast<int32_t>(late);
-  a.extra = static_cast<int32_t>(extra);
+  set_level(a, level);
   while (int64_t{1} << a.log_transform < n) ++a.log_transform;
   p.values = values.data;
-  p.kept = static_cast<float*>(kept.data) + layer * a.batch * a.kept_row + kept_offset * 2 * lanes;
+  p.kept =
+      static_cast<float*>(kept.data) + layer * a.batch * a.kept_row + level.kept_offset * 2 * lanes;
   p.spectra = static_cast<const float*>(spectra.data) +
-              (layer * spectra.sizes[2] + spectra_offset) * 2 * a.filter_lanes;
+              (layer * spectra.sizes[2] + level.spectra_offset) * 2 * a.filter_lanes;
   p.positions = static_cast<const int64_t*>(positions.data);
   p.rows = static_cast<const int64_t*>(rows.data);
   p.n_rows = rows.sizes[0];
@@ -306,7 +274,6 @@ std::string cuda_architectures() { return kArchitectures; }
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CUDA, m) {
   m.impl("short_range_step", TORCH_BOX(&short_range_step));
   m.impl("future_fill", TORCH_BOX(&future_fill));
-  m.impl("future_fill_share", TORCH_BOX(&future_fill_share));
   m.impl("spectrum_products", TORCH_BOX(&spectrum_products));
 }
 

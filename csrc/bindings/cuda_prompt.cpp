@@ -1,8 +1,8 @@
 // The ops around a prompt's transforms on a GPU: checks, structs, launches.
 #include <torch/csrc/stable/library.h>
 
-#include "cuda/launch.h"
 #include "bindings/gpu_call.h"
+#include "cuda/launch.h"
 
 namespace futurefill {
 namespace {

@@ -11,8 +11,8 @@
 
 #include <string>
 
-#include "cuda/launch.h"
 #include "bindings/tensors.h"
+#include "cuda/launch.h"
 
 namespace futurefill {
 namespace {

@@ -1,4 +1,5 @@
-// Every op of the package. Stable ABI only; implementations are registered in <device>_*.cpp.
+// Every op of the package. Stable ABI only; implementations are registered in <device>_*.cpp and
+// bound_step.cpp.
 //
 // Shapes (docs/conventions.md): W lanes, C = tiles * W padded channels, R rows of one call.
 //   u, pre, post, y (R, D)             io type; last dimension contiguous
@@ -8,31 +9,38 @@
 //   spectra   (layers, filter tiles, rows, 2, W or 1)
 //   skip      (layers, C)
 //   positions (B,) int64, rows (R,) int64, -1 marks a padding row
-//   shared    channels per filter row on the GPU; the CPU's layout says it
-//   levels    (n, 6) int64: block, radix, n_spectra, kept_offset, spectra_offset, direct
+//   work      (B, side by side, rows, 2, W), the CPU's transforms of levels with slack under way
+//   levels    (n, 11) int64 on the CPU whatever the device, smallest block first: block, radix,
+//             transform, n_spectra, kept_offset, spectra_offset, late, steps, extra, work_offset,
+//             direct (LevelRow in levels.h, state/tensors.py). length is that of the plan, index a
+//             row of levels
+//   channels_per_filter  D / G; on the CPU 1 where the layout stores a filter for every channel
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
+  // one token of one layer, on a GPU
   m.def(
       "short_range_step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, "
       "Tensor taps, Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
-      "int shared=1) -> ()");
+      "int channels_per_filter) -> ()");
+  // the fill of a level of all layers, of channels first_channel .. last_channel - 1: on the CPU
+  // all of them, of a plain level
   m.def(
       "future_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
-      "Tensor? rows, int length, int block, int radix, int n_spectra, int kept_offset, "
-      "int spectra_offset, bool direct=False, int shared=1) -> ()");
-  // of a firing of a level with slack, the channels first_channel .. last_channel - 1; on a GPU
+      "Tensor? rows, Tensor levels, int length, int index, int first_channel, int last_channel, "
+      "int channels_per_filter) -> ()");
+  // of a firing of a level with slack, the shares of steps begin .. end - 1. On the CPU, where a
+  // share is some stages of all transforms, which live in work; on a GPU it is some channels
   m.def(
-      "future_fill_share(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
-      "Tensor? rows, int length, int block, int radix, int n_spectra, int kept_offset, "
-      "int spectra_offset, int late, int extra, int first_channel, int last_channel, "
-      "int shared) -> ()");
+      "fill_share(Tensor(a!) ring, Tensor(b!) kept, Tensor(c!) work, Tensor spectra, "
+      "Tensor positions, Tensor? rows, Tensor levels, int length, int index, int begin, int end) "
+      "-> ()");
   // values (R, n, width, 2), the newest spectra of channels first_channel.. of a layer in the order
   // of an FFT, become the sums of products of a level; kept where a later firing needs them
   m.def(
       "spectrum_products(Tensor(a!) values, Tensor(b!) kept, Tensor spectra, Tensor positions, "
-      "Tensor rows, int layer, int first_channel, int length, int block, int radix, "
-      "int n_spectra, int kept_offset, int spectra_offset, int late, int extra, int shared) -> ()");
+      "Tensor rows, Tensor levels, int length, int index, int layer, int first_channel, "
+      "int channels_per_filter) -> ()");
   // around a prompt's transforms, on a GPU. u, pre, post, y (R, C, P); x (R, C, n >= P) and held
   // (R, C, P) float32 become u pre, zero from each row's length on
   m.def(
@@ -45,27 +53,23 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "prefill_outputs(Tensor z, Tensor u, Tensor? pre, Tensor? post, Tensor? skip, Tensor(a!) y, "
       "Tensor(b!) prompt_fill, Tensor(c!) ring, Tensor rows, Tensor? starts, Tensor ends, "
       "int layer, int first_channel) -> ()");
-  // short_range_step, then with `advance` the fills that are due, of all layers
+  // one token of one layer, then with `advance` what is due of fills, of all layers; on the CPU
   m.def(
       "step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "
       "Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
-      "Tensor(d!) kept, Tensor spectra, Tensor levels, int length) -> ()");
+      "Tensor(d!) kept, Tensor(e!) work, Tensor spectra, Tensor levels, int length) -> ()");
   // n steps of one layer that feed on themselves: u_{t+1} = y_t. y: (n, B, D)
   m.def(
       "generate(Tensor u, Tensor(a!) y, Tensor(b!) ring, Tensor taps, Tensor? skip, "
-      "Tensor(c!) positions, Tensor(d!) kept, Tensor spectra, Tensor levels, int length) -> ()");
+      "Tensor(c!) positions, Tensor(d!) kept, Tensor(e!) work, Tensor spectra, Tensor levels, "
+      "int length) -> ()");
   // Checks a stream once for futurefill_step (bound_step.h), which a decoding loop calls without
   // the dispatcher; returns its address. The tensors must outlive it.
   m.def(
       "bind(Tensor(a!) ring, Tensor taps, Tensor? skip, Tensor(b!) positions, Tensor(c!) kept, "
-      "Tensor spectra, Tensor levels, int length, int channels, Tensor like) -> int");
+      "Tensor(d!) work, Tensor spectra, Tensor levels, int length, int channels, Tensor like) "
+      "-> int");
   m.def("unbind(int stream) -> ()");
-  // this step's share of the firings that are under way, for levels with slack; or the shares of
-  // steps begin .. end-1. levels (n, 9) int64: block, radix, n_spectra, kept_offset,
-  // spectra_offset, late, steps, extra, work_offset. work (B, side by side, rows, 2, W)
-  m.def(
-      "sliced_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor(c!) work, Tensor spectra, "
-      "Tensor positions, Tensor? rows, Tensor levels, int length, int begin=-1, int end=-1) -> ()");
   // outputs start .. stop-1 of whole sequences. u (B, D, P), h (G, L), y (B, D, stop - start)
   m.def("offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block) -> ()");
   // the layers of one token between two long convolutions (nn/token/cpu.py writes the program).

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <vector>
 
+#include "bindings/levels.h"
+#include "bindings/tensors.h"
+#include "bindings/threads.h"
 #include "cpu/engine.h"
 #include "infra/parallel.h"
-#include "bindings/tensors.h"
 
 namespace futurefill {
 namespace {
@@ -96,7 +98,7 @@ inline StepParams step_params(const View& u, const OptionalTensor& pre, const Op
   a.ring = static_cast<char*>(ring.view.data) +
            layer * ring.batch * ring.tiles * ring.slots * ring.lanes * width;
   const View taps("taps", taps_);
-  a.repeat = check_filters(taps, 4, ring);
+  a.channels_per_filter = check_filters(taps, 4, ring);
   a.block = taps.sizes[2];
   STD_TORCH_CHECK(a.block >= 1, "expected taps with at least one tap");
   a.taps =
@@ -128,17 +130,25 @@ inline void run_step(StepParams& a, int64_t* positions, const std::vector<RowAt>
       }
     }
   }
-  run_step_jobs(a);
+  run_step_jobs(a, thread_count());
   if (advance) {
     for (const RowAt& row : rows) positions[row.state] += 1;
   }
 }
 
-// The parts of FillParams that all levels share.
-inline FillParams fill_params(const Ring& ring, const Tensor& kept_, const Tensor& spectra_,
-                              int64_t length) {
+// A stream as its fills need it: the parts of their structs that all levels share, and the levels,
+// which fit them.
+struct FillState {
+  StageParams params;
+  Levels levels;
+  bool slack;  // whether some level is not plain
+};
+
+inline FillState fill_state(const Ring& ring, const Tensor& kept_, const Tensor& spectra_,
+                            const Tensor& levels_, int64_t length) {
   const View kept("kept", kept_), spectra("spectra", spectra_);
-  FillParams a{};
+  FillState s{{}, Levels(levels_), false};
+  FillParams& a = s.params.fill;
   a.state = ring.state;
   a.ring = ring.view.data;
   a.kept = kept.data;
@@ -159,68 +169,46 @@ inline FillParams fill_params(const Ring& ring, const Tensor& kept_, const Tenso
   check_size(kept, 4, 2);
   check_size(kept, 5, ring.lanes);
   a.kept_rows = kept.sizes[3];
-  a.repeat = check_filters(spectra, 5, ring);
+  a.channels_per_filter = check_filters(spectra, 5, ring);
   check_size(spectra, 3, 2);
   a.filter_tiles = spectra.sizes[1];
   a.spectra_rows = spectra.sizes[2];
-  return a;
-}
-
-inline void set_level(FillParams& a, int64_t block, int64_t radix, int64_t n_spectra,
-                      int64_t kept_offset, int64_t spectra_offset, bool direct) {
-  STD_TORCH_CHECK(block >= 1 && radix >= 2 && n_spectra >= 1 && n_spectra < radix,
-                  "expected a level with block >= 1 and 1 <= n_spectra < radix, got block ", block,
-                  ", radix ", radix, ", n_spectra ", n_spectra);
-  int64_t n = 1;
-  while (n < block) n *= 2;
-  const int64_t spectra_rows = direct ? ((n_spectra + 1) * block + 1) / 2 : n_spectra * n;
-  const int64_t kept_rows = direct ? 0 : (n_spectra - 1) * n;
-  STD_TORCH_CHECK(spectra_offset >= 0 && spectra_offset + spectra_rows <= a.spectra_rows,
-                  "expected spectra with at least ", spectra_offset + spectra_rows, " rows, got ",
-                  a.spectra_rows);
-  STD_TORCH_CHECK(kept_offset >= 0 && kept_offset + kept_rows <= a.kept_rows,
-                  "expected kept with at least ", kept_offset + kept_rows, " rows, got ",
-                  a.kept_rows);
-  a.block = block;
-  a.radix = radix;
-  a.n_spectra = n_spectra;
-  a.kept_offset = kept_offset;
-  a.spectra_offset = spectra_offset;
-  a.direct = direct;
-}
-
-inline void check_levels(const View& levels) {
-  check_dim(levels, 2);
-  check_size(levels, 1, 6);
-  check_contiguous(levels);
-  check_int64(levels);
-}
-
-// The fills due at the positions of rows that have just advanced. Reorders and shortens `rows`.
-inline void run_due_fills(FillParams& a, const View& levels, std::vector<RowAt>& rows) {
-  const int64_t* level = static_cast<const int64_t*>(levels.data);
-  const auto not_due = [&](const RowAt& row) {
-    return row.position % level[0] != 0 || row.position >= a.length;
-  };
-  if (levels.sizes[0] == 0) return;
-  rows.erase(std::remove_if(rows.begin(), rows.end(), not_due), rows.end());
-  // a row fires at the largest block that divides its position: largest level first
-  auto begin = rows.begin();
-  for (int64_t l = levels.sizes[0] - 1; l >= 0 && begin != rows.end(); --l) {
-    const int64_t* d = level + 6 * l;
-    const auto end = std::partition(begin, rows.end(),
-                                    [&](const RowAt& row) { return row.position % d[0] == 0; });
-    if (end == begin) continue;
-    if (d[2] == 0) {  // no spectra here: sliced_fill does this level
-      begin = end;
-      continue;
-    }
-    set_level(a, d[0], d[1], d[2], d[3], d[4], d[5] != 0);
-    a.rows = &*begin;
-    a.n_rows = end - begin;
-    run_fill_jobs(a);
-    begin = end;
+  for (int64_t l = 0; l < s.levels.count; ++l) {
+    const LevelRow& level = s.levels.rows[l];
+    check_level(level, length, a.kept_rows, a.spectra_rows);
+    s.slack |= !level.plain();
   }
+  return s;
+}
+
+// Where transforms of levels with slack are under way.
+inline void set_work(FillState& s, const Ring& ring, const Tensor& work_) {
+  const View work("work", work_);
+  check_dim(work, 5);
+  check_contiguous(work);
+  ring.check_dtype(work);
+  check_size(work, 0, ring.batch);
+  check_size(work, 3, 2);
+  check_size(work, 4, ring.lanes);
+  s.params.work = work.data;
+  s.params.side_by_side = work.sizes[1];
+  s.params.work_rows = work.sizes[2];
+  for (int64_t l = 0; l < s.levels.count; ++l) {
+    const LevelRow& level = s.levels.rows[l];
+    if (level.plain()) continue;
+    STD_TORCH_CHECK(level.work_offset >= 0 && work.sizes[1] >= 1 &&
+                        level.work_offset + level.transform + kWorkGaps <= work.sizes[2],
+                    "expected work with the rows of every level, got ", work.sizes[2]);
+  }
+}
+
+inline void set_level(FillParams& a, const LevelRow& level) {
+  a.block = level.block;
+  a.radix = level.radix;
+  a.n_spectra = level.n_spectra;
+  a.kept_offset = level.kept_offset;
+  a.spectra_offset = level.spectra_offset;
+  a.direct = level.direct != 0;
 }
 
 }  // namespace

@@ -37,23 +37,23 @@ struct View {
   }
 };
 
-std::string shape_text(const View& v) {
+inline std::string shape_text(const View& v) {
   std::string text = "(";
   for (int64_t d = 0; d < v.dim; ++d) text += (d ? ", " : "") + std::to_string(v.sizes[d]);
   return text + ")";
 }
 
-void check_dim(const View& v, int64_t dim) {
+inline void check_dim(const View& v, int64_t dim) {
   STD_TORCH_CHECK(v.dim == dim, "expected ", v.name, " with ", dim, " dimensions, got shape ",
                   shape_text(v));
 }
 
-void check_size(const View& v, int64_t d, int64_t size) {
+inline void check_size(const View& v, int64_t d, int64_t size) {
   STD_TORCH_CHECK(v.sizes[d] == size, "expected ", v.name, " with size ", size, " in dimension ", d,
                   ", got shape ", shape_text(v));
 }
 
-void check_contiguous(const View& v) {
+inline void check_contiguous(const View& v) {
   int64_t stride = 1;
   for (int64_t d = v.dim - 1; d >= 0; --d) {
     if (v.sizes[d] == 0) return;
@@ -65,11 +65,11 @@ void check_contiguous(const View& v) {
   }
 }
 
-void check_int64(const View& v) {
+inline void check_int64(const View& v) {
   STD_TORCH_CHECK(v.dtype == aoti_torch_dtype_int64(), "expected ", v.name, " of dtype int64");
 }
 
-Scalar scalar_of(const View& v) {
+inline Scalar scalar_of(const View& v) {
   if (v.dtype == aoti_torch_dtype_float32()) return Scalar::kFloat32;
   if (v.dtype == aoti_torch_dtype_bfloat16()) return Scalar::kBFloat16;
   if (v.dtype == aoti_torch_dtype_float16()) return Scalar::kFloat16;
@@ -104,7 +104,7 @@ struct Ring {
 };
 
 // (layers, filter tiles, rows, ..., W or 1): returns channels per filter, 0 for a filter per lane
-int64_t check_filters(const View& v, int64_t dim, const Ring& ring) {
+inline int64_t check_filters(const View& v, int64_t dim, const Ring& ring) {
   check_dim(v, dim);
   check_contiguous(v);
   ring.check_dtype(v);
@@ -117,7 +117,7 @@ int64_t check_filters(const View& v, int64_t dim, const Ring& ring) {
   check_size(v, dim - 1, 1);
   const int64_t channels = ring.tiles * ring.lanes;
   STD_TORCH_CHECK(tiles > 0 && channels % tiles == 0 && channels / tiles % ring.lanes == 0,
-                  "expected shared ", v.name, " whose filters cover whole vectors of ", ring.lanes,
+                  "expected ", v.name, " whose filters cover whole vectors of ", ring.lanes,
                   " channels, got ", tiles, " filters for ", channels, " channels");
   return channels / tiles;
 }

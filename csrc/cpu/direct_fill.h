@@ -32,7 +32,8 @@ template <class S, bool kShared>
 void direct_fill(const FillParams& a, int64_t layer, int64_t tile) {
   constexpr int W = kLanes<S>;
   constexpr int G = kShared ? 1 : W;
-  const int64_t filter = layer * a.filter_tiles + (kShared ? tile * W / a.repeat : tile);
+  const int64_t filter =
+      layer * a.filter_tiles + (kShared ? tile * W / a.channels_per_filter : tile);
   const S* taps =
       static_cast<const S*>(a.spectra) + (filter * a.spectra_rows + a.spectra_offset) * 2 * G;
   for (int64_t r = 0; r < a.n_rows; ++r) {

@@ -12,8 +12,8 @@ namespace futurefill {
   namespace isa {                                                                         \
   void short_range_step(const StepParams&, int64_t, int64_t);                             \
   void future_fill(const FillParams&, int64_t, int64_t);                                  \
-  int64_t fill_stages(const SliceParams&);                                                \
-  void fill_stage(const SliceParams&, int64_t, int64_t, int64_t);                         \
+  int64_t fill_stages(const StageParams&);                                                \
+  void fill_stage(const StageParams&, int64_t, int64_t, int64_t);                         \
   void offline_conv(const ConvParams&, int64_t, int64_t);                                 \
   void dense(const DenseParams&, int64_t, int64_t);                                       \
   void rms_norm(const float*, float*, const float*, int64_t, float);                      \

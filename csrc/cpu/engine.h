@@ -1,5 +1,5 @@
 // The CPU engine: parameters of its two operations and the table of implementations, one per
-// instruction set. Kernels include no torch header; ops.cpp fills these structs from tensors.
+// instruction set. Kernels include no torch header; csrc/bindings fills these structs from tensors.
 //
 // W is the number of lanes of the instruction set; lanes are channels. "Row" is a batch row.
 #pragma once
@@ -34,8 +34,8 @@ struct StepParams {
   const void* taps;                                     // (filter tiles, block, W or 1), this layer
   const void* skip;                                     // (tiles * W,) or null, this layer
   int64_t channels, tiles, slots;
-  int64_t block;   // T_0
-  int64_t repeat;  // 0: a filter per lane; else channels per filter, a multiple of W
+  int64_t block;                // T_0
+  int64_t channels_per_filter;  // 0: a filter per lane; else channels per filter, a multiple of W
 };
 
 // ring[p : p + block] += contribution of the finished blocks of the group, cut at `length`.
@@ -47,7 +47,7 @@ struct FillParams {
   void* kept;           // (layers, B, tiles, kept_rows, 2, W)
   const void* spectra;  // (layers, filter_tiles, spectra_rows, 2, W or 1)
   int64_t layers, batch, tiles, filter_tiles, slots, kept_rows, spectra_rows;
-  int64_t repeat;  // as in StepParams
+  int64_t channels_per_filter;  // as in StepParams
   int64_t length;
   int64_t block, radix, n_spectra, kept_offset, spectra_offset;
   bool direct;  // the level's spectra rows hold taps 0 .. (n_spectra + 1) * block - 1 instead
@@ -59,7 +59,7 @@ constexpr int64_t kWorkGaps = 32;
 
 // A firing whose work is cut into stages per job, so that it can be spread over many steps. Rows
 // are at the end of a block of the level; the outputs begin `late` tokens after it.
-struct SliceParams {
+struct StageParams {
   FillParams fill;
   void* work;  // (B, side by side, work_rows, 2, W): transforms between stages
   int64_t side_by_side, work_rows, work_offset;
@@ -73,14 +73,14 @@ struct SliceParams {
   }
 };
 
-// y[b, d, start .. stop) of the causal convolution of u[b, d] with h[d / per_filter], u zero after
-// its end. block: a power of two. u and y (B, D, P), h (G, taps); strides in elements.
+// y[b, d, start .. stop) of the causal convolution of u[b, d] with h[d / channels_per_filter], u
+// zero after its end. block: a power of two. u and y (B, D, P), h (G, taps); strides in elements.
 struct ConvParams {
   Scalar type;  // of u, h and y: float32 or float64
   const void* u;
   const void* h;
   void* y;
-  int64_t batch, channels, length, taps, per_filter;
+  int64_t batch, channels, length, taps, channels_per_filter;
   int64_t u_row, u_channel, h_stride;
   int64_t start, stop, block;
 };
@@ -92,8 +92,8 @@ struct Engine {
   // jobs are (layer, tile) pairs, layer-major
   void (*future_fill)(const FillParams&, int64_t job_begin, int64_t job_end);
   // stages 0 .. fill_stages - 1 of a job in order; jobs `side_by_side` apart share work memory
-  int64_t (*fill_stages)(const SliceParams&);
-  void (*fill_stage)(const SliceParams&, int64_t stage, int64_t job_begin, int64_t job_end);
+  int64_t (*fill_stages)(const StageParams&);
+  void (*fill_stage)(const StageParams&, int64_t stage, int64_t job_begin, int64_t job_end);
   void (*offline_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
   DenseEngine dense;
 };

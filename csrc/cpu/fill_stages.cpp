@@ -27,7 +27,7 @@ struct Stages {
 
 // One stage of rows begin .. end of one job.
 template <class S, bool kShared>
-void tile_stage(const SliceParams& s, int64_t job, int64_t stage, int64_t begin, int64_t end) {
+void tile_stage(const StageParams& s, int64_t job, int64_t stage, int64_t begin, int64_t end) {
   constexpr int64_t W = kLanes<S>;
   const FillParams& a = s.fill;
   const int log = log2_of(a.block);
@@ -101,21 +101,21 @@ void tile_stage(const SliceParams& s, int64_t job, int64_t stage, int64_t begin,
 }
 
 template <class S>
-void stage_jobs(const SliceParams& s, int64_t stage, int64_t job_begin, int64_t job_end) {
+void stage_jobs(const StageParams& s, int64_t stage, int64_t job_begin, int64_t job_end) {
   for (int64_t job = job_begin; job < job_end; ++job) {
     for (int64_t begin = 0; begin < s.fill.n_rows; begin += kMaxRows) {
       const int64_t end = begin + kMaxRows < s.fill.n_rows ? begin + kMaxRows : s.fill.n_rows;
-      s.fill.repeat ? tile_stage<S, true>(s, job, stage, begin, end)
-                    : tile_stage<S, false>(s, job, stage, begin, end);
+      s.fill.channels_per_filter ? tile_stage<S, true>(s, job, stage, begin, end)
+                                 : tile_stage<S, false>(s, job, stage, begin, end);
     }
   }
 }
 
 }  // namespace
 
-int64_t fill_stages(const SliceParams& s) { return Stages(log2_of(s.fill.block)).count(); }
+int64_t fill_stages(const StageParams& s) { return Stages(log2_of(s.fill.block)).count(); }
 
-void fill_stage(const SliceParams& s, int64_t stage, int64_t job_begin, int64_t job_end) {
+void fill_stage(const StageParams& s, int64_t stage, int64_t job_begin, int64_t job_end) {
   s.fill.state == Scalar::kFloat64 ? stage_jobs<double>(s, stage, job_begin, job_end)
                                    : stage_jobs<float>(s, stage, job_begin, job_end);
 }

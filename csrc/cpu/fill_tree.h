@@ -223,7 +223,8 @@ template <class S, bool kShared>
 const S* spectra_of(const FillParams& a, int64_t job) {
   constexpr int64_t W = kLanes<S>, G = kShared ? 1 : W;
   const int64_t tile = job % a.tiles;
-  const int64_t filter = job / a.tiles * a.filter_tiles + (kShared ? tile * W / a.repeat : tile);
+  const int64_t filter =
+      job / a.tiles * a.filter_tiles + (kShared ? tile * W / a.channels_per_filter : tile);
   return static_cast<const S*>(a.spectra) + (filter * a.spectra_rows + a.spectra_offset) * 2 * G;
 }
 

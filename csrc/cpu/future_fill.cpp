@@ -86,7 +86,7 @@ void prefetch_direct(const FillParams& a, int64_t job) {
     const char* slots = reinterpret_cast<const char*>(slot_of<S>(a, job, a.rows[r]) - a.block * W);
     for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(slots + b, 1);
   }
-  if (a.repeat) return;
+  if (a.channels_per_filter) return;
   const char* taps = reinterpret_cast<const char*>(spectra_of<S, false>(a, job));
   for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(taps + b);
 }
@@ -106,7 +106,8 @@ void fill_jobs(const FillParams& a, int64_t job_begin, int64_t job_end) {
 
 template <class S>
 void fill_any(const FillParams& a, int64_t job_begin, int64_t job_end) {
-  a.repeat ? fill_jobs<S, true>(a, job_begin, job_end) : fill_jobs<S, false>(a, job_begin, job_end);
+  a.channels_per_filter ? fill_jobs<S, true>(a, job_begin, job_end)
+                        : fill_jobs<S, false>(a, job_begin, job_end);
 }
 
 }  // namespace

@@ -173,7 +173,7 @@ void conv_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* real) 
   S* x = a + filters * tree.values;
   const S* rows[kLanes<S>];
   for (int64_t c = 0; c < count; ++c) {
-    rows[c] = static_cast<const S*>(p.h) + (c0 + c) / p.per_filter * p.h_stride;
+    rows[c] = static_cast<const S*>(p.h) + (c0 + c) / p.channels_per_filter * p.h_stride;
   }
   for (int64_t k = 0; k < filters; ++k) {
     gather<S>(rows, count, k * p.block, tree.n, p.taps, S(1) / S(tree.n), real);

@@ -58,7 +58,7 @@ void step_tiles(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
   for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
     const int64_t c = tile * W;
     const int64_t count = a.channels - c < W ? a.channels - c : W;
-    const int64_t filter = kShared ? c / a.repeat : tile;
+    const int64_t filter = kShared ? c / a.channels_per_filter : tile;
     const S* taps = static_cast<const S*>(a.taps) + filter * a.block * G;
     Vec<S> tap0 = load_filter<S, kShared>(taps);
     if (a.skip) tap0 += load(static_cast<const S*>(a.skip) + c);
@@ -105,8 +105,8 @@ void by_taps(const StepParams& a, int64_t taps, int64_t tile_begin, int64_t tile
 template <class S, class IO>
 void by_filter(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
   const int64_t taps = common_taps(a);
-  a.repeat ? by_taps<S, IO, true, 0>(a, taps, tile_begin, tile_end)
-           : by_taps<S, IO, false, 0>(a, taps, tile_begin, tile_end);
+  a.channels_per_filter ? by_taps<S, IO, true, 0>(a, taps, tile_begin, tile_end)
+                        : by_taps<S, IO, false, 0>(a, taps, tile_begin, tile_end);
 }
 
 template <class S>

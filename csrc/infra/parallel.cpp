@@ -1,12 +1,6 @@
 #include "infra/parallel.h"
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
-#include <cstdlib>
-#include <stdexcept>
-#include <string>
 
 #include "infra/pool.h"
 
@@ -16,19 +10,6 @@ namespace {
 
 // Values a thread must have to itself for handing them over, 0.1 us, to pay: about 0.5 us of work.
 constexpr int64_t kValuesPerThread = 2048;
-
-// -1 where the variable is not set
-int64_t threads_from_environment() {
-  const char* text = std::getenv("FUTUREFILL_NUM_THREADS");
-  if (!text || !*text) return -1;
-  char* end;
-  const long threads = std::strtol(text, &end, 10);
-  if (*end || threads < 1) {
-    throw std::runtime_error("FUTUREFILL_NUM_THREADS: expected a number of at least 1, got '" +
-                             std::string(text) + "'");
-  }
-  return threads;
-}
 
 // Jobs of equal work.
 struct Work {
@@ -60,8 +41,8 @@ Work fill_work(int64_t rows, int64_t layers, int64_t tiles, int64_t lanes, int64
 
 // run(begin, end) over all jobs, in one piece per thread; equal calls give equal pieces
 template <class F>
-void spread(const Work& work, const F& run) {
-  const int64_t jobs = work.jobs, threads = work.threads(thread_count());
+void spread(const Work& work, int64_t available, const F& run) {
+  const int64_t jobs = work.jobs, threads = work.threads(available);
   if (threads < 2) return run(0, jobs);
   // run is copied: all that a worker has to fetch from the caller's cache lies together
   const auto piece = [=](int64_t i) { run(jobs * i / threads, jobs * (i + 1) / threads); };
@@ -83,14 +64,7 @@ auto with_rows(const Params& params, void (*run)(const Params&, int64_t, int64_t
 
 }  // namespace
 
-int64_t thread_count() {
-  static const int64_t forced = threads_from_environment();
-  const int64_t threads = torch::stable::get_num_threads();
-  return forced > 0 ? std::min(forced, threads) : threads;
-}
-
-int64_t step_threads(int64_t rows, int64_t tiles, int64_t lanes, int64_t block,
-                     int64_t available) {
+int64_t step_threads(int64_t rows, int64_t tiles, int64_t lanes, int64_t block, int64_t available) {
   return step_work(rows, tiles, lanes, block).threads(available);
 }
 
@@ -99,45 +73,47 @@ int64_t fill_threads(int64_t rows, int64_t layers, int64_t tiles, int64_t lanes,
   return fill_work(rows, layers, tiles, lanes, block, available).threads(available);
 }
 
-void run_step_jobs(const StepParams& params) {
+void run_step_jobs(const StepParams& params, int64_t available) {
   const Engine& e = engine();
   const int64_t lanes = params.state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
-  spread(step_work(params.n_rows, params.tiles, lanes, params.block),
+  spread(step_work(params.n_rows, params.tiles, lanes, params.block), available,
          with_rows(params, e.short_range_step));
 }
 
-void run_fill_jobs(const FillParams& params) {
+void run_fill_jobs(const FillParams& params, int64_t available) {
   const Engine& e = engine();
   const int64_t lanes = params.state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
-  const int64_t layers = params.layers, tiles = params.tiles, available = thread_count();
+  const int64_t layers = params.layers, tiles = params.tiles;
   const auto fill = with_rows(params, e.future_fill);
   const Work work = fill_work(params.n_rows, layers, tiles, lanes, params.block, available);
-  if (!all_layers_together(layers, tiles, available)) return spread(work, fill);
-  spread(work, [=](int64_t begin, int64_t end) {
+  if (!all_layers_together(layers, tiles, available)) return spread(work, available, fill);
+  spread(work, available, [=](int64_t begin, int64_t end) {
     for (int64_t l = 0; l < layers; ++l) fill(l * tiles + begin, l * tiles + end);
   });
 }
 
-void run_fill_stage(const SliceParams& params, int64_t stage, int64_t job_begin, int64_t job_end) {
+void run_fill_stage(const StageParams& params, int64_t stage, int64_t job_begin, int64_t job_end,
+                    int64_t available) {
   const Engine& e = engine();
   const int64_t lanes = params.fill.state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
-  spread({job_end - job_begin, params.fill.n_rows * lanes * params.fill.block * 8},
-         [&](int64_t begin, int64_t end) {
-           e.fill_stage(params, stage, job_begin + begin, job_begin + end);
-         });
+  const int64_t values = params.fill.n_rows * lanes * params.fill.block * 8;
+  spread({job_end - job_begin, values}, available, [&](int64_t begin, int64_t end) {
+    e.fill_stage(params, stage, job_begin + begin, job_begin + end);
+  });
 }
 
-void run_conv_jobs(const ConvParams& params) {
+void run_conv_jobs(const ConvParams& params, int64_t available) {
   const Engine& e = engine();
   const int64_t lanes = params.type == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
-  spread({(params.channels + lanes - 1) / lanes, params.batch * lanes * params.length * 8},
+  const int64_t tiles = (params.channels + lanes - 1) / lanes;
+  spread({tiles, params.batch * lanes * params.length * 8}, available,
          [&](int64_t begin, int64_t end) { e.offline_conv(params, begin, end); });
 }
 
-void run_dense_jobs(const DenseParams& params, int64_t panels) {
+void run_dense_jobs(const DenseParams& params, int64_t panels, int64_t available) {
   const DenseEngine& e = engine().dense;
   // a weight costs its reading, and rows beyond the first about a third of that each
-  spread({panels, params.k * e.panel * (params.rows + 2) / 6},
+  spread({panels, params.k * e.panel * (params.rows + 2) / 6}, available,
          [&](int64_t begin, int64_t end) { e.dense(params, begin, end); });
 }
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..implementations.base import Implementation, PromptKernels
 from ..implementations.gpu_prompt_by_fft import prompt_by_fft
 from ..state.convolve import fast_conv_range
-from ..state.tensors import StreamState, from_tiles, to_tiles
+from ..state.layout import from_tiles, to_tiles
+from ..state.tensors import StreamState
 
 
 @dataclass(frozen=True)

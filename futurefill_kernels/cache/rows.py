@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..state.tensors import StreamState, copy_rows, from_tiles, to_tiles
+from ..state.layout import from_tiles, to_tiles
+from ..state.tensors import StreamState, copy_rows
 
 
 def forget(state: StreamState, rows: Sequence[int]) -> None:

@@ -20,9 +20,9 @@ from .. import native
 
 #: dispatch key -> ops that must have a kernel for it
 REGISTERED = {
-    "CPU": ("short_range_step", "future_fill", "step", "generate"),
+    "CPU": ("step", "future_fill", "fill_share", "generate"),
     "CUDA": (
-        *("short_range_step", "future_fill", "future_fill_share", "spectrum_products"),
+        *("short_range_step", "future_fill", "spectrum_products"),
         *("prefill_inputs", "prefill_outputs"),
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -9,8 +10,12 @@ from torch import Tensor
 
 from ..plan import Level, Plan
 from ..planning.capabilities import Capabilities
-from ..state.tensors import Layout, Step, StreamState
+from ..state.layout import Layout
+from ..state.tensors import StreamState
 from .gpu_prompt_by_fft import Inputs, Outputs
+
+#: step(u, pre, post, y, rows, layer, advance): one token of one layer, written to y
+Step = Callable[[Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None, int, bool], None]
 
 
 class PromptKernels(NamedTuple):

@@ -7,12 +7,13 @@ import weakref
 import torch
 from torch import Tensor
 
-from .. import native
+from .. import native, ops
 from ..plan import Level, Plan
 from ..planning.capabilities import CAPABILITIES
+from ..state.layout import Layout, tile_filters
 from ..state.spectra import filter_spectra
-from ..state.tensors import Layout, Step, StreamState, tile_filters
-from .base import PromptKernels
+from ..state.tensors import StreamState
+from .base import PromptKernels, Step
 
 capabilities = CAPABILITIES["cpu"]
 
@@ -41,8 +42,7 @@ def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> L
     lanes = native.cpu_lanes(dtype)
     # tiles a large power of two apart would share a few cache sets
     slots = plan.length + 16 if plan.length >= 256 and plan.length % 64 == 0 else plan.length
-    shared = channels // groups
-    if groups < channels and shared % lanes == 0:
+    if groups < channels and channels // groups % lanes == 0:
         stored, filter_lanes = groups, 1
     else:
         stored, filter_lanes = channels, lanes
@@ -69,21 +69,19 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
 
 
 def make_step(state: StreamState) -> Step:
-    """One token of one layer; the last layer advances, and every fill that is due follows.
+    """One token of one layer; the last layer advances, and what is due of fills follows.
 
     The state's tensors are checked and read once, when the first step tells the inputs' dtype.
-    After that a step is one C call without the dispatcher, whose work on fifteen arguments takes
-    longer than a token of few channels.
+    After that a step is one C call without the dispatcher, whose work on sixteen arguments takes
+    longer than a token of few channels. A graph of torch.compile gets the op instead.
     """
-    ops, stream = torch.ops.futurefill_kernels, 0
+    stream = 0
     call, plain_call = native.bound_step()
+    is_compiling = torch.compiler.is_dynamo_compiling  # one call where is_compiling takes two
     count = state.positions.shape[0]
 
     def bind(u: Tensor) -> int:
-        address = ops.bind(
-            state.ring, state.taps, state.skip, state.positions, state.kept, state.spectra,
-            state.levels, state.plan.length, state.layout.channels, u,
-        )  # fmt: skip
+        address = ops.bind(state, u)
         weakref.finalize(step, ops.unbind, address)
         return address
 
@@ -97,6 +95,9 @@ def make_step(state: StreamState) -> Step:
         advance: bool,
     ) -> None:
         nonlocal stream
+        if is_compiling():
+            ops.step(state, u, y, pre=pre, post=post, rows=rows, layer=layer, advance=advance)
+            return
         if not stream:
             stream = bind(u)
         if pre is None and post is None and rows is None:
@@ -115,64 +116,20 @@ def make_step(state: StreamState) -> Step:
         if error:
             raise RuntimeError(error.decode())
 
-    if not state.plan.slack_levels:
-        return step
-
-    slice_op = torch.ops.futurefill_kernels.sliced_fill.default
-    tensors = (state.ring, state.kept, state.work, state.spectra, state.positions)
-    slack_levels, length = state.slack_levels, state.plan.length
-
-    def step_and_slices(
-        u: Tensor,
-        pre: Tensor | None,
-        post: Tensor | None,
-        y: Tensor,
-        rows: Tensor | None,
-        layer: int,
-        advance: bool,
-    ) -> None:
-        step(u, pre, post, y, rows, layer, advance)
-        if advance:
-            slice_op(*tensors, rows, slack_levels, length)
-
-    return step_and_slices
+    return step
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     """One level's future fill of all layers."""
-    if not level.plain:
-        return fill_share(state, level, rows, 0, max(level.steps, 1))
-    torch.ops.futurefill_kernels.future_fill(
-        state.ring,
-        state.kept,
-        state.spectra,
-        state.positions,
-        rows,
-        state.plan.length,
-        level.block,
-        level.radix,
-        level.n_spectra,
-        level.kept_offset,
-        level.spectra_offset,
-        state.layout.is_direct(level),
-    )
+    if level.plain:
+        ops.future_fill(state, level.index, rows)
+    else:
+        fill_share(state, level, rows, 0, max(level.steps, 1))
 
 
 def fill_share(state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int) -> None:
     """Of one firing of a level with slack, the shares of steps ``begin .. end-1``."""
-    index = state.plan.slack_levels.index(level)
-    torch.ops.futurefill_kernels.sliced_fill(
-        state.ring,
-        state.kept,
-        state.work,
-        state.spectra,
-        state.positions,
-        rows,
-        state.slack_levels[index : index + 1],
-        state.plan.length,
-        begin,
-        end,
-    )
+    ops.fill_share(state, level.index, rows, begin, end)
 
 
 def prompt_kernels() -> PromptKernels | None:

@@ -5,30 +5,19 @@ Blocks above 8192 and those that are no powers of two are transformed by torch.f
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
-from .. import native
+from .. import native, ops
 from ..plan import Level, Plan
 from ..planning.capabilities import CAPABILITIES
-from ..state import gpu_layout
-from ..state.gpu_layout import make_layout, share_channels
-from ..state.tensors import Layout, Step, StreamState
-from .base import PromptKernels
+from ..state.layout import Layout
+from ..state.spectra import tiled_spectra
+from ..state.tensors import StreamState
+from .base import PromptKernels, Step
 from .gpu_fill_by_fft import fill_by_fft
-
-__all__ = [
-    "cannot_run",
-    "capabilities",
-    "fill",
-    "fill_share",
-    "make_layout",
-    "make_spectra",
-    "make_step",
-    "prompt_kernels",
-]
 
 capabilities = CAPABILITIES["cuda"]
 
@@ -79,9 +68,14 @@ def _architecture_reason(device: torch.device) -> str | None:
     )
 
 
+def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
+    """One tile of all channels, padded to whole warps."""
+    return Layout.padded(channels, groups, plan.length)
+
+
 def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
-    """Filter spectra as in gpu_layout, those of large blocks unit by unit."""
-    spectra = gpu_layout.make_spectra(h, plan, layout, dtype)
+    """Filter spectra (1, rows, 2, filter_lanes), those of large blocks unit by unit."""
+    spectra = tiled_spectra(h, plan, layout, dtype)
     for level in plan.levels:
         start = level.spectra_offset
         if level.block not in INTERLEAVED or level.block != level.transform:
@@ -99,7 +93,7 @@ def make_step(state: StreamState) -> Step:
     """One token of one layer; the last layer's also moves the rows' positions on."""
     op = torch.ops.futurefill_kernels.short_range_step.default
     ring, taps, skip, positions = state.ring, state.taps, state.skip, state.positions
-    shared = state.layout.channels // state.layout.groups
+    channels_per_filter = state.channels_per_filter
 
     def step(
         u: Tensor,
@@ -110,7 +104,9 @@ def make_step(state: StreamState) -> Step:
         layer: int,
         advance: bool,
     ) -> None:
-        op(u, pre, post, y, ring, taps, skip, positions, rows, layer, advance, shared)
+        op(
+            u, pre, post, y, ring, taps, skip, positions, rows, layer, advance, channels_per_filter
+        )  # fmt: skip
 
     return step
 
@@ -124,7 +120,7 @@ def fill_share(state: StreamState, level: Level, rows: Tensor | None, begin: int
     """Of one firing of a level with slack, the shares of steps ``begin .. end-1``: the same launch
     for a part of the channels.
     """
-    _fill_channels(state, level, rows, *share_channels(state.layout, level, begin, end))
+    _fill_channels(state, level, rows, *state.layout.channels_of_share(level, begin, end))
 
 
 def _fill_channels(
@@ -132,28 +128,14 @@ def _fill_channels(
 ) -> None:
     if first == last:
         return
-    ops, length = torch.ops.futurefill_kernels, state.plan.length
-    shared = state.layout.channels // state.layout.groups
-    offsets = (level.kept_offset, level.spectra_offset)
-    numbers = (length, level.block, level.radix, level.n_spectra, *offsets)
     if level.block == level.transform <= capabilities.largest_fused:
-        tensors = (state.ring, state.kept, state.spectra, state.positions, rows)
-        if level.plain:
-            ops.future_fill(*tensors, *numbers, False, shared)
-        else:
-            ops.future_fill_share(*tensors, *numbers, level.late, level.extra, first, last, shared)
+        ops.future_fill(state, level.index, rows, first, last)
         return
-
-    def products(values: Tensor, rows: Tensor, layer: int, first_channel: int) -> None:
-        tensors = (values, state.kept, state.spectra, state.positions, rows)
-        ops.spectrum_products(
-            *tensors, layer, first_channel, *numbers, level.late, level.extra, shared
-        )
-
-    fill_by_fft(state.ring, state.positions, rows, level, length, first, last, products)
+    products = partial(ops.spectrum_products, state, level.index)
+    fill_by_fft(state.ring, state.positions, rows, level, state.length, first, last, products)
 
 
 def prompt_kernels() -> PromptKernels:
     """The ops before and after a prompt's transforms."""
-    ops = torch.ops.futurefill_kernels
-    return PromptKernels(ops.prefill_inputs, ops.prefill_outputs)
+    kernels = torch.ops.futurefill_kernels
+    return PromptKernels(kernels.prefill_inputs, kernels.prefill_outputs)

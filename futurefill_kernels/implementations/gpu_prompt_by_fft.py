@@ -58,18 +58,18 @@ def prompt_by_fft(
     length = state.plan.length
     batch, channels, positions = u.shape
     groups, total = h.shape[0], held.shape[2]
-    per_group, taps = channels // groups, min(h.shape[1], total + length)
-    # terms that wrap end before the first position that is read, as in functional.conv_range
+    channels_per_filter, taps = channels // groups, min(h.shape[1], total + length)
+    # terms that wrap end before the first position that is read, as in state.convolve.conv_range
     n = fft_length(max(total + taps - 1 - min(seen), total + length, taps, 32))
     ends = [s + v for s, v in zip(seen, valid, strict=True)]
     numbers = _on_device([rows, seen, ends, valid], u.device)
     some_are_shorter, continued = min(valid) < positions, any(seen)
     copies = sum(x is not None and x.stride(2) != 1 for x in (u, pre, post))
     most, most_rows = _at_once(n, channels, batch, _ARRAYS + copies)
-    for first_group, last_group in _filter_ranges(groups, per_group, most):
+    for first_group, last_group in _filter_ranges(groups, channels_per_filter, most):
         spectrum = torch.fft.rfft(h[first_group:last_group, :taps], n, norm="forward")
-        stop = last_group * per_group
-        for c in range(first_group * per_group, stop, most):
+        stop = last_group * channels_per_filter
+        for c in range(first_group * channels_per_filter, stop, most):
             for r in range(0, batch, most_rows):
                 here = (slice(r, r + most_rows), slice(c, min(c + most, stop)))
                 some_u = _time_contiguous(u[here])
@@ -136,12 +136,12 @@ def _at_once(n: int, channels: int, rows: int, arrays: int) -> tuple[int, int]:
     return most, min(rows, _MOST, max(1, (values - _FILTER_ARRAYS * most) // (arrays * most)))
 
 
-def _filter_ranges(groups: int, per_group: int, most: int) -> Iterator[tuple[int, int]]:
+def _filter_ranges(groups: int, channels_per_filter: int, most: int) -> Iterator[tuple[int, int]]:
     """Filter rows of at most ``most`` channels, whole sectors of them where that is possible; one
     at a time where a row serves more.
     """
-    step = max(1, most // per_group)
-    unit = _UNIT // math.gcd(_UNIT, per_group)
+    step = max(1, most // channels_per_filter)
+    unit = _UNIT // math.gcd(_UNIT, channels_per_filter)
     step = step // unit * unit or step
     for first in range(0, groups, step):
         yield first, min(first + step, groups)

@@ -13,8 +13,9 @@ from torch import Tensor
 from ..plan import Level, Plan
 from ..planning.capabilities import CAPABILITIES
 from ..state.convolve import conv_range
-from ..state.tensors import Layout, Step, StreamState
-from .base import PromptKernels
+from ..state.layout import Layout
+from ..state.tensors import StreamState
+from .base import PromptKernels, Step
 
 capabilities = CAPABILITIES["reference"]
 
@@ -57,8 +58,7 @@ def step(
     """Short-range convolution of one token (docs/algorithm.md, equation 2)."""
     x = u if pre is None else pre.to(state.ring.dtype) * u
     x = x.to(state.ring.dtype)
-    per_group = state.layout.channels // state.layout.groups
-    taps = state.taps[layer, 0].repeat_interleave(per_group, dim=-1)  # (T_0, D)
+    taps = state.taps[layer, 0].repeat_interleave(state.channels_per_filter, dim=-1)  # (T_0, D)
     row_list = range(len(u)) if rows is None else rows.tolist()
     positions = state.positions.tolist()
     for r, b in enumerate(row_list):

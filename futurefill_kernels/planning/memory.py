@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..plan import Plan, transform_length
-from ..state import gpu_layout
+from ..state.layout import Layout
 from ..state.tensors import state_nbytes
 from .device import DeviceInfo
 from .workload import Workload
@@ -21,7 +21,7 @@ def usable_bytes(info: DeviceInfo) -> int:
 
 def needed_nbytes(workload: Workload, plan: Plan) -> int:
     """Bytes on a GPU: the state, its prepared filters, and the filters that prefill reads."""
-    layout = gpu_layout.make_layout(workload.channels, workload.groups, torch.float32, plan)
+    layout = Layout.padded(workload.channels, workload.groups, plan.length)
     state = state_nbytes(
         plan, layout, layers=workload.layers, batch_size=workload.batch_size,
         spectra_itemsize=workload.spectra_itemsize,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import native
+from .. import native, ops
 
 _WORKSPACE_BYTES = 64 << 20
 _CONV_BLOCK = 8192  # 1 MiB per vector of channels, about a second-level cache
@@ -24,16 +24,16 @@ def conv_range(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
     h.dtype. Extra workspace is bounded by a few channels' transforms.
     """
     batch, channels, length = u.shape
-    groups, per_group = h.shape[0], channels // h.shape[0]
+    groups, channels_per_filter = h.shape[0], channels // h.shape[0]
     y = torch.empty(batch, channels, stop - start, dtype=h.dtype, device=u.device)
     taps = min(h.shape[1], stop)
     # a wrapped term has index >= n: with n >= length + taps - 1 there is none, and terms that wrap
     # below `start` are not read
     n = fft_length(max(length + taps - 1 - start, stop, length, taps))
-    rows = batch * per_group + 1
+    rows = batch * channels_per_filter + 1
     step = max(1, _WORKSPACE_BYTES // (n * 3 * h.element_size() * rows))
-    grouped = u.reshape(batch, groups, per_group, length)
-    out = y.view(batch, groups, per_group, stop - start)
+    grouped = u.reshape(batch, groups, channels_per_filter, length)
+    out = y.view(batch, groups, channels_per_filter, stop - start)
     for g in range(0, groups, step):
         spectrum = torch.fft.rfft(h[g : g + step, :taps], n)[:, None]
         inputs = torch.fft.rfft(grouped[:, g : g + step].to(h.dtype), n)
@@ -62,7 +62,5 @@ def fast_conv_range(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
     u = u.to(h.dtype)
     u = u if u.stride(2) == 1 else u.contiguous()
     h = h if h.stride(1) == 1 else h.contiguous()
-    y = torch.empty(*u.shape[:2], stop - start, dtype=h.dtype)
     block = conv_block(max(u.shape[2], min(h.shape[1], stop)))
-    torch.ops.futurefill_kernels.offline_conv(u, h, y, start, stop, block)
-    return y
+    return ops.offline_conv(u, h, start, stop, block)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..plan import Level, Plan
+from .layout import Layout, tile_filters
 
 
 @lru_cache(maxsize=64)
@@ -74,8 +75,7 @@ def filter_spectra(h: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
     h: (G, L) taps. Returns (sum K_l n_l, 2, G) of ``dtype``; index 0 of the 2 is the real part.
     """
     h = h.detach().to(device="cpu", dtype=torch.float64)[:, : plan.filter_length]
-    rows = sum(level.n_spectra * level.transform for level in plan.levels)
-    out = torch.empty(rows, 2, h.shape[0], dtype=dtype)
+    out = torch.empty(plan.spectra_rows, 2, h.shape[0], dtype=dtype)
     for level in plan.levels:
         start = level.spectra_offset
         # 32 MiB of complex128 at a time
@@ -86,3 +86,11 @@ def filter_spectra(h: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
             out[start:stop, 0, g : g + group] = spectra.real.T
             out[start:stop, 1, g : g + group] = spectra.imag.T
     return out
+
+
+def tiled_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
+    """``filter_spectra`` as a layout stores them. h: (layout.groups, L).
+
+    Returns (filter tiles, rows, 2, filter_lanes).
+    """
+    return tile_filters(filter_spectra(h, plan, dtype), layout)

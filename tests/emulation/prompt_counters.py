@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from futurefill_kernels.state.gpu_layout import CHANNEL_UNIT
+from futurefill_kernels.state.layout import CHANNEL_UNIT
 from tests.emulation.cases import PrefillCase
 from tests.emulation.counters import Counters, counters
 

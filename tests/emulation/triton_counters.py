@@ -12,7 +12,7 @@ from futurefill_kernels import DeviceInfo, Plan
 from futurefill_kernels.implementations import triton
 from futurefill_kernels.implementations.triton_kernels.config import fill_config
 from futurefill_kernels.implementations.triton_kernels.launch import (
-    FillLevel,
+    Fill,
     Launch,
     fill_launch,
     multiply_launch,
@@ -63,27 +63,23 @@ def emulate(launch: Launch, capability: int, checks: bool) -> Any:
     )  # fmt: skip
 
 
-def _numbers(plan: Plan) -> FillLevel:
-    """Of the plan's only level."""
-    level = plan.levels[0]
-    return FillLevel(
-        plan.length, level.block, level.transform, level.radix, level.n_spectra, level.kept, 0, 0
-    )
+def _fill(state: StreamState) -> Fill:
+    """Of the plan's only level, all rows."""
+    return Fill(
+        state.ring, state.kept, state.spectra, state.positions, None, state.plan.levels[0],
+        state.channels_per_filter,
+    )  # fmt: skip
 
 
 def fill_of(case: FillCase) -> tuple[StreamState, torch.Tensor, Callable[[], Launch]]:
     """State, filters (D, L), and the launch at the state's positions."""
     plan = Plan(case.block * case.radix, (case.block,))
     state, h = state_of(plan, case.channels, case.batch, 1, case.spectra_dtype)
-    numbers, level = _numbers(plan), plan.levels[0]
-    config = fill_config(level.transform, DeviceInfo.named("a100"))
+    config = fill_config(plan.levels[0].transform, DeviceInfo.named("a100"))
     assert config is not None
 
     def launch() -> Launch:
-        return fill_launch(
-            state.ring, state.kept, state.spectra, state.positions, None, numbers, case.channels,
-            case.channels, config,
-        )  # fmt: skip
+        return fill_launch(_fill(state), config, 0, case.channels)
 
     return state, h, launch
 
@@ -109,9 +105,7 @@ def count_fill(case: FillCase, capability: int = 80, checks: bool = False) -> Co
 
 def products_of(state: StreamState, values: torch.Tensor, rows: torch.Tensor) -> Launch:
     """Products of the first layer's spectra values (R, n, D, 2)."""
-    return multiply_launch(
-        values, state.kept, state.spectra, state.positions, rows, _numbers(state.plan), 0, 0, 1
-    )
+    return multiply_launch(_fill(state), values, rows, 0, 0)
 
 
 def count_product(case: ProductCase, capability: int = 80, checks: bool = False) -> Counters:
@@ -138,7 +132,7 @@ def count_step(case: StepCase, capability: int = 80, checks: bool = False) -> Co
     expected += (near.flip(1) * h[:, 1 : taken + 1].double().T).sum(1)
     launch = step_launch(
         u, None, None, y, state.ring, state.taps, None, state.positions, None, 0, case.last,
-        case.channels, DeviceInfo.named("h100"),
+        1, DeviceInfo.named("h100"),
     )  # fmt: skip
     stats = emulate(launch, capability, checks)
     assert state.positions.tolist() == [case.position + case.last] * case.batch
@@ -193,7 +187,7 @@ def shipped_launches() -> Iterator[tuple[str, Launch]]:
         u = torch.zeros(batch, channels, dtype=dtype)
         launch = step_launch(
             u, u, u, u, state.ring, state.taps, state.taps[:, 0, 0], state.positions, None, 0,
-            True, channels, info,
+            True, 1, info,
         )  # fmt: skip
         name = f"short_range_step, B={batch} D={channels} T_0={block} {str(dtype)[6:]}"
         yield f"{name}, {launch.constants['ROWS']} rows a program", launch

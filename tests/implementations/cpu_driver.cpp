@@ -10,8 +10,8 @@
 namespace futurefill::FF_ISA {
 void short_range_step(const StepParams&, int64_t, int64_t);
 void future_fill(const FillParams&, int64_t, int64_t);
-int64_t fill_stages(const SliceParams&);
-void fill_stage(const SliceParams&, int64_t, int64_t, int64_t);
+int64_t fill_stages(const StageParams&);
+void fill_stage(const StageParams&, int64_t, int64_t, int64_t);
 void offline_conv(const ConvParams&, int64_t, int64_t);
 }  // namespace futurefill::FF_ISA
 
@@ -88,7 +88,7 @@ double stages_error(int64_t block, int threads) {
   for (size_t i = 0; i < spectra.size(); ++i) spectra[i] = std::cos(0.9f * i) / n;
   std::vector<float> whole(ring);
   const RowAt row{0, 0, block};
-  SliceParams s{};
+  StageParams s{};
   FillParams& f = s.fill;
   f.rows = &row, f.n_rows = 1, f.ring = whole.data(), f.kept = kept.data();
   f.spectra = spectra.data(), f.layers = 1, f.batch = 1, f.tiles = f.filter_tiles = tiles;
@@ -116,7 +116,7 @@ double offline_error(int64_t length, int64_t taps, int64_t block, int threads) {
   for (size_t i = 0; i < h.size(); ++i) h[i] = std::sin(0.7f * i);
   ConvParams p{};
   p.u = u.data(), p.h = h.data(), p.y = y.data(), p.batch = 1, p.channels = channels;
-  p.length = length, p.taps = taps, p.per_filter = 1, p.u_channel = length, p.h_stride = taps;
+  p.length = length, p.taps = taps, p.channels_per_filter = 1, p.u_channel = length, p.h_stride = taps;
   p.start = start, p.stop = stop, p.block = block;
   std::vector<std::thread> workers;
   for (int w = 0; w < threads; ++w) {

@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "pool.h"
+#include "infra/pool.h"
 
 using futurefill::run_pieces;
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 import torch
 
-from futurefill_kernels import native
+from futurefill_kernels import native, ops
 from futurefill_kernels.plan import Plan
 from futurefill_kernels.state.spectra import filter_spectra
+from futurefill_kernels.state.tensors import LEVEL_COLUMNS
 
 pytestmark = pytest.mark.skipif(
     native.cpu_unavailable_reason() is not None,
     reason=f"no CPU kernels: {native.cpu_unavailable_reason()}",
 )
-OPS = torch.ops.futurefill_kernels
 
 
 def tiled(rows: torch.Tensor, lanes: int) -> torch.Tensor:
@@ -29,7 +29,7 @@ def tiled(rows: torch.Tensor, lanes: int) -> torch.Tensor:
     return rows.unflatten(-1, (-1, lanes)).movedim(-2, -3).contiguous()
 
 
-@dataclass
+@dataclasses.dataclass
 class State:
     """The tensors of a stream, laid out as the ops want them."""
 
@@ -41,22 +41,26 @@ class State:
     skip: torch.Tensor | None
     positions: torch.Tensor
     levels: torch.Tensor
+    work: torch.Tensor
+    channels: int
+    channels_per_filter: int
 
-    def step(self, u, y, layer=0, advance=True, rows=None, pre=None, post=None):
-        OPS.step(
-            *(u, pre, post, y, self.ring, self.taps, self.skip, self.positions, rows, layer),
-            *(advance, self.kept, self.spectra, self.levels, self.plan.length),
-        )
+    @property
+    def length(self) -> int:
+        return self.plan.length
+
+    def step(self, u, y, layer=0, advance=True, **options):
+        ops.step(self, u, y, layer=layer, advance=advance, **options)
 
 
 def make_state(h, plan, batch, channels, dtype, direct_below=0, slots=None, skip=None) -> State:
     """h: (layers, G, L) float64 filters."""
     lanes = native.cpu_lanes(dtype)
     layers, groups, _ = h.shape
-    repeat = channels // groups
-    shared = repeat % lanes == 0
+    channels_per_filter = channels // groups
+    shared = channels_per_filter % lanes == 0
     if not shared:
-        h = h.repeat_interleave(repeat, dim=1)
+        h = h.repeat_interleave(channels_per_filter, dim=1)
     filter_lanes = 1 if shared else lanes
     h = h[..., : plan.filter_length]
     h = torch.nn.functional.pad(h, (0, max(0, 2 * plan.length - h.shape[-1])))
@@ -75,7 +79,8 @@ def make_state(h, plan, batch, channels, dtype, direct_below=0, slots=None, skip
             whole = torch.stack([filter_spectra(h[i], plan, torch.float64) for i in range(layers)])
             spectra.append(whole[:, start : start + level.n_spectra * level.transform])
         kept = 0 if direct else level.kept
-        levels.append([level.block, level.radix, level.n_spectra, kept_offset, offset, direct])
+        sizes = [level.block, level.radix, level.transform, level.n_spectra]
+        levels.append([*sizes, kept_offset, offset, 0, 0, 0, 0, direct])
         kept_offset += kept * level.transform
         offset += spectra[-1].shape[1]
     tiles = -(-channels // lanes)
@@ -92,7 +97,10 @@ def make_state(h, plan, batch, channels, dtype, direct_below=0, slots=None, skip
         packed.to(dtype),
         None if skip is None else torch.nn.functional.pad(skip, (0, -channels % lanes)).to(dtype),
         torch.zeros(batch, dtype=torch.int64),
-        torch.tensor(levels, dtype=torch.int64).reshape(-1, 6),
+        torch.tensor(levels, dtype=torch.int64).reshape(-1, len(LEVEL_COLUMNS)),
+        torch.zeros(batch, 1, 0, 2, lanes, dtype=dtype),
+        channels,
+        channels_per_filter if shared else 1,
     )
 
 
@@ -243,22 +251,16 @@ def test_ops_of_a_step_one_by_one():
     plan = Plan(n, (4, 8, 32))
     h = torch.randn(2, channels, n, dtype=torch.float64)
     fused, single = (make_state(h, plan, batch, channels, torch.float32) for _ in range(2))
+    without_levels = dataclasses.replace(single, levels=single.levels[:0])
     for t in range(n):
         for layer in range(2):
             u, y, y1 = torch.randn(batch, channels), *torch.full((2, batch, channels), 9.0)
             fused.step(u, y, layer, layer == 1)
-            OPS.short_range_step(
-                *(u, None, None, y1, single.ring, single.taps, None, single.positions, None),
-                *(layer, layer == 1),
-            )
+            ops.step(without_levels, u, y1, layer=layer, advance=layer == 1)
             assert torch.equal(y, y1)
         level = next(iter(plan.levels_at(t)), None)
         if level is not None:
-            block, radix, k, kept, spectra, _ = single.levels[level].tolist()
-            OPS.future_fill(
-                *(single.ring, single.kept, single.spectra, single.positions, None),
-                *(n, block, radix, k, kept, spectra),
-            )
+            ops.future_fill(single, level, None)
         assert torch.equal(fused.ring, single.ring)
 
 

@@ -16,7 +16,6 @@ from futurefill_kernels import native
 from futurefill_kernels.cli import check_wheel
 from futurefill_kernels.implementations import cuda, select
 from futurefill_kernels.implementations.base import PromptKernels
-from futurefill_kernels.state.gpu_layout import share_channels
 from tests.emulation import cuda_compile, cuda_rig, launch_shapes
 from tests.fast import combinations
 from tests.implementations.prompt_cases import check_prompts
@@ -122,7 +121,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         cuda_rig.run_level(state, level, rows, checks=False)
 
     def fill_share(state, level, rows, begin, end):
-        first, last = share_channels(state.layout, level, begin, end)
+        first, last = state.layout.channels_of_share(level, begin, end)
         if first < last:
             launches.append(f"share {level.block}")
             cuda_rig.run_level(state, level, rows, checks=False, channels=(first, last))

@@ -15,7 +15,8 @@ from futurefill_kernels.planning.memory import (
     usable_bytes,
 )
 from futurefill_kernels.planning.workload import Workload
-from futurefill_kernels.state.gpu_layout import make_layout, make_spectra
+from futurefill_kernels.state.layout import Layout
+from futurefill_kernels.state.spectra import tiled_spectra
 from futurefill_kernels.state.tensors import allocate
 
 
@@ -27,8 +28,8 @@ def test_needed_bytes_are_those_of_a_cache(groups, batch, spectra):
     plan = Plan(500, (16, 64, 128))
     workload = Workload(500, 500, 40, batch, 2, groups, spectra_itemsize=spectra.itemsize)
     filters = [torch.randn(groups, 500) for _ in range(2)]
-    layout = make_layout(40, groups, torch.float32, plan)
-    state = allocate(plan, layout, make_spectra, filters, batch, None, spectra)
+    layout = Layout.padded(40, groups, plan.length)
+    state = allocate(plan, layout, tiled_spectra, filters, batch, None, spectra)
     expected = state.nbytes + sum(h.nbytes for h in filters)
     assert needed_nbytes(workload, plan) == expected
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from ... import native
+from ... import native, ops
 from ...implementations import cpu
 from ...plan import Plan
 from ...planning.cpu_cost import TIERS, WORK
 from ...planning.processor import second_level_bytes
-from ...state.tensors import StreamState, allocate
+from ...state.tensors import StreamState, allocate, level_table
 
 STEP_BLOCKS = (4, 8, 16, 32, 64, 128, 256)
 FILL_BLOCKS = tuple(1 << k for k in range(2, 18))
@@ -90,7 +90,6 @@ def _firing_ns(per_channel: dict[int, float], seconds: float) -> float:
     Fills over the whole length are the difference to the same steps without levels.
     """
     lanes, length = native.cpu_lanes(torch.float32), 256
-    op = torch.ops.futurefill_kernels.generate.default
     found = []
     for first in (8, 16, 32):
         plan = Plan.continuous(length, first)
@@ -99,14 +98,13 @@ def _firing_ns(per_channel: dict[int, float], seconds: float) -> float:
         state = allocate(plan, layout, cpu.make_spectra, [h], 1, None)
         u, y = torch.zeros(1, lanes), torch.empty(length, 1, lanes)
 
-        def whole(levels: torch.Tensor, s: StreamState = state, u: Any = u, y: Any = y) -> None:
+        def whole(s: StreamState, u: Any = u, y: Any = y) -> None:
             s.positions.zero_()
-            op(
-                u, y, s.ring, s.taps, s.skip, s.positions, s.kept, s.spectra, levels, s.plan.length
-            )  # fmt: skip
+            ops.generate(s, u, y)
 
-        ns = _fastest(partial(whole, state.levels), seconds / 6)
-        ns -= _fastest(partial(whole, state.levels[:0]), seconds / 6)
+        ns = _fastest(partial(whole, state), seconds / 6)
+        without_levels = dataclasses.replace(state, levels=state.levels[:0])
+        ns -= _fastest(partial(whole, without_levels), seconds / 6)
         firings = 0
         for level in plan.levels:
             firings += plan.firings(level)
@@ -176,21 +174,25 @@ def _fill_times(block: int, channels: int, seconds: float) -> tuple[float, float
     """ns per channel of a firing with one product, one product kept, three products."""
     state = _state(block, channels)
     (level,) = state.plan.levels
-    single = dataclasses.replace(level, radix=2, n_spectra=1, kept=0)
     found = []
-    for fired, position in ((single, block), (level, block), (level, 3 * block)):
+    for of, position in ((_one_product(state), block), (state, block), (state, 3 * block)):
         state.positions.fill_(position)
-        ns = _fastest(partial(cpu.fill, state, fired, None), seconds)
+        ns = _fastest(partial(cpu.fill, of, level, None), seconds)
         found.append(ns / channels)
     return found[0], found[1], found[2]
 
 
 def _single(block: int, channels: int, seconds: float) -> float:
     """ns per channel of a firing with one product."""
-    state = _state(block, channels)
-    single = dataclasses.replace(state.plan.levels[0], radix=2, n_spectra=1, kept=0)
+    state = _one_product(_state(block, channels))
     state.positions.fill_(block)
-    return _fastest(partial(cpu.fill, state, single, None), seconds) / channels
+    return _fastest(partial(cpu.fill, state, state.plan.levels[0], None), seconds) / channels
+
+
+def _one_product(state: StreamState) -> StreamState:
+    """The same state, whose only level fires once with one spectrum and keeps nothing."""
+    level = dataclasses.replace(state.plan.levels[0], radix=2, n_spectra=1, kept=0)
+    return dataclasses.replace(state, levels=level_table([level], state.layout))
 
 
 def _step_ns(block: int, seconds: float) -> float:

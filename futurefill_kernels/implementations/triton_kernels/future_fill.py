@@ -55,13 +55,13 @@ def spectrum_product(
 
 @triton.jit(
     do_not_specialize=[
-        "radix", "n_spectra", "slots", "length", "batch", "per_group", "late", "extra",
+        "radix", "n_spectra", "slots", "length", "batch", "channels_per_filter", "late", "extra",
         "first_unit",
     ]
 )  # fmt: skip
 def future_fill_kernel(
     ring, kept, spectra, positions, rows, table,
-    batch, length, radix, n_spectra, slots, per_group, late, extra, first_unit,
+    batch, length, radix, n_spectra, slots, channels_per_filter, late, extra, first_unit,
     kept_rows, kept_offset, spectra_rows, spectra_offset,
     ALL_ROWS: tl.constexpr, GROUPED: tl.constexpr,
     T: tl.constexpr, N: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
@@ -78,7 +78,7 @@ def future_fill_kernel(
     channel = first_unit * 32 + tl.program_id(0) * C + tl.arange(0, C)
     # one channel per thread, as in the tree: wider accesses would need a change of layout
     channel = tl.max_contiguous(channel, 1)
-    filter_row = channel // per_group if GROUPED else channel
+    filter_row = channel // channels_per_filter if GROUPED else channel
     row = tl.program_id(1)
     row = row.to(tl.int64) if ALL_ROWS else tl.load(rows + row)
     if not ALL_ROWS:  # noqa: SIM102, this condition is of the compiler

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...plan import Level
 from ...planning.device import DeviceInfo
-from ...state.gpu_layout import CHANNEL_UNIT
+from ...state.layout import CHANNEL_UNIT
 from ...state.spectra import tree_order
 from .. import gpu_fill_by_fft
 from .config import STEP_CHANNELS, STEP_SHARED, FillConfig, step_config
@@ -46,23 +46,25 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class FillLevel:
-    """The numbers of a level that a fill needs; see plan.Level.
+class Fill:
+    """A level's fill of a stream whose layout is ``Layout.padded``.
 
-    kept_offset, spectra_offset: where the level starts, in complex rows. late, extra: of a level
-    with slack.
+    ring: (layers, B, 1, N, lanes). kept: (layers, B, 1, rows, 2, lanes). spectra: (layers, 1, rows,
+    2, filter lanes). positions: (B,) int64. rows: (R,) int64 or None for all.
     """
 
-    length: int
-    block: int
-    transform: int
-    radix: int
-    n_spectra: int
-    kept: int
-    kept_offset: int
-    spectra_offset: int
-    late: int = 0
-    extra: int = 0
+    ring: Tensor
+    kept: Tensor
+    spectra: Tensor
+    positions: Tensor
+    rows: Tensor | None
+    level: Level
+    channels_per_filter: int
+
+    @property
+    def length(self) -> int:
+        """Positions of the ring, ``N``."""
+        return self.ring.shape[3]
 
 
 def step_launch(
@@ -77,7 +79,7 @@ def step_launch(
     rows: Tensor | None,
     layer: int,
     advance: bool,
-    groups: int,
+    channels_per_filter: int,
     info: DeviceInfo,
 ) -> Launch:
     """short_range_step of one layer. u, pre, post, y: (R, D), contiguous."""
@@ -87,11 +89,11 @@ def step_launch(
     grid = (-(-channels // config.channels), -(-n_rows // config.rows))
     arguments = (
         u, pre, post, y, ring, taps, skip, positions, rows, layer, ring.shape[1], ring.shape[3],
-        n_rows, channels // groups, channels, ring.shape[4], taps.shape[3],
+        n_rows, channels_per_filter, channels, ring.shape[4], taps.shape[3],
     )  # fmt: skip
     constants = {
         "ADVANCE": advance,
-        "GROUPED": groups != channels,
+        "GROUPED": channels_per_filter > 1,
         "T": block,
         "TILE": config.tile,
         "ROWS": config.rows,
@@ -104,33 +106,21 @@ def step_launch(
     return Launch(short_range_step_kernel, grid, arguments, constants, options)
 
 
-def fill_launch(
-    ring: Tensor,
-    kept: Tensor,
-    spectra: Tensor,
-    positions: Tensor,
-    rows: Tensor | None,
-    level: FillLevel,
-    channels: int,
-    groups: int,
-    config: FillConfig,
-    first: int = 0,
-    last: int | None = None,
-) -> Launch:
-    """future_fill of one level, all layers and rows, channels first .. last-1 (default all)."""
+def fill_launch(fill: Fill, config: FillConfig, first: int, last: int) -> Launch:
+    """future_fill of all layers and rows, of channels first .. last-1."""
+    ring, kept, spectra, level = fill.ring, fill.kept, fill.spectra, fill.level
     layers, batch = ring.shape[:2]
-    last = channels if last is None else min(last, channels)
     programs = -(-(last - first) // config.channels)
-    grid = (programs, batch if rows is None else len(rows), layers)
+    grid = (programs, batch if fill.rows is None else len(fill.rows), layers)
     arguments = (
-        ring, kept, spectra, positions, rows, twiddle_table(ring.device),
-        batch, level.length, level.radix, level.n_spectra, level.kept, channels // groups,
+        ring, kept, spectra, fill.positions, fill.rows, twiddle_table(ring.device),
+        batch, fill.length, level.radix, level.n_spectra, level.kept, fill.channels_per_filter,
         level.late, level.extra, first // CHANNEL_UNIT, kept.shape[3], level.kept_offset,
         spectra.shape[2], level.spectra_offset,
     )  # fmt: skip
     constants = {
-        "ALL_ROWS": rows is None,
-        "GROUPED": groups != channels,
+        "ALL_ROWS": fill.rows is None,
+        "GROUPED": fill.channels_per_filter > 1,
         "T": level.block,
         "N": level.transform,
         "R": config.residues,
@@ -147,26 +137,23 @@ def fill_launch(
 
 
 def multiply_launch(
-    values: Tensor,
-    kept: Tensor,
-    spectra: Tensor,
-    positions: Tensor,
-    rows: Tensor,
-    level: FillLevel,
-    layer: int,
-    first_channel: int,
-    per_group: int,
+    fill: Fill, values: Tensor, rows: Tensor, layer: int, first_channel: int
 ) -> Launch:
     """Products of one layer's newest spectra values (R, n, width, 2), replaced by their sums."""
+    kept, spectra, level = fill.kept, fill.spectra, fill.level
     n_rows, n, width, _ = values.shape
     grid = (-(-width // _MULTIPLY_CHANNELS), n_rows, -(-n // _LEAVES))
     arguments = (
-        values, kept, spectra, positions, rows, _natural_order(n, values.device),
-        kept.shape[1], layer, level.radix, level.n_spectra, level.kept, per_group,
+        values, kept, spectra, fill.positions, rows, _natural_order(n, values.device),
+        kept.shape[1], layer, level.radix, level.n_spectra, level.kept, fill.channels_per_filter,
         level.extra, first_channel, width, n, level.block, kept.shape[5], spectra.shape[4],
         kept.shape[3], level.kept_offset, spectra.shape[2], level.spectra_offset,
     )  # fmt: skip
-    constants = {"GROUPED": per_group > 1, "LEAVES": _LEAVES, "C": _MULTIPLY_CHANNELS}
+    constants = {
+        "GROUPED": fill.channels_per_filter > 1,
+        "LEAVES": _LEAVES,
+        "C": _MULTIPLY_CHANNELS,
+    }
     options = {"num_warps": 8, "enable_fp_fusion": True}
     return Launch(multiply_accumulate_kernel, grid, arguments, constants, options)
 
@@ -237,27 +224,12 @@ def _natural_order(n: int, device: torch.device) -> Tensor:
     return tree_order(n).to(device)
 
 
-def fill_by_fft(
-    ring: Tensor,
-    kept: Tensor,
-    spectra: Tensor,
-    positions: Tensor,
-    rows: Tensor | None,
-    level: FillLevel,
-    groups: int,
-    channels: int,
-    first: int,
-    last: int,
-) -> None:
+def fill_by_fft(fill: Fill, first: int, last: int) -> None:
     """Future fill of a level too long for one program, through torch.fft."""
 
     def products(values: Tensor, rows: Tensor, layer: int, first_channel: int) -> None:
-        multiply_launch(
-            values, kept, spectra, positions, rows, level, layer, first_channel, channels // groups
-        ).run()
+        multiply_launch(fill, values, rows, layer, first_channel).run()
 
-    numbers = Level(
-        0, level.block, level.radix, level.transform, level.n_spectra, level.kept, level.late,
-        extra=level.extra,
-    )  # fmt: skip
-    gpu_fill_by_fft.fill_by_fft(ring, positions, rows, numbers, level.length, first, last, products)
+    gpu_fill_by_fft.fill_by_fft(
+        fill.ring, fill.positions, fill.rows, fill.level, fill.length, first, last, products
+    )

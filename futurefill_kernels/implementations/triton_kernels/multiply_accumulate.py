@@ -7,11 +7,19 @@ import triton.language as tl
 
 
 @triton.jit(
-    do_not_specialize=["batch", "radix", "n_spectra", "slots", "per_group", "layer", "extra"]
+    do_not_specialize=[
+        "batch",
+        "radix",
+        "n_spectra",
+        "slots",
+        "channels_per_filter",
+        "layer",
+        "extra",
+    ]
 )
 def multiply_accumulate_kernel(
     values, kept, spectra, positions, rows, order,
-    batch, layer, radix, n_spectra, slots, per_group,
+    batch, layer, radix, n_spectra, slots, channels_per_filter,
     extra, first_channel, width, transform, block,
     lanes, filter_lanes, kept_rows, kept_offset, spectra_rows, spectra_offset,
     GROUPED: tl.constexpr, LEAVES: tl.constexpr, C: tl.constexpr,
@@ -24,7 +32,7 @@ def multiply_accumulate_kernel(
     """
     local = tl.program_id(0) * C + tl.arange(0, C)
     channel = first_channel + local
-    filter_row = channel // per_group if GROUPED else channel
+    filter_row = channel // channels_per_filter if GROUPED else channel
     row = tl.load(rows + tl.program_id(1))
     if row < 0:
         return

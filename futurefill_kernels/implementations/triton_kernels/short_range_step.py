@@ -28,10 +28,10 @@ def _taken(position, T: tl.constexpr):
     return tl.where(position < 0, -1, (position.to(tl.uint32) % T).to(tl.int32))
 
 
-@triton.jit(do_not_specialize=["layer", "batch", "length", "n_rows", "per_group"])
+@triton.jit(do_not_specialize=["layer", "batch", "length", "n_rows", "channels_per_filter"])
 def short_range_step_kernel(
     u, pre, post, y, ring, taps, skip, positions, rows,
-    layer, batch, length, n_rows, per_group,
+    layer, batch, length, n_rows, channels_per_filter,
     channels, lanes, filter_lanes,
     ADVANCE: tl.constexpr, GROUPED: tl.constexpr, T: tl.constexpr, TILE: tl.constexpr,
     S: tl.constexpr, ROWS: tl.constexpr, SECTORS: tl.constexpr, VECTORS: tl.constexpr,
@@ -53,7 +53,7 @@ def short_range_step_kernel(
     vectors = channels // VECTOR
     real = channel // VECTOR < vectors
     padded = channel // 4 < (channels + 3) // 4
-    filter_row = channel // per_group if GROUPED else channel
+    filter_row = channel // channels_per_filter if GROUPED else channel
     index = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     if rows is None:
         row = tl.where(index < n_rows, index, -1).to(tl.int64)

@@ -17,7 +17,7 @@ import torch
 from futurefill_kernels import Plan
 from futurefill_kernels.implementations import triton
 from futurefill_kernels.state.spectra import inverse_twisted_transform, twisted_transform
-from futurefill_kernels.state.tensors import StreamState, allocate
+from futurefill_kernels.state.tensors import LEVEL_COLUMNS, StreamState, allocate
 from tests.fast import combinations
 from tests.oracles import TOLERANCE, fill, relative_error, short_range
 
@@ -99,7 +99,8 @@ def test_step(case, channels, batch, dtype):
             positions[b] += layer == layers - 1
     OPS.triton_short_range_step(
         *(u, pre, post, y, state.ring, state.taps, state.skip, state.positions),
-        *(None if rows is None else torch.tensor(rows), layer, layer == layers - 1, groups),
+        *(None if rows is None else torch.tensor(rows), layer, layer == layers - 1),
+        channels // groups,
     )
     assert relative_error(y, expected) < max(2e-7, TOLERANCE[dtype] * (dtype != torch.float32))
     assert torch.equal(state.ring, ring)
@@ -230,18 +231,14 @@ def test_opcheck_and_compile():
     def step(u, y):
         OPS.triton_short_range_step(
             *(u * 2, None, u, y, state.ring, state.taps, state.skip, state.positions, None),
-            *(0, True, 3),
+            *(0, True, 2),
         )
         return y + 1
 
-    level = plan.levels[0]
-    kept_offset, spectra_offset = plan.levels[0].kept_offset, plan.levels[0].spectra_offset
+    stream = (state.ring, state.kept, state.spectra, state.positions)
 
     def fill(scale):
-        OPS.triton_future_fill(
-            *(state.ring, state.kept, state.spectra, state.positions, None, level.block),
-            *(level.radix, level.n_spectra, kept_offset, spectra_offset, 6, 3),
-        )
+        OPS.triton_future_fill(*stream, None, state.levels, 40, 0, 0, 6, 2)
         return state.ring * scale
 
     u, y = torch.randn(2, 6), torch.zeros(2, 6)
@@ -258,12 +255,11 @@ def test_opcheck_and_compile():
     state.positions.fill_(4)
     torch.library.opcheck(
         OPS.triton_short_range_step.default,
-        (u, None, u, y, state.ring, state.taps, state.skip, state.positions, None, 0, True, 3),
+        (u, None, u, y, state.ring, state.taps, state.skip, state.positions, None, 0, True, 2),
     )
     state.positions.fill_(4)
     torch.library.opcheck(
-        OPS.triton_future_fill.default,
-        (state.ring, state.kept, state.spectra, state.positions, None, 4, 2, 1, 0, 0, 6, 3),
+        OPS.triton_future_fill.default, (*stream, None, state.levels, 40, 0, 0, 6, 2)
     )
 
 
@@ -272,7 +268,8 @@ def test_wrong_arguments_change_nothing():
     good = {
         "u": torch.ones(2, 6), "pre": None, "post": None, "y": torch.zeros(2, 6),
         "ring": state.ring, "taps": state.taps, "skip": state.skip,
-        "positions": state.positions, "rows": None, "layer": 0, "advance": True, "groups": 3,
+        "positions": state.positions, "rows": None, "layer": 0, "advance": True,
+        "channels_per_filter": 2,
     }  # fmt: skip
     before = state.ring.clone()
     for change, message in [
@@ -286,16 +283,28 @@ def test_wrong_arguments_change_nothing():
         ({"ring": state.ring[..., :6]}, "expected ring contiguous"),
         ({"rows": torch.tensor([0, 1], dtype=torch.int32)}, "expected rows of dtype int64"),
         ({"layer": 1}, r"expected layer in 0 \.\. 0, got 1"),
-        ({"groups": 4}, "expected groups to divide 6, got 4"),
+        ({"channels_per_filter": 4}, "expected channels_per_filter to divide 6, got 4"),
+        ({"channels_per_filter": 0}, "expected taps with a filter for every 0 of 32 channels"),
     ]:
         with pytest.raises(ValueError, match=message):
             OPS.triton_short_range_step(**(good | change))
-    fill = (state.ring, state.kept, state.spectra, state.positions, None)
+    stream = (state.ring, state.kept, state.spectra, state.positions, None)
+    for column, value, message in [
+        ("n_spectra", 2, r"expected n_spectra in 1 \.\. 1, got 2"),
+        ("spectra_offset", 5, "expected spectra with at least 7 rows"),
+        ("transform", 4, "expected transform of 2, got"),
+        ("direct", 1, "expected levels without direct products, which are the CPU's"),
+    ]:
+        levels = state.levels.clone()
+        levels[0, LEVEL_COLUMNS.index(column)] = value
+        with pytest.raises(ValueError, match=message):
+            OPS.triton_future_fill(*stream, levels, 8, 0, 0, 6, 2)
     for numbers, message in [
-        ((2, 2, 2, 0, 0, 6, 3), r"expected n_spectra in 1 \.\. 1, got 2"),
-        ((2, 2, 1, 0, 5, 6, 3), "expected spectra with at least 7 rows"),
-        ((2, 2, 1, 0, 0, 33, 3), r"expected channels in 1 \.\. 32, got 33"),
+        ((8, 2, 0, 6, 2), r"expected index in 0 \.\. 1, got 2"),
+        ((7, 0, 0, 6, 2), "expected length 8 like ring, got 7"),
+        ((8, 0, 0, 33, 2), r"expected first_channel \.\. last_channel in 0 \.\. 32, multiples"),
+        ((8, 0, 8, 32, 2), r"expected first_channel \.\. last_channel in 0 \.\. 32, multiples"),
     ]:
         with pytest.raises(ValueError, match=message):
-            OPS.triton_future_fill(*fill, *numbers)
+            OPS.triton_future_fill(*stream, state.levels, *numbers)
     assert torch.equal(state.ring, before)

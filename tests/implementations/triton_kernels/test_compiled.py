@@ -16,7 +16,7 @@ import torch
 import futurefill_kernels as ff
 from futurefill_kernels import DeviceInfo, Plan
 from futurefill_kernels.implementations import triton as triton_impl
-from futurefill_kernels.implementations.triton_kernels import checks
+from futurefill_kernels.implementations.triton_kernels import ops
 from futurefill_kernels.state.tensors import allocate
 from tests.emulation import emulator
 from tests.emulation.cases import BLOCKS, FillCase, ProductCase, StepCase
@@ -77,7 +77,7 @@ def step_launch(batch, channels, block, dtype, gates=True, rows=None, last=True)
     gate, skip = (u, state.taps[:, 0, 0]) if gates else (None, None)
     return launches.step_launch(
         *(u, gate, gate, u, state.ring, state.taps, skip, state.positions, rows, 0, last),
-        *(channels, DeviceInfo.named("h100")),
+        *(1, DeviceInfo.named("h100")),
     )
 
 
@@ -107,20 +107,16 @@ def test_every_configuration_compiles_without_spills(capability):
             plan, layout, triton_impl.make_spectra, [torch.ones(groups, 3 * block)], 4, None
         )
         level = plan.levels[0]
-        numbers = launches.FillLevel(
-            *(plan.length, block, level.transform, 3, level.n_spectra, level.kept, 0, 0)
-        )
         sizes = config.fill_config(level.transform, DeviceInfo.named("a100"), ragged=True)
         for some in (None, rows):
-            launch = launches.fill_launch(
-                *(state.ring, state.kept, state.spectra, state.positions, some, numbers, 32),
-                *(groups, sizes),
+            level_fill = launches.Fill(
+                *(state.ring, state.kept, state.spectra, state.positions, some, level),
+                state.channels_per_filter,
             )
+            launch = launches.fill_launch(level_fill, sizes, 0, 32)
             check_resources(launch, capability, 255 if level.transform > 256 else 128)
         values = torch.zeros(4, level.transform, 32, 2)
-        launch = launches.multiply_launch(
-            *(values, state.kept, state.spectra, state.positions, rows, numbers, 0, 0, 1)
-        )
+        launch = launches.multiply_launch(level_fill, values, rows, 0, 0)
         check_resources(launch, capability, 128)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for batch, channels, block in ((1, 7, 1), (2, 1000, 24), (4, 4096, 96), (8, 1024, 256)):
@@ -307,7 +303,7 @@ def emulated(request, monkeypatch):
         )  # fmt: skip
 
     monkeypatch.setattr(launches.Launch, "run", run)
-    monkeypatch.setattr(checks, "interpreted", lambda: True)
+    monkeypatch.setattr(ops, "interpreted", lambda: True)
     return names
 
 

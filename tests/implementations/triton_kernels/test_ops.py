@@ -18,5 +18,5 @@ def test_ops_refuse_cpu_tensors():
     arguments = (torch.zeros(1, 5), None, None, torch.zeros(1, 5), state, state[0], None)
     with pytest.raises(RuntimeError, match="triton kernels run on a CUDA device, not on cpu"):
         torch.ops.futurefill_kernels.triton_short_range_step(
-            *arguments, torch.zeros(1, dtype=torch.int64), None, 0, True, 5
+            *arguments, torch.zeros(1, dtype=torch.int64), None, 0, True, 1
         )

@@ -1,0 +1,56 @@
+// The CPU ops of a single level: its whole fill, or shares of one with slack.
+#include <torch/csrc/stable/library.h>
+
+#include "bindings/due_fills.h"
+
+namespace futurefill {
+namespace {
+
+void future_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
+                 Tensor levels, int64_t length, int64_t index, int64_t first_channel,
+                 int64_t last_channel, int64_t channels_per_filter) {
+  const Ring ring(ring_);
+  const FillState s = fill_state(ring, kept, spectra, levels, length);
+  const LevelRow& level = s.levels.at(index);
+  FillParams a = s.params.fill;
+  STD_TORCH_CHECK(level.plain(), "expected a level without slack: fill_share does the others");
+  STD_TORCH_CHECK(first_channel == 0 && last_channel == ring.tiles * ring.lanes,
+                  "expected all channels, 0 .. ", ring.tiles * ring.lanes, ", got ", first_channel,
+                  " .. ", last_channel);
+  const int64_t stored = std::max<int64_t>(a.channels_per_filter, 1);
+  STD_TORCH_CHECK(channels_per_filter == stored, "expected channels_per_filter = ", stored,
+                  " like spectra, got ", channels_per_filter);
+  const auto& at = collect_rows(rows, View("positions", positions), ring.batch, -1, length);
+  for (const RowAt& row : at) {
+    STD_TORCH_CHECK(
+        row.position % level.block == 0 && row.position / level.block % level.radix != 0,
+        "expected rows at a position where the level of block ", level.block,
+        " fires, got position ", row.position);
+  }
+  set_level(a, level);
+  a.rows = at.data();
+  a.n_rows = static_cast<int64_t>(at.size());
+  run_fill_jobs(a, thread_count());
+}
+
+void fill_share(Tensor ring_, Tensor kept, Tensor work, Tensor spectra, Tensor positions,
+                OptionalTensor rows, Tensor levels, int64_t length, int64_t index, int64_t begin,
+                int64_t end) {
+  const Ring ring(ring_);
+  FillState s = fill_state(ring, kept, spectra, levels, length);
+  set_work(s, ring, work);
+  const LevelRow& level = s.levels.at(index);
+  STD_TORCH_CHECK(!level.plain(), "expected a level with slack: future_fill does the others");
+  STD_TORCH_CHECK(begin >= 0 && begin <= end, "expected 0 <= begin <= end, got ", begin, " and ",
+                  end);
+  const auto& at = collect_rows(rows, View("positions", positions), ring.batch, -1, length + 1);
+  run_shares(s, level, at, Steps{begin, end});
+}
+
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
+  m.impl("future_fill", TORCH_BOX(&future_fill));
+  m.impl("fill_share", TORCH_BOX(&fill_share));
+}
+
+}  // namespace
+}  // namespace futurefill
