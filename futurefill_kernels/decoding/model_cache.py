@@ -5,36 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..cache.cache import FutureFillCache
-from ..cache.checks import check_room
-from ..checks import Rows, refuse_grad, row_indices, valid_lengths
+from ..checks import Rows, row_indices
 from ..nn.filters import LongFilter
 from ..nn.language_model import LanguageModel
 from ..nn.short_conv import ShortConv, ShortConvState
 from ..nn.token.cpu import FusedToken, cannot_fuse
 from ..plan import Plan
 from ..planning.capabilities import Capabilities
+from .calls import Call, Selection, begin_call
 from .long_convs import CacheOptions, equal_filters, make_cache
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A call of the model about R rows.
-
-    rows: of the batch, None for all. lengths, seen: (R,) valid positions, and tokens before them.
-    padded: whether the caller gave lengths. stepping: whether it is one token of the stream.
-    """
-
-    rows: list[int] | None
-    lengths: list[int]
-    seen: list[int]
-    padded: bool
-    stepping: bool
 
 
 class DecodingCache:
@@ -82,10 +66,9 @@ class DecodingCache:
             for module in self._modules
             if isinstance(module, ShortConv)
         }
-        self._selected: list[int] | None = None
-        self._lengths: Tensor | Sequence[int] | None = None
+        self._selection = Selection()
         self._next = 0
-        self._call: _Call | None = None
+        self._call: Call | None = None
         self._capturing = False
         self._counted = False  # whether the device's token counts are those of `_seen`
         self._seen = torch.zeros(batch_size, dtype=torch.int64)
@@ -142,12 +125,12 @@ class DecodingCache:
 
         rows: the R rows that the call's batch stands for. lengths: (R,) valid positions of each.
         """
-        self._selected = None if rows is None else row_indices(rows, self.batch_size)
-        self._lengths = lengths
+        chosen = None if rows is None else row_indices(rows, self.batch_size)
+        self._selection = Selection(chosen, lengths)
         try:
             yield
         finally:
-            self._selected = self._lengths = None
+            self._selection = Selection()
 
     def fused_token(self, model: nn.Module, ids: Tensor) -> Tensor | None:
         """Logits (B, 1, V) of a token ids (B, 1) of all rows, or None where layers go one by one.
@@ -161,8 +144,8 @@ class DecodingCache:
             or not self._all_seen
             or self._next
             or self._capturing
-            or self._selected is not None
-            or self._lengths is not None
+            or self._selection.rows is not None
+            or self._selection.lengths is not None
             or ids.shape != (self.batch_size, 1)
             or ids.dtype is not torch.int64
             or torch.is_grad_enabled()
@@ -286,7 +269,7 @@ class DecodingCache:
                 f"{method} needs a finished call of the model; this one stopped inside"
             )
 
-    def _enter(self, module: nn.Module, x: Tensor) -> _Call:
+    def _enter(self, module: nn.Module, x: Tensor) -> Call:
         """The call that a convolution of inputs x (R, C, T) is part of; its first begins it."""
         expected = self._modules[self._next]
         if module is not expected:
@@ -295,29 +278,10 @@ class DecodingCache:
                 f"{self._next}, a {type(expected).__name__}, got another {type(module).__name__}"
             )
         if self._next == 0 or self._call is None:
-            self._call = self._begin_call(x)
+            self._call = begin_call(x, self._selection, self._seen, self._caches[0])
         return self._call
 
-    def _begin_call(self, x: Tensor) -> _Call:
-        """Check everything that could fail later, before any state changes, and choose the mode."""
-        refuse_grad(x=x)
-        rows = range(self.batch_size) if self._selected is None else self._selected
-        count, width = x.shape[0], x.shape[2]
-        if count != len(rows) or width < 1:
-            raise ValueError(
-                f"expected inputs of {len(rows)} rows and at least one position, "
-                f"got {count} rows and {width} positions"
-            )
-        lengths, seen = valid_lengths(self._lengths, count, width), self._seen[list(rows)].tolist()
-        padded = self._lengths is not None
-        stepping = width == 1 and not padded and min(seen) > 0
-        first = self._caches[0]
-        for row, taken in zip(rows, lengths, strict=True):
-            if stepping or not first.in_prompt(row):
-                check_room(row, first.room(row), taken, self.max_new_tokens)
-        return _Call(self._selected, lengths, seen, padded, stepping)
-
-    def _leave(self, call: _Call) -> None:
+    def _leave(self, call: Call) -> None:
         self._next += 1
         if self._next < len(self._modules):
             return
