@@ -1,4 +1,4 @@
-"""Shared helpers: relative errors, and outputs poisoned with NaN so that unwritten ones fail."""
+"""Settings of every run, and outputs poisoned with NaN so that unwritten ones fail."""
 
 from __future__ import annotations
 
