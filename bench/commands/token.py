@@ -18,7 +18,6 @@ import torch
 import futurefill_kernels as ff
 from futurefill_kernels.decoding.model_cache import DecodingCache
 from futurefill_kernels.nn.token import program
-from futurefill_kernels.nn.token.builder import build
 
 from ..harness.rows import relative_error
 from ..harness.timing import Times
@@ -47,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
 @torch.no_grad()
 def _token(args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, tokens: int) -> None:
     cache = DecodingCache(model, batch, tokens, impl=args.impl)
-    if cache.not_fused:
+    token = cache._fused
+    if token is None:
         args.report.add("token", B=batch, status=f"not fused: {'; '.join(cache.not_fused)}")
         return
     ids = torch.tensor([list(b"def")] * batch)
@@ -57,10 +57,10 @@ def _token(args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, tok
     model.float()
     parts = dict.fromkeys(_PARTS.values(), 0.0)
     ids = ids[:, -1:].contiguous()
-    token = build(model, batch, torch.ops.futurefill_kernels.dense_panel())
-    for instruction in itertools.chain(*token.segments):
+    for instruction in itertools.chain(*token.program.segments):
         if type(instruction) in _PARTS:
-            parts[_PARTS[type(instruction)]] += _instruction_seconds(token, instruction, ids)
+            seconds = _instruction_seconds(token.program, instruction, ids)
+            parts[_PARTS[type(instruction)]] += seconds
     parts["long convolutions"] = sum(map(_convolution_seconds, cache._streams))
     logits = model(ids, cache=cache)
     parts["greedy sampling"] = _seconds(lambda: logits[:, -1].argmax(-1, keepdim=True))
@@ -85,16 +85,16 @@ def _token(args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, tok
 
 
 def _instruction_seconds(
-    token: program.Program, instruction: program.Instruction, ids: torch.Tensor
+    whole: program.Program, instruction: program.Instruction, ids: torch.Tensor
 ) -> float:
-    """One instruction of the token's program, without the call that runs it."""
+    """One instruction of a token's program, without the call that runs it."""
     op = torch.ops.futurefill_kernels.token_segment.default
     seen = torch.zeros(len(ids), dtype=torch.int64)
-    scratch = torch.zeros(token.scratch)
+    scratch = torch.zeros(whole.scratch)
 
     def run(copies: int) -> Callable[[], object]:
         rows = program.encode([instruction] * copies)
-        return lambda: op(rows, ids, token.weights, scratch.zero_(), seen)
+        return lambda: op(rows, ids, whole.weights, scratch.zero_(), seen)
 
     return max(_seconds(run(_COPIES + 1)) - _seconds(run(1)), 0.0) / _COPIES
 

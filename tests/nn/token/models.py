@@ -13,14 +13,19 @@ CONFIGS = [
 ]
 
 
-def make_model(config: LanguageModelConfig, *, order: int = 2, short_taps: int = 3):
+def make_model(
+    config: LanguageModelConfig, *, order: int = 2, short_taps: int = 3
+) -> LanguageModel:
     """A model with mixers of an order and some taps, every parameter away from its first value."""
     torch.manual_seed(0)
     model = LanguageModel(config).eval()
     for block in model.blocks:
         block.mixer = Hyena(
-            *(config.channels, config.context_length),
-            **{"order": order, "short_taps": short_taps, "filter_hidden": config.filter_hidden},
+            config.channels,
+            config.context_length,
+            order=order,
+            short_taps=short_taps,
+            filter_hidden=config.filter_hidden,
         )
     with torch.no_grad():
         for parameter in model.parameters():

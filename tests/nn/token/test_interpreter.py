@@ -13,7 +13,7 @@ from futurefill_kernels.nn.token.program import encode
 from ...oracles import TOLERANCE, relative_error
 from .models import CONFIGS, make_model
 
-NEEDS_ENGINE = pytest.mark.skipif(
+needs_engine = pytest.mark.skipif(
     native.cpu_unavailable_reason() is not None,
     reason=f"no CPU kernels: {native.cpu_unavailable_reason()}",
 )
@@ -33,7 +33,7 @@ def ring(instruction, scratch, batch):
     return scratch[instruction.ring : instruction.ring + count]
 
 
-@NEEDS_ENGINE
+@needs_engine
 @pytest.mark.parametrize("taps", [1, 2, 3, 4])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("config", "order"), [(CONFIGS[0], 3), (CONFIGS[1], 2)])

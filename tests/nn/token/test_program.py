@@ -111,115 +111,132 @@ def test_a_program_is_of_its_model_alone():
     assert first.scratch == second.scratch
 
 
-def run(segment, *, ids=((1,), (2,)), weights=64, scratch=64, seen=(0, 0)):
-    """Rows or instructions on zeros. Returns scratch."""
-    rows = segment if isinstance(segment, torch.Tensor) else encode(segment)
-    values = torch.zeros(scratch)
-    torch.ops.futurefill_kernels.token_segment(
-        rows, torch.tensor(ids), torch.zeros(weights), values, torch.tensor(seen)
-    )
-    return values
-
-
-@pytest.mark.skipif(
+needs_engine = pytest.mark.skipif(
     native.cpu_unavailable_reason() is not None,
     reason=f"no CPU kernels: {native.cpu_unavailable_reason()}",
 )
-class TestRefused:
-    """A wrong program raises and touches nothing outside weights and scratch."""
+SIZE = 128  # of weights and of scratch, enough for the instructions below with two rows
 
-    @pytest.mark.parametrize("opcode", [-1, 6])
-    def test_opcode(self, opcode):
-        rows = encode([program.Advance()])
-        rows[0, 0] = opcode
-        with pytest.raises(RuntimeError, match=rf"expected an opcode in 0 \.\. 5, got {opcode}"):
-            run(rows)
 
-    @pytest.mark.parametrize("width", [WIDTH - 1, WIDTH + 1])
-    def test_width(self, width):
-        with pytest.raises(RuntimeError, match=f"program with size {WIDTH} in dimension 1"):
-            run(torch.zeros(1, width, dtype=torch.int64))
+def run(segment, *, ids=((1,), (2,))):
+    """Run rows or instructions on zeros."""
+    rows = segment if isinstance(segment, torch.Tensor) else encode(segment)
+    values, seen = torch.zeros(SIZE), torch.zeros(2, dtype=torch.int64)
+    op = torch.ops.futurefill_kernels.token_segment
+    op(rows, torch.tensor(ids), torch.zeros(SIZE), values, seen)
 
-    def instructions(self) -> list[program.Instruction]:
-        """One of each that fits into 64 weights and 64 values of scratch, for two rows."""
-        self.panel = panel = torch.ops.futurefill_kernels.dense_panel()
-        self.room = 2 * panel + 8
-        return [
-            program.Embed(Buffer(0, 8), 0, 8, 8),
-            program.Norm(Buffer(0, 8), Buffer(16, 8), 0, 8, 1e-5),
-            program.Dense(Buffer(0, 2), Buffer(8, panel), 0, None, 2, 5, panel, False),
-            program.ShortConv(Buffer(0, 4), 8, 16, 20, 0, 4, 2, 2),
-            program.Gate(Buffer(0, 8), Buffer(16, 8), 4),
-        ]
 
-    def test_offsets(self):
-        for instruction in self.instructions():
-            sizes = {"weights": max(64, self.room), "scratch": max(64, self.room)}
-            run([instruction], **sizes)
-            offsets = {"table": "weights", "scale": "weights", "weight": "weights"}
-            if isinstance(instruction, program.ShortConv):
-                offsets |= dict.fromkeys(("y", "line", "ring"), "scratch")
-            for name, place in offsets.items():
-                if not hasattr(instruction, name):
-                    continue
-                for wrong in (-1, sizes[place], 2**62):
-                    changed = dataclasses.replace(instruction, **{name: wrong})
-                    with pytest.raises(
-                        RuntimeError,
-                        match=rf"values from offset {wrong} on inside {place}, got {sizes[place]}",
-                    ):
-                        run([changed], **sizes)
+def fitting(kind):
+    """An instruction that fits."""
+    panel = torch.ops.futurefill_kernels.dense_panel()  # at most 32
+    return {
+        program.Embed: program.Embed(Buffer(0, 8), 0, 8, 8),
+        program.Norm: program.Norm(Buffer(0, 8), Buffer(16, 8), 0, 8, 1e-5),
+        program.Dense: program.Dense(Buffer(0, 2), Buffer(8, panel), 0, 64, 2, 5, panel, False),
+        program.ShortConv: program.ShortConv(Buffer(0, 4), 8, 16, 20, 0, 4, 2, 2),
+        program.Gate: program.Gate(Buffer(0, 8), Buffer(16, 8), 4),
+        program.Advance: program.Advance(),
+    }[kind]
 
-    def test_buffers(self):
-        for instruction in self.instructions():
-            size = max(64, self.room)
-            for field in dataclasses.fields(instruction):
-                if field.type != "Buffer":
-                    continue
-                buffer = getattr(instruction, field.name)
-                for wrong, match in (
-                    (Buffer(-1, buffer.stride), "from offset -1 on inside scratch"),
-                    (Buffer(size - 1, buffer.stride), f"from offset {size - 1} on inside scratch"),
-                    (Buffer(buffer.offset, size), f"on inside scratch, got {size} values in all"),
-                    (Buffer(buffer.offset, -1), "expected a stride of at least 0, got -1"),
-                ):
-                    changed = dataclasses.replace(instruction, **{field.name: wrong})
-                    with pytest.raises(RuntimeError, match=match):
-                        run([changed], weights=size, scratch=size)
 
-    def test_bias(self):
-        dense = dataclasses.replace(self.instructions()[2], bias=64)
-        with pytest.raises(RuntimeError, match=f"expected {self.panel} values from offset 64 on"):
-            run([dense], weights=64 + self.panel - 1, scratch=self.room)
+@needs_engine
+@pytest.mark.parametrize("kind", INSTRUCTIONS)
+def test_what_fits_runs(kind):
+    run([fitting(kind)])
 
-    def test_weights_of_another_panel(self):
-        dense = dataclasses.replace(self.instructions()[2], panel=self.panel + 1)
-        match = rf"panels of {self.panel} outputs \(\w+\), got panels of {self.panel + 1}"
+
+@needs_engine
+@pytest.mark.parametrize("opcode", [-1, len(INSTRUCTIONS)])
+def test_unknown_opcodes_are_refused(opcode):
+    rows = encode([program.Advance()])
+    rows[0, 0] = opcode
+    with pytest.raises(RuntimeError, match=rf"expected an opcode in 0 \.\. 5, got {opcode}"):
+        run(rows)
+
+
+@needs_engine
+@pytest.mark.parametrize("width", [WIDTH - 1, WIDTH + 1])
+def test_rows_of_another_width_are_refused(width):
+    with pytest.raises(RuntimeError, match=f"program with size {WIDTH} in dimension 1"):
+        run(torch.zeros(1, width, dtype=torch.int64))
+
+
+@needs_engine
+@pytest.mark.parametrize("wrong", [-1, SIZE, 2**62])
+@pytest.mark.parametrize(
+    ("kind", "field", "place"),
+    [
+        (program.Embed, "table", "weights"),
+        (program.Norm, "scale", "weights"),
+        (program.Dense, "weight", "weights"),
+        (program.Dense, "bias", "weights"),
+        (program.ShortConv, "weight", "weights"),
+        (program.ShortConv, "y", "scratch"),
+        (program.ShortConv, "line", "scratch"),
+        (program.ShortConv, "ring", "scratch"),
+    ],
+)
+def test_offsets_outside_are_refused(kind, field, place, wrong):
+    changed = dataclasses.replace(fitting(kind), **{field: wrong})
+    if (field, wrong) == ("bias", -1):
+        return run([changed])  # none
+    match = rf"values from offset {wrong} on inside {place}, got {SIZE} values in all"
+    with pytest.raises(RuntimeError, match=match):
+        run([changed])
+
+
+@needs_engine
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [(k, f.name) for k in INSTRUCTIONS for f in dataclasses.fields(k) if f.type == "Buffer"],
+)
+def test_buffers_outside_are_refused(kind, field):
+    instruction = fitting(kind)
+    buffer = getattr(instruction, field)
+    for wrong, match in (
+        (Buffer(-1, buffer.stride), "from offset -1 on inside scratch"),
+        (Buffer(SIZE - 1, buffer.stride), f"from offset {SIZE - 1} on inside scratch"),
+        (Buffer(buffer.offset, SIZE), f"on inside scratch, got {SIZE} values in all"),
+        (Buffer(buffer.offset, -1), "expected a stride of at least 0, got -1"),
+    ):
         with pytest.raises(RuntimeError, match=match):
-            run([dense], scratch=self.room)
+            run([dataclasses.replace(instruction, **{field: wrong})])
 
-    def test_projections_and_taps(self):
-        conv = self.instructions()[3]
-        for projections in (0, 3):
-            with pytest.raises(RuntimeError, match=f"got 4 channels for {projections} projections"):
-                run([dataclasses.replace(conv, projections=projections)])
-        with pytest.raises(RuntimeError, match="expected taps >= 1, got 0"):
-            run([dataclasses.replace(conv, taps=0)])
 
-    def test_ids(self):
-        embed = self.instructions()[0]
-        for wrong in (-1, 8):
-            with pytest.raises(RuntimeError, match=rf"expected ids in 0 \.\. 7, got {wrong}"):
-                run([embed], ids=((1,), (wrong,)))
+@needs_engine
+def test_weights_of_another_panel_are_refused():
+    dense = fitting(program.Dense)
+    match = rf"panels of {dense.panel} outputs \(\w+\), got panels of {dense.panel + 1}"
+    with pytest.raises(RuntimeError, match=match):
+        run([dataclasses.replace(dense, panel=dense.panel + 1)])
 
-    def test_other_dtypes_and_sizes(self):
-        op, rows = torch.ops.futurefill_kernels.token_segment, encode([program.Advance()])
-        ids, values, seen = torch.tensor([[1], [2]]), torch.zeros(64), torch.tensor([0, 0])
-        with pytest.raises(RuntimeError, match="weights and scratch of dtype float32"):
-            op(rows, ids, values.double(), values, seen)
-        with pytest.raises(RuntimeError, match="weights and scratch of dtype float32"):
-            op(rows, ids, values, values.double(), seen)
-        with pytest.raises(RuntimeError, match="expected ids of dtype int64"):
-            op(rows, ids.int(), values, values, seen)
-        with pytest.raises(RuntimeError, match="expected seen with size 2"):
-            op(rows, ids, values, values, seen[:1])
+
+@needs_engine
+def test_projections_and_taps_are_checked():
+    conv = fitting(program.ShortConv)
+    for projections in (0, 3):
+        with pytest.raises(RuntimeError, match=f"got 4 channels for {projections} projections"):
+            run([dataclasses.replace(conv, projections=projections)])
+    with pytest.raises(RuntimeError, match="expected taps >= 1, got 0"):
+        run([dataclasses.replace(conv, taps=0)])
+
+
+@needs_engine
+@pytest.mark.parametrize("wrong", [-1, 8])
+def test_ids_outside_the_vocabulary_are_refused(wrong):
+    with pytest.raises(RuntimeError, match=rf"expected ids in 0 \.\. 7, got {wrong}"):
+        run([fitting(program.Embed)], ids=((1,), (wrong,)))
+
+
+@needs_engine
+def test_other_dtypes_and_sizes_are_refused():
+    op, rows = torch.ops.futurefill_kernels.token_segment, encode([program.Advance()])
+    ids, values, seen = torch.tensor([[1], [2]]), torch.zeros(SIZE), torch.tensor([0, 0])
+    with pytest.raises(RuntimeError, match="weights and scratch of dtype float32"):
+        op(rows, ids, values.double(), values, seen)
+    with pytest.raises(RuntimeError, match="weights and scratch of dtype float32"):
+        op(rows, ids, values, values.double(), seen)
+    with pytest.raises(RuntimeError, match="expected ids of dtype int64"):
+        op(rows, ids.int(), values, values, seen)
+    with pytest.raises(RuntimeError, match="expected seen with size 2"):
+        op(rows, ids, values, values, seen[:1])
