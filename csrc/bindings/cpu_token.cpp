@@ -12,9 +12,10 @@
 namespace futurefill {
 namespace {
 
-// A row of a program is the opcode and then the fields of its struct, in their order. What they mean
-// is said in futurefill_kernels/nn/token/program.py and interpreter.py; a test compares the lists.
-// Fields of weights are table, scale, weight and bias; buffers and other offsets are of scratch.
+// A row of a program is the opcode and then the fields of its struct, in their order. What they
+// mean is said in futurefill_kernels/nn/token/program.py and interpreter.py; a test compares the
+// lists. Fields of weights are table, scale, weight and bias; buffers and other offsets are of
+// scratch.
 enum Opcode : int64_t { kEmbed, kNorm, kDense, kShortConv, kGate, kAdvance };
 
 struct Buffer {
