@@ -7,9 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from futurefill_kernels import DecodingCache, FutureFillCache, Plan, native, ops
+from futurefill_kernels import FutureFillCache, Plan, native, ops
 from futurefill_kernels.implementations import cpu
 from futurefill_kernels.nn import LanguageModel, LanguageModelConfig
+from futurefill_kernels.nn.token.builder import build
+from futurefill_kernels.nn.token.program import encode
 from futurefill_kernels.state.spectra import tiled_spectra
 from futurefill_kernels.state.tensors import LEVEL_COLUMNS, allocate
 
@@ -33,9 +35,9 @@ def _stream(taken: int, slack_from: int | None = None):
 def _segment() -> tuple:
     """The first run of layers of a small model's token."""
     config = LanguageModelConfig(32, 16, channels=8, layers=1, mlp_hidden=8)
-    fused = DecodingCache(LanguageModel(config), 2, 8)._fused
+    token = build(LanguageModel(config), 2, OPS.dense_panel())
     ids, seen = torch.tensor([[1], [2]]), torch.ones(2, dtype=torch.int64)
-    return fused._segments[0], ids, fused._weights, fused._scratch, seen
+    return encode(token.segments[0]), ids, token.weights, torch.zeros(token.scratch), seen
 
 
 def _arguments(name: str, state) -> tuple:

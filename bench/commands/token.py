@@ -8,6 +8,7 @@ due, averaged over the tokens.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -16,15 +17,15 @@ import torch
 
 import futurefill_kernels as ff
 from futurefill_kernels.decoding.model_cache import DecodingCache
-from futurefill_kernels.nn.token import cpu
+from futurefill_kernels.nn.token import program
 
 from ..harness.rows import relative_error
 from ..harness.timing import Times
 
 _COPIES = 64
-_KINDS = {
-    cpu._EMBED: "embedding", cpu._NORM: "norms", cpu._DENSE: "matrix products",
-    cpu._SHORT_CONV: "short convolutions", cpu._GATE: "MLP gates",
+_PARTS = {
+    program.Embed: "embedding", program.Norm: "norms", program.Dense: "matrix products",
+    program.ShortConv: "short convolutions", program.Gate: "MLP gates",
 }  # fmt: skip
 
 
@@ -54,11 +55,12 @@ def _token(args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, tok
     got = torch.cat([model(ids[:, t : t + 1], cache=cache) for t in (1, 2)], 1)
     error = relative_error(got, model.double()(ids)[:, 1:])
     model.float()
-    parts = dict.fromkeys(_KINDS.values(), 0.0)
+    parts = dict.fromkeys(_PARTS.values(), 0.0)
     ids = ids[:, -1:].contiguous()
-    for line in torch.cat(token._segments):
-        if int(line[0]) in _KINDS:
-            parts[_KINDS[int(line[0])]] += _instruction_seconds(token, ids, line[None])
+    for instruction in itertools.chain(*token.program.segments):
+        if type(instruction) in _PARTS:
+            seconds = _instruction_seconds(token.program, instruction, ids)
+            parts[_PARTS[type(instruction)]] += seconds
     parts["long convolutions"] = sum(map(_convolution_seconds, cache.caches))
     logits = model(ids, cache=cache)
     parts["greedy sampling"] = _seconds(lambda: logits[:, -1].argmax(-1, keepdim=True))
@@ -82,29 +84,32 @@ def _token(args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, tok
     )  # fmt: skip
 
 
-def _instruction_seconds(token: cpu.FusedToken, ids: torch.Tensor, line: torch.Tensor) -> float:
-    """One instruction of the token's program, without the call that runs it."""
+def _instruction_seconds(
+    whole: program.Program, instruction: program.Instruction, ids: torch.Tensor
+) -> float:
+    """One instruction of a token's program, without the call that runs it."""
+    op = torch.ops.futurefill_kernels.token_segment.default
     seen = torch.zeros(len(ids), dtype=torch.int64)
-    scratch = token._scratch.clone()
-    one, many = (line.repeat(n, 1) for n in (1, _COPIES + 1))
+    scratch = torch.zeros(whole.scratch)
 
-    def run(program: torch.Tensor) -> Callable[[], object]:
-        return lambda: token._op(program, ids, token._weights, scratch.zero_(), seen)
+    def run(copies: int) -> Callable[[], object]:
+        rows = program.encode([instruction] * copies)
+        return lambda: op(rows, ids, whole.weights, scratch.zero_(), seen)
 
-    return max(_seconds(run(many)) - _seconds(run(one)), 0.0) / _COPIES
+    return max(_seconds(run(_COPIES + 1)) - _seconds(run(1)), 0.0) / _COPIES
 
 
-def _convolution_seconds(stream: ff.FutureFillCache) -> float:
+def _convolution_seconds(cache: ff.FutureFillCache) -> float:
     """A token of all layers with both gates, and its share of the fills."""
-    stream.reset()
-    u = torch.randn(stream.batch_size, stream.channels)
+    cache.reset()
+    u = torch.randn(cache.batch_size, cache.channels)
     y = torch.empty_like(u)
     start = time.perf_counter()
-    for _ in range(stream.max_new_tokens):
-        for layer in range(stream.layers):
-            stream.step(u, layer, pre=u, post=u, out=y)
-    seconds = (time.perf_counter() - start) / stream.max_new_tokens
-    stream.reset()
+    for _ in range(cache.max_new_tokens):
+        for layer in range(cache.layers):
+            cache.step(u, layer, pre=u, post=u, out=y)
+    seconds = (time.perf_counter() - start) / cache.max_new_tokens
+    cache.reset()
     return seconds
 
 

@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 
 #include "bindings/tensors.h"
@@ -12,19 +13,52 @@
 namespace futurefill {
 namespace {
 
-// One row of `program`; futurefill_kernels/nn/token/cpu.py writes them. x, y and ring are offsets
-// into scratch, weight and bias into weights; -1 where there is none.
-struct Instruction {
-  int64_t kind;
-  int64_t x, x_stride, y, y_stride;
-  int64_t weight, bias;
-  int64_t k, n;
-  int64_t extra;
+// A row of a program is the opcode and then the fields of its struct, in their order. What they
+// mean is said in futurefill_kernels/nn/token/program.py and interpreter.py; a test compares the
+// lists. Fields of weights are table, scale, weight and bias; buffers and other offsets are of
+// scratch.
+enum Opcode : int64_t { kEmbed, kNorm, kDense, kShortConv, kGate, kAdvance };
+
+struct Buffer {
+  int64_t offset, stride;
 };
 
-enum Kind : int64_t { kEmbed, kNorm, kDense, kShortConv, kGate, kAdvance };
+struct Embed {
+  Buffer y;
+  int64_t table, vocabulary, channels;
+};
 
-constexpr int64_t kFields = sizeof(Instruction) / sizeof(int64_t);
+struct Norm {
+  Buffer x, y;
+  int64_t scale, channels;
+  double eps;
+};
+
+struct Dense {
+  Buffer x, y;
+  int64_t weight, bias, inputs, outputs, panel, accumulate;
+};
+
+struct ShortConv {
+  Buffer x;
+  int64_t y, line, ring, weight, channels, taps, projections;
+};
+
+struct Gate {
+  Buffer x, y;
+  int64_t channels;
+};
+
+constexpr size_t kWidth =
+    1 + std::max({sizeof(Embed), sizeof(Norm), sizeof(Dense), sizeof(ShortConv), sizeof(Gate)}) /
+            sizeof(int64_t);
+
+template <class Instruction>
+Instruction read(const int64_t* row) {
+  Instruction i;
+  std::memcpy(&i, row + 1, sizeof i);
+  return i;
+}
 
 struct Token {
   const int64_t* ids;  // (B,)
@@ -34,85 +68,94 @@ struct Token {
   int64_t* seen;  // (B,)
   int64_t n_weights, n_scratch;
 
-  const float* weight(int64_t offset, int64_t count) const {
-    STD_TORCH_CHECK(offset >= 0 && count >= 0 && offset + count <= n_weights,
-                    "expected weights with at least ", offset + count, " values, got ", n_weights);
+  const float* constant(int64_t offset, int64_t count) const {
+    check_inside("weights", n_weights, offset, count);
     return weights + offset;
   }
 
-  // `rows` rows of `count` values
-  float* buffer(int64_t offset, int64_t stride, int64_t count) const {
-    const int64_t end = offset + (rows - 1) * stride + count;
-    STD_TORCH_CHECK(offset >= 0 && stride >= 0 && count >= 0 && end <= n_scratch,
-                    "expected scratch with at least ", end, " values, got ", n_scratch);
+  float* piece(int64_t offset, int64_t count) const {
+    check_inside("scratch", n_scratch, offset, count);
     return scratch + offset;
+  }
+
+  // the first of `rows` rows of `count` values
+  float* buffer(const Buffer& b, int64_t count) const {
+    STD_TORCH_CHECK(b.stride >= 0, "expected a stride of at least 0, got ", b.stride);
+    return piece(b.offset, rows == 0 ? 0 : (rows - 1) * b.stride + count);
+  }
+
+ private:
+  static void check_inside(const char* name, int64_t size, int64_t offset, int64_t count) {
+    STD_TORCH_CHECK(offset >= 0 && count >= 0 && offset <= size - count, "expected ", count,
+                    " values from offset ", offset, " on inside ", name, ", got ", size,
+                    " values in all");
   }
 };
 
-void embed(const Token& t, const Instruction& i) {
-  const float* table = t.weight(i.weight, i.k * i.n);
-  float* y = t.buffer(i.y, i.y_stride, i.n);
+void run(const Token& t, const Embed& i) {
+  const float* table = t.constant(i.table, i.vocabulary * i.channels);
+  float* y = t.buffer(i.y, i.channels);
   for (int64_t r = 0; r < t.rows; ++r) {
-    STD_TORCH_CHECK(t.ids[r] >= 0 && t.ids[r] < i.k, "expected ids in 0 .. ", i.k - 1, ", got ",
-                    t.ids[r]);
+    STD_TORCH_CHECK(t.ids[r] >= 0 && t.ids[r] < i.vocabulary, "expected ids in 0 .. ",
+                    i.vocabulary - 1, ", got ", t.ids[r]);
   }
   for (int64_t r = 0; r < t.rows; ++r) {
-    std::copy_n(table + t.ids[r] * i.n, i.n, y + r * i.y_stride);
-  }
-}
-
-// weight: eps, then the scale of every channel
-void norm(const Token& t, const Instruction& i) {
-  const float* weight = t.weight(i.weight, i.n + 1);
-  const float* x = t.buffer(i.x, i.x_stride, i.n);
-  float* y = t.buffer(i.y, i.y_stride, i.n);
-  for (int64_t r = 0; r < t.rows; ++r) {
-    engine().dense.rms_norm(x + r * i.x_stride, y + r * i.y_stride, weight + 1, i.n, weight[0]);
+    std::copy_n(table + t.ids[r] * i.channels, i.channels, y + r * i.y.stride);
   }
 }
 
-void dense(const Token& t, const Instruction& i) {
-  const DenseEngine& e = engine().dense;
-  const int64_t panels = (i.n + e.panel - 1) / e.panel, padded = panels * e.panel;
+void run(const Token& t, const Norm& i) {
+  const float* scale = t.constant(i.scale, i.channels);
+  const float* x = t.buffer(i.x, i.channels);
+  float* y = t.buffer(i.y, i.channels);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    engine().dense.rms_norm(x + r * i.x.stride, y + r * i.y.stride, scale, i.channels,
+                            static_cast<float>(i.eps));
+  }
+}
+
+void run(const Token& t, const Dense& i) {
+  const int64_t panel = engine().dense.panel;
+  STD_TORCH_CHECK(i.panel == panel, "expected weights in panels of ", panel, " outputs (",
+                  engine().name, "), got panels of ", i.panel);
+  const int64_t panels = (i.outputs + panel - 1) / panel, padded = panels * panel;
   DenseParams a{};
-  a.weights = t.weight(i.weight, padded * i.k);
-  a.bias = i.bias < 0 ? nullptr : t.weight(i.bias, padded);
-  a.x = t.buffer(i.x, i.x_stride, i.k);
-  a.y = t.buffer(i.y, i.y_stride, padded);
-  a.x_stride = i.x_stride, a.y_stride = i.y_stride;
-  a.rows = t.rows, a.k = i.k;
-  a.accumulate = i.extra != 0;
+  a.weights = t.constant(i.weight, padded * i.inputs);
+  a.bias = i.bias < 0 ? nullptr : t.constant(i.bias, padded);
+  a.x = t.buffer(i.x, i.inputs);
+  a.y = t.buffer(i.y, padded);
+  a.x_stride = i.x.stride, a.y_stride = i.y.stride;
+  a.rows = t.rows, a.k = i.inputs;
+  a.accumulate = i.accumulate != 0;
   run_dense_jobs(a, panels, thread_count());
 }
 
-// x: (B, C). y: (C / n, B, n), one piece per stream. extra: the ring (B, k, C).
-void short_conv(const Token& t, const Instruction& i) {
-  const int64_t channels = i.x_stride, taps = i.k;
-  const float* weight = t.weight(i.weight, i.bias * taps);
-  const int64_t used = i.bias;  // C; x_stride may be padded
-  STD_TORCH_CHECK(used <= channels && i.n >= 1 && used % i.n == 0 && taps >= 1,
-                  "expected streams of equal width, got ", used, " channels in pieces of ", i.n);
-  const float* x = t.buffer(i.x, channels, used);
-  float* ring = t.buffer(i.extra, taps * used, taps * used);
-  const int64_t piece = t.rows * i.n;
-  float* y = t.buffer(i.y, i.n, used / i.n * piece - (t.rows - 1) * i.n);
-  float* line = t.buffer(i.y_stride, 0, used);
+void run(const Token& t, const ShortConv& i) {
+  STD_TORCH_CHECK(i.projections >= 1 && i.channels % i.projections == 0,
+                  "expected projections of equal width, got ", i.channels, " channels for ",
+                  i.projections, " projections");
+  STD_TORCH_CHECK(i.taps >= 1, "expected taps >= 1, got ", i.taps);
+  const int64_t width = i.channels / i.projections, history = i.taps * i.channels;
+  const float* weight = t.constant(i.weight, history);
+  const float* x = t.buffer(i.x, i.channels);
+  float* y = t.piece(i.y, t.rows * i.channels);
+  float* line = t.piece(i.line, i.channels);
+  float* ring = t.piece(i.ring, t.rows * history);
   for (int64_t r = 0; r < t.rows; ++r) {
-    engine().dense.short_conv(x + r * channels, line, ring + r * taps * used, weight, used, taps,
-                              t.seen[r] % taps);
-    for (int64_t s = 0; s < used / i.n; ++s) {
-      std::copy_n(line + s * i.n, i.n, y + s * piece + r * i.n);
+    engine().dense.short_conv(x + r * i.x.stride, line, ring + r * history, weight, i.channels,
+                              i.taps, t.seen[r] % i.taps);
+    for (int64_t p = 0; p < i.projections; ++p) {
+      std::copy_n(line + p * width, width, y + (p * t.rows + r) * width);
     }
   }
 }
 
-// x: (B, 2 n), gate then up
-void gate(const Token& t, const Instruction& i) {
-  const float* x = t.buffer(i.x, i.x_stride, 2 * i.n);
-  float* y = t.buffer(i.y, i.y_stride, i.n);
+void run(const Token& t, const Gate& i) {
+  const float* gate = t.buffer(i.x, 2 * i.channels);
+  float* y = t.buffer(i.y, i.channels);
   for (int64_t r = 0; r < t.rows; ++r) {
-    const float* row = x + r * i.x_stride;
-    engine().dense.gate(row, row + i.n, y + r * i.y_stride, i.n);
+    const float* row = gate + r * i.x.stride;
+    engine().dense.gate(row, row + i.channels, y + r * i.y.stride, i.channels);
   }
 }
 
@@ -120,7 +163,7 @@ void token_segment(Tensor program_, Tensor ids_, Tensor weights_, Tensor scratch
   const View program("program", program_), ids("ids", ids_), weights("weights", weights_),
       scratch("scratch", scratch_), seen("seen", seen_);
   check_dim(program, 2);
-  check_size(program, 1, kFields);
+  check_size(program, 1, kWidth);
   check_dim(ids, 2);
   check_size(ids, 1, 1);
   for (const View* v : {&program, &ids, &seen}) check_int64(*v);
@@ -138,29 +181,29 @@ void token_segment(Tensor program_, Tensor ids_, Tensor weights_, Tensor scratch
   t.scratch = static_cast<float*>(scratch.data);
   t.seen = static_cast<int64_t*>(seen.data);
   t.n_weights = weights.sizes[0], t.n_scratch = scratch.sizes[0];
-  const Instruction* i = static_cast<const Instruction*>(program.data);
-  for (int64_t line = 0; line < program.sizes[0]; ++line, ++i) {
-    switch (i->kind) {
+  const int64_t* row = static_cast<const int64_t*>(program.data);
+  for (int64_t n = 0; n < program.sizes[0]; ++n, row += kWidth) {
+    switch (*row) {
       case kEmbed:
-        embed(t, *i);
+        run(t, read<Embed>(row));
         break;
       case kNorm:
-        norm(t, *i);
+        run(t, read<Norm>(row));
         break;
       case kDense:
-        dense(t, *i);
+        run(t, read<Dense>(row));
         break;
       case kShortConv:
-        short_conv(t, *i);
+        run(t, read<ShortConv>(row));
         break;
       case kGate:
-        gate(t, *i);
+        run(t, read<Gate>(row));
         break;
       case kAdvance:
         for (int64_t r = 0; r < t.rows; ++r) t.seen[r] += 1;
         break;
       default:
-        STD_TORCH_CHECK(false, "expected a known instruction, got ", i->kind);
+        STD_TORCH_CHECK(false, "expected an opcode in 0 .. ", int64_t{kAdvance}, ", got ", *row);
     }
   }
 }

@@ -72,8 +72,8 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   m.def("unbind(int stream) -> ()");
   // outputs start .. stop-1 of whole sequences. u (B, D, P), h (G, L), y (B, D, stop - start)
   m.def("offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block) -> ()");
-  // the layers of one token between two long convolutions (nn/token/cpu.py writes the program).
-  // program (n, 10) int64, ids (B, 1) int64, weights and scratch flat float32, seen (B,) int64
+  // the layers of one token between two long convolutions (nn/token/program.py writes the program).
+  // program (n, 11) int64, ids (B, 1) int64, weights and scratch flat float32, seen (B,) int64
   m.def(
       "token_segment(Tensor program, Tensor ids, Tensor weights, Tensor(a!) scratch, "
       "Tensor(b!) seen) -> ()");

@@ -10,26 +10,12 @@ import futurefill_kernels as ff
 from futurefill_kernels import DecodingCache, Plan, native
 from futurefill_kernels.nn import LanguageModel, LanguageModelConfig
 
+from .models import CONFIGS, make_model
+
 pytestmark = pytest.mark.skipif(
     native.cpu_unavailable_reason() is not None,
     reason=f"no CPU kernels: {native.cpu_unavailable_reason()}",
 )
-
-# widths that are no multiple of a vector, or leave one value over
-CONFIGS = [
-    LanguageModelConfig(vocabulary=50, context_length=64, channels=24, layers=2, mlp_hidden=40),
-    LanguageModelConfig(vocabulary=7, context_length=64, channels=33, layers=1, mlp_hidden=17),
-    LanguageModelConfig(vocabulary=300, context_length=64, channels=64, layers=3, mlp_hidden=130),
-]
-
-
-def make_model(config: LanguageModelConfig) -> LanguageModel:
-    torch.manual_seed(0)
-    model = LanguageModel(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
-    return model.requires_grad_(False)
 
 
 def logits_of(model, cache, ids, prompt):
@@ -60,19 +46,24 @@ def test_fused_equals_layer_by_layer(config, batch):
     assert_close(logits_of(model, DecodingCache(model, batch, 35), ids, 5), parallel)
 
 
-def test_fused_with_threads():
+@torch.no_grad()
+def test_fused_tokens_are_the_same_with_any_number_of_threads():
     model = make_model(LanguageModelConfig(channels=192, layers=1, context_length=64))
     ids = torch.randint(256, (8, 40))
+    prompted = DecodingCache(model, 8, 39, plan=Plan(39, (8, 16)))
+    model(ids[:, :1], cache=prompted)  # torch's products: their bits may differ with the threads
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            cache = DecodingCache(model, 8, 39, plan=Plan(39, (8, 16)))
-            found.append(logits_of(model, cache, ids, 1))
+            cache = prompted.clone()
+            steps = [model(ids[:, t : t + 1], cache=cache) for t in range(1, 40)]
+            found.append(torch.cat(steps, 1))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+    assert_close(found[0], model(ids)[:, 1:])
 
 
 def test_mixed_with_rows_prompts_clone_and_reorder():
@@ -130,11 +121,11 @@ def test_a_returned_token_is_not_overwritten():
 
 def test_ids_outside_the_vocabulary_change_nothing():
     model = make_model(CONFIGS[0])
-    cache, other = DecodingCache(model, 2, 9), DecodingCache(model, 2, 9)
+    cache = DecodingCache(model, 2, 9)
     with torch.no_grad():
-        for c in (cache, other):
-            model(torch.tensor([[1, 2], [3, 4]]), cache=c)
-            model(torch.tensor([[5], [6]]), cache=c)
+        model(torch.tensor([[1, 2], [3, 4]]), cache=cache)
+        model(torch.tensor([[5], [6]]), cache=cache)
+        other = cache.clone()
         with pytest.raises(RuntimeError, match=r"ids in 0 \.\. 49, got 50"):
             model(torch.tensor([[7], [50]]), cache=cache)
         token = torch.tensor([[7], [8]])
@@ -175,4 +166,11 @@ def test_the_shipped_model_gives_the_tokens_of_the_parallel_form():
     new = ff.decode(model, prompt, 48)
     with torch.no_grad():
         logits = model(torch.cat([prompt, new], 1))[:, prompt.shape[1] - 1 : -1]
-    assert torch.equal(logits.argmax(-1), new)
+    best = logits.amax(-1)
+    # of two that differ by less than rounding either is a best token
+    rounding = 2e-5 * float(logits.abs().max())
+    chosen = logits.gather(-1, new[..., None])[..., 0]
+    assert float((best - chosen).max()) <= 2 * rounding
+    clear = best - logits.topk(2).values[..., 1] > 2 * rounding
+    assert clear.float().mean() > 0.9
+    assert torch.equal(logits.argmax(-1)[clear], new[clear])

@@ -1,0 +1,144 @@
+"""From a `LanguageModel` to the program of its tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..filters import LongFilter
+from ..hyena import Hyena
+from ..language_model import Block, LanguageModel
+from . import program
+from .program import Buffer, Instruction, LongConv, Program
+
+_ALIGNED = 16  # values in 64 bytes of float32: what is used together begins a cache line
+
+
+def build(model: LanguageModel, batch_size: int, panel: int) -> Program:
+    """The token of ``batch_size`` rows, with the model's weights copied in its dtype.
+
+    panel: outputs per panel of packed weights, as the engine has them.
+    """
+    with torch.no_grad():
+        return _Builder(batch_size, panel).language_model(model)
+
+
+class _Builder:
+    """Walks a model as its ``forward`` does and writes the instructions down.
+
+    A method takes the place of its input, and returns that of its output or is given it.
+    """
+
+    def __init__(self, batch_size: int, panel: int) -> None:
+        self.batch_size, self.panel = batch_size, panel
+        self.weights: list[Tensor] = []
+        self.weight_count = self.scratch = 0
+        self.rings: dict[nn.Module, int] = {}
+        self.convs: list[LongConv] = []
+        self.segments: list[tuple[Instruction, ...]] = []
+        self.segment: list[Instruction] = []
+
+    def language_model(self, model: LanguageModel) -> Program:
+        """The whole program; a builder makes one."""
+        config = model.config
+        x, normed = self.buffer(config.channels), self.buffer(config.channels)
+        table = self.constant(model.embedding.weight)
+        self.segment.append(program.Embed(x, table, config.vocabulary, config.channels))
+        for block in model.blocks:
+            assert isinstance(block, Block)
+            self.norm(block.mixer_norm, x, normed)
+            self.hyena(block.mixer, normed, residual=x)
+            self.norm(block.mlp_norm, x, normed)
+            wide = self.dense(block.mlp.gate_up.weight, None, normed)
+            gated = self.buffer(config.mlp_hidden)
+            self.segment.append(program.Gate(wide, gated, config.mlp_hidden))
+            self.dense(block.mlp.down.weight, None, gated, residual=x)
+        self.norm(model.norm, x, normed)
+        logits = self.dense(model.embedding.weight, None, normed)
+        self.segment.append(program.Advance())
+        self.close()
+        return Program(
+            segments=tuple(self.segments),
+            convs=tuple(self.convs),
+            weights=torch.cat(self.weights),
+            scratch=self.scratch,
+            rings=self.rings,
+            logits=logits,
+            vocabulary=config.vocabulary,
+        )
+
+    def hyena(self, mixer: Hyena, x: Buffer, residual: Buffer) -> None:
+        projected = self.dense(mixer.in_proj.weight, mixer.in_proj.bias, x)
+        channels, weight = mixer.out_proj.in_features, mixer.short_conv.weight
+        width, taps = weight.shape
+        line = self.take(width)
+        first, piece = self.take(self.batch_size * width), self.batch_size * channels
+        ring = self.rings[mixer.short_conv] = self.take(self.batch_size * taps * width)
+        self.segment.append(
+            program.ShortConv(
+                *(projected, first, line, ring, self.constant(weight.T)),
+                *(width, taps, mixer.order + 1),
+            )
+        )
+        output_gate, *gates, v = (
+            Buffer(first + i * piece, channels) for i in range(mixer.order + 1)
+        )
+        last = len(mixer.filters) - 1
+        for i, module in enumerate(mixer.filters):
+            assert isinstance(module, LongFilter)
+            y = Buffer(self.take(self.batch_size * channels), channels)
+            post = output_gate if i == last else None
+            self.convs.append(LongConv(module, v, gates[last - i], post, y))
+            self.close()
+            v = y
+        self.dense(mixer.out_proj.weight, mixer.out_proj.bias, v, residual)
+
+    def norm(self, norm: nn.RMSNorm, x: Buffer, y: Buffer) -> None:
+        eps = torch.finfo(norm.weight.dtype).eps if norm.eps is None else float(norm.eps)
+        scale = self.constant(norm.weight)
+        self.segment.append(program.Norm(x, y, scale, len(norm.weight), eps))
+
+    def dense(
+        self, weight: Tensor, bias: Tensor | None, x: Buffer, residual: Buffer | None = None
+    ) -> Buffer:
+        """The product in a new buffer, or added to the residual. weight: (outputs, inputs)."""
+        outputs, inputs = weight.shape
+        pad = -outputs % self.panel
+        panels = nn.functional.pad(weight, (0, 0, 0, pad)).unflatten(0, (-1, self.panel))
+        y = self.buffer(outputs) if residual is None else residual
+        self.segment.append(
+            program.Dense(
+                x=x,
+                y=y,
+                weight=self.constant(panels.transpose(1, 2)),
+                bias=None if bias is None else self.constant(nn.functional.pad(bias, (0, pad))),
+                inputs=inputs,
+                outputs=outputs,
+                panel=self.panel,
+                accumulate=residual is not None,
+            )
+        )
+        return y
+
+    def close(self) -> None:
+        """End of a segment: a long convolution comes, or the token is done."""
+        self.segments.append(tuple(self.segment))
+        self.segment = []
+
+    def buffer(self, channels: int) -> Buffer:
+        """(B, channels) with room for whole panels in every row."""
+        stride = -(-channels // self.panel) * self.panel
+        return Buffer(self.take(self.batch_size * stride), stride)
+
+    def take(self, count: int) -> int:
+        """Offset of ``count`` values of scratch."""
+        offset = self.scratch
+        self.scratch += count + -count % _ALIGNED
+        return offset
+
+    def constant(self, value: Tensor) -> int:
+        """Offset of a copy among the weights."""
+        offset, flat = self.weight_count, value.flatten()
+        self.weights.append(nn.functional.pad(flat, (0, -len(flat) % _ALIGNED)))
+        self.weight_count += len(self.weights[-1])
+        return offset

@@ -1,0 +1,113 @@
+"""The engine against the interpreter, and the interpreter against the model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from futurefill_kernels import DecodingCache, native
+from futurefill_kernels.nn.token import interpreter, program
+from futurefill_kernels.nn.token.builder import build
+from futurefill_kernels.nn.token.program import encode
+
+from ...oracles import TOLERANCE, relative_error
+from .models import CONFIGS, make_model
+
+needs_engine = pytest.mark.skipif(
+    native.cpu_unavailable_reason() is not None,
+    reason=f"no CPU kernels: {native.cpu_unavailable_reason()}",
+)
+COPIES = (program.Embed, program.Advance)
+
+
+def undefined(instruction, scratch):
+    """What an instruction may leave as it likes, a view of scratch."""
+    if isinstance(instruction, program.ShortConv):
+        return scratch[instruction.line : instruction.line + instruction.channels]
+    return scratch[:0]
+
+
+def ring(instruction, scratch, batch):
+    """A short convolution's ring, a view of scratch."""
+    count = batch * instruction.taps * instruction.channels
+    return scratch[instruction.ring : instruction.ring + count]
+
+
+@needs_engine
+@pytest.mark.parametrize("taps", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("config", "order"), [(CONFIGS[0], 3), (CONFIGS[1], 2)])
+def test_every_instruction_does_what_the_interpreter_says(config, order, batch, taps):
+    ops = torch.ops.futurefill_kernels
+    model = make_model(config, order=order, short_taps=taps)
+    token = build(model, batch, ops.dense_panel())
+    weights = token.weights.double()
+    scratch = torch.zeros(token.scratch)
+    seen = 2 * torch.arange(batch)
+    for _ in range(2 * taps + 1):
+        ids = torch.randint(config.vocabulary, (batch, 1))
+        for number, segment in enumerate(token.segments):
+            for instruction in segment:
+                expected, expected_seen = scratch.double(), seen.clone()
+                before = expected.clone()
+                interpreter.run_segment([instruction], ids, weights, expected, expected_seen)
+                ops.token_segment(encode([instruction]), ids, token.weights, scratch, seen)
+                undefined(instruction, expected).copy_(undefined(instruction, scratch))
+                assert torch.equal(seen, expected_seen)
+                same = expected == before
+                assert torch.equal(scratch[same].double(), expected[same])
+                if isinstance(instruction, COPIES):
+                    assert torch.equal(scratch.double(), expected)
+                if isinstance(instruction, program.ShortConv):
+                    assert torch.equal(
+                        ring(instruction, scratch, batch).double(),
+                        ring(instruction, expected, batch),
+                    )
+                assert relative_error(scratch[~same], expected[~same]) < TOLERANCE[torch.float32], (
+                    instruction
+                )
+            if number < len(token.convs):  # what a long convolution gives does not matter
+                token.convs[number].views(scratch, batch)[3].normal_()
+    assert seen.tolist() == [2 * b + 2 * taps + 1 for b in range(batch)]
+
+
+def direct_convolution(batch, dtype):
+    """Long convolutions by their definition, with the history of every filter."""
+    history = {}
+
+    def convolve(conv, u, pre, post):
+        x = pre * u
+        past = history.setdefault(conv.filter, [])
+        past.insert(0, x)
+        taps = conv.filter.taps(len(past)).to(dtype)  # (D, t)
+        y = sum(taps[:, lag] * x_then for lag, x_then in enumerate(past)) + conv.filter.skip * x
+        return y if post is None else post * y
+
+    return convolve
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("panel", [8, 16])
+@pytest.mark.parametrize(("order", "taps"), [(2, 3), (3, 1), (2, 2), (3, 4)])
+def test_the_interpreters_tokens_are_those_of_the_model(order, taps, panel, dtype):
+    config, batch = CONFIGS[0], 3
+    model = make_model(config, order=order, short_taps=taps).to(dtype)
+    ids = torch.randint(config.vocabulary, (batch, 12))
+    token = build(model, batch, panel)
+    scratch, seen = token.weights.new_zeros(token.scratch), torch.zeros(batch, dtype=torch.int64)
+    convolve = direct_convolution(batch, dtype)
+    got = torch.stack(
+        [
+            interpreter.run_token(token, ids[:, t : t + 1], scratch, seen, convolve).clone()
+            for t in range(12)
+        ],
+        1,
+    )
+    assert seen.tolist() == [12] * batch
+    cache = DecodingCache(model, batch, 11, impl="reference", fused=False)
+    cached = torch.cat([model(ids[:, t : t + 1], cache=cache) for t in range(12)], 1)
+    # a model's float32 rounding grows through its layers
+    tolerance = 1e-12 if dtype is torch.float64 else 1e-5
+    assert relative_error(got, cached) < tolerance
+    assert relative_error(got, model(ids)) < tolerance

@@ -1,0 +1,242 @@
+"""Programs of models: layout, rows for the op, the same lists in C++, and what the op refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from futurefill_kernels import native
+from futurefill_kernels.nn.token import program
+from futurefill_kernels.nn.token.builder import build
+from futurefill_kernels.nn.token.program import INSTRUCTIONS, WIDTH, Buffer, encode
+
+from .models import CONFIGS, make_model
+
+SOURCE = Path(__file__).parents[3] / "csrc" / "bindings" / "cpu_token.cpp"
+C_TYPES = {
+    "Buffer": "Buffer", "int": "int64_t", "int | None": "int64_t", "bool": "int64_t",
+    "float": "double",
+}  # fmt: skip
+
+
+def structs() -> dict[str, list[tuple[str, str]]]:
+    """Every plain struct of the C++ source as (type, field) pairs in order."""
+    found = {}
+    for name, body in re.findall(r"^struct (\w+) \{([^(){}]*)\};", SOURCE.read_text(), re.M):
+        fields = re.findall(r"(\w+) ([\w, ]+);", body)
+        found[name] = [(kind, f) for kind, names in fields for f in names.split(", ")]
+    return found
+
+
+def test_opcodes_are_those_of_the_engine():
+    (names,) = re.findall(r"enum Opcode : int64_t \{ ([^}]*) \};", SOURCE.read_text())
+    assert names.split(", ") == [f"k{i.__name__}" for i in INSTRUCTIONS]
+
+
+@pytest.mark.parametrize("record", [Buffer, *INSTRUCTIONS])
+def test_fields_are_those_of_the_engine(record):
+    expected = [(C_TYPES[f.type], f.name) for f in dataclasses.fields(record)]
+    assert structs().get(record.__name__, []) == expected
+
+
+def test_rows():
+    x, y = Buffer(1, 2), Buffer(3, 4)
+    rows = encode(
+        [
+            program.Embed(y, 5, 6, 7),
+            program.Norm(x, y, 5, 6, 0.25),
+            program.Dense(x, y, 5, None, 7, 8, 9, True),
+            program.Dense(x, y, 5, 6, 7, 8, 9, False),
+            program.ShortConv(x, 3, 4, 5, 6, 7, 8, 9),
+            program.Gate(x, y, 5),
+            program.Advance(),
+        ]
+    )
+    (quarter,) = struct.unpack("q", struct.pack("d", 0.25))
+    assert rows.dtype == torch.int64
+    assert rows.tolist() == [
+        [0, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0],
+        [1, 1, 2, 3, 4, 5, 6, quarter, 0, 0, 0],
+        [2, 1, 2, 3, 4, 5, -1, 7, 8, 9, 1],
+        [2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0],
+        [3, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0],
+        [4, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0],
+        [5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    ]
+    assert encode([]).shape == (0, WIDTH)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_a_segment_ends_where_a_long_convolution_comes(order):
+    config = CONFIGS[0]
+    model = make_model(config, order=order)
+    token = build(model, 3, 16)
+    mixers = [block.mixer for block in model.blocks]
+    assert [conv.filter for conv in token.convs] == [f for m in mixers for f in m.filters]
+    assert list(token.rings) == [m.short_conv for m in mixers]
+    names = [[type(i).__name__ for i in segment] for segment in token.segments]
+    mixer = ["Norm", "Dense", "ShortConv"]
+    mlp = ["Dense", "Norm", "Dense", "Gate", "Dense"]
+    between = [[]] * (order - 2)
+    assert names == [
+        *(["Embed", *mixer], *between, [*mlp, *mixer], *between),
+        [*mlp, "Norm", "Dense", "Advance"],
+    ]
+    for first, second in zip(token.convs, token.convs[1:], strict=False):
+        chained = first.post is None
+        assert (second.u == first.y) == chained
+    assert [conv.post is None for conv in token.convs] == ([True] * (order - 2) + [False]) * 2
+
+
+def test_a_program_has_the_dtype_of_its_model():
+    model = make_model(CONFIGS[0])
+    token = build(model, 3, 16)
+    double = build(model.double(), 3, 16)
+    assert (token.weights.dtype, double.weights.dtype) == (torch.float32, torch.float64)
+    assert torch.equal(token.weights.double(), double.weights)
+    (norm,) = {i.eps for s in double.segments for i in s if isinstance(i, program.Norm)}
+    assert norm == torch.finfo(torch.float64).eps
+
+
+def test_a_program_is_of_its_model_alone():
+    model = make_model(CONFIGS[1])
+    first, second = build(model, 2, 8), build(model, 2, 8)
+    assert first.segments == second.segments
+    assert torch.equal(first.weights, second.weights)
+    assert first.scratch == second.scratch
+
+
+needs_engine = pytest.mark.skipif(
+    native.cpu_unavailable_reason() is not None,
+    reason=f"no CPU kernels: {native.cpu_unavailable_reason()}",
+)
+SIZE = 128  # of weights and of scratch, enough for the instructions below with two rows
+
+
+def run(segment, *, ids=((1,), (2,))):
+    """Run rows or instructions on zeros."""
+    rows = segment if isinstance(segment, torch.Tensor) else encode(segment)
+    values, seen = torch.zeros(SIZE), torch.zeros(2, dtype=torch.int64)
+    op = torch.ops.futurefill_kernels.token_segment
+    op(rows, torch.tensor(ids), torch.zeros(SIZE), values, seen)
+
+
+def fitting(kind):
+    """An instruction that fits."""
+    panel = torch.ops.futurefill_kernels.dense_panel()  # at most 32
+    return {
+        program.Embed: program.Embed(Buffer(0, 8), 0, 8, 8),
+        program.Norm: program.Norm(Buffer(0, 8), Buffer(16, 8), 0, 8, 1e-5),
+        program.Dense: program.Dense(Buffer(0, 2), Buffer(8, panel), 0, 64, 2, 5, panel, False),
+        program.ShortConv: program.ShortConv(Buffer(0, 4), 8, 16, 20, 0, 4, 2, 2),
+        program.Gate: program.Gate(Buffer(0, 8), Buffer(16, 8), 4),
+        program.Advance: program.Advance(),
+    }[kind]
+
+
+@needs_engine
+@pytest.mark.parametrize("kind", INSTRUCTIONS)
+def test_what_fits_runs(kind):
+    run([fitting(kind)])
+
+
+@needs_engine
+@pytest.mark.parametrize("opcode", [-1, len(INSTRUCTIONS)])
+def test_unknown_opcodes_are_refused(opcode):
+    rows = encode([program.Advance()])
+    rows[0, 0] = opcode
+    with pytest.raises(RuntimeError, match=rf"expected an opcode in 0 \.\. 5, got {opcode}"):
+        run(rows)
+
+
+@needs_engine
+@pytest.mark.parametrize("width", [WIDTH - 1, WIDTH + 1])
+def test_rows_of_another_width_are_refused(width):
+    with pytest.raises(RuntimeError, match=f"program with size {WIDTH} in dimension 1"):
+        run(torch.zeros(1, width, dtype=torch.int64))
+
+
+@needs_engine
+@pytest.mark.parametrize("wrong", [-1, SIZE, 2**62])
+@pytest.mark.parametrize(
+    ("kind", "field", "place"),
+    [
+        (program.Embed, "table", "weights"),
+        (program.Norm, "scale", "weights"),
+        (program.Dense, "weight", "weights"),
+        (program.Dense, "bias", "weights"),
+        (program.ShortConv, "weight", "weights"),
+        (program.ShortConv, "y", "scratch"),
+        (program.ShortConv, "line", "scratch"),
+        (program.ShortConv, "ring", "scratch"),
+    ],
+)
+def test_offsets_outside_are_refused(kind, field, place, wrong):
+    changed = dataclasses.replace(fitting(kind), **{field: wrong})
+    if (field, wrong) == ("bias", -1):
+        return run([changed])  # none
+    match = rf"values from offset {wrong} on inside {place}, got {SIZE} values in all"
+    with pytest.raises(RuntimeError, match=match):
+        run([changed])
+
+
+@needs_engine
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [(k, f.name) for k in INSTRUCTIONS for f in dataclasses.fields(k) if f.type == "Buffer"],
+)
+def test_buffers_outside_are_refused(kind, field):
+    instruction = fitting(kind)
+    buffer = getattr(instruction, field)
+    for wrong, match in (
+        (Buffer(-1, buffer.stride), "from offset -1 on inside scratch"),
+        (Buffer(SIZE - 1, buffer.stride), f"from offset {SIZE - 1} on inside scratch"),
+        (Buffer(buffer.offset, SIZE), f"on inside scratch, got {SIZE} values in all"),
+        (Buffer(buffer.offset, -1), "expected a stride of at least 0, got -1"),
+    ):
+        with pytest.raises(RuntimeError, match=match):
+            run([dataclasses.replace(instruction, **{field: wrong})])
+
+
+@needs_engine
+def test_weights_of_another_panel_are_refused():
+    dense = fitting(program.Dense)
+    match = rf"panels of {dense.panel} outputs \(\w+\), got panels of {dense.panel + 1}"
+    with pytest.raises(RuntimeError, match=match):
+        run([dataclasses.replace(dense, panel=dense.panel + 1)])
+
+
+@needs_engine
+def test_projections_and_taps_are_checked():
+    conv = fitting(program.ShortConv)
+    for projections in (0, 3):
+        with pytest.raises(RuntimeError, match=f"got 4 channels for {projections} projections"):
+            run([dataclasses.replace(conv, projections=projections)])
+    with pytest.raises(RuntimeError, match="expected taps >= 1, got 0"):
+        run([dataclasses.replace(conv, taps=0)])
+
+
+@needs_engine
+@pytest.mark.parametrize("wrong", [-1, 8])
+def test_ids_outside_the_vocabulary_are_refused(wrong):
+    with pytest.raises(RuntimeError, match=rf"expected ids in 0 \.\. 7, got {wrong}"):
+        run([fitting(program.Embed)], ids=((1,), (wrong,)))
+
+
+@needs_engine
+def test_other_dtypes_and_sizes_are_refused():
+    op, rows = torch.ops.futurefill_kernels.token_segment, encode([program.Advance()])
+    ids, values, seen = torch.tensor([[1], [2]]), torch.zeros(SIZE), torch.tensor([0, 0])
+    with pytest.raises(RuntimeError, match="weights and scratch of dtype float32"):
+        op(rows, ids, values.double(), values, seen)
+    with pytest.raises(RuntimeError, match="weights and scratch of dtype float32"):
+        op(rows, ids, values, values.double(), seen)
+    with pytest.raises(RuntimeError, match="expected ids of dtype int64"):
+        op(rows, ids.int(), values, values, seen)
+    with pytest.raises(RuntimeError, match="expected seen with size 2"):
+        op(rows, ids, values, values, seen[:1])
