@@ -192,13 +192,14 @@ class DecodingCache:
         """Inside, a call of the model launches one step of all rows, and no book is kept of it.
 
         Token counts come from the device, so the launches serve every token. Around every replay
-        stand ``begin_token`` and ``finish_token``.
+        stand ``begin_token`` and ``finish_token``; one before the capture, too, which does all that
+        the host has to do.
         """
         with ExitStack() as stack:
             for cache in self._caches:
                 stack.enter_context(cache.capture())
             for state in self._short.values():
-                state.begin_capture(self._seen.tolist())
+                state.begin_capture()
                 stack.callback(state.end_capture)
             self._capturing = True
             try:

@@ -47,8 +47,9 @@ class ShortConvState:
         self.weight = conv.weight.detach()
         channels, k = self.weight.shape
         self.ring = self.weight.new_zeros(batch_size, k, channels)
-        self.counter: Tensor | None = None  # (B,) int64 while steps count on the device
-        self._tokens: Tensor | None = None
+        # (B,) int64, what captured steps count: they cannot take a number from the host
+        self._counter = torch.zeros(batch_size, dtype=torch.int64, device=self.weight.device)
+        self._counting = False
         # aligned[s, m]: the tap for slot m when the newest token is in slot s
         slot = torch.arange(k, device=self.weight.device)
         self.aligned = self.weight.T[(slot[:, None] - slot) % k].contiguous()  # (k, k, C)
@@ -57,14 +58,14 @@ class ShortConvState:
         """An independent state with the same inputs; the weights are shared."""
         other = copy.copy(self)
         other.ring = self.ring.clone()
-        other._tokens = None
+        other._counter = self._counter.clone()
         return other
 
     def step(self, x: Tensor, rows: list[int] | None, seen: list[int]) -> Tensor:
         """One token. x: (R, C). rows: of the batch, None for all. seen: (R,) tokens before it."""
         k = self.ring.shape[1]
-        if self.counter is not None:
-            return self._step_counted(x, self.counter)
+        if self._counting:
+            return self._step_counted(x)
         if rows is None and seen.count(seen[0]) == len(seen):
             slot = seen[0] % k
             self.ring[:, slot] = x
@@ -74,30 +75,23 @@ class ShortConvState:
         self.ring[index, slots] = x
         return (self.ring[index] * self.aligned[slots]).sum(1)
 
-    def begin_capture(self, seen: list[int]) -> None:
-        """Steps from here on count the tokens of each row on the device. seen: (B,) before them.
-
-        One counter lives for all captures: a captured graph advances it.
-        """
-        if self._tokens is None:
-            self._tokens = torch.tensor(seen, device=self.ring.device)
-        self.set_count(seen)
-        self.counter = self._tokens
+    def begin_capture(self) -> None:
+        """Steps from here on count the tokens of each row on the device; nothing is launched."""
+        self._counting = True
 
     def set_count(self, seen: list[int]) -> None:
-        """What captured steps start from. seen: (B,)."""
-        if self._tokens is not None:
-            self._tokens.copy_(torch.tensor(seen))
+        """What captured steps start from, (B,). Copies from the host: never inside a capture."""
+        self._counter.copy_(torch.tensor(seen))
 
     def end_capture(self) -> None:
         """Steps are counted by the caller again."""
-        self.counter = None
+        self._counting = False
 
-    def _step_counted(self, x: Tensor, counter: Tensor) -> Tensor:
-        slots = counter % self.ring.shape[1]
+    def _step_counted(self, x: Tensor) -> Tensor:
+        slots = self._counter % self.ring.shape[1]
         self.ring.scatter_(1, slots[:, None, None].expand(-1, 1, x.shape[1]), x[:, None])
         y = (self.ring * self.aligned[slots]).sum(1)
-        counter += 1
+        self._counter += 1
         return y
 
     def prefill(

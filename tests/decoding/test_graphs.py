@@ -40,10 +40,38 @@ def test_graphed_steps_equal_plain_steps(launches):
         torch.testing.assert_close(graphed(ids), model(ids, cache=caches[1]))
         assert caches[0].positions.tolist() == [t + 2, t + 2]
         for state in caches[0]._short.values():
-            assert state._tokens.tolist() == [t + 7, t + 7]
+            assert state._counter.tolist() == [t + 7, t + 7]
     with pytest.raises(ValueError, match="max_new_tokens = 40"):
         graphed(ids)
     assert caches[0].positions.tolist() == [40, 40]
+
+
+@torch.no_grad()
+def test_a_captured_call_takes_nothing_from_the_host(launches, monkeypatch):
+    """Inside a capture no tensor can be made of host values; the counts are there before it."""
+    model = small_model()
+    cache = DecodingCache(model, 2, 12, impl="recorder", fused=False)
+    ids = torch.zeros(2, 1, dtype=torch.int64)
+    with torch.no_grad():
+        model(ids.expand(2, 5), cache=cache)
+        model(ids, cache=cache)
+
+        def capture(call):
+            def replay():
+                with monkeypatch.context() as inside:
+                    for name in ("tensor", "as_tensor", "from_numpy"):
+                        inside.setattr(torch, name, refused)
+                    call()
+
+            return replay
+
+        graphed = GraphedStep(model, cache, ids, capture=capture)
+        for _ in range(3):
+            assert torch.isfinite(graphed(ids)).all()
+
+
+def refused(*arguments, **options):
+    raise AssertionError("a tensor is made from host values inside the capture")
 
 
 @torch.no_grad()
