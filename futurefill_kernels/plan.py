@@ -174,11 +174,6 @@ class Plan:
         return sum(level.kept * level.transform for level in self.levels)
 
     @property
-    def slack_levels(self) -> tuple[Level, ...]:
-        """Levels that are late, or below a late one: they fire where a larger one fires, too."""
-        return tuple(level for level in self.levels if not level.plain)
-
-    @property
     def spectra_rows(self) -> int:
         """Complex rows of filter spectra, per filter row."""
         return sum(level.n_spectra * level.transform for level in self.levels)

@@ -55,39 +55,49 @@ inline void run_shares(const FillState& s, const LevelRow& level, const std::vec
   }
 }
 
-// What is due at the positions of rows that have just advanced: the fills of plain levels, and of
-// levels with slack this step's shares. Reorders and shortens `rows`.
-inline void run_due_fills(const FillState& s, std::vector<RowAt>& rows) {
-  if (s.levels.count == 0) return;
+// The fills of plain levels due at the positions of rows. Reorders and shortens `rows`.
+inline void run_plain_fills(const FillState& s, std::vector<RowAt>& rows) {
   const LevelRow* levels = s.levels.rows;
-  thread_local std::vector<RowAt> under_way;
-  if (s.slack) under_way = rows;
   const int64_t smallest = levels[0].block, length = s.params.fill.length;
   const auto not_due = [&](const RowAt& row) {
     return row.position % smallest != 0 || row.position >= length;
   };
   rows.erase(std::remove_if(rows.begin(), rows.end(), not_due), rows.end());
+  if (rows.empty()) return;
+  FillParams a = s.params.fill;
+  // a row fires at the largest block that divides its position: largest level first
   auto begin = rows.begin();
-  if (begin != rows.end()) {
-    FillParams a = s.params.fill;
-    // a row fires at the largest block that divides its position: largest level first
-    for (int64_t l = s.levels.count - 1; l >= 0 && begin != rows.end(); --l) {
-      const LevelRow& level = levels[l];
-      const auto end = std::partition(
-          begin, rows.end(), [&](const RowAt& row) { return row.position % level.block == 0; });
-      if (end != begin && level.plain()) {
-        set_level(a, level);
-        a.rows = &*begin;
-        a.n_rows = end - begin;
-        run_fill_jobs(a, thread_count());
-      }
-      begin = end;
+  for (int64_t l = s.levels.count - 1; l >= 0 && begin != rows.end(); --l) {
+    const LevelRow& level = levels[l];
+    const auto end = std::partition(
+        begin, rows.end(), [&](const RowAt& row) { return row.position % level.block == 0; });
+    if (end != begin && level.plain()) {
+      set_level(a, level);
+      a.rows = &*begin;
+      a.n_rows = end - begin;
+      run_fill_jobs(a, thread_count());
     }
+    begin = end;
   }
-  if (!s.slack) return;
+}
+
+inline void run_fills_with_slack(const FillState& s, std::vector<RowAt>& rows) {
+  thread_local std::vector<RowAt> under_way;
+  under_way = rows;
+  run_plain_fills(s, rows);
   // larger blocks first: their outputs are finished before the others start on the same slots
   for (int64_t l = s.levels.count - 1; l >= 0; --l) {
-    if (!levels[l].plain()) run_shares(s, levels[l], under_way, {});
+    if (!s.levels.rows[l].plain()) run_shares(s, s.levels.rows[l], under_way, {});
+  }
+}
+
+// What is due at the positions of rows that have just advanced: the fills of plain levels, and of
+// levels with slack this step's shares. Reorders and shortens `rows`.
+inline void run_due_fills(const FillState& s, std::vector<RowAt>& rows) {
+  if (s.slack) {
+    run_fills_with_slack(s, rows);
+  } else if (s.levels.count > 0) {
+    run_plain_fills(s, rows);
   }
 }
 
