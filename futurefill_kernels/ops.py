@@ -29,7 +29,7 @@ IN_PLACE = (
 )
 
 
-class Stream(Protocol):
+class State(Protocol):
     """What the ops of a stream read and write: ``state.tensors.StreamState`` has it.
 
     ring: (layers, B, tiles, slots, lanes). kept: (layers, B, tiles, rows, 2, lanes). work: (B, side
@@ -64,7 +64,7 @@ class Stream(Protocol):
 
 
 def step(
-    state: Stream,
+    state: State,
     u: Tensor,
     y: Tensor,
     *,
@@ -86,7 +86,7 @@ def step(
     )  # fmt: skip
 
 
-def generate(state: Stream, u: Tensor, y: Tensor) -> None:
+def generate(state: State, u: Tensor, y: Tensor) -> None:
     """Steps of one layer on the CPU that feed on themselves: ``u_{t+1} = y_t``.
 
     u: (B, D). y: (n, B, D), contiguous.
@@ -97,7 +97,7 @@ def generate(state: Stream, u: Tensor, y: Tensor) -> None:
     )  # fmt: skip
 
 
-def bind(state: Stream, like: Tensor) -> int:
+def bind(state: State, like: Tensor) -> int:
     """Address of the checked stream for ``native.bound_step``; its tensors must outlive it.
 
     like: a tensor of the inputs' dtype. Whoever binds calls ``unbind`` once.
@@ -114,7 +114,7 @@ def unbind(stream: int) -> None:
 
 
 def future_fill(
-    state: Stream,
+    state: State,
     index: int,
     rows: Tensor | None,
     first_channel: int = 0,
@@ -134,7 +134,7 @@ def future_fill(
     )  # fmt: skip
 
 
-def fill_share(state: Stream, index: int, rows: Tensor | None, begin: int, end: int) -> None:
+def fill_share(state: State, index: int, rows: Tensor | None, begin: int, end: int) -> None:
     """Of one firing of level ``index``, which has slack, the shares of steps ``begin .. end-1``, on
     the CPU.
     """
@@ -145,7 +145,7 @@ def fill_share(state: Stream, index: int, rows: Tensor | None, begin: int, end: 
 
 
 def spectrum_products(
-    state: Stream, index: int, values: Tensor, rows: Tensor, layer: int, first_channel: int
+    state: State, index: int, values: Tensor, rows: Tensor, layer: int, first_channel: int
 ) -> None:
     """Spectra of the newest blocks become the sums of products of level ``index``, on a GPU.
 

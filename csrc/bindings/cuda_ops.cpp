@@ -7,6 +7,7 @@
 #include "bindings/gpu_call.h"
 #include "bindings/levels.h"
 #include "cuda/launch.h"
+#include "cuda/state_params.h"
 
 namespace futurefill {
 namespace {
@@ -54,16 +55,22 @@ struct GpuRing {
     return static_cast<int64_t*>(v.data);
   }
 
-  // The rows, or null for all; n_rows is how many.
-  const int64_t* rows(const OptionalTensor& t, int64_t& n_rows) const {
-    n_rows = batch;
-    if (!t) return nullptr;
+  // The rows, null for all.
+  cuda::Rows rows(const OptionalTensor& t) const {
+    if (!t) return {nullptr, batch};
     const View v = on_device("rows", *t, device);
     check_dim(v, 1);
     check_contiguous(v);
     check_int64(v);
-    n_rows = v.sizes[0];
-    return static_cast<const int64_t*>(v.data);
+    return {static_cast<const int64_t*>(v.data), v.sizes[0]};
+  }
+
+  // Its part of what the launchers take.
+  cuda::State params() const {
+    cuda::State s{};
+    s.ring = static_cast<float*>(view.data);
+    s.layers = layers, s.batch = batch, s.slots = slots, s.lanes = lanes;
+    return s;
   }
 };
 
@@ -85,13 +92,17 @@ const LevelRow& gpu_level(const Tensor& table, int64_t index, int64_t length, co
   return level;
 }
 
-// What the kernels of a level want of it beside its offsets.
-template <class Shape>
-void set_level(Shape& a, const LevelRow& level) {
-  a.radix = static_cast<int32_t>(level.radix);
-  a.n_spectra = static_cast<int32_t>(level.n_spectra);
-  a.late = static_cast<int32_t>(level.late);
-  a.extra = static_cast<int32_t>(level.extra);
+void set_spectra(cuda::State& s, const View& kept, const View& spectra,
+                 int64_t channels_per_filter) {
+  s.kept = static_cast<float*>(kept.data), s.kept_rows = kept.sizes[3];
+  s.spectra = static_cast<const float*>(spectra.data), s.spectra_rows = spectra.sizes[2];
+  s.filter_lanes = spectra.sizes[4];
+  s.channels_per_filter = channels_per_filter;
+}
+
+cuda::Level to_level(const LevelRow& r) {
+  return {r.block,       r.transform,      r.radix, r.n_spectra,
+          r.kept_offset, r.spectra_offset, r.late,  r.extra};
 }
 
 int64_t io_stride(const View& v, const View& u) {
@@ -109,51 +120,42 @@ void short_range_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tens
                       int64_t layer, bool advance, int64_t channels_per_filter) {
   const GpuRing ring(ring_);
   const View u = on_device("u", u_, ring.device), y = on_device("y", y_, ring.device);
-  cuda::StepParams p{};
-  cuda::StepShape& a = p.shape;
   check_dim(u, 2);
-  p.io = io_of(u);
-  p.u = u.data, a.u_row = io_stride(u, u);
-  p.y = y.data, a.y_row = io_stride(y, u);
+  cuda::Tokens tokens{};
+  tokens.io = io_of(u);
+  tokens.channels = u.sizes[1];
+  tokens.u = u.data, tokens.u_row = io_stride(u, u);
+  tokens.y = y.data, tokens.y_row = io_stride(y, u);
   if (pre_) {
     const View pre = on_device("pre", *pre_, ring.device);
-    p.pre = pre.data, a.pre_row = io_stride(pre, u);
+    tokens.pre = pre.data, tokens.pre_row = io_stride(pre, u);
   }
   if (post_) {
     const View post = on_device("post", *post_, ring.device);
-    p.post = post.data, a.post_row = io_stride(post, u);
+    tokens.post = post.data, tokens.post_row = io_stride(post, u);
   }
   STD_TORCH_CHECK(layer >= 0 && layer < ring.layers, "expected layer in 0 .. ", ring.layers - 1,
                   ", got ", layer);
-  const int64_t channels = u.sizes[1];
-  STD_TORCH_CHECK(channels >= 1 && channels <= ring.lanes && channels > ring.lanes - 32,
-                  "expected u with the channels of ring ", shape_text(ring.view), ", got ",
-                  shape_text(u));
+  STD_TORCH_CHECK(
+      tokens.channels >= 1 && tokens.channels <= ring.lanes && tokens.channels > ring.lanes - 32,
+      "expected u with the channels of ring ", shape_text(ring.view), ", got ", shape_text(u));
+  cuda::State state = ring.params();
   const View taps = ring.filters("taps", taps_, 4);
-  a.filter_lanes = taps.sizes[3];
-  a.channels_per_filter = check_sharing(taps, channels_per_filter, ring.lanes);
-  a.taps = static_cast<int32_t>(taps.sizes[2]);
-  STD_TORCH_CHECK(a.taps >= 1, "expected taps with at least one tap");
-  a.ring_row = ring.slots * ring.lanes;
-  a.lanes = ring.lanes;
-  a.slots = ring.slots;
-  a.channels = static_cast<int32_t>(channels);
-  a.batch = static_cast<int32_t>(ring.batch);
-  a.advance = advance;
-  p.ring = static_cast<float*>(ring.view.data) + layer * ring.batch * a.ring_row;
-  p.taps = static_cast<const float*>(taps.data) + layer * a.taps * a.filter_lanes;
+  STD_TORCH_CHECK(taps.sizes[2] >= 1, "expected taps with at least one tap");
+  state.taps = static_cast<const float*>(taps.data);
+  state.n_taps = taps.sizes[2], state.filter_lanes = taps.sizes[3];
+  state.channels_per_filter = check_sharing(taps, channels_per_filter, ring.lanes);
   if (skip_) {
     const View skip = ring.state("skip", *skip_, 2);
     check_size(skip, 0, ring.layers);
     check_size(skip, 1, ring.lanes);
-    p.skip = static_cast<const float*>(skip.data) + layer * ring.lanes;
+    state.skip = static_cast<const float*>(skip.data);
   }
-  p.positions = ring.positions(positions);
-  int64_t n_rows;
-  p.rows = ring.rows(rows, n_rows);
-  check_size(u, 0, n_rows);
-  if (n_rows == 0) return;
-  a.n_rows = static_cast<int32_t>(n_rows);
+  state.positions = ring.positions(positions);
+  const cuda::Rows some = ring.rows(rows);
+  check_size(u, 0, some.n);
+  if (some.n == 0) return;
+  const cuda::StepParams p = cuda::step_params(state, tokens, some, layer, advance);
   const DeviceGuard guard(ring.device, "short_range_step", u);
   check_cuda(cuda::launch_short_range_step(p, current_stream(ring.device)), "short_range_step", u,
              ring.device);
@@ -180,32 +182,16 @@ void future_fill(Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions, 
                       last_channel % 32 == 0,
                   "expected channels of ring ", shape_text(ring.view),
                   " from multiple to multiple of 32, got ", first_channel, " .. ", last_channel);
-  cuda::FillParams p{};
-  cuda::FillShape& a = p.shape;
-  a.lanes = ring.lanes;
-  a.filter_lanes = spectra.sizes[4];
-  a.channels_per_filter = check_sharing(spectra, channels_per_filter, ring.lanes);
-  a.ring_row = ring.slots * ring.lanes;
-  a.ring_layer = ring.batch * a.ring_row;
-  a.kept_row = kept.sizes[3] * 2 * ring.lanes;
-  a.kept_layer = ring.batch * a.kept_row;
-  a.spectra_layer = spectra.sizes[2] * 2 * a.filter_lanes;
-  a.length = length;
-  a.channels = static_cast<int32_t>(ring.lanes);
-  a.batch = static_cast<int32_t>(ring.batch);
-  set_level(a, level);
-  a.first_channel = static_cast<int32_t>(first_channel);
-  a.last_channel = static_cast<int32_t>(last_channel);
-  p.ring = static_cast<float*>(ring.view.data);
-  p.kept = static_cast<float*>(kept.data) + level.kept_offset * 2 * ring.lanes;
-  p.spectra = static_cast<const float*>(spectra.data) + level.spectra_offset * 2 * a.filter_lanes;
-  p.positions = ring.positions(positions);
-  p.rows = ring.rows(rows, p.n_rows);
-  p.layers = ring.layers;
-  p.block = level.block;
-  if (p.n_rows == 0 || p.layers == 0 || a.first_channel == a.last_channel) return;
-  STD_TORCH_CHECK(p.n_rows < 65536 && p.layers < 65536,
-                  "expected fewer than 65536 rows and layers, got ", p.n_rows, " and ", p.layers);
+  cuda::State state = ring.params();
+  set_spectra(state, kept, spectra, check_sharing(spectra, channels_per_filter, ring.lanes));
+  state.positions = ring.positions(positions);
+  state.length = length;
+  const cuda::Rows some = ring.rows(rows);
+  if (some.n == 0 || ring.layers == 0 || first_channel == last_channel) return;
+  STD_TORCH_CHECK(some.n < 65536 && ring.layers < 65536,
+                  "expected fewer than 65536 rows and layers, got ", some.n, " and ", ring.layers);
+  const cuda::FillParams p =
+      cuda::fill_params(state, to_level(level), some, first_channel, last_channel);
   const DeviceGuard guard(ring.device, "future_fill", ring.view);
   check_cuda(cuda::launch_future_fill(p, current_stream(ring.device)), "future_fill", ring.view,
              ring.device);
@@ -242,28 +228,16 @@ void spectrum_products(Tensor values_, Tensor kept_, Tensor spectra_, Tensor pos
   STD_TORCH_CHECK(n == level.transform && n >= 2 && n <= int64_t{1} << 31,
                   "expected values (R, n, width, 2) with n = ", level.transform, " from 2 on, got ",
                   shape_text(values));
-  cuda::ProductParams p{};
-  cuda::ProductShape& a = p.shape;
-  a.lanes = lanes;
-  a.filter_lanes = spectra.sizes[4];
-  a.channels = static_cast<int32_t>(lanes);
-  a.channels_per_filter = check_sharing(spectra, channels_per_filter, lanes);
-  a.kept_row = kept.sizes[3] * 2 * lanes;
-  a.length = length, a.block = level.block, a.transform = n, a.width = width;
-  a.first_channel = static_cast<int32_t>(first_channel);
-  a.batch = static_cast<int32_t>(kept.sizes[1]);
-  set_level(a, level);
-  while (int64_t{1} << a.log_transform < n) ++a.log_transform;
-  p.values = values.data;
-  p.kept =
-      static_cast<float*>(kept.data) + layer * a.batch * a.kept_row + level.kept_offset * 2 * lanes;
-  p.spectra = static_cast<const float*>(spectra.data) +
-              (layer * spectra.sizes[2] + level.spectra_offset) * 2 * a.filter_lanes;
-  p.positions = static_cast<const int64_t*>(positions.data);
-  p.rows = static_cast<const int64_t*>(rows.data);
-  p.n_rows = rows.sizes[0];
-  if (p.n_rows == 0 || width == 0) return;
-  STD_TORCH_CHECK(p.n_rows < 65536, "expected fewer than 65536 rows, got ", p.n_rows);
+  cuda::State state{};
+  state.layers = kept.sizes[0], state.batch = kept.sizes[1], state.lanes = lanes;
+  set_spectra(state, kept, spectra, check_sharing(spectra, channels_per_filter, lanes));
+  state.positions = static_cast<int64_t*>(positions.data);
+  state.length = length;
+  const cuda::Rows some{static_cast<const int64_t*>(rows.data), rows.sizes[0]};
+  if (some.n == 0 || width == 0) return;
+  STD_TORCH_CHECK(some.n < 65536, "expected fewer than 65536 rows, got ", some.n);
+  const cuda::ProductParams p =
+      cuda::product_params(state, to_level(level), values.data, width, some, layer, first_channel);
   const DeviceGuard guard(device, "spectrum_products", values);
   check_cuda(cuda::launch_spectrum_products(p, current_stream(device)), "spectrum_products", values,
              device);

@@ -3,6 +3,7 @@
 
 #include "bindings/gpu_call.h"
 #include "cuda/launch.h"
+#include "cuda/state_params.h"
 
 namespace futurefill {
 namespace {
@@ -126,17 +127,18 @@ void prefill_outputs(Tensor z_, Tensor u_, OptionalTensor pre_, OptionalTensor p
     const View skip = on_device("skip", *skip_, device);
     check_dim(skip, 2), check_contiguous(skip), check_float32(skip);
     check_size(skip, 0, layers), check_size(skip, 1, a.lanes);
-    p.skip = static_cast<const float*>(skip.data) + layer * a.lanes + first_channel;
+    p.skip = static_cast<const float*>(skip.data);
   }
-  p.prompt_fill =
-      static_cast<float*>(fill.data) + layer * a.batch * a.length * a.lanes + first_channel;
-  p.ring = static_cast<float*>(ring.data) + layer * a.batch * a.slots * a.lanes + first_channel;
+  p.prompt_fill = static_cast<float*>(fill.data);
+  p.ring = static_cast<float*>(ring.data);
   p.rows = per_row("rows", rows, u, device);
   if (starts) p.starts = per_row("starts", *starts, u, device);
   p.ends = per_row("ends", ends, u, device);
   if (a.n_rows == 0 || a.channels == 0) return;
   const DeviceGuard guard(device, "prefill_outputs", u);
-  check_cuda(cuda::launch_prefill_outputs(p, current_stream(device)), "prefill_outputs", u, device);
+  check_cuda(
+      cuda::launch_prefill_outputs(cuda::at_layer(p, layer, first_channel), current_stream(device)),
+      "prefill_outputs", u, device);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CUDA, m) {

@@ -6,10 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import torch
 
 from futurefill_kernels import DeviceInfo
-from futurefill_kernels.implementations import select
 from futurefill_kernels.planning import order
 from futurefill_kernels.planning.capabilities import CAPABILITIES, on_gpus
 
@@ -54,18 +52,3 @@ def test_measured_times_replace_counts():
     ):
         measured = dataclasses.replace(info, implementation_seconds=seconds)
         assert order.order(measured) == expected
-
-
-def test_auto_follows_the_order(monkeypatch):
-    measured = (("cuda", 2e-3), ("triton", 1e-3))
-    info = dataclasses.replace(DeviceInfo.named("h100"), implementation_seconds=measured)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(select.DeviceInfo, "of", classmethod(lambda cls, device: info))
-    for module in (select.cuda, select.triton):
-        monkeypatch.setattr(module, "cannot_run", lambda device, dtype, plan: [])
-    device = torch.device("cuda", 0)
-    assert select.resolve("auto", device, torch.float32).capabilities.name == "triton"
-    assert list(select.cannot_run(device, torch.float32)) == [
-        "triton", "cuda", "cpu", "reference"
-    ]  # fmt: skip
-    assert select.resolve("cuda", device, torch.float32).capabilities.name == "cuda"
