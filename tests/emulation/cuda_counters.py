@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from futurefill_kernels.plan import Plan
-from futurefill_kernels.state.convolve import conv_range
 from tests.emulation import prompt_counters
 from tests.emulation.cases import FillCase, PrefillCase, ProductCase, StepCase
 from tests.emulation.counters import Counters, Resources, counters
@@ -38,6 +37,7 @@ from tests.emulation.launch_shapes import (
     short_range_step,
 )
 from tests.emulation.product_counters import count_products, plan_of
+from tests.oracles import fill, short_range
 
 FILL_BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 #: blocks that only this implementation fuses
@@ -117,7 +117,7 @@ def _run_fill(
     start, stop = case.index * case.block, (case.index + 1) * case.block
     u = clean[0, :, 0, :start, : case.channels].mT
     before = clean[0, :, 0, start:stop, : case.channels].double().mT
-    expected = before + conv_range(u, h.double(), start, stop)
+    expected = before + fill(u, h, case.block)
     got = state.ring[0, :, 0, start:stop, : case.channels].mT
     instructions = stats.total_thread_insts / (case.block * case.channels * case.batch)
     registers = None
@@ -141,9 +141,9 @@ def _run_step(
     u = torch.randn(case.batch, case.channels, generator=generator).to(case.dtype)
     y = torch.full_like(u, float("nan"))
     taken = case.position % case.block
-    near = state.ring[0, :, 0, case.position - taken : case.position, : case.channels].double()
-    expected = state.ring[0, :, 0, case.position, : case.channels].double() + u.double() * h[:, 0]
-    expected += (near.flip(1) * h[:, 1 : taken + 1].double().T).sum(1)
+    slots = state.ring[0, :, 0, :, : case.channels]
+    recent = torch.cat([slots[:, case.position - taken : case.position], u[:, None].float()], 1)
+    expected = short_range(slots[:, case.position], recent, h)
     token = (state, u, None, None, y, None, 0, case.last)
     stats = run_step(*token, arch=f"sm_{capability}", checks=checks)
     assert state.positions.tolist() == [case.position + case.last] * case.batch

@@ -21,13 +21,13 @@ from futurefill_kernels.implementations.triton_kernels.launch import (
     step_launch,
 )
 from futurefill_kernels.plan import Level
-from futurefill_kernels.state.convolve import conv_range
 from futurefill_kernels.state.tensors import StreamState, allocate
 from tests.emulation import emulator, prompt_counters
 from tests.emulation.cases import FillCase, PrefillCase, ProductCase, StepCase
 from tests.emulation.counters import Counters, Resources, counters
 from tests.emulation.product_counters import count_products, plan_of
 from tests.emulation.triton_compile import CAPABILITIES, resources
+from tests.oracles import fill, short_range
 
 #: name of the kernel between the transforms of torch.fft
 PRODUCTS = "multiply_accumulate"
@@ -95,7 +95,7 @@ def count_fill(case: FillCase, capability: int = 80, checks: bool = False) -> Co
     start, stop = case.index * case.block, (case.index + 1) * case.block
     u = clean[:, :, 0, :start, : case.channels].transpose(-1, -2)[0]
     before = clean[0, :, 0, start:stop, : case.channels].double().mT
-    expected = before + conv_range(u, h.double(), start, stop)
+    expected = before + fill(u, h, case.block)
     got = state.ring[0, :, 0, start:stop, : case.channels].double().mT
     return counters(
         stats, got, expected, case.compulsory, case.nominal_flops,
@@ -127,9 +127,9 @@ def count_step(case: StepCase, capability: int = 80, checks: bool = False) -> Co
     u = torch.randn(case.batch, case.channels, generator=generator).to(case.dtype)
     y = torch.full_like(u, float("nan"))
     taken = case.position % case.block
-    near = state.ring[0, :, 0, case.position - taken : case.position, : case.channels].double()
-    expected = state.ring[0, :, 0, case.position, : case.channels].double() + u.double() * h[:, 0]
-    expected += (near.flip(1) * h[:, 1 : taken + 1].double().T).sum(1)
+    slots = state.ring[0, :, 0, :, : case.channels]
+    recent = torch.cat([slots[:, case.position - taken : case.position], u[:, None].float()], 1)
+    expected = short_range(slots[:, case.position], recent, h)
     launch = step_launch(
         u, None, None, y, state.ring, state.taps, None, state.positions, None, 0, case.last,
         1, DeviceInfo.named("h100"),
