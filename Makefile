@@ -69,7 +69,7 @@ manylinux: wheel
 	  --exclude libc10.so --wheel-dir dist/manylinux dist/*.whl
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --no-build-isolation --editable '.[dev]'
+	$(PIP) --group dev
 	touch $@
 
 clean:
