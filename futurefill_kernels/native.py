@@ -24,11 +24,18 @@ def library_file() -> Path | None:
     return files[0] if files else None
 
 
-def _recorded_reason() -> str:
-    """Why this installation has no library, as its build recorded it."""
+def _recorded() -> dict[str, Any] | None:
+    """What the build of this installation recorded, or None."""
     try:
-        info = json.loads((_FOLDER / "_build_info.json").read_text())
+        return dict(json.loads((_FOLDER / "_build_info.json").read_text()))
     except (OSError, ValueError):
+        return None
+
+
+def _recorded_reason() -> str:
+    """Why this installation has no library."""
+    info = _recorded()
+    if info is None:
         return "the package was not installed by its setup.py (run: pip install .)"
     return info.get("reason") or "the library was built but its file is missing (install again)"
 
@@ -64,11 +71,7 @@ def cpu_unavailable_reason() -> str | None:
 
 
 def _recorded_cuda_reason() -> str:
-    try:
-        info = json.loads((_FOLDER / "_build_info.json").read_text())
-    except (OSError, ValueError):
-        info = {}
-    return info.get("cuda_reason") or "the library was built without CUDA kernels"
+    return (_recorded() or {}).get("cuda_reason") or "the library was built without CUDA kernels"
 
 
 def cuda_unavailable_reason() -> str | None:

@@ -1,4 +1,4 @@
-"""The registered ops of the compiled library as typed functions, and what torch.compile must know.
+"""The ops of a state as typed functions, and what torch.compile must know of all ops.
 
 Schemas and shapes stand in csrc/bindings/schemas.cpp. The ops write in place and return nothing;
 there is no Autograd key: they have no gradients. Each raises RuntimeError that says what was

@@ -200,7 +200,7 @@ class Plan:
         """Bytes for one float32 channel of one row with a filter of its own.
 
         Ring and prompt fill ``8 N``, kept input spectra and filter spectra 8 per complex entry,
-        taps ``4 T_0``. ``state.state_nbytes`` has the exact sum for a cache.
+        taps ``4 T_0``. ``state.tensors.state_nbytes`` has the exact sum for a cache.
         """
         return 8 * self.length + 8 * (self.kept_rows + self.spectra_rows) + 4 * self.base
 

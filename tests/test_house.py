@@ -65,6 +65,7 @@ class Own:
 
 def test_environment_variables_stand_in_the_conventions():
     sources = [ROOT / "setup.py", *(ROOT / "csrc").rglob("*.*"), *house.PACKAGE.rglob("*.py")]
+    sources += [*(ROOT / "tests" / "emulation").rglob("*.py"), *(ROOT / "bench").rglob("*.py")]
     read = r'(?:environ(?:\.get)?[\[(]|getenv\(|enabled\()"(\w+)"'
     found = {name for path in sources for name in re.findall(read, path.read_text())}
     assert {"FUTUREFILL_CPU_ISA", "FUTUREFILL_NUM_THREADS", "FUTUREFILL_TUNING"} <= found

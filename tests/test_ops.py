@@ -29,7 +29,7 @@ def _stream(taken: int, slack_from: int | None = None):
     cache = FutureFillCache(torch.randn(6, 40), 2, 40, plan=plan, impl="cpu")
     for _ in range(taken):
         cache.step(torch.randn(2, 6))
-    return cache._state
+    return cache.state
 
 
 def _segment() -> tuple:
@@ -183,7 +183,7 @@ def test_a_fill_that_the_cpu_does_not_do_is_refused():
 
 def test_a_bound_stream_refuses_what_it_was_not_checked_for():
     cache = FutureFillCache(torch.ones(3, 8), 2, 8, impl="cpu")
-    state = cache._state
+    state = cache.state
     for change, message in (
         ({"positions": torch.zeros(3, dtype=torch.int64)}, "expected positions with size 2"),
         ({"taps": state.taps.double()}, "expected taps of the dtype of ring"),
@@ -194,4 +194,4 @@ def test_a_bound_stream_refuses_what_it_was_not_checked_for():
         cache._step(
             *(torch.ones(1, 3), None, None, torch.ones(1, 3), torch.tensor([2]), 0, True),
         )
-    assert cache._state.positions.tolist() == [0, 0]
+    assert cache.state.positions.tolist() == [0, 0]

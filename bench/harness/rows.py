@@ -1,7 +1,7 @@
 """Rows: what every bench reports, in one format, kept as they come.
 
 A bench module has ``add_arguments(parser)`` for options of its own and ``run(args)``. It checks,
-then times (``bench.timing.measure``), and hands each result to ``args.report.add(variant, ...)``:
+then times (``harness.timing.measure``), and hands each result to ``args.report.add(variant, ...)``:
 
     error = relative_error(y, expected)              # against float64
     times = measure({"ours": a, "peer": b}, repeats=5)

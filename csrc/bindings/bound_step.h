@@ -1,5 +1,5 @@
 // The step of a stream whose tensors were checked once (op "bind"): for callers to whom a token is
-// shorter than a dispatcher's work on fifteen arguments.
+// shorter than a dispatcher's work on sixteen arguments.
 #pragma once
 
 #include <cstdint>

@@ -20,7 +20,10 @@ from .. import native
 
 #: dispatch key -> ops that must have a kernel for it
 REGISTERED = {
-    "CPU": ("step", "future_fill", "fill_share", "generate"),
+    "CPU": (
+        *("step", "bind", "generate", "future_fill", "fill_share"),
+        *("offline_conv", "token_segment"),
+    ),
     "CUDA": (
         *("short_range_step", "future_fill", "spectrum_products"),
         *("prefill_inputs", "prefill_outputs"),

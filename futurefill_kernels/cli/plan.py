@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> None:
     if args.table or args.device == "all":
         if not args.table:
             raise ValueError("--device all needs --table")
+        if args.impl != "auto":
+            raise ValueError(f"--table is for --impl auto, got {args.impl}")
         names = DeviceInfo.names() if args.device == "all" else (args.device,)
         print(plan_table.table(tuple(DeviceInfo.named(name) for name in names)), end="")
         return

@@ -18,7 +18,9 @@ _HEADER = """\
 # The planner's choices
 
 Written by `python -m futurefill_kernels plan --device all --table`. float32 state, batch 1, every
-channel with a filter of its own, filters as long as the stream. The figures are the model's
+channel with a filter of its own, filters as long as the stream, `impl="auto"`: what every GPU
+implementation fuses, blocks up to 2048 (`cuda` goes to 8192, `plan --impl cuda`). The figures are
+the model's
 ([gpu_cost.py](../futurefill_kernels/planning/gpu_cost.py)) from the devices' published rates, not
 measurements. `16 .. 2048` means radix 2 between them.
 

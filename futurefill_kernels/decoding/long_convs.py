@@ -33,7 +33,7 @@ def equal_filters(modules: Iterable[nn.Module]) -> list[list[LongFilter]]:
 
 
 @torch.no_grad()
-def make_cache(
+def cache_of_filters(
     filters: list[LongFilter], batch_size: int, max_new_tokens: int, options: CacheOptions
 ) -> FutureFillCache:
     """One cache whose layers are filters of equal shape."""

@@ -18,7 +18,7 @@ from ..nn.token.cpu import FusedToken, cannot_fuse
 from ..plan import Plan
 from ..planning.capabilities import Capabilities
 from .calls import Call, Selection, begin_call
-from .long_convs import CacheOptions, equal_filters, make_cache
+from .long_convs import CacheOptions, cache_of_filters, equal_filters
 
 
 class DecodingCache:
@@ -55,7 +55,7 @@ class DecodingCache:
         options: CacheOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
         }  # fmt: skip
-        self._caches = [make_cache(f, batch_size, max_new_tokens, options) for f in groups]
+        self._caches = [cache_of_filters(f, batch_size, max_new_tokens, options) for f in groups]
         self._place = {
             module: (index, layer)
             for index, filters in enumerate(groups)

@@ -75,7 +75,7 @@ def make_step(state: StreamState) -> Step:
     After that a step is one C call without the dispatcher, whose work on sixteen arguments takes
     longer than a token of few channels. A graph of torch.compile gets the op instead.
     """
-    stream = 0
+    bound = 0  # address of the checked state
     call, plain_call = native.bound_step()
     is_compiling = torch.compiler.is_dynamo_compiling  # one call where is_compiling takes two
     count = state.positions.shape[0]
@@ -94,17 +94,17 @@ def make_step(state: StreamState) -> Step:
         layer: int,
         advance: bool,
     ) -> None:
-        nonlocal stream
+        nonlocal bound
         if is_compiling():
             ops.step(state, u, y, pre=pre, post=post, rows=rows, layer=layer, advance=advance)
             return
-        if not stream:
-            stream = bind(u)
+        if not bound:
+            bound = bind(u)
         if pre is None and post is None and rows is None:
-            error = plain_call(stream, u.data_ptr(), y.data_ptr(), layer)
+            error = plain_call(bound, u.data_ptr(), y.data_ptr(), layer)
         else:
             error = call(
-                stream,
+                bound,
                 u.data_ptr(),
                 None if pre is None else pre.data_ptr(),
                 None if post is None else post.data_ptr(),

@@ -27,7 +27,7 @@ def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> l
 
 def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
     """All channels in one tile, every filter row once."""
-    return Layout(channels, groups, channels, groups, plan.length)
+    return Layout(channels, groups, channels, groups, plan.length, side_by_side=0)
 
 
 def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:

@@ -64,7 +64,7 @@ def _lag_features(length: int, bands: int) -> Tensor:
 class Hyena(nn.Module):
     """Hyena mixer of a given order.
 
-    A linear map gives ``order + 1`` streams ``x_0 .. x_{order-1}, v``, each through a causal
+    A linear map gives ``order + 1`` projections ``x_0 .. x_{order-1}, v``, each through a causal
     depthwise convolution of ``short_taps``; then ``v = conv_i(x_i * v)`` for ``i = order-1 .. 1``
     and the output is a linear map of ``x_0 * v``. Each ``conv_i`` is a long convolution with an
     implicit filter and a skip weight per channel.
@@ -92,8 +92,8 @@ class Hyena(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """x: (B, T, D). Returns (B, T, D)."""
-        streams = self.short_conv(self.in_proj(x).transpose(1, 2), cache)
-        output_gate, *gates, v = streams.chunk(self.order + 1, dim=1)  # (B, D, T) each
+        projections = self.short_conv(self.in_proj(x).transpose(1, 2), cache)
+        output_gate, *gates, v = projections.chunk(self.order + 1, dim=1)  # (B, D, T) each
         last = len(self.filters) - 1
         for i, conv in enumerate(self.filters):
             v = conv(v, cache, pre=gates[last - i], post=output_gate if i == last else None)

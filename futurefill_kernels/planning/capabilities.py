@@ -1,4 +1,4 @@
-"""What each implementation can do: one record, read by planner, dispatcher, graphs and kernels."""
+"""What each implementation can do: one record, read by planner, select, graphs and kernels."""
 
 from __future__ import annotations
 

@@ -21,6 +21,8 @@ def test_the_page_is_what_the_command_prints(capsys):
 def test_all_devices_need_the_table(capsys):
     assert main(["plan", "--device", "all"]) == 2
     assert "--device all needs --table" in capsys.readouterr().err
+    assert main(["plan", "--device", "h100", "--table", "--impl", "cuda"]) == 2
+    assert "--table is for --impl auto, got cuda" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

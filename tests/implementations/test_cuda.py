@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,7 +11,6 @@ import torch
 
 import futurefill_kernels as ff
 from futurefill_kernels import native
-from futurefill_kernels.cli import check_wheel
 from futurefill_kernels.implementations import cuda, select
 from futurefill_kernels.implementations.base import PromptKernels
 from tests.emulation import cuda_compile, cuda_rig, launch_shapes
@@ -71,35 +68,6 @@ def test_code_without_ptx_serves_one_major_version():
 def test_asking_for_it_on_a_cpu_is_refused_with_the_reason():
     with pytest.raises(RuntimeError, match="impl='cuda' cannot run on cpu: runs on CUDA devices"):
         ff.FutureFillCache(torch.randn(4, 64), 1, 64, impl="cuda")
-
-
-@pytest.mark.skipif(NOT_BUILT is not None, reason=f"no CUDA kernels: {NOT_BUILT}")
-def test_the_library_is_complete():
-    architectures = native.cuda_architectures().partition(" and ")[0].replace("sm_", "")
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "futurefill_kernels",
-            "check-wheel",
-            "--architectures",
-            architectures.replace(" ", ""),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    if check_wheel.find_cuobjdump() is None:
-        assert "no cuobjdump" in result.stderr
-    else:
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.splitlines()[-1] == "complete"
-
-
-@pytest.mark.skipif(NOT_BUILT is not None, reason=f"no CUDA kernels: {NOT_BUILT}")
-def test_the_check_misses_an_architecture():
-    if check_wheel.find_cuobjdump() is None:
-        pytest.skip("no cuobjdump")
-    assert "no code for sm_70" in check_wheel.problems({70})
 
 
 @pytest.fixture

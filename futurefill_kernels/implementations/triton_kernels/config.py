@@ -9,8 +9,6 @@ from ...planning.device import DeviceInfo
 
 #: Largest transform that one program holds in registers; 4096 spilled in every form tried.
 LARGEST_TRANSFORM = CAPABILITIES["triton"].largest_fused
-#: Leaves of a tree; longer transforms are done one residue at a time.
-LARGEST_TREE = 256
 #: A sector of float32 values: channels of one warp of a step.
 STEP_CHANNELS = 8
 #: Taps of a step in registers at once.

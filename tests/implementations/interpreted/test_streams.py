@@ -28,7 +28,7 @@ def test_stream_with_bfloat16_spectra():
         ff.FutureFillCache(h, 2, 70, plan=plan, impl="triton", spectra_dtype=dtype)
         for dtype in (torch.bfloat16, None)
     ]
-    spectra = caches[1]._state.spectra.nbytes
+    spectra = caches[1].state.spectra.nbytes
     assert caches[1].nbytes - caches[0].nbytes == spectra // 2
     u = torch.randn(2, 6, 83)
     expected = ff.causal_conv(u.double(), h.double())

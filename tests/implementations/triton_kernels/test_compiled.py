@@ -363,12 +363,12 @@ def test_a_level_through_fft_in_the_emulator(emulated):
     ]
     values = torch.randn(1, 2, 1, plan.length, 6)
     for cache in caches:
-        cache._state.ring[..., :6] = values
+        cache.state.ring[..., :6] = values
     for blocks in (1, 2):
         for cache in caches:
-            cache._state.positions.copy_(torch.tensor([2200 * blocks, 2200]))
-            cache._implementation.fill(cache._state, plan.levels[0], None)
-        assert relative_error(caches[0]._state.ring[..., :6], caches[1]._state.ring) < 4e-7
+            cache.state.positions.copy_(torch.tensor([2200 * blocks, 2200]))
+            cache.implementation.fill(cache.state, plan.levels[0], None)
+        assert relative_error(caches[0].state.ring[..., :6], caches[1].state.ring) < 4e-7
     assert set(emulated) == {"multiply_accumulate_kernel"}
 
 
@@ -384,11 +384,11 @@ def test_fill_of_listed_rows_in_the_emulator(block, emulated):
     ]
     values = torch.randn(1, 3, 1, plan.length, 9)
     for cache, rows in zip(caches, ([2, -1, 0], [2, 0]), strict=True):
-        cache._state.ring[..., :9] = values
-        cache._state.positions.fill_(block)
-        cache._implementation.fill(cache._state, plan.levels[0], torch.tensor(rows))
-    got = caches[0]._state.ring[..., :9]
-    assert relative_error(got, caches[1]._state.ring) < 4e-7
+        cache.state.ring[..., :9] = values
+        cache.state.positions.fill_(block)
+        cache.implementation.fill(cache.state, plan.levels[0], torch.tensor(rows))
+    got = caches[0].state.ring[..., :9]
+    assert relative_error(got, caches[1].state.ring) < 4e-7
     assert torch.equal(got[:, 1], values[:, 1])
 
 
@@ -408,8 +408,8 @@ def test_a_level_through_fft_leaves_other_rows_alone(groups, emulated, monkeypat
     ]
     values = torch.randn(1, 4, 1, plan.length, 33)
     for cache in caches:
-        cache._state.ring[..., :33] = values
-    state, level = caches[0]._state, plan.levels[0]
+        cache.state.ring[..., :33] = values
+    state, level = caches[0].state, plan.levels[0]
     firings = (
         ([24, 24, 24, 24], [3, -1, 0, 1, 2]),
         ([48, 25, 48, 72], [2, 0, -1]),
@@ -420,12 +420,12 @@ def test_a_level_through_fft_leaves_other_rows_alone(groups, emulated, monkeypat
         due = [b for b in rows or range(4) if b >= 0 and positions[b] % 24 == 0]
         kept = state.kept.clone()
         for cache, some in zip(caches, (rows, due), strict=True):
-            cache._state.positions.copy_(torch.tensor(positions))
+            cache.state.positions.copy_(torch.tensor(positions))
             listed = None if some is None else torch.tensor(some)
-            cache._implementation.fill(cache._state, level, listed)
+            cache.implementation.fill(cache.state, level, listed)
         others = [b for b in range(4) if b not in due]
         assert torch.equal(state.kept[:, others], kept[:, others])
-        assert relative_error(state.ring[..., :33], caches[1]._state.ring) < 4e-7
+        assert relative_error(state.ring[..., :33], caches[1].state.ring) < 4e-7
     assert set(emulated) == {"multiply_accumulate_kernel"}
 
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
-
 import pytest
-import torch
 
 from futurefill_kernels import native
 from futurefill_kernels.__main__ import main
 from futurefill_kernels.cli.tune import measure_cpu
-from futurefill_kernels.cli.tune.measure_gpu import measure_gpu, measure_implementations
 from futurefill_kernels.planning.cpu_cost import TIERS, CpuRates
 from futurefill_kernels.planning.device import DeviceInfo
 
@@ -47,32 +41,6 @@ def test_tune_measures_and_stores_the_rates_that_plans_use(folder, monkeypatch, 
     assert min(ns for _, ns in rates.steps) > 0
     monkeypatch.setenv("FUTUREFILL_TUNING", "off")
     assert CpuRates.of(DeviceInfo.of("cpu")) == shipped
-
-
-@needs_kernels
-def test_a_step_that_takes_no_time_is_not_stored(monkeypatch):
-    monkeypatch.setattr(measure_cpu, "_fastest", lambda call, seconds: 1000.0)
-    with pytest.raises(RuntimeError, match="too busy to be measured"):
-        measure_cpu.measure_cpu(0.1, lambda name: contextlib.nullcontext())
-
-
-def test_a_gpus_rates_are_fields_of_its_record():
-    """Measured here on the CPU: the same calls time a GPU."""
-    rates = measure_gpu(torch.device("cpu"), scale=1 << 16)
-    found = dataclasses.replace(DeviceInfo.named("l4"), **rates)
-    assert found.launch_seconds < 1e-3
-    assert found.dram_bytes_per_second > 1e6
-    assert found.fp32_flops > 1e6
-    assert set(json.loads(json.dumps(rates))) == set(rates)
-
-
-def test_whole_tokens_are_measured():
-    """On the CPU; the same calls time a GPU. What cannot run is left out."""
-    found = measure_implementations(
-        torch.device("cpu"), ["reference", "cuda"], channels=4, layers=2, tokens=8
-    )
-    assert [name for name, _ in found] == ["reference"]
-    assert 0 < found[0][1] < 1
 
 
 def test_bad_arguments(capsys):
