@@ -35,7 +35,8 @@ class State(Protocol):
     ring: (layers, B, tiles, slots, lanes). kept: (layers, B, tiles, rows, 2, lanes). work: (B, side
     by side, rows, 2, lanes). positions: (B,) int64. taps: (layers, filter tiles, T_0, W or 1).
     spectra: (layers, filter tiles, rows, 2, W or 1). skip: (layers, tiles * lanes) or None. levels:
-    (levels, 11) int64 on the CPU.
+    (levels, 11) int64 on the CPU. token_at: (layers, B) int64. undo: (layers, B, tiles, lanes).
+    history: (layers, B, lanes).
     """
 
     ring: Tensor
@@ -46,6 +47,9 @@ class State(Protocol):
     spectra: Tensor
     skip: Tensor | None
     levels: Tensor
+    token_at: Tensor
+    undo: Tensor
+    history: Tensor
 
     @property
     def length(self) -> int:

@@ -51,6 +51,7 @@ def replay(
                 if stop > start:
                     ring[:, index, :, start:stop] = inputs[..., start:stop, :]
     state.positions[index] = position
+    state.token_at[:, index] = -1
 
 
 def firings_to_replay(level: Level, position: int, length: int) -> Iterator[tuple[int, int | None]]:

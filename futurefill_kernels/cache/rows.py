@@ -17,6 +17,7 @@ def forget(state: StreamState, rows: Sequence[int]) -> None:
         state.ring[:, row] = 0
         state.prompt_fill[:, row] = 0
         state.positions[row] = 0
+        state.token_at[:, row] = -1
 
 
 def reorder(state: StreamState, rows: Sequence[int]) -> None:
@@ -25,6 +26,7 @@ def reorder(state: StreamState, rows: Sequence[int]) -> None:
         copy_rows(tensor, rows)
     for tensor in (state.work, state.positions):
         tensor.copy_(tensor[list(rows)])
+    state.token_at.fill_(-1)
 
 
 def state_dict(state: StreamState, positions: Tensor) -> dict[str, Tensor]:

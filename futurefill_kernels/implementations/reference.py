@@ -68,6 +68,7 @@ def step(
         p = positions[b]
         first = p - p % taps.shape[0]
         slots = state.ring[layer, b, 0]  # (N, D)
+        state.undo[layer, b, 0], state.token_at[layer, b] = slots[p], p
         result = slots[p] + taps[0] * x[r]
         result += (slots[first:p].flip(0) * taps[1 : p - first + 1]).sum(0)
         if state.skip is not None:

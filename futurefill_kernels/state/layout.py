@@ -28,6 +28,7 @@ class Layout:
     direct: levels up to this block size are direct products with the taps.
     side_by_side: tiles worked on together in levels with slack, 0 where a share is done at once.
     work_gaps: rows that a transform under way may take beyond its length.
+    history: whether a token begins with sums over the older inputs of all layers, which are stored.
     """
 
     channels: int
@@ -38,6 +39,7 @@ class Layout:
     direct: int = 0
     side_by_side: int = 1
     work_gaps: int = 0
+    history: bool = False
 
     @classmethod
     def padded(cls, channels: int, groups: int, slots: int) -> Layout:
@@ -48,7 +50,7 @@ class Layout:
         stored once, rounded up to 32: every row of 32 float32 values starts at a 128-byte line.
         """
         lanes, filter_lanes = (-(-n // CHANNEL_UNIT) * CHANNEL_UNIT for n in (channels, groups))
-        return cls(channels, groups, lanes, filter_lanes, slots, side_by_side=0)
+        return cls(channels, groups, lanes, filter_lanes, slots, side_by_side=0, history=True)
 
     def work_rows(self, level: Level) -> int:
         """Complex rows of a level's transform under way, 0 for one that is due at once."""

@@ -39,6 +39,11 @@ class StreamState:
         with its taps.
     work: (B, side by side, work rows, 2, lanes), transforms of levels with slack that are under
         way.
+    token_at: (layers, B) int64, the position of the newest token that the layer has begun, -1 when
+        there is nothing of it to take back.
+    undo: (layers, B, tiles, lanes), the pending outputs at ``token_at``, which its input overwrote.
+    history: (layers, B, lanes), these and what the block's older inputs add to them, for layouts
+        that store it; else (layers, 0, lanes).
     """
 
     plan: Plan
@@ -52,6 +57,9 @@ class StreamState:
     skip: Tensor | None
     levels: Tensor
     work: Tensor
+    token_at: Tensor
+    undo: Tensor
+    history: Tensor
 
     @property
     def length(self) -> int:
@@ -83,6 +91,9 @@ class StreamState:
             prompt_fill=self.prompt_fill.clone(),
             positions=self.positions.clone(),
             work=self.work.clone(),
+            token_at=self.token_at.clone(),
+            undo=self.undo.clone(),
+            history=self.history.clone(),
         )
 
 
@@ -108,7 +119,8 @@ def state_nbytes(
     values = layers * (batch_size * per_row + filters * plan.base + (channels if skip else 0))
     work_rows = sum(map(layout.work_rows, plan.levels))
     values += batch_size * layout.side_by_side * work_rows * 2 * layout.lanes
-    numbers = batch_size + len(LEVEL_COLUMNS) * len(plan.levels)
+    values += layers * batch_size * channels * (2 if layout.history else 1)
+    numbers = batch_size * (1 + layers) + len(LEVEL_COLUMNS) * len(plan.levels)
     return values * itemsize + spectra + 8 * numbers
 
 
@@ -189,6 +201,13 @@ def allocate(
         levels=level_table(plan.levels, layout),
         work=torch.zeros(
             *(batch_size, layout.side_by_side, work_rows, 2, layout.lanes),
+            dtype=dtype,
+            device=device,
+        ),
+        token_at=torch.full(front[:2], -1, dtype=torch.int64, device=device),
+        undo=torch.zeros(*front, layout.lanes, dtype=dtype, device=device),
+        history=torch.zeros(
+            *(len(filters), batch_size if layout.history else 0, layout.lanes),
             dtype=dtype,
             device=device,
         ),
