@@ -86,7 +86,8 @@ def step(
     """
     torch.ops.futurefill_kernels.step(
         u, pre, post, y, state.ring, state.taps, state.skip, state.positions, rows, layer, advance,
-        state.kept, state.work, state.spectra, state.levels, state.length,
+        state.kept, state.work, state.spectra, state.levels, state.length, state.undo,
+        state.token_at,
     )  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def bind(state: State, like: Tensor) -> int:
     """
     return torch.ops.futurefill_kernels.bind(
         state.ring, state.taps, state.skip, state.positions, state.kept, state.work, state.spectra,
-        state.levels, state.length, state.channels, like,
+        state.levels, state.length, state.undo, state.token_at, state.channels, like,
     )  # fmt: skip
 
 

@@ -19,6 +19,9 @@ class Recorder:
         self.cannot_run = lambda device, dtype, plan: []
         self.make_layout, self.make_spectra = reference.make_layout, reference.make_spectra
 
+    def make_history(self, state):
+        return None
+
     def make_step(self, state):
         step = reference.make_step(state)
 

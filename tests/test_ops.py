@@ -46,7 +46,7 @@ def _arguments(name: str, state) -> tuple:
     fills = (state.kept, state.work, state.spectra, state.levels, 40)
     tensors = (state.spectra, state.positions, None, state.levels, 40)
     return {
-        "step": (u, u * 2, None, y, *stream, None, 0, True, *fills),
+        "step": (u, u * 2, None, y, *stream, None, 0, True, *fills, state.undo, state.token_at),
         "generate": (u, torch.zeros(3, 2, 6), *stream, *fills),
         "future_fill": (state.ring, state.kept, *tensors, 0, 0, state.ring[0, 0, :, 0].numel(), 1),
         "fill_share": (state.ring, state.kept, state.work, *tensors, 1, 0, 1),
@@ -187,6 +187,8 @@ def test_a_bound_stream_refuses_what_it_was_not_checked_for():
     for change, message in (
         ({"positions": torch.zeros(3, dtype=torch.int64)}, "expected positions with size 2"),
         ({"taps": state.taps.double()}, "expected taps of the dtype of ring"),
+        ({"undo": state.undo[:, :1]}, "expected undo with size 2 in dimension 1"),
+        ({"token_at": state.token_at.int()}, "expected token_at of dtype int64"),
     ):
         with pytest.raises(RuntimeError, match=message):
             ops.bind(dataclasses.replace(state, **change), torch.ones(1))

@@ -13,6 +13,7 @@ namespace futurefill {
 struct BoundStream {
   StepParams step;  // of layer 0
   FillState fills;
+  Undo undo;
   int64_t ring_bytes, taps_bytes, skip_bytes;  // from one layer to the next
   int64_t layers, batch, length;
   int64_t* positions;
@@ -21,8 +22,8 @@ struct BoundStream {
 namespace {
 
 int64_t bind(Tensor ring_, Tensor taps_, OptionalTensor skip, Tensor positions_, Tensor kept,
-             Tensor work, Tensor spectra, Tensor levels, int64_t length, int64_t channels,
-             Tensor like_) {
+             Tensor work, Tensor spectra, Tensor levels, int64_t length, Tensor undo,
+             Tensor token_at, int64_t channels, Tensor like_) {
   const Ring ring(ring_);
   const View taps("taps", taps_), positions("positions", positions_);
   View like("like", like_);
@@ -38,6 +39,7 @@ int64_t bind(Tensor ring_, Tensor taps_, OptionalTensor skip, Tensor positions_,
   const int64_t width = step.state == Scalar::kFloat64 ? 8 : 4;
   auto* stream = new BoundStream{step,
                                  fills,
+                                 undo_view(ring, undo, token_at),
                                  ring.batch * ring.tiles * ring.slots * ring.lanes * width,
                                  taps.sizes[1] * taps.sizes[2] * taps.sizes[3] * width,
                                  skip ? ring.tiles * ring.lanes * width : 0,
@@ -76,6 +78,8 @@ const char* futurefill_step(futurefill::BoundStream* stream, const void* u, cons
     a.ring = static_cast<char*>(a.ring) + layer * s.ring_bytes;
     a.taps = static_cast<const char*>(a.taps) + layer * s.taps_bytes;
     if (a.skip) a.skip = static_cast<const char*>(a.skip) + layer * s.skip_bytes;
+    s.undo.set(a, layer);
+    s.undo.mark(at, layer);
     const bool advance = layer == s.layers - 1;
     run_step(a, s.positions, at, n_rows, advance);
     if (advance) {

@@ -10,14 +10,18 @@ namespace {
 
 void step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_, Tensor taps,
           OptionalTensor skip, Tensor positions_, OptionalTensor rows, int64_t layer, bool advance,
-          Tensor kept, Tensor work, Tensor spectra, Tensor levels, int64_t length) {
+          Tensor kept, Tensor work, Tensor spectra, Tensor levels, int64_t length, Tensor undo_,
+          Tensor token_at) {
   const Ring ring(ring_);
   const View u("u", u_), positions("positions", positions_);
   check_dim(u, 2);
+  const Undo undo = undo_view(ring, undo_, token_at);
   FillState fills = fill_state(ring, kept, spectra, levels, length);
   set_work(fills, ring, work);
   auto& at = collect_rows(rows, positions, ring.batch, u.sizes[0], length);
   StepParams a = step_params(u, pre, post, View("y", y), ring, taps, skip, layer);
+  undo.set(a, layer);
+  undo.mark(at, layer);
   run_step(a, static_cast<int64_t*>(positions.data), at, u.sizes[0], advance);
   if (!advance) return;
   for (RowAt& row : at) row.position += 1;

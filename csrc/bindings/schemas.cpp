@@ -8,6 +8,7 @@
 //   taps      (layers, filter tiles, T_0, W or 1)
 //   spectra   (layers, filter tiles, rows, 2, W or 1)
 //   skip      (layers, C)
+//   undo      (layers, B, tiles, W), token_at (layers, B) int64 (state/tensors.py)
 //   positions (B,) int64, rows (R,) int64, -1 marks a padding row
 //   work      (B, side by side, rows, 2, W), the CPU's transforms of levels with slack under way
 //   levels    (n, 11) int64 on the CPU whatever the device, smallest block first: block, radix,
@@ -57,7 +58,8 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   m.def(
       "step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "
       "Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
-      "Tensor(d!) kept, Tensor(e!) work, Tensor spectra, Tensor levels, int length) -> ()");
+      "Tensor(d!) kept, Tensor(e!) work, Tensor spectra, Tensor levels, int length, "
+      "Tensor(f!) undo, Tensor(g!) token_at) -> ()");
   // n steps of one layer that feed on themselves: u_{t+1} = y_t. y: (n, B, D)
   m.def(
       "generate(Tensor u, Tensor(a!) y, Tensor(b!) ring, Tensor taps, Tensor? skip, "
@@ -67,8 +69,8 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   // the dispatcher; returns its address. The tensors must outlive it.
   m.def(
       "bind(Tensor(a!) ring, Tensor taps, Tensor? skip, Tensor(b!) positions, Tensor(c!) kept, "
-      "Tensor(d!) work, Tensor spectra, Tensor levels, int length, int channels, Tensor like) "
-      "-> int");
+      "Tensor(d!) work, Tensor spectra, Tensor levels, int length, Tensor(e!) undo, "
+      "Tensor(f!) token_at, int channels, Tensor like) -> int");
   m.def("unbind(int stream) -> ()");
   // outputs start .. stop-1 of whole sequences. u (B, D, P), h (G, L), y (B, D, stop - start)
   m.def("offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block) -> ()");

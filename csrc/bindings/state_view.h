@@ -115,6 +115,38 @@ inline StepParams step_params(const View& u, const OptionalTensor& pre, const Op
   return a;
 }
 
+// What a step leaves to take it back by, of all layers.
+struct Undo {
+  char* pending;      // (layers, B, tiles, W)
+  int64_t* token_at;  // (layers, B)
+  int64_t layer_bytes, batch;
+
+  void set(StepParams& a, int64_t layer) const { a.undo = pending + layer * layer_bytes; }
+
+  void mark(const std::vector<RowAt>& rows, int64_t layer) const {
+    for (const RowAt& row : rows) token_at[layer * batch + row.state] = row.position;
+  }
+};
+
+inline Undo undo_view(const Ring& ring, const Tensor& undo_, const Tensor& token_at_) {
+  const View undo("undo", undo_), token_at("token_at", token_at_);
+  check_dim(undo, 4);
+  check_contiguous(undo);
+  ring.check_dtype(undo);
+  check_size(undo, 0, ring.layers);
+  check_size(undo, 1, ring.batch);
+  check_size(undo, 2, ring.tiles);
+  check_size(undo, 3, ring.lanes);
+  check_dim(token_at, 2);
+  check_contiguous(token_at);
+  check_int64(token_at);
+  check_size(token_at, 0, ring.layers);
+  check_size(token_at, 1, ring.batch);
+  const int64_t width = ring.state == Scalar::kFloat64 ? 8 : 4;
+  return {static_cast<char*>(undo.data), static_cast<int64_t*>(token_at.data),
+          ring.batch * ring.tiles * ring.lanes * width, ring.batch};
+}
+
 inline void run_step(StepParams& a, int64_t* positions, const std::vector<RowAt>& rows,
                      int64_t n_rows, bool advance) {
   a.rows = rows.data();

@@ -1,4 +1,5 @@
-// y = post * (ring[p] + sum_{s <= p % T_0} taps[s] x_{p-s} + skip * x); ring[p] = x.
+// y = post * (ring[p] + sum_{s <= p % T_0} taps[s] x_{p-s} + skip * x); undo = ring[p]; ring[p] =
+// x.
 #include "engine.h"
 #include "scalar_types.h"
 #include "simd.h"
@@ -70,7 +71,9 @@ void step_tiles(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
       if (tile + 8 < tile_end) __builtin_prefetch(slot + 8 * a.slots * W, 1);
       Vec<S> x = load_io<S>(u + row.io * a.u_stride + c, count);
       if (pre) x *= load_io<S>(pre + row.io * a.pre_stride + c, count);
-      Vec<S> sum = tap0 * x + load(slot);
+      const Vec<S> pending = load(slot);
+      if (a.undo) store(static_cast<S*>(a.undo) + (row.state * a.tiles + tile) * W, pending);
+      Vec<S> sum = tap0 * x + pending;
       if constexpr (kTaps == kAnyTaps) {
         sum = dot_history<S, kShared>(slot, taps, row.position % a.block, sum);
       } else {

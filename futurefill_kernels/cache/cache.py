@@ -29,7 +29,7 @@ from .fills import Fills
 from .positions import Positions
 from .prompt import Call, Prefill
 from .replay import move_rows
-from .rows import forget, reorder, restore, state_dict
+from .rows import reorder, restore, rewind, state_dict, take_back
 
 
 class _Token(NamedTuple):
@@ -96,12 +96,18 @@ class FutureFillCache:
         self._last_layer = self.layers - 1
         self._state = make_state(sizes, self.plan, self._implementation, taps, skip, spectra)
         self._step = self._implementation.make_step(self._state)
+        self._history = self._implementation.make_history(self._state)
         self._launches_fills = not self._implementation.capabilities.fuses_fill
         self._fills = Fills(self._state, self._implementation, fill_stream)
         self._prefill = Prefill(self._state, self._implementation, taps)
         self._positions = Positions(batch_size, max_new_tokens)
+        self._prefill.open(range(batch_size), stale=False)
         self._next_layer, self._token, self._capturing = 0, _Token(None), False
-        self.reset()
+        # of a token: whether it is replayed, whether its history is summed and on which stream, and
+        # whether its fills are being launched; of a prompt call: what was held before it
+        self._replaying = self._summed = self._filling = False
+        self._side: torch.cuda.Stream | None = None
+        self._held_before: dict[int, list[Tensor | None]] = {}
 
     @property
     def impl(self) -> str:
@@ -161,9 +167,10 @@ class FutureFillCache:
         u_t, pre, post: (B, D), or (R, D) with rows. rows: R rows of the batch, each at its own
         position; -1 is padding, whose output is zero. out: written and returned when given; without
         it the result is the only allocation. The layers of a token come in order; the last one
-        advances the position. Source: docs/algorithm.md, equations 2 and 3.
+        advances the position. Layer 0 again before it takes the unfinished token back (``abort``).
+        Source: docs/algorithm.md, equations 2 and 3.
         """
-        if layer != self._next_layer:
+        if layer != self._next_layer and layer:
             raise self._wrong_layer(layer)
         row_list, shape, index = None, self._step_shape, None
         if rows is not None:
@@ -197,21 +204,32 @@ class FutureFillCache:
                 check_input("out", out, shape, self.dtype, self.device)
             if not out.is_contiguous():
                 raise ValueError(f"expected out to be contiguous, got strides {out.stride()}")
-        if row_list is not None or self._positions.plain <= 0:  # else one more of all rows
+        if layer == 0:
+            if (self._next_layer or self._replaying) and not self._capturing:
+                self.abort()
+            if self._launches_fills:
+                self._fills.join()
+        # else one more of all rows, or a graph that takes steps down
+        if (row_list is not None or self._positions.plain <= 0) and not self._capturing:
             if layer == 0:
                 self.begin_token(row_list)
             elif self._token != _Token(row_list):
                 raise ValueError(
                     f"expected the rows of layer 0 for layer {layer}, got rows={row_list}"
                 )
+        if layer == 0 and self._history is not None:
+            self._join_history(index)
         advance = layer == self._last_layer
-        self._step(u_t, pre, post, out, index, layer, advance)
-        if not advance:
-            self._next_layer = layer + 1
-        else:
-            self._next_layer = 0
+        self._next_layer = layer + 1  # before: an interrupt must not hide that the layer has begun
+        try:
+            self._step(u_t, pre, post, out, index, layer, advance)
+        except Exception:
+            self._next_layer = layer
+            raise
+        if advance:
             if not self._capturing:  # nothing has run yet; who replays keeps the books
                 self.finish_token(row_list)
+            self._next_layer = 0
         return out
 
     def prefill(
@@ -229,9 +247,10 @@ class FutureFillCache:
         u, pre, post: (B, D, P), or (R, D, P) with rows. lengths: (R,) valid positions of each
         right-padded row, at least 1; outputs after them mean nothing. Before a row's first step the
         tokens are its prompt, which takes none of its ``max_new_tokens``; calls may follow each
-        other. After it they are positions of the stream like steps. Returns y like u.
+        other. After it they are positions of the stream like steps. Layer 0 again before the last
+        one takes the unfinished call back. Returns y like u.
         """
-        if layer != self._next_layer:
+        if layer != self._next_layer and layer:
             raise self._wrong_layer(layer)
         row_list = (
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
@@ -240,6 +259,8 @@ class FutureFillCache:
         valid = valid_lengths(lengths, len(row_list), u.shape[2])
         token = _Token(row_list, valid)
         self._fills.join()
+        if layer == 0:
+            self.abort()
         positions = self._positions.rows
         in_stream = {r: n for r, n in zip(row_list, valid, strict=True) if not self.in_prompt(r)}
         if layer == 0:
@@ -247,22 +268,32 @@ class FutureFillCache:
                 check_room(row, self.room(row), taken, self.max_new_tokens)
         elif self._token != token:
             raise ValueError(f"expected the rows and lengths of layer 0 for layer {layer}")
-        y = self._prefill.tokens(Call(layer, row_list, valid, u, pre, post), positions)
-        self._token = token
-        self._next_layer = (layer + 1) % self.layers
-        if self._next_layer == 0:
+        if layer == 0:
+            self._positions.settle()
+            self._token, self._held_before = token, self._prefill.held(row_list)
+        self._next_layer = layer + 1
+        try:
+            y = self._prefill.tokens(Call(layer, row_list, valid, u, pre, post), positions)
+        except Exception:
+            if layer:
+                self._next_layer = layer
+            else:
+                self.abort()
+            raise
+        if layer == self._last_layer:
             self._move({row: positions[row] + taken for row, taken in in_stream.items()})
+            self._next_layer = 0
         return y
 
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen; what filters prepared stays."""
         if rows is None:
-            self._next_layer = 0
+            self._next_layer, self._replaying, self._summed = 0, False, False
         self._between_tokens("reset")
         row_list = (
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
         )
-        forget(self._state, row_list)
+        rewind(self._state, row_list)
         self._positions.update(dict.fromkeys(row_list, 0))
         self._prefill.open(row_list)
 
@@ -272,6 +303,7 @@ class FutureFillCache:
         other = copy.copy(self)
         other._state = self._state.clone()
         other._step = self._implementation.make_step(other._state)
+        other._history = self._implementation.make_history(other._state)
         other._fills = Fills(other._state, self._implementation, self._fills.stream)
         other._prefill = self._prefill.clone(other._state)
         other._positions = self._positions.clone()
@@ -303,15 +335,16 @@ class FutureFillCache:
         int64.
         """
         self._between_tokens("state_dict")
+        self._prefill.clean(range(self.batch_size))
         return state_dict(self._state, self.positions)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what ``state_dict`` of a cache with equal filters and sizes returned."""
         sizes = (self.layers, self.batch_size, self.channels, self.max_new_tokens)
         inputs, filled, positions = check_state_dict(state, sizes, self._state.ring.dtype)
-        self._next_layer = 0
+        self._next_layer, self._replaying, self._summed = 0, False, False
         self._fills.join()
-        self._prefill.close(range(self.batch_size))
+        self._prefill.replaced()
         restore(self._state, inputs, filled)
         self._move(dict(enumerate(positions.tolist())))
 
@@ -319,8 +352,11 @@ class FutureFillCache:
     def capture(self) -> Iterator[None]:
         """Inside, steps are launched without books: a CUDA graph takes them down.
 
-        Around every replay of a token stand ``begin_token`` and ``finish_token``.
+        ``begin_token`` comes before it and before every replay, ``finish_token`` after a replay.
+        Until then ``abort`` takes the token back.
         """
+        if not self._replaying:
+            raise ValueError("expected begin_token before capture")
         self._fills.join()
         self._capturing = True
         try:
@@ -332,7 +368,12 @@ class FutureFillCache:
         """Before a token of the rows (default all; -1 is padding): their prompts are over, and what
         follows on the current stream waits for fills. ValueError where a row has no room.
         """
-        self._between_tokens("begin_token")
+        if self._next_layer or self._replaying:
+            self.abort()
+        self._fills.join()
+        if rows is None and self._positions.plain > 0:
+            self._replaying = True
+            return
         everyone = range(self.batch_size) if rows is None else rows
         taken, most = self._positions.rows, self.max_new_tokens
         for row in everyone:
@@ -340,18 +381,68 @@ class FutureFillCache:
                 raise ValueError(f"no room for another step: all max_new_tokens = {most} are taken")
         self._token = _Token(rows)
         self._prefill.close(everyone)
+        self._replaying = True
         if rows is None:
             self._positions.grant()
+        else:
+            self._positions.settle()
 
     def finish_token(self, rows: list[int] | None = None) -> None:
-        """After the last layer: the rows' positions advance, and the fills that are due follow."""
-        if rows is None:
+        """After the last layer: the fills that are due follow, and the rows' positions advance."""
+        if self._launches_fills:
+            self._filling = True
+            position = self._positions.common
+            if rows is None and position is not None:
+                self._fills.launch_all(position)
+            else:
+                everyone = range(self.batch_size) if rows is None else rows
+                self._fills.launch(everyone, self._positions.rows)
+        if rows is None and self._positions.plain > 0:
             self._positions.plain -= 1
         else:
-            self._positions.advance(rows)
-        if self._launches_fills:
-            everyone = range(self.batch_size) if rows is None else rows
-            self._fills.launch(everyone, self._positions.rows)
+            self._positions.advance(range(self.batch_size) if rows is None else rows)
+        self._replaying = self._filling = False
+
+    def sum_history(self, stream: torch.cuda.Stream | None = None) -> None:
+        """Launch now what layer 0 of the next token of all rows would launch first: the sums over
+        older inputs that all its layers need, where the implementation makes them.
+
+        stream: launch it there, beside what follows on the current stream until layer 0.
+        """
+        if self._history is None or self._summed:
+            return
+        if stream is None:
+            self._history(None)
+        else:
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(stream):
+                self._history(None)
+        self._summed, self._side = True, stream
+
+    def join_history(self) -> None:
+        """The sums of this token are there for what follows on the current stream."""
+        self._join_history(None)
+
+    def abort(self) -> None:
+        """Take back the token or prompt call that is under way: its rows are as before it.
+
+        For use after an exception inside it; without one under way nothing happens. A replayed
+        token is under way until ``finish_token``.
+        """
+        self._fills.join()
+        if not self._next_layer and not self._replaying:
+            return
+        token, at = self._token, self._positions.rows
+        rows = [r for r in (range(self.batch_size) if token.rows is None else token.rows) if r >= 0]
+        here = {row: at[row] for row in rows}
+        if token.lengths is not None:
+            self._prefill.take_back(self._held_before)
+            self._move({row: p for row, p in here.items() if not self.in_prompt(row)})
+        elif (self._filling or not self._launches_fills) and self._past(here):
+            self._move(here)  # fills have followed: from the inputs before it
+        else:
+            take_back(self._state, list(here), list(here.values()))
+        self._next_layer, self._replaying, self._summed, self._filling = 0, False, False, False
 
     def _wrong_layer(self, layer: int) -> ValueError:
         return ValueError(
@@ -359,12 +450,28 @@ class FutureFillCache:
             f"of {self.layers}, got {layer}"
         )
 
+    def _past(self, positions: Mapping[int, int]) -> bool:
+        """Whether some row is further than that on the device."""
+        device = self._state.positions.tolist()
+        return any(device[row] != position for row, position in positions.items())
+
+    def _join_history(self, rows: Tensor | None) -> None:
+        if self._history is None:
+            return
+        if not self._summed:
+            self._history(rows)
+        elif self._side is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._side)
+        self._summed = False
+
     def _between_tokens(self, method: str) -> None:
         self._fills.join()
         if self._next_layer:
             raise ValueError(
                 f"{method} needs a finished token, but layer {self._next_layer} is next"
             )
+        if self._replaying:
+            raise ValueError(f"{method} needs finish_token or abort after a replay")
 
     def _move(self, targets: Mapping[int, int]) -> None:
         """Rows to new positions, from the inputs that are stored."""

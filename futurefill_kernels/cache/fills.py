@@ -30,15 +30,22 @@ class Fills:
             for tensor in (state.ring, state.kept, state.spectra, state.positions):
                 tensor.record_stream(stream)
 
-    def launch(self, rows: Iterable[int], positions: Sequence[int]) -> None:
-        """Everything that is due now that rows have made a step.
+    def launch_all(self, position: int) -> None:
+        """Everything that is due after the step at a position that all rows are at."""
+        plan = self._state.plan
+        if (position + 1) % plan.base == 0 or plan.slack_from is not None:
+            for index, share in plan.work_at(position):
+                self._on_its_stream(plan.levels[index], share, None)
 
-        rows: that made it; -1 is padding. positions: (B,) after it.
+    def launch(self, rows: Iterable[int], positions: Sequence[int]) -> None:
+        """Everything that is due after a step of some rows.
+
+        rows: that made it; -1 is padding. positions: (B,) where they made it.
         """
         due: dict[tuple[int, int], list[int]] = {}
         plan = self._state.plan
         for row in rows:
-            for work in plan.work_at(positions[row] - 1) if row >= 0 else ():
+            for work in plan.work_at(positions[row]) if row >= 0 else ():
                 due.setdefault(work, []).append(row)
         for (index, share), members in sorted(due.items(), reverse=True):  # largest blocks first
             some: Tensor | None = None

@@ -11,54 +11,69 @@ class Positions:
     batch_size: rows ``B``. length: positions that a row can take.
 
     A step of all rows is common and has to be cheap: ``grant`` says how many of them can follow
-    each other, and each lowers ``plain`` by one instead of writing to every row. Whoever reads or
-    changes the positions of rows takes back what is left of the grant.
+    each other, and each lowers ``plain`` by one instead of writing to every row. Whoever changes
+    the positions of some rows, or begins with some, takes back what is left of the grant
+    (``settle``).
     """
 
-    __slots__ = ("_granted", "_known", "length", "plain")
+    __slots__ = ("_granted", "_known", "_together", "length", "plain")
 
     def __init__(self, batch_size: int, length: int) -> None:
         self.length = length
         self.plain = 0  # steps of all rows left in the grant
         self._granted = 0
         self._known = [0] * batch_size  # before the steps of the grant
+        self._together = False  # whether the grant is to rows that are all at one position
 
     @property
     def rows(self) -> list[int]:
-        """(B,) positions, not to be changed; ends the grant."""
+        """(B,) positions, not to be changed."""
         taken = self._granted - self.plain
+        return [position + taken for position in self._known] if taken else self._known
+
+    def settle(self) -> None:
+        """End the grant."""
+        self._known = self.rows
         self._granted = self.plain = 0
-        if taken:
-            self._known = [position + taken for position in self._known]
-        return self._known
+        self._together = False
 
     @property
     def full(self) -> bool:
         """Whether some row has taken all of its positions."""
         return self.plain <= 0 and max(self._known) + self._granted - self.plain >= self.length
 
+    @property
+    def common(self) -> int | None:
+        """The position that all rows are at, as far as the grant knows."""
+        return self._known[0] + self._granted - self.plain if self._together else None
+
     def room(self, row: int) -> int:
         """Positions that a row can still take."""
-        return self.length - self.rows[row]
+        return self.length - self._known[row] - self._granted + self.plain
 
     def grant(self) -> None:
         """Steps of all rows may follow until the first row is full."""
-        self.plain = self._granted = self.length - max(self.rows)
+        self.settle()
+        known = self._known
+        self.plain = self._granted = self.length - max(known)
+        self._together = min(known) == max(known)
 
     def advance(self, rows: Iterable[int]) -> None:
         """One position more in each of some rows; -1 is padding."""
-        known = self.rows
+        self.settle()
         for row in rows:
             if row >= 0:
-                known[row] += 1
+                self._known[row] += 1
 
     def update(self, targets: Mapping[int, int]) -> None:
         """Rows to new positions."""
-        self._known = [targets.get(row, position) for row, position in enumerate(self.rows)]
+        self.settle()
+        self._known = [targets.get(row, position) for row, position in enumerate(self._known)]
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Row ``b`` gets the position of the old row ``rows[b]``."""
-        known = self.rows
+        self.settle()
+        known = self._known
         self._known = [known[row] for row in rows]
 
     def clone(self) -> Positions:

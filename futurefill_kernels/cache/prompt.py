@@ -13,6 +13,7 @@ from ..implementations.gpu_prompt_by_fft import prompt_by_fft
 from ..state.convolve import fast_conv_range
 from ..state.layout import from_tiles, to_tiles
 from ..state.tensors import StreamState
+from .rows import forget
 
 
 @dataclass(frozen=True)
@@ -55,30 +56,70 @@ class Prefill:
         self._state, self._implementation, self._filters = state, implementation, filters
         # per row that waits for its first step, and layer, the gated inputs (D, P) so far
         self._held: dict[int, list[Tensor | None]] = {}
+        # rows whose tensors are of an earlier stream: a prompt writes over them, a step needs zeros
+        self._stale: set[int] = set()
 
     def in_prompt(self, row: int) -> bool:
         """Whether the row still waits for its first step."""
         return row in self._held
 
-    def open(self, rows: Iterable[int]) -> None:
-        """The rows wait for a prompt; nothing of it has come."""
+    def open(self, rows: Iterable[int], *, stale: bool = True) -> None:
+        """The rows wait for a prompt; nothing of it has come.
+
+        stale: whether the state may hold something of them, which a prompt or ``clean`` removes.
+        """
         for row in rows:
             self._held[row] = [None] * len(self._filters)
+            if stale:
+                self._stale.add(row)
 
     def close(self, rows: Iterable[int]) -> None:
         """The rows' prompts are over."""
-        for row in rows if self._held else ():
-            self._held.pop(row, None)
+        if not self._held:
+            return
+        closed = [row for row in rows if self._held.pop(row, None) is not None]
+        if self._stale:
+            self.clean(closed)
+
+    def clean(self, rows: Iterable[int]) -> None:
+        """Nothing of an earlier stream is left in the rows."""
+        found = self._stale.intersection(rows)
+        if found:
+            forget(self._state, sorted(found))
+            self._stale -= found
+
+    def replaced(self) -> None:
+        """The whole state was written from elsewhere: no row waits for a prompt, none is stale."""
+        self._held.clear()
+        self._stale.clear()
+
+    def held(self, rows: Iterable[int]) -> dict[int, list[Tensor | None]]:
+        """What is held of the rows' prompts, for ``take_back``."""
+        return {row: list(self._held[row]) for row in rows if row in self._held}
+
+    def take_back(self, held: dict[int, list[Tensor | None]]) -> None:
+        """Rows wait for a prompt again of which only ``held`` has come."""
+        for row, inputs in held.items():
+            self._held[row] = list(inputs)
+            if inputs[0] is None:
+                self._stale.add(row)
+            for layer, past in enumerate(inputs):
+                if past is not None:
+                    end = past.shape[1]
+                    again = Call(layer, [row], [end], past[None], None, None)
+                    self._whole_prompt(again, past[None], [end], end - 1)
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was."""
-        held = self._held
+        held, stale = self._held, self._stale
         self._held = {b: list(held[old]) for b, old in enumerate(rows) if old in held}
+        self._stale = {b for b, old in enumerate(rows) if old in stale}
 
     def clone(self, state: StreamState) -> Prefill:
         """The same for a cloned state."""
         other = Prefill(state, self._implementation, self._filters)
         other._held = {row: list(x) for row, x in self._held.items()}
+        other._stale = set(self._stale)
         return other
 
     def tokens(self, call: Call, positions: Sequence[int]) -> Tensor:
@@ -88,6 +129,8 @@ class Prefill:
         that are in the stream are stale until ``replay``.
         """
         y = torch.empty(call.u.shape, dtype=call.u.dtype, device=call.u.device)
+        if call.layer == 0 and self._stale:  # a prompt writes all that is read of its rows
+            self._stale -= self._held.keys() & set(call.rows)
         groups: dict[int | None, list[int]] = {}
         for r, row in enumerate(call.rows):
             groups.setdefault(None if row in self._held else positions[row], []).append(r)

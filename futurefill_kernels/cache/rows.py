@@ -11,13 +11,42 @@ from ..state.layout import from_tiles, to_tiles
 from ..state.tensors import StreamState, copy_rows
 
 
+def rewind(state: StreamState, rows: Sequence[int]) -> None:
+    """Rows back to position 0; what they hold means nothing until it is written or forgotten."""
+    for tensor, value in ((state.positions[None], 0), (state.token_at, -1)):
+        _fill_rows(tensor, rows, value)
+
+
 def forget(state: StreamState, rows: Sequence[int]) -> None:
-    """Rows back to position 0, as if nothing had come."""
+    """Nothing has come to rows at position 0."""
+    for tensor in (state.ring, state.prompt_fill):
+        _fill_rows(tensor, rows, 0)
+
+
+def _fill_rows(tensor: Tensor, rows: Sequence[int], value: int) -> None:
+    """tensor: (layers, B, ...)."""
+    if len(rows) == tensor.shape[1]:
+        tensor.fill_(value)
+        return
     for row in rows:
-        state.ring[:, row] = 0
-        state.prompt_fill[:, row] = 0
-        state.positions[row] = 0
-        state.token_at[:, row] = -1
+        tensor[:, row] = value
+
+
+def take_back(state: StreamState, rows: Sequence[int], positions: Sequence[int]) -> None:
+    """Rows back to positions whose token some or all layers have begun, and no fill has followed.
+
+    The pending outputs that the token's inputs overwrote come back, bit for bit.
+    """
+    device = state.ring.device
+    index = torch.tensor(rows, dtype=torch.int64, device=device)
+    at = torch.tensor(positions, dtype=torch.int64, device=device)
+    begun = (state.token_at[:, index] == at)[..., None, None]  # (layers, R, 1, 1)
+    slot = at.clamp(max=state.length - 1)  # a full row has begun nothing
+    now = state.ring[:, index, :, slot].transpose(0, 1)  # (layers, R, tiles, lanes)
+    pending = torch.where(begun, state.undo[:, index], now)
+    state.ring[:, index, :, slot] = pending.transpose(0, 1)
+    state.positions[index] = at
+    state.token_at[:, index] = -1
 
 
 def reorder(state: StreamState, rows: Sequence[int]) -> None:

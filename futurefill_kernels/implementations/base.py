@@ -17,6 +17,10 @@ from .gpu_prompt_by_fft import Inputs, Outputs
 #: step(u, pre, post, y, rows, layer, advance): one token of one layer, written to y
 Step = Callable[[Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None, int, bool], None]
 
+#: history(rows): before a token of some rows, None for all, the sums over older inputs that the
+#: steps of all its layers need
+History = Callable[[Tensor | None], None]
+
 
 class PromptKernels(NamedTuple):
     """The two kernels around the transforms of a prompt; see gpu_prompt_by_fft."""
@@ -40,6 +44,10 @@ class Implementation(Protocol):
 
     def make_spectra(self, h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
         """One layer's prepared filters from taps h (layout.groups, L)."""
+        ...
+
+    def make_history(self, state: StreamState) -> History | None:
+        """What is launched once before a token's steps, or None where a step is one pass."""
         ...
 
     def make_step(self, state: StreamState) -> Step:

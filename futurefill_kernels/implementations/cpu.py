@@ -13,7 +13,7 @@ from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout, tile_filters
 from ..state.spectra import filter_spectra
 from ..state.tensors import StreamState
-from .base import PromptKernels, Step
+from .base import History, PromptKernels, Step
 
 capabilities = CAPABILITIES["cpu"]
 
@@ -66,6 +66,11 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
             used = min((level.n_spectra + 1) * level.block, h.shape[1], plan.filter_length)
             rows.zero_()[:used] = h[:, :used].T
     return tile_filters(spectra, layout)
+
+
+def make_history(state: StreamState) -> History | None:
+    """None: a step is one pass."""
+    return None
 
 
 def make_step(state: StreamState) -> Step:

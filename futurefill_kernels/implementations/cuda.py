@@ -16,7 +16,7 @@ from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout
 from ..state.spectra import tiled_spectra
 from ..state.tensors import StreamState
-from .base import PromptKernels, Step
+from .base import History, PromptKernels, Step
 from .gpu_fill_by_fft import fill_by_fft
 
 capabilities = CAPABILITIES["cuda"]
@@ -87,6 +87,11 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
         x = rows.view(level.n_spectra, -1, 2, 2, rows.shape[-1] // 8, channels, units)
         rows.copy_(x.permute(0, 4, 6, 1, 5, 2, 3).reshape(rows.shape))
     return spectra
+
+
+def make_history(state: StreamState) -> History | None:
+    """None: a step is one pass."""
+    return None
 
 
 def make_step(state: StreamState) -> Step:

@@ -15,7 +15,7 @@ from ..planning.capabilities import CAPABILITIES
 from ..state.convolve import conv_range
 from ..state.layout import Layout
 from ..state.tensors import StreamState
-from .base import PromptKernels, Step
+from .base import History, PromptKernels, Step
 
 capabilities = CAPABILITIES["reference"]
 
@@ -34,6 +34,11 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
     """The taps that fills read. h: (G, L) -> (G, min(L, N)) of ``dtype``."""
     taps = min(plan.filter_length or plan.length, plan.length)
     return torch.nn.functional.pad(h[:, :taps], (0, taps - min(taps, h.shape[1]))).to(dtype)
+
+
+def make_history(state: StreamState) -> History | None:
+    """None: a step is one pass."""
+    return None
 
 
 def make_step(state: StreamState) -> Step:

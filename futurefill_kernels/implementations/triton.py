@@ -17,7 +17,7 @@ from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout
 from ..state.spectra import tiled_spectra
 from ..state.tensors import StreamState
-from .base import PromptKernels, Step
+from .base import History, PromptKernels, Step
 from .triton_kernels import ops
 
 capabilities = CAPABILITIES["triton"]
@@ -66,6 +66,11 @@ def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> L
 def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
     """Filter spectra (1, rows, 2, filter_lanes)."""
     return tiled_spectra(h, plan, layout, dtype)
+
+
+def make_history(state: StreamState) -> History | None:
+    """None: a step is one pass."""
+    return None
 
 
 def make_step(state: StreamState) -> Step:

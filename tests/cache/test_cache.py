@@ -133,10 +133,12 @@ def test_what_is_captured_keeps_no_books(impl):
     """Replays stand between begin_token and finish_token; here the captured step runs itself."""
     stream = Stream(8, batch=2, channels=4, groups=4, layers=2, taps=20, total=12)
     cache = stream.cache(12, (2, 6), impl)
+    with pytest.raises(ValueError, match="expected begin_token before capture"):
+        cache.capture().__enter__()
     for t in range(12):
+        cache.begin_token()
         with cache.capture():
             before = cache.positions
-            cache.begin_token()
             stream.step(cache, t)
             assert torch.equal(cache.positions, before)
         cache.finish_token()
@@ -146,8 +148,8 @@ def test_what_is_captured_keeps_no_books(impl):
         cache.begin_token()
 
 
-def test_a_token_begins_when_the_last_one_is_finished():
+def test_a_token_begins_where_the_last_one_was_finished():
     cache = FutureFillCache([torch.ones(2, 3)] * 2, 1, 4)
     cache.step(torch.ones(1, 2))
-    with pytest.raises(ValueError, match="begin_token needs a finished token, but layer 1 is next"):
-        cache.begin_token()
+    cache.begin_token()
+    assert not cache.state.ring.any()

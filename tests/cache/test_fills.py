@@ -78,7 +78,7 @@ def test_whoever_touches_the_state_waits_for_the_side_stream(launches, monkeypat
         lambda: cache.crop(1),
         lambda: cache.load_state_dict(saved),
         lambda: cache.prefill(torch.randn(1, 3, 2)),
-        lambda: cache.capture().__enter__(),
+        cache.begin_token,
     ):
         cache.reset()
         for _ in range(2):

@@ -103,3 +103,17 @@ def test_a_grant_lasts_until_the_first_row_is_full():
     assert books.full
     assert list(books.rows) == [4, 5]
     assert books.plain == 0
+
+
+def test_reading_positions_ends_no_grant():
+    books = Positions(2, 10)
+    books.advance([1])
+    books.grant()
+    books.plain -= 3
+    assert (books.rows, books.room(1), books.common, books.plain) == ([3, 4], 6, None, 6)
+    books.update({0: 4})
+    books.grant()
+    books.plain -= 1
+    assert (books.common, books.rows, books.full) == (5, [5, 5], False)
+    books.settle()
+    assert (books.common, books.rows, books.plain) == (None, [5, 5], 0)

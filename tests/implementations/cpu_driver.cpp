@@ -36,8 +36,10 @@ double worst_error(int64_t length, int64_t block, int threads) {
       if (t < rows * 2) spectra[(c / W * rows * 2 + t) * W + c % W] = tap;
     }
   }
+  std::vector<float> undo(tiles * W);
   StepParams s{};
-  s.n_rows = 1, s.u = u.data(), s.y = y.data(), s.ring = ring.data(), s.taps = taps.data();
+  s.n_rows = 1, s.u = u.data(), s.y = y.data(), s.ring = ring.data(), s.undo = undo.data(),
+  s.taps = taps.data();
   s.channels = channels, s.tiles = tiles, s.slots = length, s.block = block;
   FillParams f{};
   f.n_rows = 1, f.ring = ring.data(), f.spectra = spectra.data();
@@ -116,11 +118,13 @@ double offline_error(int64_t length, int64_t taps, int64_t block, int threads) {
   for (size_t i = 0; i < h.size(); ++i) h[i] = std::sin(0.7f * i);
   ConvParams p{};
   p.u = u.data(), p.h = h.data(), p.y = y.data(), p.batch = 1, p.channels = channels;
-  p.length = length, p.taps = taps, p.channels_per_filter = 1, p.u_channel = length, p.h_stride = taps;
+  p.length = length, p.taps = taps, p.channels_per_filter = 1, p.u_channel = length,
+  p.h_stride = taps;
   p.start = start, p.stop = stop, p.block = block;
   std::vector<std::thread> workers;
   for (int w = 0; w < threads; ++w) {
-    workers.emplace_back([&, w] { FF_ISA::offline_conv(p, 3 * w / threads, 3 * (w + 1) / threads); });
+    workers.emplace_back(
+        [&, w] { FF_ISA::offline_conv(p, 3 * w / threads, 3 * (w + 1) / threads); });
   }
   for (auto& worker : workers) worker.join();
   double worst = 0;

@@ -42,6 +42,9 @@ class State:
     positions: torch.Tensor
     levels: torch.Tensor
     work: torch.Tensor
+    token_at: torch.Tensor
+    undo: torch.Tensor
+    history: torch.Tensor
     channels: int
     channels_per_filter: int
 
@@ -99,6 +102,9 @@ def make_state(h, plan, batch, channels, dtype, direct_below=0, slots=None, skip
         torch.zeros(batch, dtype=torch.int64),
         torch.tensor(levels, dtype=torch.int64).reshape(-1, len(LEVEL_COLUMNS)),
         torch.zeros(batch, 1, 0, 2, lanes, dtype=dtype),
+        torch.full((layers, batch), -1),
+        torch.zeros(layers, batch, tiles, lanes, dtype=dtype),
+        torch.zeros(layers, 0, lanes, dtype=dtype),
         channels,
         channels_per_filter if shared else 1,
     )

@@ -45,9 +45,9 @@ def test_what_levels_hold_is_part_of_it(itemsize):
     ring_and_prompt_fill = 2 * 3 * 64 * 2 * 500 * 4
     filters = 2 * 32 * 500 * 4
     total = levels + taps_nbytes(workload, 16) + ring_and_prompt_fill + filters
-    assert needed_nbytes(workload, plan) - total == 8 * 3 + 8 * len(LEVEL_COLUMNS) * len(
-        plan.levels
-    )
+    undo_and_history = 2 * 2 * 3 * 64 * 4
+    numbers = 3 + 2 * 3 + len(LEVEL_COLUMNS) * len(plan.levels)
+    assert needed_nbytes(workload, plan) - total == undo_and_history + 8 * numbers
 
 
 def test_memory_is_checked_before_it_is_allocated():
