@@ -169,7 +169,7 @@ def offline_conv(u: Tensor, h: Tensor, start: int, stop: int, block: int) -> Ten
     u: (B, D, P), h: (G, L) of its dtype, float32 or float64, both contiguous in the last dimension;
     G divides D. block: of the transforms, a power of two. Returns (B, D, stop - start).
     """
-    y = torch.empty(*u.shape[:2], stop - start, dtype=u.dtype)
+    y = torch.empty(*u.shape[:2], stop - start, dtype=u.dtype, device=u.device)
     torch.ops.futurefill_kernels.offline_conv(u, h, y, start, stop, block)
     return y
 

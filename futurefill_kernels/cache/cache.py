@@ -132,7 +132,7 @@ class FutureFillCache:
     @property
     def positions(self) -> Tensor:
         """(B,) int64: positions taken since the prompt."""
-        return torch.tensor(self._positions.rows, dtype=torch.int64)
+        return torch.tensor(self._positions.rows, dtype=torch.int64, device="cpu")
 
     @property
     def nbytes(self) -> int:

@@ -165,7 +165,8 @@ class Prefill:
         if call.pre is not None:
             x = x * call.pre
         if min(call.lengths) < width:
-            inside = torch.arange(width) < torch.tensor(call.lengths)[:, None]
+            lengths = torch.tensor(call.lengths, device="cpu")
+            inside = torch.arange(width, device="cpu") < lengths[:, None]
             x = x * inside[:, None].to(x.device)
         y = self._prompt(call, x) if position is None else self._chunk(call, x, position)
         if skip is not None:

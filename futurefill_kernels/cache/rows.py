@@ -61,7 +61,7 @@ def reorder(state: StreamState, rows: Sequence[int]) -> None:
 def state_dict(state: StreamState, positions: Tensor) -> dict[str, Tensor]:
     """See ``FutureFillCache.state_dict``. positions: (B,) int64 on the CPU."""
     inputs = from_tiles(state.ring[..., : int(positions.max()), :], state.layout)
-    taken = torch.arange(inputs.shape[-1]) < positions[:, None, None]
+    taken = torch.arange(inputs.shape[-1], device="cpu") < positions[:, None, None]
     return {
         "inputs": inputs * taken.to(inputs.device),
         "prompt_fill": from_tiles(state.prompt_fill, state.layout).clone(),

@@ -43,8 +43,10 @@ class Corpus:
 
     def sample(self, batch_size: int, length: int, generator: torch.Generator) -> Tensor:
         """Random crops (batch_size, length) int64 of the training stream."""
-        starts = torch.randint(len(self.train) - length, (batch_size, 1), generator=generator)
-        return self.train[starts + torch.arange(length)].long()
+        starts = torch.randint(
+            len(self.train) - length, (batch_size, 1), generator=generator, device="cpu"
+        )
+        return self.train[starts + torch.arange(length, device="cpu")].long()
 
 
 def standard_library(root: str | Path | None = None) -> Corpus:

@@ -76,7 +76,7 @@ def windows(
     for start in range(0, len(pieces), batch_size):
         rows = pieces[start : start + batch_size]
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).long()
-        lengths = torch.tensor([len(row) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows], device="cpu")
         batches.append((F.pad(ids, (1, 0), value=SEPARATOR), lengths))
     return batches
 
@@ -85,7 +85,11 @@ def windows(
 def parallel_bits(model: LanguageModel, ids: Tensor, lengths: Tensor) -> float:
     """Sum of bits over the valid bytes of one batch, all positions at once. ids: (B, T+1)."""
     return sum(
-        bits(model(row[None, :n]), row[None, 1 : n + 1], torch.ones(1, n, dtype=torch.bool))
+        bits(
+            model(row[None, :n]),
+            row[None, 1 : n + 1],
+            torch.ones(1, n, dtype=torch.bool, device=row.device),
+        )
         for row, n in zip(ids, lengths.tolist(), strict=True)
     )
 

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--compare is greedy: expected --temperature 0, got {temperature}")
     sampler = make_sampler(temperature, top_k=args.top_k, top_p=args.top_p, seed=args.seed)
     model = load_model(args.weights)
-    prompt = torch.tensor([list(args.prompt.encode())], dtype=torch.int64)
+    prompt = torch.tensor([list(args.prompt.encode())], dtype=torch.int64, device="cpu")
 
     printer = TextPrinter(sys.stdout)
     sys.stdout.write(args.prompt)

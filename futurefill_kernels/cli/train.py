@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 def train(model: LanguageModel, corpus: Corpus, args: argparse.Namespace) -> None:
     """AdamW with warmup and cosine decay over crops that grow by `STAGES`."""
     optimizer = torch.optim.AdamW(_parameter_groups(model), betas=(0.9, 0.95), fused=True)
-    generator = torch.Generator().manual_seed(args.seed)
+    generator = torch.Generator("cpu").manual_seed(args.seed)
     tokens, start = 0, time.monotonic()
     bar = tqdm(total=args.steps, unit="step", mininterval=10)
     for step in range(args.steps):

@@ -120,7 +120,7 @@ def _decode_model(
     capture = not reasons if loop.cuda_graph is None else loop.cuda_graph
     with cache.select(lengths=lengths):
         logits = model(ids, cache=cache)  # (B, P, V)
-    logits = logits[torch.arange(batch), torch.tensor(lengths) - 1]
+    logits = logits[list(range(batch)), [n - 1 for n in lengths]]
     stops = torch.tensor(list(stop_ids), device=ids.device, dtype=ids.dtype)
     running = torch.ones(batch, dtype=torch.bool, device=ids.device)
     step: Callable[[Tensor], Tensor] = partial(model, cache=cache)
@@ -159,7 +159,7 @@ def _decode_filters(
         h.detach(), batch, loop.steps, channels=channels, dtype=prompt.dtype, **loop.options
     )
     y = cache.prefill(prompt.detach(), lengths=valid)
-    y_t = y[torch.arange(batch), :, torch.tensor(valid) - 1]  # (B, D)
+    y_t = y[list(range(batch)), :, [n - 1 for n in valid]]  # (B, D)
     with loop.bar:
         for t in range(loop.steps):
             u_t = next_input(y_t)
@@ -195,7 +195,8 @@ def _pad(
     if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
         raise TypeError(f"expected prompt ids of an integer dtype, got {prompt.dtype}")
     valid = valid_lengths(lengths, *prompt.shape)
-    inside = torch.arange(prompt.shape[1]) < torch.tensor(valid)[:, None]
+    counts = torch.tensor(valid, device="cpu")
+    inside = torch.arange(prompt.shape[1], device="cpu") < counts[:, None]
     return prompt.long().where(inside.to(prompt.device), 0), valid
 
 

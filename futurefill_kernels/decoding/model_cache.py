@@ -71,7 +71,7 @@ class DecodingCache:
         self._call: Call | None = None
         self._capturing = False
         self._counted = False  # whether the device's token counts are those of `_seen`
-        self._seen = torch.zeros(batch_size, dtype=torch.int64)
+        self._seen = torch.zeros(batch_size, dtype=torch.int64, device="cpu")
         self._all_seen = False
         #: Why tokens take one call per layer; empty when they are fused.
         self.not_fused = ["fused=False"] if not fused else cannot_fuse(model, self._caches)
@@ -291,6 +291,6 @@ class DecodingCache:
             return
         self._counted = False
         rows = range(self.batch_size) if call.rows is None else call.rows
-        self._seen[list(rows)] += torch.tensor(call.lengths)
+        self._seen[list(rows)] += torch.tensor(call.lengths, device="cpu")
         if not self._all_seen:
             self._all_seen = bool((self._seen > 0).all())

@@ -24,7 +24,7 @@ Products = Callable[[Tensor, Tensor, int, int], None]
 @lru_cache(maxsize=32)
 def _twist(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines (n, 1) of the angles ``pi k / 2n``."""
-    angles = torch.arange(n, dtype=torch.float64) * (torch.pi / 2 / n)
+    angles = torch.arange(n, dtype=torch.float64, device="cpu") * (torch.pi / 2 / n)
     cos, sin = (f(angles).float()[:, None].to(device) for f in (torch.cos, torch.sin))
     return cos, sin
 

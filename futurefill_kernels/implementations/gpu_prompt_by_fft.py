@@ -121,7 +121,7 @@ def _time_contiguous(x: Tensor) -> Tensor:
 
 
 def _on_device(values: list[list[int]], device: torch.device) -> Tensor:
-    numbers = torch.tensor(values, dtype=torch.int64)
+    numbers = torch.tensor(values, dtype=torch.int64, device="cpu")
     if device.type != "cuda":
         return numbers
     return numbers.pin_memory().to(device, non_blocking=True)  # without waiting for the device

@@ -33,7 +33,9 @@ class ImplicitFilter(LongFilter):
     ) -> None:
         super().__init__(channels, context_length)
         self.frequency = sine_frequency
-        self.register_buffer("position", _lag_features(context_length, bands), persistent=False)
+        position = _lag_features(context_length, bands)
+        position = position.to(torch.get_default_device(), torch.get_default_dtype())
+        self.register_buffer("position", position, persistent=False)
         self.input = nn.Linear(2 * bands + 1, hidden)
         self.hidden = nn.Linear(hidden, hidden)
         self.output = nn.Linear(hidden, channels, bias=False)
@@ -54,11 +56,11 @@ class ImplicitFilter(LongFilter):
 
 def _lag_features(length: int, bands: int) -> Tensor:
     """(length, 2 bands + 1): log of the lag, then sines and cosines from period ``2 L`` to 4."""
-    lag = torch.arange(length, dtype=torch.float64)[:, None]
+    lag = torch.arange(length, dtype=torch.float64, device="cpu")[:, None]
     slowest, fastest = math.log(math.pi / length), math.log(math.pi / 2)
-    rates = torch.linspace(slowest, fastest, bands, dtype=torch.float64).exp()
+    rates = torch.linspace(slowest, fastest, bands, dtype=torch.float64, device="cpu").exp()
     log_lag = torch.log1p(lag) / math.log1p(length)
-    return torch.cat([log_lag, torch.sin(lag * rates), torch.cos(lag * rates)], dim=1).float()
+    return torch.cat([log_lag, torch.sin(lag * rates), torch.cos(lag * rates)], dim=1)
 
 
 class Hyena(nn.Module):

@@ -38,9 +38,10 @@ def load_model(path: str | Path | None = None) -> LanguageModel:
         config = LanguageModelConfig(**json.loads(metadata["config"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} carries no usable model configuration: {error!r}") from error
-    model = LanguageModel(config)
+    with torch.device("cpu"):
+        model = LanguageModel(config).float()
+        tensors = _tensors(path)
     expected = model.state_dict()
-    tensors = _tensors(path)
     if set(tensors) != set(expected):
         wrong = sorted(set(tensors) ^ set(expected))
         raise ValueError(f"{path} does not match its configuration: unexpected or missing {wrong}")

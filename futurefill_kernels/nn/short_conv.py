@@ -81,7 +81,7 @@ class ShortConvState:
 
     def set_count(self, seen: list[int]) -> None:
         """What captured steps start from, (B,). Copies from the host: never inside a capture."""
-        self._counter.copy_(torch.tensor(seen))
+        self._counter.copy_(torch.tensor(seen, device="cpu"))
 
     def end_capture(self) -> None:
         """Steps are counted by the caller again."""

@@ -22,8 +22,8 @@ def spectral_filters(length: int, count: int) -> Tensor:
     if not 1 <= count <= length:
         raise ValueError(f"expected 1 <= count <= length = {length}, got {count}")
     width = min(length, count + 8)
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(length, width, dtype=torch.float64, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)
+    basis = torch.randn(length, width, dtype=torch.float64, generator=generator, device="cpu")
     for _ in range(6):
         basis, _ = torch.linalg.qr(_hankel_product(basis))
     values, vectors = torch.linalg.eigh(basis.T @ _hankel_product(basis))
@@ -37,7 +37,7 @@ def spectral_filters(length: int, count: int) -> Tensor:
 def _hankel_product(x: Tensor) -> Tensor:
     """``Z @ x`` for x (L, n): a convolution with the reversed columns."""
     length = len(x)
-    s = torch.arange(2, 2 * length + 1, dtype=torch.float64)[:, None]
+    s = torch.arange(2, 2 * length + 1, dtype=torch.float64, device=x.device)[:, None]
     entries = 2 / (s**3 - s)  # (2L - 1, 1), entry i + j - 2 of anti-diagonals
     n = 1 << (3 * length).bit_length()
     product = torch.fft.rfft(entries, n, dim=0) * torch.fft.rfft(x.flip(0), n, dim=0)
@@ -57,7 +57,8 @@ class SpectralFilter(LongFilter):
         super().__init__(channels, context_length, skip=False)
         phi = spectral_filters(context_length, filters).clone()
         phi[:, 1::2] = 0
-        self.register_buffer("phi", (2 * phi).float(), persistent=False)
+        phi = (2 * phi).to(torch.get_default_device(), torch.get_default_dtype())
+        self.register_buffer("phi", phi, persistent=False)
         self.mix = nn.Parameter(torch.randn(channels, filters) / filters**0.5)
 
     def taps(self, length: int) -> Tensor:
@@ -76,8 +77,10 @@ class SpectralBank(LongFilter):
     def __init__(self, channels: int, context_length: int, filters: int) -> None:
         super().__init__(2 * filters * channels, context_length, groups=2 * filters, skip=False)
         phi = spectral_filters(context_length, filters)
-        sign = 1.0 - 2.0 * (torch.arange(context_length) % 2)
-        self.register_buffer("bank", torch.cat([phi, phi * sign]).float(), persistent=False)
+        sign = 1.0 - 2.0 * (torch.arange(context_length, device="cpu") % 2)
+        bank = torch.cat([phi, phi * sign])
+        bank = bank.to(torch.get_default_device(), torch.get_default_dtype())
+        self.register_buffer("bank", bank, persistent=False)
 
     def taps(self, length: int) -> Tensor:
         """The first ``min(length, L)`` taps, (2K, min(length, L))."""

@@ -58,7 +58,7 @@ def fast_conv_range(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
     if not compiled or h.dtype != torch.float32:
         return conv_range(u, h, start, stop)
     if start >= u.shape[2] + h.shape[1] - 1:
-        return torch.zeros(*u.shape[:2], stop - start, dtype=h.dtype)
+        return torch.zeros(*u.shape[:2], stop - start, dtype=h.dtype, device=u.device)
     u = u.to(h.dtype)
     u = u if u.stride(2) == 1 else u.contiguous()
     h = h if h.stride(1) == 1 else h.contiguous()

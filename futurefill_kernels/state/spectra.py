@@ -28,7 +28,8 @@ def _tree_angles(n: int) -> tuple[float, ...]:
 
 def tree_order(n: int) -> Tensor:
     """(n,) int64: index ``k`` of every tree-ordered root ``exp(2 pi i (k + 1/4) / n)``."""
-    return torch.tensor([round(a * n - 0.25) % n for a in _tree_angles(n)], dtype=torch.int64)
+    order = [round(a * n - 0.25) % n for a in _tree_angles(n)]
+    return torch.tensor(order, dtype=torch.int64, device="cpu")
 
 
 def twisted_transform(z: Tensor) -> Tensor:
@@ -60,11 +61,11 @@ def block_spectra(h: Tensor, level: Level) -> Tensor:
     Returns (G, K, n) complex128.
     """
     block, n = level.block, level.transform
-    taps = torch.zeros(h.shape[0], (level.n_spectra + 1) * block, dtype=torch.float64)
+    taps = h.new_zeros(h.shape[0], (level.n_spectra + 1) * block, dtype=torch.float64)
     h = h[:, level.late :]
     used = min(h.shape[1], taps.shape[1])
     taps[:, :used] = h[:, :used]
-    packed = torch.zeros(h.shape[0], level.n_spectra, 2 * n, dtype=torch.float64)
+    packed = taps.new_zeros(h.shape[0], level.n_spectra, 2 * n)
     packed[..., n - block : n + block] = taps.unfold(1, 2 * block, block)
     return twisted_transform(torch.complex(packed[..., :n], packed[..., n:])) / n
 
@@ -75,7 +76,7 @@ def filter_spectra(h: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
     h: (G, L) taps. Returns (sum K_l n_l, 2, G) of ``dtype``; index 0 of the 2 is the real part.
     """
     h = h.detach().to(device="cpu", dtype=torch.float64)[:, : plan.filter_length]
-    out = torch.empty(plan.spectra_rows, 2, h.shape[0], dtype=dtype)
+    out = torch.empty(plan.spectra_rows, 2, h.shape[0], dtype=dtype, device=h.device)
     for level in plan.levels:
         start = level.spectra_offset
         # 32 MiB of complex128 at a time

@@ -161,7 +161,7 @@ def level_table(levels: Sequence[Level], layout: Layout) -> Tensor:
             )
         )
         work_offset += layout.work_rows(level)
-    return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), len(LEVEL_COLUMNS))
+    return torch.tensor(rows, dtype=torch.int64, device="cpu").view(-1, len(LEVEL_COLUMNS))
 
 
 def allocate(

@@ -83,7 +83,7 @@ def _thread_counts() -> list[int]:
 
 def _call_ns(seconds: float) -> float:
     """A call of ``fill`` that finds nothing to do."""
-    state, nobody = _state(16, 16), torch.tensor([-1])
+    state, nobody = _state(16, 16), torch.tensor([-1], device="cpu")
     return _fastest(partial(cpu.fill, state, state.plan.levels[0], nobody), seconds)
 
 
@@ -97,9 +97,9 @@ def _firing_ns(per_channel: dict[int, float], seconds: float) -> float:
     for first in (8, 16, 32):
         plan = Plan.continuous(length, first)
         layout = cpu.make_layout(lanes, lanes, torch.float32, plan)
-        h = torch.zeros(lanes, length)
+        h = _zeros(lanes, length)
         state = allocate(plan, layout, cpu.make_spectra, [h], 1, None)
-        u, y = torch.zeros(1, lanes), torch.empty(length, 1, lanes)
+        u, y = _zeros(1, lanes), _zeros(length, 1, lanes)
 
         def whole(s: StreamState, u: Any = u, y: Any = y) -> None:
             s.positions.zero_()
@@ -163,14 +163,14 @@ def _state(block: int, channels: int) -> StreamState:
     """A group of four blocks, its tensors zero: the time does not depend on the values."""
     plan = Plan(4 * block, (block,))
     layout = cpu.make_layout(channels, channels, torch.float32, plan)
-    one = torch.zeros(layout.lanes, 1)
+    one = _zeros(layout.lanes, 1)
     lanes = dataclasses.replace(layout, channels=layout.lanes, groups=layout.lanes)
 
     def spectra(h: torch.Tensor, plan: Plan, _: Any, dtype: torch.dtype) -> torch.Tensor:
         tile = cpu.make_spectra(one, plan, lanes, dtype)
-        return torch.zeros(layout.filter_tiles, *tile.shape[1:], dtype=dtype)
+        return tile.new_zeros(layout.filter_tiles, *tile.shape[1:])
 
-    return allocate(plan, layout, spectra, [torch.zeros(channels, 1)], 1, None)
+    return allocate(plan, layout, spectra, [_zeros(channels, 1)], 1, None)
 
 
 def _fill_times(block: int, channels: int, seconds: float) -> tuple[float, float, float]:
@@ -226,9 +226,9 @@ def _steps(block: int, channels: int) -> Callable[[], None]:
     """All steps of a block without fills."""
     plan = Plan(block, (block,))
     layout = cpu.make_layout(channels, channels, torch.float32, plan)
-    h = torch.zeros(channels, block)
+    h = _zeros(channels, block)
     state = allocate(plan, layout, cpu.make_spectra, [h], 1, None)
-    step, u = cpu.make_step(state), torch.zeros(1, channels)
+    step, u = cpu.make_step(state), _zeros(1, channels)
     y = torch.empty_like(u)
 
     def whole() -> None:
@@ -237,6 +237,10 @@ def _steps(block: int, channels: int) -> Callable[[], None]:
             step(u, None, None, y, None, 0, True)
 
     return whole
+
+
+def _zeros(*shape: int) -> torch.Tensor:
+    return torch.zeros(*shape, dtype=torch.float32, device="cpu")
 
 
 def _fastest(call: Callable[[], object], seconds: float) -> float:

@@ -18,11 +18,11 @@ def measure_gpu(device: torch.device, *, scale: int = 1 << 28) -> dict[str, floa
 
     scale: float32 values copied; matrices are ``sqrt(scale) / 2`` wide. Any device of torch works.
     """
-    source = torch.zeros(scale, device=device)
+    source = torch.zeros(scale, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     copied = _device_seconds(device, lambda: target.copy_(source), 10)
     width = int(scale**0.5) // 2
-    a = torch.randn(width, width, device=device)
+    a = torch.randn(width, width, dtype=torch.float32, device=device)
     out = torch.empty_like(a)
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -30,7 +30,7 @@ def measure_gpu(device: torch.device, *, scale: int = 1 << 28) -> dict[str, floa
         product = _device_seconds(device, lambda: torch.mm(a, a, out=out), 10)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
-    small = torch.zeros(32, device=device)
+    small = torch.zeros(32, dtype=torch.float32, device=device)
     launch = _device_seconds(device, lambda: small.add_(1), 2000)
     return {
         "dram_bytes_per_second": 2 * source.nbytes / copied,
@@ -53,7 +53,10 @@ def measure_implementations(
     """
     reasons = cannot_run(device, torch.float32)
     torch.manual_seed(0)
-    filters = [torch.randn(channels, tokens, device=device) / tokens for _ in range(layers)]
+    filters = [
+        torch.randn(channels, tokens, dtype=torch.float32, device=device) / tokens
+        for _ in range(layers)
+    ]
     caches = {
         name: FutureFillCache(filters, 1, tokens, impl=name) for name in names if not reasons[name]
     }
@@ -69,7 +72,7 @@ def measure_implementations(
 def _stream_seconds(cache: FutureFillCache) -> float:
     """Seconds of a whole stream, from an empty cache."""
     cache.reset()
-    u = torch.ones(1, cache.channels, device=cache.device)
+    u = torch.ones(1, cache.channels, dtype=cache.dtype, device=cache.device)
     y = torch.empty_like(u)
     _wait(cache.device)
     start = time.perf_counter()

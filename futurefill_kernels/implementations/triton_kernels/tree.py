@@ -44,7 +44,7 @@ def twiddle_table(device: torch.device) -> Tensor:
         depth = [child for c in depth for child in (c / 2, c / 2 + 0.5)]
     angles += angles[::2]
     angles += [rho * m for r in (2, 4, 8) for rho in residues[r] for m in range(r)]
-    turns = torch.tensor(angles, dtype=torch.float64) * (2 * torch.pi)
+    turns = torch.tensor(angles, dtype=torch.float64, device="cpu") * (2 * torch.pi)
     return torch.stack([turns.cos(), turns.sin()], 1).flatten().float().to(device)
 
 

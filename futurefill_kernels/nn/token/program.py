@@ -160,7 +160,7 @@ def encode(segment: Sequence[Instruction]) -> Tensor:
     """
     rows = [[INSTRUCTIONS.index(type(i)), *_values(i)] for i in segment]
     padded = [row + [0] * (WIDTH - len(row)) for row in rows]
-    return torch.tensor(padded, dtype=torch.int64).view(-1, WIDTH)
+    return torch.tensor(padded, dtype=torch.int64, device="cpu").view(-1, WIDTH)
 
 
 def _values(record: Instruction | Buffer) -> list[int]:
