@@ -5,6 +5,7 @@ Spectra are the taps themselves: a fill is one FFT convolution of the group's in
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -65,23 +66,29 @@ def step(
     x = x.to(state.ring.dtype)
     taps = state.taps[layer, 0].repeat_interleave(state.channels_per_filter, dim=-1)  # (T_0, D)
     row_list = range(len(u)) if rows is None else rows.tolist()
-    positions = state.positions.tolist()
-    for r, b in enumerate(row_list):
-        if b < 0:
-            y[r] = 0
-            continue
-        p = positions[b]
+    y[[r for r, row in enumerate(row_list) if row < 0]] = 0
+    for p, members in _by_position(state, row_list).items():
+        at = [row_list[r] for r in members]
         first = p - p % taps.shape[0]
-        slots = state.ring[layer, b, 0]  # (N, D)
-        state.undo[layer, b, 0], state.token_at[layer, b] = slots[p], p
-        result = slots[p] + taps[0] * x[r]
-        result += (slots[first:p].flip(0) * taps[1 : p - first + 1]).sum(0)
-        if state.skip is not None:
-            result += state.skip[layer] * x[r]
-        y[r] = result if post is None else post[r] * result
-        slots[p] = x[r]
+        block = state.ring[layer, at, 0, first : p + 1]  # (R, n + 1, D)
+        state.undo[layer, at, 0], state.token_at[layer, at] = block[:, -1], p
+        newest = taps[0] if state.skip is None else taps[0] + state.skip[layer]
+        result = block[:, -1] + newest * x[members]
+        result += (block[:, :-1].flip(1) * taps[1 : p - first + 1]).sum(1)
+        y[members] = (result if post is None else post[members] * result).to(y.dtype)
+        state.ring[layer, at, 0, p] = x[members]
         if advance:
-            state.positions[b] += 1
+            state.positions[at] = p + 1
+
+
+def _by_position(state: StreamState, rows: Iterable[int]) -> dict[int, list[int]]:
+    """Indices into rows of the state, those at the same position together; -1 is left out."""
+    positions = state.positions.tolist()
+    groups: dict[int, list[int]] = {}
+    for r, row in enumerate(rows):
+        if row >= 0:
+            groups.setdefault(positions[row], []).append(r)
+    return groups
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
@@ -90,17 +97,16 @@ def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     rows: (R,) int64 rows whose position is a boundary where this level fires, or None for all.
     """
     ring, length = state.ring, state.plan.length
-    for b in range(ring.shape[1]) if rows is None else rows.tolist():
-        p = int(state.positions[b])
+    row_list = range(ring.shape[1]) if rows is None else rows.tolist()
+    for p, members in _by_position(state, row_list).items():
+        at = [row_list[r] for r in members]
         start = p - level.products(p // level.block) * level.block
         first = p + level.late
         stop = min(first + level.block, length)
         for layer in range(ring.shape[0]):
-            slots = ring[layer, b, 0]  # (N, D)
-            added = conv_range(
-                slots[None, start:p].mT, state.spectra[layer], first - start, stop - start
-            )
-            slots[first:stop] += added[0].mT
+            inputs = ring[layer, at, 0, start:p].mT  # (R, D, T)
+            added = conv_range(inputs, state.spectra[layer], first - start, stop - start)
+            ring[layer, at, 0, first:stop] += added.mT
 
 
 def fill_share(state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int) -> None:
