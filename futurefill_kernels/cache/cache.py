@@ -104,9 +104,10 @@ class FutureFillCache:
         self._prefill.open(range(batch_size), stale=False)
         self._next_layer, self._token, self._capturing = 0, _Token(None), False
         # of a token: whether it is replayed, whether its history is summed and on which stream, and
-        # whether its fills are being launched; of a prompt call: what was held before it
+        # whether its fills are being launched
         self._replaying = self._summed = self._filling = False
         self._side: torch.cuda.Stream | None = None
+        # what was held of prompts before the call that is under way
         self._held_before: dict[int, list[Tensor | None]] = {}
 
     @property
@@ -209,6 +210,8 @@ class FutureFillCache:
                 self.abort()
             if self._launches_fills:
                 self._fills.join()
+            if self._held_before:
+                self._held_before = {}
         # else one more of all rows, or a graph that takes steps down
         if (row_list is not None or self._positions.plain <= 0) and not self._capturing:
             if layer == 0:
@@ -372,14 +375,14 @@ class FutureFillCache:
             self.abort()
         self._fills.join()
         if rows is None and self._positions.plain > 0:
-            self._replaying = True
+            self._replaying, self._held_before = True, {}
             return
         everyone = range(self.batch_size) if rows is None else rows
         taken, most = self._positions.rows, self.max_new_tokens
         for row in everyone:
             if row >= 0 and taken[row] >= most:
                 raise ValueError(f"no room for another step: all max_new_tokens = {most} are taken")
-        self._token = _Token(rows)
+        self._token, self._held_before = _Token(rows), self._prefill.held(everyone)
         self._prefill.close(everyone)
         self._replaying = True
         if rows is None:
@@ -436,13 +439,27 @@ class FutureFillCache:
         rows = [r for r in (range(self.batch_size) if token.rows is None else token.rows) if r >= 0]
         here = {row: at[row] for row in rows}
         if token.lengths is not None:
-            self._prefill.take_back(self._held_before)
-            self._move({row: p for row, p in here.items() if not self.in_prompt(row)})
-        elif (self._filling or not self._launches_fills) and self._past(here):
-            self._move(here)  # fills have followed: from the inputs before it
+            self.take_back(here)
         else:
-            take_back(self._state, list(here), list(here.values()))
+            if (self._filling or not self._launches_fills) and self._past(here):
+                self._move(here)  # fills have followed: from the inputs before it
+            else:
+                take_back(self._state, list(here), list(here.values()))
+            self._prefill.reopen(self._held_before)
         self._next_layer, self._replaying, self._summed, self._filling = 0, False, False, False
+
+    def take_back(self, positions: Mapping[int, int]) -> None:
+        """Take back the last token or prompt call although its last layer has run.
+
+        positions: of its rows before it; those in their prompt have none.
+        """
+        self._fills.join()
+        if self._token.lengths is not None:
+            self._prefill.take_back(self._held_before)
+            positions = {row: p for row, p in positions.items() if not self.in_prompt(row)}
+        self._move(positions)
+        if self._token.lengths is None:
+            self._prefill.reopen(self._held_before)
 
     def _wrong_layer(self, layer: int) -> ValueError:
         return ValueError(

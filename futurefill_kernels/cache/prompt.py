@@ -97,6 +97,10 @@ class Prefill:
         """What is held of the rows' prompts, for ``take_back``."""
         return {row: list(self._held[row]) for row in rows if row in self._held}
 
+    def reopen(self, held: dict[int, list[Tensor | None]]) -> None:
+        """Rows wait for their first step again; ``held`` is what it was when they were closed."""
+        self._held.update(held)
+
     def take_back(self, held: dict[int, list[Tensor | None]]) -> None:
         """Rows wait for a prompt again of which only ``held`` has come."""
         for row, inputs in held.items():

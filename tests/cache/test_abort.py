@@ -112,6 +112,53 @@ def test_only_the_rows_of_a_token_are_taken_back(impl):
     assert cache.positions.tolist() == [12, 11]
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_first_token_that_is_taken_back_leaves_its_prompt_open(impl, finished):
+    stream, _, _ = streams(impl, (4, 8, 16), 0)
+    cache = stream.cache(TOTAL - PROMPT, (4, 8, 16), impl)
+    stream.prefill(cache, 0, 4)
+    for layer in range(LAYERS if finished else 1):
+        cache.step(torch.randn(2, 6), layer)
+    if finished:
+        cache.take_back({0: 0, 1: 0})
+    else:
+        cache.abort()
+    stream.prefill(cache, 4, PROMPT)
+    for t in range(PROMPT, TOTAL):
+        stream.step(cache, t)
+    assert stream.error() < 2e-6
+
+
+@pytest.mark.parametrize("steps", [11, 15])
+def test_a_finished_token_is_taken_back(impl, steps):
+    _, cache, untouched = streams(impl, (4, 8, 16), steps)
+    for layer in range(LAYERS):
+        cache.step(torch.randn(2, 6), layer)
+    cache.take_back({0: steps, 1: steps})
+    same_state(cache, untouched)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_finished_prompt_call_is_taken_back(impl, inside):
+    stream, cache, untouched = streams(impl, (4, 8, 16), 11 if inside else 0)
+    for layer in range(LAYERS):
+        cache.prefill(torch.randn(2, 6, 9), layer)
+    cache.take_back({0: 11, 1: 11} if inside else {})
+    if inside:
+        same_state(cache, untouched)
+    for t in range(PROMPT + 11 * inside, TOTAL):
+        stream.step(cache, t)
+    assert stream.error() < 2e-6
+
+
+def test_nothing_of_a_prompt_is_held_once_a_second_token_begins(impl):
+    stream, cache, _ = streams(impl, (4, 8, 16), 0)
+    stream.step(cache, PROMPT)
+    stream.step(cache, PROMPT + 1)
+    assert not cache._held_before
+    assert not cache._prefill.held(range(2))
+
+
 @pytest.mark.parametrize("held", [0, 5])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_prompt_is_taken_back(impl, held, layers):
