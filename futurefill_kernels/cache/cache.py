@@ -26,6 +26,7 @@ from .checks import (
 )
 from .construct import choose, make_state
 from .fills import Fills
+from .history import History
 from .positions import Positions
 from .prompt import Call, Prefill
 from .replay import move_rows
@@ -96,17 +97,15 @@ class FutureFillCache:
         self._last_layer = self.layers - 1
         self._state = make_state(sizes, self.plan, self._implementation, taps, skip, spectra)
         self._step = self._implementation.make_step(self._state)
-        self._history = self._implementation.make_history(self._state)
+        self._history = History(self._state, self._implementation)
         self._launches_fills = not self._implementation.capabilities.fuses_fill
         self._fills = Fills(self._state, self._implementation, fill_stream)
         self._prefill = Prefill(self._state, self._implementation, taps)
         self._positions = Positions(batch_size, max_new_tokens)
         self._prefill.open(range(batch_size), stale=False)
         self._next_layer, self._token, self._capturing = 0, _Token(None), False
-        # of a token: whether it is replayed, whether its history is summed and on which stream, and
-        # whether its fills are being launched
-        self._replaying = self._summed = self._filling = False
-        self._side: torch.cuda.Stream | None = None
+        # of a token: whether it is replayed, and whether its fills are being launched
+        self._replaying = self._filling = False
         # what was held of prompts before the call that is under way
         self._held_before: dict[int, list[Tensor | None]] = {}
 
@@ -220,8 +219,8 @@ class FutureFillCache:
                 raise ValueError(
                     f"expected the rows of layer 0 for layer {layer}, got rows={row_list}"
                 )
-        if layer == 0 and self._history is not None:
-            self._join_history(index)
+        if layer == 0 and self._history.needed:
+            self._history.join(index)
         advance = layer == self._last_layer
         self._next_layer = layer + 1  # before: an interrupt must not hide that the layer has begun
         try:
@@ -291,7 +290,7 @@ class FutureFillCache:
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen; what filters prepared stays."""
         if rows is None:
-            self._next_layer, self._replaying, self._summed = 0, False, False
+            self._forget_call()
         self._between_tokens("reset")
         row_list = (
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
@@ -306,7 +305,7 @@ class FutureFillCache:
         other = copy.copy(self)
         other._state = self._state.clone()
         other._step = self._implementation.make_step(other._state)
-        other._history = self._implementation.make_history(other._state)
+        other._history = History(other._state, self._implementation)
         other._fills = Fills(other._state, self._implementation, self._fills.stream)
         other._prefill = self._prefill.clone(other._state)
         other._positions = self._positions.clone()
@@ -345,7 +344,7 @@ class FutureFillCache:
         """Take over what ``state_dict`` of a cache with equal filters and sizes returned."""
         sizes = (self.layers, self.batch_size, self.channels, self.max_new_tokens)
         inputs, filled, positions = check_state_dict(state, sizes, self._state.ring.dtype)
-        self._next_layer, self._replaying, self._summed = 0, False, False
+        self._forget_call()
         self._fills.join()
         self._prefill.replaced()
         restore(self._state, inputs, filled)
@@ -412,19 +411,11 @@ class FutureFillCache:
 
         stream: launch it there, beside what follows on the current stream until layer 0.
         """
-        if self._history is None or self._summed:
-            return
-        if stream is None:
-            self._history(None)
-        else:
-            stream.wait_stream(torch.cuda.current_stream(self.device))
-            with torch.cuda.stream(stream):
-                self._history(None)
-        self._summed, self._side = True, stream
+        self._history.sum(None, stream)
 
     def join_history(self) -> None:
         """The sums of this token are there for what follows on the current stream."""
-        self._join_history(None)
+        self._history.join(None)
 
     def abort(self) -> None:
         """Take back the token or prompt call that is under way: its rows are as before it.
@@ -446,7 +437,7 @@ class FutureFillCache:
             else:
                 take_back(self._state, list(here), list(here.values()))
             self._prefill.reopen(self._held_before)
-        self._next_layer, self._replaying, self._summed, self._filling = 0, False, False, False
+        self._forget_call()
 
     def take_back(self, positions: Mapping[int, int]) -> None:
         """Take back the last token or prompt call although its last layer has run.
@@ -467,19 +458,15 @@ class FutureFillCache:
             f"of {self.layers}, got {layer}"
         )
 
+    def _forget_call(self) -> None:
+        """No token or prompt call is under way."""
+        self._next_layer, self._replaying, self._filling = 0, False, False
+        self._history.drop()
+
     def _past(self, positions: Mapping[int, int]) -> bool:
         """Whether some row is further than that on the device."""
         device = self._state.positions.tolist()
         return any(device[row] != position for row, position in positions.items())
-
-    def _join_history(self, rows: Tensor | None) -> None:
-        if self._history is None:
-            return
-        if not self._summed:
-            self._history(rows)
-        elif self._side is not None:
-            torch.cuda.current_stream(self.device).wait_stream(self._side)
-        self._summed = False
 
     def _between_tokens(self, method: str) -> None:
         self._fills.join()
