@@ -171,7 +171,7 @@ class Prefill:
         if min(call.lengths) < width:
             lengths = torch.tensor(call.lengths, device="cpu")
             inside = torch.arange(width, device="cpu") < lengths[:, None]
-            x = x * inside[:, None].to(x.device)
+            x = x.where(inside[:, None].to(x.device), 0)  # whatever the padding holds
         y = self._prompt(call, x) if position is None else self._chunk(call, x, position)
         if skip is not None:
             y += skip[call.layer, : x.shape[1], None] * x

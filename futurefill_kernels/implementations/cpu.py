@@ -73,6 +73,12 @@ def make_history(state: StreamState) -> History | None:
     return None
 
 
+class _Owner:
+    """What a bound stream lives as long as."""
+
+    __slots__ = ("__weakref__",)
+
+
 def make_step(state: StreamState) -> Step:
     """One token of one layer; the last layer advances, and what is due of fills follows.
 
@@ -81,13 +87,14 @@ def make_step(state: StreamState) -> Step:
     longer than a token of few channels. A graph of torch.compile gets the op instead.
     """
     bound = 0  # address of the checked state
+    owner = _Owner()  # goes with the function, which itself would be a cycle
     call, plain_call = native.bound_step()
     is_compiling = torch.compiler.is_dynamo_compiling  # one call where is_compiling takes two
     count = state.positions.shape[0]
 
     def bind(u: Tensor) -> int:
         address = ops.bind(state, u)
-        weakref.finalize(step, ops.unbind, address)
+        weakref.finalize(owner, ops.unbind, address)
         return address
 
     def step(
