@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +20,8 @@ from .checks import (
     check_prefill,
     check_room,
     check_sizes,
-    check_state_dict,
     checked_input,
+    crop_lengths,
     plain,
 )
 from .construct import choose, make_state
@@ -31,7 +30,8 @@ from .history import History
 from .positions import Positions
 from .prompt import Call, Prefill
 from .replay import move_rows
-from .rows import reorder, restore, rewind, state_dict, take_back
+from .rows import reorder, rewind, take_back
+from .saved import check_state_dict, fingerprint, held_prompts, restore, state_dict
 
 
 class _Token(NamedTuple):
@@ -86,7 +86,7 @@ class FutureFillCache:
         sizes = check_sizes(layers, batch_size, max_new_tokens, channels, skip)
         self.dtype = check_dtype(layers[0].dtype if dtype is None else dtype)
         self.device = layers[0].device if device is None else torch.empty(0, device=device).device
-        spectra = check_spectra_dtype(spectra_dtype, self.dtype)
+        spectra = self._spectra_dtype = check_spectra_dtype(spectra_dtype, self.dtype)
         self._implementation, self.plan = choose(
             sizes, plan, impl, self.device, self.dtype, spectra_dtype
         )
@@ -306,7 +306,8 @@ class FutureFillCache:
     def clone(self) -> FutureFillCache:
         """An independent cache in the same state; prepared filters are shared."""
         self._fills.join()
-        other = copy.copy(self)
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
         other._state = self._state.clone()
         other._step = self._implementation.make_step(other._state)
         other._history = History(other._state, self._implementation)
@@ -325,34 +326,65 @@ class FutureFillCache:
         self._positions.reorder(row_list)
         self._prefill.reorder(row_list)
 
-    def crop(self, length: int) -> None:
-        """Take back all positions from ``length`` on (counted since the prompt), in every row."""
+    __copy__ = clone
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FutureFillCache:
+        return self.clone()
+
+    def __reduce__(self) -> tuple[Callable[..., FutureFillCache], tuple[Any, ...]]:
+        """What pickle writes: filters, options, and the state as ``state_dict`` saves it."""
+        if self._fills.stream is not None:
+            raise TypeError("a cache with a fill_stream cannot be pickled: streams are a process's")
+        skip = self._state.skip
+        options = {
+            "channels": self.channels,
+            "skip": None if skip is None else skip[:, : self.channels].clone(),
+            "plan": self.plan,
+            "impl": self.impl,
+            "device": self.device,
+            "dtype": self.dtype,
+            "spectra_dtype": self._spectra_dtype,
+        }
+        sizes = (self.batch_size, self.max_new_tokens)
+        return _unpickled, (self._prefill.filters, *sizes, options, self.state_dict())
+
+    def crop(self, length: int | Sequence[int] | Tensor) -> None:
+        """Take back all positions from ``length`` on, counted since the prompt.
+
+        length: of every row, or (B,) one for each.
+        """
         self._between_tokens("crop")
-        if length < 0:
-            raise ValueError(f"expected length >= 0, got {length}")
-        positions = self._positions.rows
-        self._move({row: length for row, p in enumerate(positions) if p > length})
+        lengths = crop_lengths(length, self.batch_size)
+        here = zip(self._positions.rows, lengths, strict=True)
+        self._move({row: n for row, (p, n) in enumerate(here) if p > n})
 
     def state_dict(self) -> dict[str, Tensor]:
         """What determines the state, independent of plan, implementation and device.
 
         inputs: (layers, B, D, n), gated inputs since the prompt, n the largest position.
         prompt_fill: (layers, B, D, N), what the prompt adds to each position. positions: (B,)
-        int64.
+        int64. fingerprint: (layers, 6) of filters and skip. in_prompt: (B,) bool, rows that wait
+        for their first step; of those that have begun their prompt open_prompt.ROW (layers, D, P),
+        its gated inputs.
         """
         self._between_tokens("state_dict")
         self._prefill.clean(range(self.batch_size))
-        return state_dict(self._state, self.positions)
+        held = self._prefill.held(range(self.batch_size))
+        return state_dict(self._state, self.positions, self._prints(), held)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what ``state_dict`` of a cache with equal filters and sizes returned."""
+        """Take over what ``state_dict`` of a cache with equal filters and sizes returned.
+
+        ValueError where sizes, filters or skip are others.
+        """
         sizes = (self.layers, self.batch_size, self.channels, self.max_new_tokens)
-        inputs, filled, positions = check_state_dict(state, sizes, self._state.ring.dtype)
+        check_state_dict(state, sizes, self._state.ring.dtype, self._prints())
         self._forget_call()
         self._fills.join()
         self._prefill.replaced()
-        restore(self._state, inputs, filled)
-        self._move(dict(enumerate(positions.tolist())))
+        restore(self._state, state)
+        self._move(dict(enumerate(state["positions"].tolist())))
+        self._prefill.reopen(held_prompts(state, self._state))
 
     @contextmanager
     def capture(self) -> Iterator[None]:
@@ -462,6 +494,13 @@ class FutureFillCache:
             f"of {self.layers}, got {layer}"
         )
 
+    def _prints(self) -> Tensor:
+        """What tells these filters and skip from others."""
+        skip = self._state.skip
+        return fingerprint(
+            self._prefill.filters, None if skip is None else skip[:, : self.channels]
+        )
+
     def _forget_call(self) -> None:
         """No token or prompt call is under way."""
         self._next_layer, self._replaying, self._filling = 0, False, False
@@ -485,3 +524,15 @@ class FutureFillCache:
         """Rows to new positions, from the inputs that are stored."""
         move_rows(self._state, self._implementation, targets)
         self._positions.update(targets)
+
+
+def _unpickled(
+    filters: Sequence[Tensor],
+    batch_size: int,
+    max_new_tokens: int,
+    options: dict[str, Any],
+    state: dict[str, Tensor],
+) -> FutureFillCache:
+    cache = FutureFillCache(filters, batch_size, max_new_tokens, **options)
+    cache.load_state_dict(state)
+    return cache
