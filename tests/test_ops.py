@@ -36,8 +36,8 @@ def _segment() -> tuple:
     """The first run of layers of a small model's token."""
     config = LanguageModelConfig(32, 16, channels=8, layers=1, mlp_hidden=8)
     token = build(LanguageModel(config), 2, OPS.dense_panel())
-    ids, seen = torch.tensor([[1], [2]]), torch.ones(2, dtype=torch.int64)
-    return encode(token.segments[0]), ids, token.weights, torch.zeros(token.scratch), seen
+    ids, progress = torch.tensor([[1], [2]]), torch.zeros(1, dtype=torch.int64)
+    return encode(token.segments[0]), ids, token.weights, torch.zeros(token.scratch), progress
 
 
 def _arguments(name: str, state) -> tuple:

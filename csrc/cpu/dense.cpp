@@ -116,16 +116,20 @@ void rms_norm(const float* x, float* y, const float* weight, int64_t n, float ep
   for (i = 0; i < n; ++i) y[i] = x[i] * scale * weight[i];
 }
 
-void short_conv(const float* x, float* y, float* ring, const float* weight, int64_t channels,
-                int64_t taps, int64_t newest) {
-  float* slot = ring + newest * channels;
-  for (int64_t c = 0; c < channels; ++c) slot[c] = x[c];
+void short_conv(const float* x, float* y, float* inputs, const float* weight, int64_t channels,
+                int64_t taps) {
   for (int64_t c = 0; c < channels; ++c) y[c] = x[c] * weight[c];
-  for (int64_t s = 1; s < taps; ++s) {
-    const float* past = ring + (newest + taps - s) % taps * channels;
+  float* slot = inputs;
+  for (int64_t s = taps - 1; s > 0; --s, slot += channels) {
+    const float* past = slot + channels;
     const float* tap = weight + s * channels;
-    for (int64_t c = 0; c < channels; ++c) y[c] += past[c] * tap[c];
+    for (int64_t c = 0; c < channels; ++c) {
+      const float value = past[c];
+      slot[c] = value;
+      y[c] += value * tap[c];
+    }
   }
+  for (int64_t c = 0; c < channels; ++c) slot[c] = x[c];
 }
 
 void gate(const float* x, const float* up, float* y, int64_t n) {

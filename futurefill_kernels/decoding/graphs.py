@@ -60,7 +60,7 @@ class GraphedStep:
             with cache.capture():
                 self._logits = model(self._ids, cache=cache)
 
-        cache.begin_token()  # fills joined and tokens counted: not possible inside a capture
+        cache.begin_token()  # fills joined: not possible inside a capture
         self._replay = (capture or _cuda_capture)(call)
 
     def __call__(self, ids: Tensor) -> Tensor:

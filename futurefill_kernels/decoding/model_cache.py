@@ -13,7 +13,7 @@ from ..cache.cache import FutureFillCache
 from ..checks import Rows, row_indices
 from ..nn.filters import LongFilter
 from ..nn.language_model import LanguageModel
-from ..nn.short_conv import ShortConv, ShortConvState
+from ..nn.short_conv import ShortConv, ShortConvState, commit
 from ..nn.token.cpu import FusedToken, cannot_fuse
 from ..plan import Plan
 from ..planning.capabilities import Capabilities
@@ -70,8 +70,9 @@ class DecodingCache:
         self._next = 0
         self._call: Call | None = None
         self._capturing = False
-        self._counted = False  # whether the device's token counts are those of `_seen`
-        self._seen = torch.zeros(batch_size, dtype=torch.int64, device="cpu")
+        self._seen = torch.zeros(
+            batch_size, dtype=torch.bool, device="cpu"
+        )  # has a row seen anything
         self._all_seen = False
         #: Why tokens take one call per layer; empty when they are fused.
         self.not_fused = ["fused=False"] if not fused else cannot_fuse(model, self._caches)
@@ -112,9 +113,9 @@ class DecodingCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all state and prepared filters; independent of the prompt's length."""
-        short = sum(s.ring.nbytes + s.aligned.nbytes for s in self._short.values())
-        if self._fused is not None:  # its scratch holds the rings
-            short += self._fused.nbytes - sum(s.ring.nbytes for s in self._short.values())
+        short = sum(s.nbytes for s in self._short.values())
+        if self._fused is not None:  # its scratch holds the short convolutions' inputs
+            short += self._fused.nbytes - sum(s.inputs.nbytes for s in self._short.values())
         return sum(cache.nbytes for cache in self._caches) + short
 
     @contextmanager
@@ -152,7 +153,7 @@ class DecodingCache:
             or any(cache.full for cache in self._caches)
         ):
             return None
-        return fused(ids.contiguous(), self._seen, self._caches)
+        return fused(ids.contiguous(), self._caches)
 
     def long_conv(
         self, module: LongFilter, u: Tensor, pre: Tensor | None, post: Tensor | None
@@ -176,9 +177,9 @@ class DecodingCache:
         call = self._enter(module, x)
         state = self._short[module]
         if call.stepping:
-            y = state.step(x[..., 0], call.rows, call.seen)[..., None]
+            y = state.step(x[..., 0], call.rows)[..., None]
         else:
-            y = state.prefill(x, call.rows, call.seen, call.lengths)
+            y = state.prefill(x, call.rows, call.lengths if call.padded else None)
         self._leave(call)
         return y
 
@@ -191,16 +192,13 @@ class DecodingCache:
     def capture(self) -> Iterator[None]:
         """Inside, a call of the model launches one step of all rows, and no book is kept of it.
 
-        Token counts come from the device, so the launches serve every token. Around every replay
+        Positions come from the device, so the launches serve every token. Around every replay
         stand ``begin_token`` and ``finish_token``; one before the capture, too, which does all that
         the host has to do.
         """
         with ExitStack() as stack:
             for cache in self._caches:
                 stack.enter_context(cache.capture())
-            for state in self._short.values():
-                state.begin_capture()
-                stack.callback(state.end_capture)
             self._capturing = True
             try:
                 yield
@@ -212,21 +210,18 @@ class DecodingCache:
         self._between_calls("a replay")
         for cache in self._caches:
             cache.begin_token()
-        if not self._counted:
-            for state in self._short.values():
-                state.set_count(self._seen.tolist())
 
     def finish_token(self) -> None:
         """After a replay: keep its books, and launch what fills are due."""
         for cache in self._caches:
             cache.finish_token()
-        self._seen += 1
-        self._counted = True
 
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen."""
         if rows is None:
             self._next = 0
+            if self._fused is not None:
+                self._fused.abort()
         self._between_calls("reset")
         chosen = (
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
@@ -234,9 +229,8 @@ class DecodingCache:
         for cache in self._caches:
             cache.reset(rows)
         for state in self._short.values():
-            state.ring[chosen] = 0
-        self._counted = False
-        self._seen[chosen] = 0
+            state.reset(chosen)
+        self._seen[chosen] = False
         self._all_seen = False
 
     def clone(self) -> DecodingCache:
@@ -259,10 +253,9 @@ class DecodingCache:
         for cache in self._caches:
             cache.reorder(chosen)
         for state in self._short.values():
-            state.ring.copy_(state.ring[chosen])
-        self._counted = False
+            state.reorder(chosen)
         self._seen = self._seen[chosen]
-        self._all_seen = bool((self._seen > 0).all())
+        self._all_seen = bool(self._seen.all())
 
     def _between_calls(self, method: str) -> None:
         if self._next:
@@ -287,10 +280,10 @@ class DecodingCache:
         if self._next < len(self._modules):
             return
         self._next = 0
+        commit(self._short.values())
         if self._capturing:
             return
-        self._counted = False
         rows = range(self.batch_size) if call.rows is None else call.rows
-        self._seen[list(rows)] += torch.tensor(call.lengths, device="cpu")
         if not self._all_seen:
-            self._all_seen = bool((self._seen > 0).all())
+            self._seen[list(rows)] = True
+            self._all_seen = bool(self._seen.all())

@@ -33,7 +33,7 @@ class _Builder:
         self.batch_size, self.panel = batch_size, panel
         self.weights: list[Tensor] = []
         self.weight_count = self.scratch = 0
-        self.rings: dict[nn.Module, int] = {}
+        self.short_inputs: dict[nn.Module, int] = {}
         self.convs: list[LongConv] = []
         self.segments: list[tuple[Instruction, ...]] = []
         self.segment: list[Instruction] = []
@@ -55,14 +55,13 @@ class _Builder:
             self.dense(block.mlp.down.weight, None, gated, residual=x)
         self.norm(model.norm, x, normed)
         logits = self.dense(model.embedding.weight, None, normed)
-        self.segment.append(program.Advance())
         self.close()
         return Program(
             segments=tuple(self.segments),
             convs=tuple(self.convs),
             weights=torch.cat(self.weights),
             scratch=self.scratch,
-            rings=self.rings,
+            short_inputs=self.short_inputs,
             logits=logits,
             vocabulary=config.vocabulary,
         )
@@ -73,10 +72,11 @@ class _Builder:
         width, taps = weight.shape
         line = self.take(width)
         first, piece = self.take(self.batch_size * width), self.batch_size * channels
-        ring = self.rings[mixer.short_conv] = self.take(self.batch_size * taps * width)
+        inputs = self.take(self.batch_size * taps * width)
+        self.short_inputs[mixer.short_conv] = inputs
         self.segment.append(
             program.ShortConv(
-                *(projected, first, line, ring, self.constant(weight.T)),
+                *(projected, first, line, inputs, self.constant(weight.T)),
                 *(width, taps, mixer.order + 1),
             )
         )

@@ -19,6 +19,7 @@ from ..language_model import Block, GatedMLP, LanguageModel
 from ..short_conv import ShortConv, ShortConvState
 from .builder import build
 from .program import Program, encode
+from .program import ShortConv as ShortConvInstruction
 
 _KNOWN = (
     *(LanguageModel, Block, GatedMLP, Hyena, ShortConv, ImplicitFilter),
@@ -46,7 +47,7 @@ class FusedToken:
     """One token of every row. The model's weights are packed here, once.
 
     model: as `cannot_fuse` accepts it. place: cache and layer of every long filter. short: the
-    state of every short convolution; its ring moves into scratch.
+    state of every short convolution; its inputs move into scratch.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class FusedToken:
         self._batch_size, self._place = batch_size, place
         self._segments = [encode(segment) for segment in self._program.segments]
         self._scratch = self._program.weights.new_zeros(self._program.scratch)
+        self._progress = torch.zeros(1, dtype=torch.int64, device="cpu")  # segments run, in all
+        self._finished = 0  # those of finished tokens
         self._bind(short)
 
     @property
@@ -72,36 +75,55 @@ class FusedToken:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed weights and of scratch, short rings included."""
+        """Bytes of the packed weights and of scratch, the short convolutions' inputs included."""
         return self._program.weights.nbytes + self._scratch.nbytes
 
     def clone(self, short: dict[ShortConv, ShortConvState]) -> FusedToken:
         """The same for cloned short states; the packed weights are shared."""
         other = copy.copy(self)
-        other._scratch = self._scratch.clone()
+        other._scratch, other._progress = self._scratch.clone(), self._progress.clone()
         other._bind(short)
         return other
 
-    def __call__(self, ids: Tensor, seen: Tensor, caches: list[FutureFillCache]) -> Tensor:
-        """ids: (B, 1) int64. seen: (B,) int64 tokens before this one, advanced.
-
-        Returns logits (B, 1, V).
-        """
+    def __call__(self, ids: Tensor, caches: list[FutureFillCache]) -> Tensor:
+        """ids: (B, 1) int64. Returns logits (B, 1, V). After an exception comes `abort`."""
         op, segments = self._op, self._segments
-        weights, scratch = self._program.weights, self._scratch
-        op(segments[0], ids, weights, scratch, seen)
+        weights, scratch, progress = self._program.weights, self._scratch, self._progress
+        op(segments[0], ids, weights, scratch, progress)
         for segment, (cache, layer, u, pre, post, y) in enumerate(self._calls, 1):
             caches[cache].step(u, layer, pre=pre, post=post, out=y)
-            op(segments[segment], ids, weights, scratch, seen)
-        return self._logits.clone(memory_format=torch.contiguous_format)
+            op(segments[segment], ids, weights, scratch, progress)
+        logits = self._logits.clone(memory_format=torch.contiguous_format)
+        self._finished += len(segments)
+        return logits
+
+    def abort(self) -> None:
+        """Take back what an unfinished token moved here: the inputs of short convolutions.
+
+        A segment of the token has run as a whole or not at all.
+        """
+        ran = int(self._progress) - self._finished
+        rows = torch.ones(self._batch_size, dtype=torch.bool, device="cpu")
+        for states in self._moved[:ran]:
+            for state in states:
+                state.take_back(rows)
+        self._progress.fill_(self._finished)
 
     def _bind(self, short: dict[ShortConv, ShortConvState]) -> None:
-        """Views of scratch: the short rings, what the long convolutions read and write, logits."""
+        """Views of scratch: the last inputs of short convolutions, what the long convolutions read
+        and write, logits.
+        """
         program, scratch, batch_size = self._program, self._scratch, self._batch_size
+        moved: dict[int, ShortConvState] = {}
         for module, state in short.items():
-            offset = program.rings[module]
-            ring = scratch[offset : offset + state.ring.numel()].view(state.ring.shape)
-            state.ring = ring.copy_(state.ring)
+            offset, inputs = program.short_inputs[module], state.inputs
+            state.inputs = scratch[offset : offset + inputs.numel()].view(inputs.shape)
+            state.inputs.copy_(inputs)
+            moved[offset] = state
+        self._moved = [
+            [moved[i.inputs] for i in segment if isinstance(i, ShortConvInstruction)]
+            for segment in program.segments
+        ]
         self._calls = [
             (*self._place[conv.filter], *conv.views(scratch, batch_size)) for conv in program.convs
         ]

@@ -75,14 +75,15 @@ class ShortConv:
     """A depthwise convolution with the newest inputs, dealt out to ``projections`` of a mixer.
 
     x: (B, channels). y: offset of (projections, B, channels / projections). line: offset of room
-    for (channels,), undefined afterwards. ring: offset of (B, taps, channels), token ``n`` in slot
-    ``n % taps``. weight: (taps, channels) of weights, tap 0 for the newest input.
+    for (channels,), undefined afterwards. inputs: offset of (B, taps, channels), the last inputs,
+    oldest first; x becomes the newest. weight: (taps, channels) of weights, tap 0 for the newest
+    input.
     """
 
     x: Buffer
     y: int
     line: int
-    ring: int
+    inputs: int
     weight: int
     channels: int
     taps: int
@@ -98,15 +99,10 @@ class Gate:
     channels: int
 
 
-@dataclass(frozen=True)
-class Advance:
-    """The token is done: every row has seen one more."""
-
-
-Instruction = Embed | Norm | Dense | ShortConv | Gate | Advance
+Instruction = Embed | Norm | Dense | ShortConv | Gate
 
 #: An instruction's place here is its opcode; csrc/bindings/cpu_token.cpp has the same list.
-INSTRUCTIONS = (Embed, Norm, Dense, ShortConv, Gate, Advance)
+INSTRUCTIONS = (Embed, Norm, Dense, ShortConv, Gate)
 #: Columns of a row: the opcode and the fields of the longest, `Dense`.
 WIDTH = 11
 
@@ -140,15 +136,15 @@ class LongConv:
 class Program:
     """A token of a model: a segment, then a long convolution and a segment for each of ``convs``.
 
-    weights: flat. scratch: values, zero at first. rings: offset in scratch of every
-    `nn.ShortConv`'s ring. logits: (B, vocabulary), there after the last segment.
+    weights: flat. scratch: values, zero at first. short_inputs: offset in scratch of the
+    last inputs of every `nn.ShortConv`. logits: (B, vocabulary), there after the last segment.
     """
 
     segments: tuple[tuple[Instruction, ...], ...]
     convs: tuple[LongConv, ...]
     weights: Tensor
     scratch: int
-    rings: Mapping[nn.Module, int]
+    short_inputs: Mapping[nn.Module, int]
     logits: Buffer
     vocabulary: int
 

@@ -132,6 +132,47 @@ def test_ids_outside_the_vocabulary_change_nothing():
         assert torch.equal(model(token, cache=cache), model(token, cache=other))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("taps", [1, 2, 4])
+def test_an_unfinished_token_is_taken_back(order, taps, monkeypatch):
+    """Wherever it stops: the inputs that the next outputs need are those from before, bit for bit,
+    and the token begun again is the one of a cache that never stopped.
+    """
+    model = make_model(CONFIGS[0], order=order, short_taps=taps)
+    ids, tokens = torch.randint(50, (3, 9)), torch.randint(50, (2, 3, 1))
+    cache = DecodingCache(model, 3, 20, fused=True)
+    model(ids, cache=cache)
+    model(tokens[0], cache=cache)
+    for n in range(2 * (order - 1)):
+        broken, whole = cache.clone(), cache.clone()
+        before = [state.inputs.clone() for state in broken._short.values()]
+        with monkeypatch.context() as inside:
+            fail_at(n, inside)
+            with pytest.raises(InterruptedError):
+                model(tokens[1], cache=broken)
+        broken.fused.abort()
+        for state, then in zip(broken._short.values(), before, strict=True):
+            assert torch.equal(state.inputs[:, 1:], then[:, 1:])
+        kept = [state.inputs.clone() for state in broken._short.values()]
+        broken.fused.abort()  # nothing is left to take back
+        assert all(map(torch.equal, kept, [s.inputs for s in broken._short.values()]))
+        fresh = broken.fused(tokens[1], cache.clone().caches)
+        assert torch.equal(fresh, model(tokens[1], cache=whole))
+
+
+def fail_at(n, patch):
+    """The n-th step of a long convolution raises, before it moves anything."""
+    step, calls = ff.FutureFillCache.step, iter(range(n + 1))
+
+    def failing(self, *arguments, **options):
+        if next(calls) == n:
+            raise InterruptedError
+        return step(self, *arguments, **options)
+
+    patch.setattr(ff.FutureFillCache, "step", failing)
+
+
 def test_gradients_are_refused_as_layer_by_layer():
     model = make_model(CONFIGS[0]).requires_grad_(True)
     cache = DecodingCache(model, 1, 9)
