@@ -105,6 +105,8 @@ class FutureFillCache:
         self._positions = Positions(batch_size, max_new_tokens)
         self._prefill.open(range(batch_size), stale=False)
         self._next_layer, self._token, self._capturing = 0, _Token(None), False
+        #: Tokens and prompt calls that are finished.
+        self.calls = 0
         # of a token: whether it is replayed, and whether its fills are being launched
         self._replaying = self._filling = False
         # what was held of prompts before the call that is under way
@@ -134,6 +136,11 @@ class FutureFillCache:
     def positions(self) -> Tensor:
         """(B,) int64: positions taken since the prompt."""
         return torch.tensor(self._positions.rows, dtype=torch.int64, device="cpu")
+
+    @property
+    def taken(self) -> list[int]:
+        """``positions`` as a list, not to be changed."""
+        return self._positions.rows
 
     @property
     def nbytes(self) -> int:
@@ -289,6 +296,7 @@ class FutureFillCache:
         if layer == self._last_layer:
             self._move({row: positions[row] + taken for row, taken in in_stream.items()})
             self._next_layer = 0
+            self.calls += 1
         return y
 
     def reset(self, rows: Rows | None = None) -> None:
@@ -440,6 +448,7 @@ class FutureFillCache:
         else:
             self._positions.advance(range(self.batch_size) if rows is None else rows)
         self._replaying = self._filling = False
+        self.calls += 1
 
     def sum_history(self, stream: torch.cuda.Stream | None = None) -> None:
         """Launch now what layer 0 of the next token of all rows would launch first: the sums over

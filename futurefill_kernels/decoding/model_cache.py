@@ -69,10 +69,11 @@ class DecodingCache:
         self._selection = Selection()
         self._next = 0
         self._call: Call | None = None
-        self._capturing = False
-        self._seen = torch.zeros(
-            batch_size, dtype=torch.bool, device="cpu"
-        )  # has a row seen anything
+        self._capturing = self._replaying = False
+        # of the call under way: what its caches had finished, and where their rows were
+        self._before: tuple[list[int], list[int]] | None = None
+        # whether a row has seen anything
+        self._seen = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
         self._all_seen = False
         #: Why tokens take one call per layer; empty when they are fused.
         self.not_fused = ["fused=False"] if not fused else cannot_fuse(model, self._caches)
@@ -138,12 +139,13 @@ class DecodingCache:
 
         None too for calls that need checks or raise: the layers know what to say.
         """
+        if (self._before is not None or self._replaying) and not self._capturing:
+            self.abort()
         fused = self._fused
         if (
             fused is None
             or model is not fused.model
             or not self._all_seen
-            or self._next
             or self._capturing
             or self._selection.rows is not None
             or self._selection.lengths is not None
@@ -153,7 +155,10 @@ class DecodingCache:
             or any(cache.full for cache in self._caches)
         ):
             return None
-        return fused(ids.contiguous(), self._caches)
+        self._call, self._before = None, self._here()
+        logits = fused(ids.contiguous(), self._caches)
+        self._before = None
+        return logits
 
     def long_conv(
         self, module: LongFilter, u: Tensor, pre: Tensor | None, post: Tensor | None
@@ -207,21 +212,59 @@ class DecodingCache:
 
     def begin_token(self) -> None:
         """Before a replay. ValueError when it would be one position too many in some row."""
-        self._between_calls("a replay")
+        if self._before is not None or self._replaying:
+            self.abort()
         for cache in self._caches:
             cache.begin_token()
+        self._replaying = True
 
     def finish_token(self) -> None:
         """After a replay: keep its books, and launch what fills are due."""
         for cache in self._caches:
             cache.finish_token()
+        self._replaying = False
+
+    def sum_history(self, stream: torch.cuda.Stream | None = None) -> None:
+        """Launch now what the next token of all rows needs of older inputs, as
+        ``FutureFillCache.sum_history``.
+        """
+        for cache in self._caches:
+            cache.sum_history(stream)
+
+    def abort(self) -> None:
+        """Take back the call of the model, or the replayed token, that is under way: every row is
+        as before it.
+
+        For use after an exception inside a call; without one under way nothing happens. A replayed
+        token is under way until ``finish_token``. `ff.nn.LanguageModel` does this by itself at its
+        next call; to the cache alone a second call and a layer called twice look alike.
+        """
+        if self._replaying:
+            first = self._caches[0]
+            here = torch.tensor(first.taken, dtype=torch.int64, device=first.device)
+            ran = first.state.positions > here  # a replay has run as a whole or not at all
+            for state in self._short.values():
+                state.take_back(ran)
+        elif self._before is None:
+            return
+        elif self._call is not None:
+            for state in self._short.values():
+                state.drop_staged()
+        elif self._fused is not None:
+            self._fused.abort()
+        counts, positions = self._before or self._here()
+        for cache, count in zip(self._caches, counts, strict=True):
+            cache.abort()
+            if cache.calls != count:  # its part of the call was done
+                rows = self._call.rows if self._call is not None else None
+                chosen = range(self.batch_size) if rows is None else rows
+                cache.take_back({row: positions[row] for row in chosen})
+        self._next, self._before, self._call, self._replaying = 0, None, None, False
 
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen."""
         if rows is None:
-            self._next = 0
-            if self._fused is not None:
-                self._fused.abort()
+            self.abort()
         self._between_calls("reset")
         chosen = (
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
@@ -258,31 +301,42 @@ class DecodingCache:
         self._all_seen = bool(self._seen.all())
 
     def _between_calls(self, method: str) -> None:
-        if self._next:
+        if self._before is not None or self._replaying:
             raise ValueError(
-                f"{method} needs a finished call of the model; this one stopped inside"
+                f"{method} needs a finished call of the model; this one stopped inside "
+                "(abort takes it back)"
             )
+
+    def _here(self) -> tuple[list[int], list[int]]:
+        """What the caches have finished, and where their rows are."""
+        return [cache.calls for cache in self._caches], list(self._caches[0].taken)
 
     def _enter(self, module: nn.Module, x: Tensor) -> Call:
         """The call that a convolution of inputs x (R, C, T) is part of; its first begins it."""
+        if self._replaying and not self._capturing:
+            self.abort()
         expected = self._modules[self._next]
         if module is not expected:
             raise ValueError(
                 f"convolutions are called in the order of model.modules(): expected number "
-                f"{self._next}, a {type(expected).__name__}, got another {type(module).__name__}"
+                f"{self._next}, a {type(expected).__name__}, got another {type(module).__name__} "
+                "(abort takes an unfinished call back)"
             )
         if self._next == 0 or self._call is None:
             self._call = begin_call(x, self._selection, self._seen, self._caches[0])
+            if not self._capturing:
+                self._before = self._here()
         return self._call
 
     def _leave(self, call: Call) -> None:
         self._next += 1
         if self._next < len(self._modules):
             return
-        self._next = 0
         commit(self._short.values())
+        self._next = 0
         if self._capturing:
             return
+        self._before = None
         rows = range(self.batch_size) if call.rows is None else call.rows
         if not self._all_seen:
             self._seen[list(rows)] = True

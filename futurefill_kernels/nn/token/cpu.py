@@ -64,8 +64,8 @@ class FusedToken:
         self._batch_size, self._place = batch_size, place
         self._segments = [encode(segment) for segment in self._program.segments]
         self._scratch = self._program.weights.new_zeros(self._program.scratch)
-        self._progress = torch.zeros(1, dtype=torch.int64, device="cpu")  # segments run, in all
-        self._finished = 0  # those of finished tokens
+        # segments of the newest token that have run
+        self._progress = torch.zeros(1, dtype=torch.int64, device="cpu")  # segments of a token run
         self._bind(short)
 
     @property
@@ -89,25 +89,24 @@ class FusedToken:
         """ids: (B, 1) int64. Returns logits (B, 1, V). After an exception comes `abort`."""
         op, segments = self._op, self._segments
         weights, scratch, progress = self._program.weights, self._scratch, self._progress
+        progress.zero_()
         op(segments[0], ids, weights, scratch, progress)
         for segment, (cache, layer, u, pre, post, y) in enumerate(self._calls, 1):
             caches[cache].step(u, layer, pre=pre, post=post, out=y)
             op(segments[segment], ids, weights, scratch, progress)
-        logits = self._logits.clone(memory_format=torch.contiguous_format)
-        self._finished += len(segments)
-        return logits
+        return self._logits.clone(memory_format=torch.contiguous_format)
 
     def abort(self) -> None:
-        """Take back what an unfinished token moved here: the inputs of short convolutions.
+        """Take back what the newest token moved here: the inputs of short convolutions.
 
         A segment of the token has run as a whole or not at all.
         """
-        ran = int(self._progress) - self._finished
+        ran = int(self._progress)
         rows = torch.ones(self._batch_size, dtype=torch.bool, device="cpu")
         for states in self._moved[:ran]:
             for state in states:
                 state.take_back(rows)
-        self._progress.fill_(self._finished)
+        self._progress.zero_()
 
     def _bind(self, short: dict[ShortConv, ShortConvState]) -> None:
         """Views of scratch: the last inputs of short convolutions, what the long convolutions read
