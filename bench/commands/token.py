@@ -25,7 +25,7 @@ from ..harness.timing import Times
 _COPIES = 64
 _PARTS = {
     program.Embed: "embedding", program.Norm: "norms", program.Dense: "matrix products",
-    program.ShortConv: "short convolutions", program.Gate: "MLP gates",
+    program.ShortConv: "short convolutions", program.Gate: "MLP gates", program.Add: "residuals",
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ namespace {
 // mean is said in futurefill_kernels/nn/token/program.py and interpreter.py; a test compares the
 // lists. Fields of weights are table, scale, weight and bias; buffers and other offsets are of
 // scratch.
-enum Opcode : int64_t { kEmbed, kNorm, kDense, kShortConv, kGate };
+enum Opcode : int64_t { kEmbed, kNorm, kDense, kShortConv, kGate, kAdd };
 
 struct Buffer {
   int64_t offset, stride;
@@ -45,6 +45,11 @@ struct ShortConv {
 };
 
 struct Gate {
+  Buffer x, y;
+  int64_t channels, gelu;
+};
+
+struct Add {
   Buffer x, y;
   int64_t channels;
 };
@@ -160,7 +165,16 @@ void run(const Token& t, const Gate& i) {
   if (t.checking) return;
   for (int64_t r = 0; r < t.rows; ++r) {
     const float* row = gate + r * i.x.stride;
-    engine().dense.gate(row, row + i.channels, y + r * i.y.stride, i.channels);
+    engine().dense.gate(row, row + i.channels, y + r * i.y.stride, i.channels, i.gelu != 0);
+  }
+}
+
+void run(const Token& t, const Add& i) {
+  const float* x = t.buffer(i.x, i.channels);
+  float* y = t.buffer(i.y, i.channels);
+  if (t.checking) return;
+  for (int64_t r = 0; r < t.rows; ++r) {
+    for (int64_t c = 0; c < i.channels; ++c) y[r * i.y.stride + c] += x[r * i.x.stride + c];
   }
 }
 
@@ -176,8 +190,10 @@ void run(const Token& t, const int64_t* row) {
       return run(t, read<ShortConv>(row));
     case kGate:
       return run(t, read<Gate>(row));
+    case kAdd:
+      return run(t, read<Add>(row));
     default:
-      STD_TORCH_CHECK(false, "expected an opcode in 0 .. ", int64_t{kGate}, ", got ", *row);
+      STD_TORCH_CHECK(false, "expected an opcode in 0 .. ", int64_t{kAdd}, ", got ", *row);
   }
 }
 

@@ -23,8 +23,8 @@ struct DenseEngine {
   // one row: x behind the last inputs (taps, C), oldest first; y = sum_s weight[s] x_{t-s}
   void (*short_conv)(const float* x, float* y, float* inputs, const float* weight, int64_t channels,
                      int64_t taps);
-  // one row: y = silu(x) * up
-  void (*gate)(const float* x, const float* up, float* y, int64_t n);
+  // one row: y = silu(x) * up, or gelu with tanh
+  void (*gate)(const float* x, const float* up, float* y, int64_t n, bool gelu);
 };
 
 }  // namespace futurefill

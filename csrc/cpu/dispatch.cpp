@@ -18,7 +18,7 @@ namespace futurefill {
   void dense(const DenseParams&, int64_t, int64_t);                              \
   void rms_norm(const float*, float*, const float*, int64_t, float);             \
   void short_conv(const float*, float*, float*, const float*, int64_t, int64_t); \
-  void gate(const float*, const float*, float*, int64_t);                        \
+  void gate(const float*, const float*, float*, int64_t, bool);                  \
   }
 
 FF_DECLARE(portable)

@@ -121,9 +121,13 @@ def card(
     config = model.config
     parameters = sum(p.numel() for p in model.parameters())
     training = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in record.items())
-    return f"""# stdlib-hyena
+    mixer = {
+        "hyena": "an order-2 Hyena mixer",
+        "stu": f"an STU mixer of {config.spectral_filters} spectral filters",
+    }[config.mixer]
+    return f"""# stdlib-{config.mixer}
 
-A byte-level language model of Python source: {config.layers} blocks of an order-2 Hyena mixer
+A byte-level language model of Python source: {config.layers} blocks of {mixer}
 and a gated MLP, width {config.channels}, MLP width {config.mlp_hidden},
 context {config.context_length}, {parameters:,} float32 parameters. It exists to show and
 test exact decoding on real text; it is too small to write useful programs.

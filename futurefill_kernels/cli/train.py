@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..nn.language_model import LanguageModel, LanguageModelConfig
+from ..nn.language_model import ACTIVATIONS, MIXERS, LanguageModel, LanguageModelConfig
 from ..nn.pretrained import save_model
 from .corpus import Corpus, standard_library
 
@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=LanguageModelConfig.layers)
     parser.add_argument("--mlp-hidden", type=int, default=LanguageModelConfig.mlp_hidden)
     parser.add_argument("--context-length", type=int, default=LanguageModelConfig.context_length)
+    parser.add_argument("--mixer", choices=MIXERS, default=LanguageModelConfig.mixer)
+    parser.add_argument("--activation", choices=ACTIVATIONS, default=LanguageModelConfig.activation)
     parser.add_argument("--evaluate-every", type=int, default=250, help="steps; also saves")
 
 
@@ -49,6 +51,8 @@ def run(args: argparse.Namespace) -> None:
         channels=args.channels,
         layers=args.layers,
         mlp_hidden=args.mlp_hidden,
+        mixer=args.mixer,
+        activation=args.activation,
     )
     model = LanguageModel(config)
     parameters = sum(p.numel() for p in model.parameters())

@@ -55,7 +55,10 @@ class DecodingCache:
         options: CacheOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
         }  # fmt: skip
-        self._caches = [cache_of_filters(f, batch_size, max_new_tokens, options) for f in groups]
+        dtype = next((p.dtype for p in model.parameters()), None)
+        self._caches = [
+            cache_of_filters(f, batch_size, max_new_tokens, options, dtype) for f in groups
+        ]
         self._place = {
             module: (index, layer)
             for index, filters in enumerate(groups)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ..language_model import ACTIVATIONS
 from .program import (
+    Add,
     Dense,
     Embed,
     Gate,
@@ -24,7 +25,7 @@ def run_token(
     program: Program,
     ids: Tensor,
     scratch: Tensor,
-    long_conv: Callable[[LongConv, Tensor, Tensor, Tensor | None], Tensor],
+    long_conv: Callable[[LongConv, Tensor, Tensor | None, Tensor | None], Tensor],
 ) -> Tensor:
     """One token of every row. Returns logits (B, vocabulary), a view of scratch.
 
@@ -77,7 +78,11 @@ def _run(i: Instruction, ids: Tensor, weights: Tensor, scratch: Tensor) -> None:
             _block(scratch, i.y, i.projections, batch_size, width)[:] = y.transpose(0, 1)
         case Gate():
             gate, up = i.x.rows(scratch, batch_size, 2 * i.channels).chunk(2, dim=1)
-            i.y.rows(scratch, batch_size, i.channels)[:] = F.silu(gate) * up
+            activation = ACTIVATIONS["gelu" if i.gelu else "silu"]
+            i.y.rows(scratch, batch_size, i.channels)[:] = activation(gate) * up
+        case Add():
+            y = i.y.rows(scratch, batch_size, i.channels)
+            y += i.x.rows(scratch, batch_size, i.channels)
 
 
 def _block(flat: Tensor, offset: int, *shape: int) -> Tensor:

@@ -92,17 +92,30 @@ class ShortConv:
 
 @dataclass(frozen=True)
 class Gate:
-    """``y = silu(x[:, :channels]) * x[:, channels:]``. x: (B, 2 channels). y: (B, channels)."""
+    """``y = activation(x[:, :channels]) * x[:, channels:]``.
+
+    x: (B, 2 channels). y: (B, channels). gelu: with tanh, otherwise silu.
+    """
+
+    x: Buffer
+    y: Buffer
+    channels: int
+    gelu: bool
+
+
+@dataclass(frozen=True)
+class Add:
+    """``y = y + x``. x, y: (B, channels)."""
 
     x: Buffer
     y: Buffer
     channels: int
 
 
-Instruction = Embed | Norm | Dense | ShortConv | Gate
+Instruction = Embed | Norm | Dense | ShortConv | Gate | Add
 
 #: An instruction's place here is its opcode; csrc/bindings/cpu_token.cpp has the same list.
-INSTRUCTIONS = (Embed, Norm, Dense, ShortConv, Gate)
+INSTRUCTIONS = (Embed, Norm, Dense, ShortConv, Gate, Add)
 #: Columns of a row: the opcode and the fields of the longest, `Dense`.
 WIDTH = 11
 
@@ -111,25 +124,26 @@ WIDTH = 11
 class LongConv:
     """A long convolution between two segments: ``y = post * (conv(pre * u) + skip * pre * u)``.
 
-    All (B, channels of the filter) in scratch.
+    All (B, channels of the filter) in scratch; there may be no pre and no post.
     """
 
     filter: LongFilter
     u: Buffer
-    pre: Buffer
+    pre: Buffer | None
     post: Buffer | None
     y: Buffer
 
     def views(
         self, scratch: Tensor, batch_size: int
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """The places of u, pre, post and y."""
 
         def rows(buffer: Buffer) -> Tensor:
             return buffer.rows(scratch, batch_size, self.filter.channels)
 
+        pre = None if self.pre is None else rows(self.pre)
         post = None if self.post is None else rows(self.post)
-        return rows(self.u), rows(self.pre), post, rows(self.y)
+        return rows(self.u), pre, post, rows(self.y)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,9 @@ def inputs(instruction, scratch, batch):
 @needs_engine
 @pytest.mark.parametrize("taps", [1, 2, 3, 4])
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize(("config", "order"), [(CONFIGS[0], 3), (CONFIGS[1], 2)])
+@pytest.mark.parametrize(
+    ("config", "order"), [(CONFIGS[0], 3), (CONFIGS[1], 2), (CONFIGS[3], 2), (CONFIGS[4], 2)]
+)
 def test_every_instruction_does_what_the_interpreter_says(config, order, batch, taps):
     ops = torch.ops.futurefill_kernels
     model = make_model(config, order=order, short_taps=taps)
@@ -74,11 +76,13 @@ def direct_convolution(batch, dtype):
     history = {}
 
     def convolve(conv, u, pre, post):
-        x = pre * u
+        x = u.clone() if pre is None else pre * u
         past = history.setdefault(conv.filter, [])
         past.insert(0, x)
         taps = conv.filter.taps(len(past)).to(dtype)  # (D, t)
-        y = sum(taps[:, lag] * x_then for lag, x_then in enumerate(past)) + conv.filter.skip * x
+        y = sum(taps[:, lag] * x_then for lag, x_then in enumerate(past))
+        if conv.filter.skip is not None:
+            y = y + conv.filter.skip * x
         return y if post is None else post * y
 
     return convolve
@@ -87,9 +91,12 @@ def direct_convolution(batch, dtype):
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("panel", [8, 16])
-@pytest.mark.parametrize(("order", "taps"), [(2, 3), (3, 1), (2, 2), (3, 4)])
-def test_the_interpreters_tokens_are_those_of_the_model(order, taps, panel, dtype):
-    config, batch = CONFIGS[0], 3
+@pytest.mark.parametrize(
+    ("config", "order", "taps"),
+    [*((CONFIGS[0], *sizes) for sizes in ((2, 3), (3, 1), (2, 2), (3, 4))), (CONFIGS[3], 2, 3)],
+)
+def test_the_interpreters_tokens_are_those_of_the_model(config, order, taps, panel, dtype):
+    batch = 3
     model = make_model(config, order=order, short_taps=taps).to(dtype)
     ids = torch.randint(config.vocabulary, (batch, 12))
     token = build(model, batch, panel)

@@ -58,7 +58,8 @@ def test_rows():
             program.Dense(x, y, 5, None, 7, 8, 9, True),
             program.Dense(x, y, 5, 6, 7, 8, 9, False),
             program.ShortConv(x, 3, 4, 5, 6, 7, 8, 9),
-            program.Gate(x, y, 5),
+            program.Gate(x, y, 5, True),
+            program.Add(x, y, 5),
         ]
     )
     (quarter,) = struct.unpack("q", struct.pack("d", 0.25))
@@ -69,7 +70,8 @@ def test_rows():
         [2, 1, 2, 3, 4, 5, -1, 7, 8, 9, 1],
         [2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0],
         [3, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0],
-        [4, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0],
+        [4, 1, 2, 3, 4, 5, 1, 0, 0, 0, 0],
+        [5, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0],
     ]
     assert encode([]).shape == (0, WIDTH)
 
@@ -96,14 +98,38 @@ def test_a_segment_ends_where_a_long_convolution_comes(order):
     assert [conv.post is None for conv in token.convs] == ([True] * (order - 2) + [False]) * 2
 
 
+def test_segments_of_an_stu_model():
+    model = make_model(CONFIGS[3])
+    token = build(model, 3, 16)
+    assert [conv.filter for conv in token.convs] == [b.mixer.filter for b in model.blocks]
+    assert all(conv.pre is None and conv.post is None for conv in token.convs)
+    assert token.short_inputs == {}
+    names = [[type(i).__name__ for i in segment] for segment in token.segments]
+    mixer, mlp = ["Norm", "Dense"], ["Add", "Norm", "Dense", "Gate", "Dense"]
+    assert names == [
+        ["Embed", *mixer], [*mlp, *mixer], [*mlp, *mixer], [*mlp, "Norm", "Dense"]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[3]])
+def test_a_gate_has_its_models_activation(config):
+    segments = build(make_model(config), 3, 16).segments
+    gates = {i.gelu for s in segments for i in s if isinstance(i, program.Gate)}
+    assert gates == {config.activation == "gelu"}
+
+
 def test_a_program_has_the_dtype_of_its_model():
-    model = make_model(CONFIGS[0])
+    model = make_model(dataclasses.replace(CONFIGS[0], norm_eps=1e-5))
     token = build(model, 3, 16)
     double = build(model.double(), 3, 16)
     assert (token.weights.dtype, double.weights.dtype) == (torch.float32, torch.float64)
     assert torch.equal(token.weights.double(), double.weights)
-    (norm,) = {i.eps for s in double.segments for i in s if isinstance(i, program.Norm)}
-    assert norm == torch.finfo(torch.float64).eps
+    for program_, expected in ((token, 1e-5), (double, 1e-5)):
+        (eps,) = {i.eps for s in program_.segments for i in s if isinstance(i, program.Norm)}
+        assert eps == expected
+    model.norm.eps = None
+    last = [i for i in build(model, 3, 16).segments[-1] if isinstance(i, program.Norm)][-1]
+    assert last.eps == torch.finfo(torch.float64).eps
 
 
 def test_a_program_is_of_its_model_alone():
@@ -137,7 +163,8 @@ def fitting(kind):
         program.Norm: program.Norm(Buffer(0, 8), Buffer(16, 8), 0, 8, 1e-5),
         program.Dense: program.Dense(Buffer(0, 2), Buffer(8, panel), 0, 64, 2, 5, panel, False),
         program.ShortConv: program.ShortConv(Buffer(0, 4), 8, 16, 20, 0, 4, 2, 2),
-        program.Gate: program.Gate(Buffer(0, 8), Buffer(16, 8), 4),
+        program.Gate: program.Gate(Buffer(0, 8), Buffer(16, 8), 4, False),
+        program.Add: program.Add(Buffer(0, 8), Buffer(16, 8), 4),
     }[kind]
 
 
@@ -152,7 +179,7 @@ def test_what_fits_runs(kind):
 def test_unknown_opcodes_are_refused(opcode):
     rows = encode([fitting(program.Gate)])
     rows[0, 0] = opcode
-    with pytest.raises(RuntimeError, match=rf"expected an opcode in 0 \.\. 4, got {opcode}"):
+    with pytest.raises(RuntimeError, match=rf"expected an opcode in 0 \.\. 5, got {opcode}"):
         run(rows)
 
 
@@ -247,7 +274,7 @@ def test_other_dtypes_and_sizes_are_refused():
 @needs_engine
 def test_a_refused_segment_has_moved_nothing():
     op = torch.ops.futurefill_kernels.token_segment
-    conv, late = fitting(program.ShortConv), program.Gate(Buffer(-1, 8), Buffer(16, 8), 4)
+    conv, late = fitting(program.ShortConv), program.Add(Buffer(-1, 8), Buffer(16, 8), 4)
     scratch, progress = torch.ones(SIZE), torch.tensor([5])
     with pytest.raises(RuntimeError, match="from offset -1 on inside scratch"):
         op(encode([conv, late]), torch.tensor([[1], [2]]), torch.ones(SIZE), scratch, progress)
