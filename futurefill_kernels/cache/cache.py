@@ -22,7 +22,6 @@ from .checks import (
     check_sizes,
     checked_input,
     crop_lengths,
-    plain,
 )
 from .construct import choose, make_state
 from .fills import Fills
@@ -194,8 +193,8 @@ class FutureFillCache:
             or u_t.requires_grad
         ):
             check_input("u_t", u_t, shape, self.dtype, self.device)
-        if u_t.is_neg() or not u_t.is_contiguous():
-            u_t = plain(u_t)
+        if not u_t.is_contiguous():
+            u_t = u_t.contiguous()
         if pre is not None:
             pre = checked_input("pre", pre, shape, dtype, device)
         if post is not None:
@@ -210,11 +209,8 @@ class FutureFillCache:
                 or out.requires_grad
             ):
                 check_input("out", out, shape, self.dtype, self.device)
-            if out.is_neg() or not out.is_contiguous():
-                raise ValueError(
-                    f"expected out to be contiguous and not a negated view, got strides "
-                    f"{out.stride()}{', negated' if out.is_neg() else ''}"
-                )
+            if not out.is_contiguous():
+                raise ValueError(f"expected out to be contiguous, got strides {out.stride()}")
         if layer == 0:
             if (self._next_layer or self._replaying) and not self._capturing:
                 self.abort()

@@ -82,16 +82,9 @@ def check_input(
 def checked_input(
     name: str, x: Tensor, shape: torch.Size, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """The same values, contiguous; the whole check only where a part of it fails."""
+    """The same tensor, contiguous; the whole check only where a part of it fails."""
     if x.shape != shape or x.dtype is not dtype or x.device != device or x.requires_grad:
         check_input(name, x, shape, dtype, device)
-    return plain(x)
-
-
-def plain(x: Tensor) -> Tensor:
-    """The same values where their address says they are: contiguous, no negation outstanding."""
-    if x.is_neg():
-        x = x.resolve_neg()
     return x if x.is_contiguous() else x.contiguous()
 
 
