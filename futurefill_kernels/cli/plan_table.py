@@ -98,7 +98,7 @@ def _row(info: DeviceInfo, workload: Workload) -> str:
         needed = needed_nbytes(workload, leanest_plan(workload, info))
         return sizes + f"refused; fits: {fits} | | {needed / 1e9:.1f} | | |"
     fired = sum(plan.firings(level) * fill_launches(workload, level.block) for level in plan.levels)
-    launches = (workload.layers + fired / workload.length) * info.launch_seconds
+    launches = (1 + workload.layers + fired / workload.length) * info.launch_seconds
     return sizes + (
         f"{blocks_text(plan.block_sizes)} | {token_bytes(workload, plan):.0f} | "
         f"{needed_nbytes(workload, plan) / 1e9:.2f} | "

@@ -5,6 +5,7 @@ The ops run them; tests compile them for other GPUs and run them where there is 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -118,15 +119,17 @@ def apply_launch(
     n_rows, channels = u.shape
     grid = (-(-channels // _APPLY_CHANNELS), n_rows)
     strides = [0 if x is None else x.stride(0) for x in (u, pre, post, y)]
+    vector = math.gcd(4, channels, *strides)
     arguments = (
         u, pre, post, y, ring, taps, skip, history, token_at, positions, rows,
         layer, ring.shape[1], ring.shape[3], taps.shape[2], channels_per_filter,
-        channels, ring.shape[4], taps.shape[3], *strides,
+        channels // vector, *(stride // vector for stride in strides), ring.shape[4], taps.shape[3],
     )  # fmt: skip
     constants = {
         "ADVANCE": advance,
         "GROUPED": channels_per_filter > 1,
         "CHANNELS": _APPLY_CHANNELS,
+        "VECTOR": vector,
     }
     return Launch(apply_step_kernel, grid, arguments, constants, {"num_warps": 1})
 
