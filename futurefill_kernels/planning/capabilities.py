@@ -47,7 +47,7 @@ CAPABILITIES = {
     for record in (
         Capabilities("cpu", "cpu", fuses_fill=True),
         Capabilities(
-            "cuda", "cuda", largest_fused=8192, capturable=True, counted=Counted(1.073, 1.019, 135)
+            "cuda", "cuda", largest_fused=8192, capturable=True, counted=Counted(1.015, 1.019, 135)
         ),
         Capabilities(
             "triton",

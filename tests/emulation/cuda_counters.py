@@ -260,7 +260,7 @@ def resource_rows() -> Iterator[tuple[str, int, Resources]]:
     for rows in (1, 4):
         most = _most("history.cu", f"ILi{rows}E")
         used = Resources(most["registers"], most["shared"], most["spilled"], 4)
-        yield f"history, {rows} rows a warp", 80, used
+        yield f"history, rows of a warp: {rows}", 80, used
     most = _most("apply_step.cu", "apply_step")
     yield "apply_step", 80, Resources(most["registers"], most["shared"], most["spilled"], 4)
     for name, file in (

@@ -202,7 +202,7 @@ def shipped_launches() -> Iterator[tuple[str, Launch]]:
         yield f"prefill_{part}", prefill_of(case, *prompt_counters.arguments_of(case)[0])
     for case in (HistoryCase(64, 1024, 1, 64), HistoryCase(64, 1024, 8, 64, 12)):
         _, _, launch = history_of(case)
-        yield f"history, {launch.constants['ROWS']} rows a program", launch
+        yield f"history, rows of a program: {launch.constants['ROWS']}", launch
     state, _ = state_of(Plan(8, (8,)), 1024, 1, 1)
     for dtype in (torch.float32, torch.bfloat16):
         u = torch.zeros(1, 1024, dtype=dtype)
