@@ -103,7 +103,7 @@ def test_decode_of_the_shipped_model_is_that_of_reference():
     assert torch.equal(got, expected)
 
 
-def test_one_launch_per_layer_and_at_most_one_fill(monkeypatch):
+def test_a_history_one_launch_per_layer_and_at_most_one_fill(monkeypatch):
     """The launches of 17 tokens of a 24-layer model, in order."""
     from futurefill_kernels.implementations.triton_kernels import launch
 
@@ -116,7 +116,7 @@ def test_one_launch_per_layer_and_at_most_one_fill(monkeypatch):
         for layer in range(24):
             cache.step(torch.ones(1, 2), layer)
         fills = ["future_fill_kernel"] if (t + 1) % 4 == 0 else []
-        assert names == ["short_range_step_kernel"] * 24 + fills
+        assert names == ["history_kernel"] + ["apply_step_kernel"] * 24 + fills
 
 
 def test_shares_of_a_fill_are_launched_in_their_steps(monkeypatch):
