@@ -46,17 +46,15 @@ class TokenLoop:
         logits: (B, V), of the last token of every prompt. Returns (R, N).
         """
         rows = len(request.ids)
+        cuda = self._device.type == "cuda"
         bar = tqdm(total=request.steps, unit="tok", disable=not request.progress, leave=False)
-        on_device = (
-            torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
-        )
+        on_device = torch.cuda.device(self._device) if cuda else nullcontext()
         with on_device, bar, Interrupts() as interrupts:
             self._open = False
             self._tail.begin(request, logits.shape[-1])
+            watch = _Watch(request, self._results, bar, interrupts)
             try:
-                count = self._tokens(
-                    request, logits, _Watch(request, self._results, bar, interrupts)
-                )
+                count = self._tokens(request, logits, watch)
             except BaseException:
                 self._take_back()
                 raise
@@ -93,12 +91,10 @@ class TokenLoop:
 
     def _replay(self, request: Request, graphs: Graphs) -> Callable[[], None]:
         """A token as a replay. Its books stay open until the next one begins."""
-        key = graph_key(request.sampler), bool(request.stop_ids)
-        behind = self._tail if cannot_capture_sampler(request.sampler) else None
-        if behind is not None:
-            key = None, False
+        whole = not cannot_capture_sampler(request.sampler)
+        key = (graph_key(request.sampler), bool(request.stop_ids)) if whole else None
         if key not in self._captured:
-            tail = None if behind is not None else self._tail
+            tail = self._tail if whole else None
             self._captured[key] = _CapturedToken(
                 self._model, self._cache, self._tail.ids, tail, graphs
             )
@@ -109,8 +105,8 @@ class TokenLoop:
             self._cache.begin_token()
             self._open = True
             captured()
-            if behind is not None:
-                behind(captured.logits)
+            if not whole:
+                self._tail(captured.logits)
 
         return token
 
