@@ -9,14 +9,14 @@ from torch import Tensor
 class Results:
     """The rows of a tensor on the host.
 
-    stored: (N, width) int64. On a GPU ``send`` starts a copy to pinned memory behind what has been
-    launched; ``receive`` waits for that copy alone. Two can be under way.
+    stored: (N, width) int64. cuda: whether it is on a GPU, where ``send`` starts a copy to pinned
+    memory behind what has been launched and ``receive`` waits for that copy alone. Two can be under
+    way.
     """
 
-    def __init__(self, stored: Tensor) -> None:
-        self._stored = stored
-        self._cuda = stored.device.type == "cuda"
-        if self._cuda:
+    def __init__(self, stored: Tensor, cuda: bool) -> None:
+        self._stored, self._cuda = stored, cuda
+        if cuda:
             width = stored.shape[1]
             self._host = torch.empty(2, width, dtype=stored.dtype, device="cpu", pin_memory=True)
             self._arrived = [torch.cuda.Event() for _ in range(2)]

@@ -36,7 +36,8 @@ class TokenLoop:
     ) -> None:
         self._model, self._cache, self._device, self._graphs = model, cache, device, graphs
         self._tail = Tail(cache.batch_size, cache.max_new_tokens, device)
-        self._results = Results(self._tail.stored)
+        self._cuda = device.type == "cuda"
+        self._results = Results(self._tail.stored, self._cuda)
         self._captured: dict[Hashable, _CapturedToken] = {}
         self._open = False  # whether there is a token to take back
 
@@ -46,9 +47,8 @@ class TokenLoop:
         logits: (B, V), of the last token of every prompt. Returns (R, N).
         """
         rows = len(request.ids)
-        cuda = self._device.type == "cuda"
         bar = tqdm(total=request.steps, unit="tok", disable=not request.progress, leave=False)
-        on_device = torch.cuda.device(self._device) if cuda else nullcontext()
+        on_device = torch.cuda.device(self._device) if self._cuda else nullcontext()
         with on_device, bar, Interrupts() as interrupts:
             self._open = False
             self._tail.begin(request, logits.shape[-1])
@@ -117,7 +117,7 @@ class TokenLoop:
 
     def _take_back(self) -> None:
         """The token that has begun, if there is one, when everything that was launched is over."""
-        if self._device.type == "cuda":
+        if self._cuda:
             torch.cuda.synchronize(self._device)
         if self._open:
             self._open = False
