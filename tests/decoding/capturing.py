@@ -95,7 +95,7 @@ class _Recording(TorchDispatchMode):
         for place, argument in enumerate(func._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 value = args[place] if place < len(args) else kwargs[argument.name]
-                self.before.append((value, value.clone()))
+                self.before += [(x, x.clone()) for x in tree_leaves(value)]
         result = func(*args, **kwargs)
         self.ops.append((func, args, kwargs, result))
         return result
