@@ -264,26 +264,6 @@ class DecodingCache:
                 cache.take_back({row: positions[row] for row in chosen})
         self._next, self._before, self._call, self._replaying = 0, None, None, False
 
-    def sum_history(self, stream: torch.cuda.Stream | None = None) -> None:
-        """Launch now what the next token of all rows needs of older inputs, as
-        ``FutureFillCache.sum_history``.
-        """
-        for cache in self._caches:
-            cache.sum_history(stream)
-
-    def abort(self) -> None:
-        """Take back the call or the replayed token that is under way, if there is one."""
-        self._next = 0
-        if self._fused is not None:
-            self._fused.abort()
-        last = self._caches[-1]
-        ran = last.state.positions != last.positions.to(last.device)  # (B,) a replay moved them
-        for state in self._short.values():
-            state.drop_staged()
-            state.take_back(ran)
-        for cache in self._caches:
-            cache.abort()
-
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen."""
         if rows is None:
