@@ -94,7 +94,8 @@ def compare(
 class TextPrinter:
     """Decode callback: writes bytes as text as they come, and keeps the time.
 
-    out: where to write, None to only time; before: what comes first, with the first byte. Bytes that are not UTF-8 show as replacement characters.
+    out: where to write, None to only time. before: written with the first byte. Bytes that are not
+    UTF-8 show as replacement characters.
     """
 
     def __init__(self, out: TextIO | None = None, before: str = "") -> None:
