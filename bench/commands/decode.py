@@ -33,19 +33,20 @@ def run(args: argparse.Namespace) -> None:
     batches = [int(b) for b in args.batch_sizes.split(",")]
     if args.quick:
         lengths, batches = [64], [2]
-    model = ff.nn.load_model()
+    model = ff.nn.load_model().to(args.device)
     config = model.config
     for length in lengths:
         for batch in batches:
             check_memory(
                 64 * config.layers * config.channels * length * (batch + 1),
                 f"decode of B={batch} L={length}",
+                args.device,
             )
             _decode(args, model, batch, length)
 
 
 def _decode(args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, length: int) -> None:
-    prompt = torch.tensor([list(args.prompt.encode())] * batch)
+    prompt = torch.tensor([list(args.prompt.encode())] * batch, device=args.device)
     plans = {"ours": None, "naive cache": ff.Plan(length, (length,))}
     caches = {
         name: DecodingCache(model, batch, length, plan=plan, impl=args.impl)
@@ -65,7 +66,13 @@ def _decode(args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, le
             positions = range(prompt.shape[1], min(ids.shape[1], prompt.shape[1] + length - 1))
             steps = [model(ids[:, t : t + 1], cache=cache) for t in positions]
             errors[name] = relative_error(torch.cat(steps, 1), exact[:, : len(steps)])
-    times = measure(calls, repeats=1 if args.quick else args.repeats, warmup=0, before=start)
+    times = measure(
+        calls,
+        device=args.device,
+        repeats=1 if args.quick else args.repeats,
+        warmup=0,
+        before=start,
+    )
     for name, cache in caches.items():
         args.report.add(
             name, B=batch, D=model.config.channels, L=length, P=prompt.shape[1],
