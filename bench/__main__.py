@@ -24,6 +24,7 @@ BENCHES = {
     "step": ("step", "one cache.step call where there is almost nothing to compute"),
     "cpu-vs-torch": ("cpu_vs_torch", "whole generations beside torch's offline FFT convolution"),
     "threads": ("threads", "whole generations on one thread and on two"),
+    "kernels": ("kernels", "the convolutions of a token of many layers, and every fill"),
     "fill": ("fill", "one future fill of every block size, beside torch.fft"),
     "prefill": ("prefill", "a prompt into a cache, beside torch.fft"),
     "decode": ("decode", "tokens per second of the shipped model"),

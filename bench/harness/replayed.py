@@ -1,9 +1,12 @@
-"""A stream whose token is one CUDA graph, as a server would run a layer of its own."""
+"""A token as one CUDA graph: of a stream alone, and of a model with any plan.
+
+On a CPU the plain calls stand in for the graphs.
+"""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import futurefill_kernels as ff
 
@@ -14,7 +17,7 @@ class ReplayedStream:
     """Generations with ``u_{t+1} = y_t``: a replay is the step, the feedback and the store.
 
     cache: of one layer, empty; it is empty again afterwards. rows: (N + 1, B, D), where a
-    generation lies. On a CPU the plain calls stand in for the graph.
+    generation lies.
     """
 
     def __init__(self, cache: ff.FutureFillCache, rows: Tensor) -> None:
@@ -48,3 +51,38 @@ class ReplayedStream:
             self.cache.begin_token()
             self.replay()
             self.cache.finish_token()
+
+
+class ReplayedModel:
+    """Greedy tokens of a model whose cache has taken the prompt and one step.
+
+    ids: (B, 1), the newest token, fed next. A replay feeds it, takes the largest logit and stores
+    it in ``new``.
+    """
+
+    def __init__(self, model: nn.Module, cache: ff.DecodingCache, ids: Tensor, most: int) -> None:
+        self.cache, self.ids = cache, ids.clone()
+        self.new = ids.new_zeros(len(ids), most)
+        self.at = torch.zeros(1, dtype=torch.int64, device=ids.device)
+
+        @torch.no_grad()
+        def token() -> None:
+            with cache.capture():
+                logits = model(self.ids, cache=cache)
+            self.ids.copy_(logits[:, -1].argmax(-1, keepdim=True))
+            self.new.index_copy_(1, self.at, self.ids)
+            self.at.add_(1)
+
+        cache.begin_token()
+        self.replay = captured(token, ids.device)
+        self.begun = True
+
+    def __call__(self, tokens: int) -> Tensor:
+        """(B, tokens) new ids."""
+        for _ in range(tokens):
+            if not self.begun:
+                self.cache.begin_token()
+            self.begun = False
+            self.replay()
+            self.cache.finish_token()
+        return self.new[:, :tokens]
