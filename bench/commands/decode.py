@@ -16,8 +16,8 @@ from torch import Tensor
 import futurefill_kernels as ff
 from futurefill_kernels.decoding.model_cache import DecodingCache
 
-from ..harness.machine import check_memory
 from ..harness.launches import HostOnly, device_launches
+from ..harness.machine import check_memory
 from ..harness.rows import relative_error
 from ..harness.timing import measure
 
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
     if args.quick:
         lengths, batches = [64], [2]
     model = ff.nn.load_model().to(args.device)
+    if args.device.type == "cuda":
+        model = model.to(args.dtype)
     config = model.config
     for length in lengths:
         for batch in batches:
