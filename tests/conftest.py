@@ -1,13 +1,20 @@
-"""Settings of every run, and outputs poisoned with NaN so that unwritten ones fail."""
+"""Settings of every run, outputs poisoned with NaN so that unwritten ones fail, and ``--device``.
+
+``pytest --device cuda`` runs what concerns a device there: tensors of the tests are made on it, and
+``impl`` is what runs on it. Left out are the tests of `NOT_ON_A_DEVICE` and those marked
+``cpu_only(reason)``.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from futurefill_kernels.cli.device import resolve_device
 from futurefill_kernels.implementations.select import IMPLEMENTATIONS, cannot_run
 from tests.recording import Recorder
 
@@ -18,10 +25,83 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
+#: Files and folders of tests/ that no device changes, and why.
+NOT_ON_A_DEVICE = {
+    "bench": "every bench has a --device of its own",
+    "cli": "a command has a --device of its own; what it measures there is in cli/tune",
+    "emulation": "kernels in an emulator",
+    "implementations": "kernels in an interpreter or emulator; on a device, test_on_a_device.py",
+    "nn/test_pretrained.py": "files",
+    "nn/token": "the CPU's program of a token",
+    "planning": "numbers",
+    "state/test_convolve.py": "the CPU's transforms",
+    "state/test_huge_pages.py": "memory of the CPU",
+    "state/test_layout.py": "numbers",
+    "state/test_spectra.py": "filters are prepared on the CPU",
+    "test_build.py": "compilers",
+    "test_defaults.py": "the CPU beside other defaults",
+    "test_docs.py": "text",
+    "test_house.py": "text",
+    "test_import.py": "imports",
+    "test_ops.py": "ops of the CPU; those of a GPU are in implementations/test_on_a_device.py",
+    "test_plan.py": "numbers",
+    "test_reference.py": "plain torch against numpy",
+}
+ON_A_DEVICE = ("implementations/test_on_a_device.py", "cli/tune/test_measure_gpu.py")
+
+Generator = torch.Generator
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--device``."""
+    parser.addoption("--device", default="cpu", help="run what concerns a device there: cuda")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tensors are made on the device from here on, those of modules that are imported too."""
+    try:
+        device = resolve_device(config.getoption("--device"))
+    except (ValueError, RuntimeError) as error:
+        raise pytest.UsageError(str(error)) from error
+    if device.type != "cpu":
+        torch.set_default_device(device)
+        torch.Generator = _GeneratorOnTheDevice  # type: ignore[misc]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what a device does not change."""
+    if torch.get_default_device().type == "cpu":
+        return
+    left_out = [item for item in items if _cpu_only(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _cpu_only(item: pytest.Item) -> bool:
+    path = item.path.relative_to(Path(__file__).parent).as_posix()
+    if item.get_closest_marker("cpu_only"):
+        return True
+    there = path in ON_A_DEVICE
+    return not there and any(path == p or path.startswith(p + "/") for p in NOT_ON_A_DEVICE)
+
+
+class _GeneratorOnTheDevice(Generator):
+    """Generators follow torch's default device, which torch's own do not."""
+
+    def __new__(cls, device: object = None) -> _GeneratorOnTheDevice:
+        return super().__new__(cls, torch.get_default_device() if device is None else device)
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """Where the tests run."""
+    return torch.get_default_device()
+
+
 @pytest.fixture(params=list(IMPLEMENTATIONS))
 def impl(request: pytest.FixtureRequest) -> str:
-    """Every implementation that runs on this machine."""
-    reasons = cannot_run(torch.device("cpu"), torch.float32)[request.param]
+    """Every implementation that runs on the device."""
+    reasons = cannot_run(torch.get_default_device(), torch.float32)[request.param]
     if reasons:
         pytest.skip(f"{request.param}: {'; '.join(reasons)}")
     return request.param

@@ -75,7 +75,7 @@ def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> 
         variants,
         repeats=1 if args.quick else args.repeats,
         warmup=0,
-        clock="cpu",
+        device=args.device,
         before=dict.fromkeys(set(variants) - {"offline"}, cache.reset),
     )
     cost = shapes.stream_cost(plan, batch, channels, channels, 4)

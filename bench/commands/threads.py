@@ -50,7 +50,11 @@ def _shape(
         calls[name]()
         errors[name] = shapes.generation_error(rows, h)
     times = measure(
-        calls, repeats=1 if args.quick else args.repeats, warmup=0, clock="cpu", before=before
+        calls,
+        device=args.device,
+        repeats=1 if args.quick else args.repeats,
+        warmup=0,
+        before=before,
     )
     first = name_of[counts[0]]
     for n, name in name_of.items():

@@ -18,7 +18,7 @@ def _load(cache, **changes):
 BAD_CALLS = {
     "shape": (lambda c: c.step(ZEROS[:, :3]), ValueError, r"u_t \(B, D\) = \(2, 4\), got \(2, 3\)"),
     "dtype": (lambda c: c.step(ZEROS.double()), TypeError, "u_t of dtype torch.float32"),
-    "device": (lambda c: c.step(ZEROS.to("meta")), ValueError, "u_t on cpu, got meta"),
+    "device": (lambda c: c.step(ZEROS.to("meta")), ValueError, "u_t on (cpu|cuda:0), got meta"),
     "grad": (lambda c: c.step(ZEROS.clone().requires_grad_()), ValueError, "autograd-free"),
     "pre": (lambda c: c.step(ZEROS, pre=ZEROS[:, :3]), ValueError, "expected pre"),
     "post": (lambda c: c.step(ZEROS, post=ZEROS[:1]), ValueError, "expected post"),
