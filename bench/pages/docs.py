@@ -82,9 +82,11 @@ with another commit; `python -m bench --help` lists the names. Two things of you
 in the same way:
 
 ```python
+import torch
 from bench.harness.timing import measure
 
-times = measure({"ours": lambda: sum(range(9)), "peer": lambda: sum(range(99))}, repeats=5)
+calls = {"ours": lambda: sum(range(9)), "peer": lambda: sum(range(99))}
+times = measure(calls, device=torch.device("cpu"), repeats=5)
 assert times["peer"].ratio(times["ours"]) > 0  # median of the turns' ratios
 ```"""
 
