@@ -56,7 +56,7 @@ def test_fill(block, memory):
             (4096, 1, 1, 1.02),
             (1000, 1, 1, 1.05),  # padded channels, too
             (1024, 8, 12, 1.12),  # two groups of rows read the taps
-            (1024, 3, 12, 1.01),
+            (1024, 4, 16, 1.01),
         ],
         fast=[(1024, 1, 2, 1.02), (1024, 8, 12, 1.12)],
     ),

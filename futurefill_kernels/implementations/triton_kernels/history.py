@@ -48,8 +48,8 @@ def history_kernel(
     first = (place == 0) & (taken >= 0)
     slot = slot.broadcast_to(ROWS, PLACES, CHANNELS)
     own = own.broadcast_to(ROWS, PLACES, CHANNELS)
-    total = tl.load(slot, mask=first, other=0.0)
-    tl.store(undo + own, total, mask=first)
+    pending = tl.load(slot, mask=first, other=0.0)
+    total = pending
     past = slot - (1 + place) * lanes
     tap = taps + (layer * block + 1 + place) * filter_lanes + filter_row
     for start in range(0, most, PLACES * STEPS):
@@ -58,4 +58,5 @@ def history_kernel(
             h = tl.load(tap + s * filter_lanes, mask=place < most - s, other=0.0)
             total += tl.load(past - s * lanes, mask=place < taken - s, other=0.0) * h
     result = tl.sum(total, axis=1)[:, None, :].broadcast_to(ROWS, PLACES, CHANNELS)
+    tl.store(undo + own, pending, mask=first)  # here: it must not hold up the loads of the loop
     tl.store(history + own, result, mask=first)
