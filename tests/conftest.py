@@ -29,6 +29,9 @@ settings.load_profile("patient")
 NOT_ON_A_DEVICE = {
     "bench": "every bench has a --device of its own",
     "cli": "a command has a --device of its own; what it measures there is in cli/tune",
+    "decoding/test_graphs.py": "stand-ins for torch.cuda",
+    "decoding/test_interrupts.py": "signals",
+    "decoding/test_results.py": "stand-ins for torch.cuda",
     "emulation": "kernels in an emulator",
     "implementations": "kernels in an interpreter or emulator; on a device, test_on_a_device.py",
     "nn/test_pretrained.py": "files",
@@ -39,6 +42,7 @@ NOT_ON_A_DEVICE = {
     "state/test_layout.py": "numbers",
     "state/test_spectra.py": "filters are prepared on the CPU",
     "test_build.py": "compilers",
+    "test_capture_guard.py": "fake devices",
     "test_defaults.py": "the CPU beside other defaults",
     "test_docs.py": "text",
     "test_house.py": "text",

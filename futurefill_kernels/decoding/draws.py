@@ -23,18 +23,17 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
 
     counter: (4, ...), word 0 first. key: (2, ...), of shapes that broadcast. Returns (4, ...).
     """
-    multipliers = torch.tensor(_MULTIPLIERS, device=counter.device)
-    weyl = torch.tensor(_WEYL, device=counter.device)
     shape = (2,) + (1,) * (counter.ndim - 1)
-    multipliers, weyl = multipliers.view(shape), weyl.view(shape)
+    multipliers = torch.tensor(_MULTIPLIERS, device=counter.device).view(shape)
+    weyl = torch.tensor(_WEYL, device=counter.device).view(shape)
+    rounds = torch.arange(_ROUNDS, device=counter.device).view(-1, *(1,) * counter.ndim)
     # words 0 and 2 are multiplied, 1 and 3 are not; a product wraps around in int64, which keeps
     # all of its 64 bits
     even, odd = counter[0::2], counter[1::2]
-    for _ in range(_ROUNDS):
-        product = even * multipliers
-        even = (product >> 32 & _WORD).flip(0) ^ odd ^ key
-        odd = (product & _WORD).flip(0)
-        key = key + weyl & _WORD
+    for round_key in key + rounds * weyl & _WORD:
+        product = (even * multipliers).flip(0)
+        even = product >> 32 & _WORD ^ odd ^ round_key
+        odd = product & _WORD
     return torch.stack([even, odd], 1).flatten(0, 1)
 
 

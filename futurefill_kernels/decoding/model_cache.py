@@ -191,11 +191,6 @@ class DecodingCache:
         self._leave(call)
         return y
 
-    @property
-    def stepped(self) -> bool:
-        """Whether every row has made a step since its prompt."""
-        return int(self.positions.min()) > 0
-
     @contextmanager
     def capture(self) -> Iterator[None]:
         """Inside, a call of the model launches one step of all rows, and no book is kept of it.
