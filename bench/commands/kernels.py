@@ -1,4 +1,4 @@
-"""The convolutions of a model's token alone: history and steps of all layers, and every fill.
+"""The convolutions of a model's token alone: its history and steps, and every fill.
 
 A token is one graph of all layers' steps, each with both gates; parts are timed by themselves. A
 fill finds its spectra in memory. The least time is that of the compulsory bytes at the measured
@@ -67,6 +67,20 @@ def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> 
         quantity="us per layer", value=1e6 * seconds / args.layers,
         note=f"fills left out; least {1e6 * state / bandwidth / args.layers:.2f} us",
     )  # fmt: skip
+    history = cache.implementation.make_history(cache.state)
+    if history is not None:
+        times = measure(
+            {"history": lambda: history(None)},
+            device=args.device,
+            repeats=args.repeats,
+            replayed=["history"],
+            before={"history": lambda: cache.state.positions.fill_(block // 2)},
+        )["history"]
+        args.report.add(
+            "history", **fields, times=times, quantity="us per layer",
+            value=1e6 * times.p50 / args.layers, note="one launch for all layers, inside a block",
+        )  # fmt: skip
+        cache.reset()
     for level in cache.plan.levels:
         _fill(args, cache, level, u, h, fields, bandwidth)
 

@@ -14,7 +14,7 @@ import futurefill_kernels as ff
 from ..harness import shapes
 from ..harness.machine import check_memory
 from ..harness.timing import measure
-from .cpu_vs_torch import generate
+from .cpu_vs_torch import clear, generate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,5 +71,5 @@ def _shape(
 def _start(cache: ff.FutureFillCache, rows: Tensor, threads: int) -> None:
     torch.set_num_threads(1)  # torch's own workers would spin on the other core for a while
     rows[1:] = 0
-    cache.reset()
+    clear(cache)
     torch.set_num_threads(threads)

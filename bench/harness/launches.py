@@ -45,16 +45,21 @@ class HostOnly:
         self, device: torch.device, whole: Callable[[], object], first: Callable[[], object]
     ) -> float:
         """Wall time of ``whole`` beyond that of ``first``, replays being empty."""
-        if device.type == "cuda" and self.graphs:
-            self._empty = torch.cuda.CUDAGraph()
-            number = torch.zeros(1, device=device)
-            with torch.cuda.graph(self._empty):
-                number.add_(1)
+        if self.graphs:
+            self._empty = empty_graph(device)
         self._active = True
         try:
             return wall_seconds(device, whole) - wall_seconds(device, first)
         finally:
             self._active = False
+
+
+def empty_graph(device: torch.device) -> torch.cuda.CUDAGraph:
+    """A graph of one small node."""
+    graph, number = torch.cuda.CUDAGraph(), torch.zeros(1, device=device)
+    with torch.cuda.graph(graph):
+        number.add_(1)
+    return graph
 
 
 def device_launches(call: Callable[[], object]) -> int:
