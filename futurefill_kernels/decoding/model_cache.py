@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ..cache.cache import FutureFillCache
 from ..checks import Rows, row_indices
 from ..nn.filters import LongFilter
-from ..nn.language_model import LanguageModel
 from ..nn.short_conv import ShortConv, ShortConvState, commit
-from ..nn.token.cpu import FusedToken, cannot_fuse
+from ..nn.token import cpu, gpu
+from ..nn.token.fuse import fuse
 from ..plan import Plan
 from ..planning.capabilities import Capabilities
 from .calls import Call, Selection, begin_call
@@ -31,8 +31,8 @@ class DecodingCache:
 
     model: its weights are read here, once: make a new cache after changing them. batch_size: rows
     ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl, fill_stream,
-    spectra_dtype: as in `FutureFillCache`. fused: take one call per run of layers for tokens of all
-    rows (`FusedToken`) where ``not_fused`` has no reason against it.
+    spectra_dtype: as in `FutureFillCache`. fused: take few calls for tokens of all rows
+    (`FusedToken`) where ``not_fused`` has no reason against it.
     """
 
     def __init__(
@@ -78,11 +78,14 @@ class DecodingCache:
         # whether a row has seen anything
         self._seen = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
         self._all_seen = False
+        self._fused: cpu.FusedToken | gpu.FusedToken | None = None
         #: Why tokens take one call per layer; empty when they are fused.
-        self.not_fused = ["fused=False"] if not fused else cannot_fuse(model, self._caches)
-        self._fused: FusedToken | None = None
-        if not self.not_fused and isinstance(model, LanguageModel):
-            self._fused = FusedToken(model, batch_size, self._place, self._short)
+        self.not_fused = ["fused=False"]
+        if fused:
+            self._fused, self.not_fused = fuse(
+                model, batch_size, self._place, self._short, self._caches
+            )
+        self._captured_fused = False
 
     @property
     def caches(self) -> list[FutureFillCache]:
@@ -90,8 +93,8 @@ class DecodingCache:
         return self._caches
 
     @property
-    def fused(self) -> FusedToken | None:
-        """What takes one call per run of layers, or None; ``not_fused`` says why."""
+    def fused(self) -> cpu.FusedToken | gpu.FusedToken | None:
+        """What takes few calls for a token, or None; ``not_fused`` says why."""
         return self._fused
 
     @property
@@ -149,7 +152,7 @@ class DecodingCache:
             fused is None
             or model is not fused.model
             or not self._all_seen
-            or self._capturing
+            or (self._capturing and isinstance(fused, cpu.FusedToken))
             or self._selection.rows is not None
             or self._selection.lengths is not None
             or ids.shape != (self.batch_size, 1)
@@ -158,8 +161,19 @@ class DecodingCache:
             or any(cache.full for cache in self._caches)
         ):
             return None
+        if isinstance(fused, gpu.FusedToken) and self._capturing:
+            self._captured_fused = True
+            return fused(ids.contiguous())
         self._call, self._before = None, self._here()
-        logits = fused(ids.contiguous(), self._caches)
+        if isinstance(fused, cpu.FusedToken):
+            logits = fused(ids.contiguous(), self._caches)
+        else:
+            for cache in self._caches:
+                cache.begin_token()
+            logits = fused(ids.contiguous()).clone()
+            for cache in self._caches:
+                cache.finish_token()
+            fused.finish()
         self._before = None
         return logits
 
@@ -202,7 +216,7 @@ class DecodingCache:
         with ExitStack() as stack:
             for cache in self._caches:
                 stack.enter_context(cache.capture())
-            self._capturing = True
+            self._capturing, self._captured_fused = True, False
             try:
                 yield
             finally:
@@ -220,6 +234,8 @@ class DecodingCache:
         """After a replay: keep its books, and launch what fills are due."""
         for cache in self._caches:
             cache.finish_token()
+        if isinstance(self._fused, gpu.FusedToken) and self._captured_fused:
+            self._fused.finish()
         self._replaying = False
 
     def sum_history(self, stream: torch.cuda.Stream | None = None) -> None:
@@ -237,7 +253,9 @@ class DecodingCache:
         token is under way until ``finish_token``. `ff.nn.LanguageModel` does this by itself at its
         next call; to the cache alone a second call and a layer called twice look alike.
         """
-        if self._replaying:
+        if self._replaying and self._fused is not None and self._captured_fused:
+            self._fused.abort()
+        elif self._replaying:
             first = self._caches[0]
             here = torch.tensor(first.taken, dtype=torch.int64, device=first.device)
             ran = first.state.positions > here  # a replay has run as a whole or not at all
@@ -282,7 +300,7 @@ class DecodingCache:
         other._short = {module: state.clone() for module, state in self._short.items()}
         other._seen = self._seen.clone()
         if self._fused is not None:
-            other._fused = self._fused.clone(other._short)
+            other._fused = self._fused.clone(other._short, other._caches)
         return other
 
     def reorder(self, rows: Rows) -> None:

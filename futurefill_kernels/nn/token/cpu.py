@@ -97,8 +97,13 @@ class FusedToken:
         """Bytes of the packed weights and of scratch, the short convolutions' inputs included."""
         return self._program.weights.nbytes + self._scratch.nbytes
 
-    def clone(self, short: dict[ShortConv, ShortConvState]) -> FusedToken:
-        """The same for cloned short states; the packed weights are shared."""
+    def clone(
+        self, short: dict[ShortConv, ShortConvState], caches: list[FutureFillCache]
+    ) -> FusedToken:
+        """The same for cloned short states; the packed weights are shared.
+
+        caches: not needed, since a call brings them.
+        """
         other = copy.copy(self)
         other._scratch, other._progress = self._scratch.clone(), self._progress.clone()
         other._bind(short)
