@@ -91,7 +91,7 @@ def test_a_token_compiles_without_spills(layers, capability):
     history, apply = token_launches(8, 1024, torch.float32, layers)
     assert history.constants["ROWS"] == (1 if layers == 1 else 4)
     check_resources(history, capability, 96)
-    check_resources(apply, capability, 48)
+    check_resources(apply, capability, 56)
 
 
 @pytest.mark.slow
