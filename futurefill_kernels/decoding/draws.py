@@ -9,43 +9,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-_WORD = (1 << 32) - 1
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+Words = NDArray[np.uint64]
+
+_WORD = np.uint64((1 << 32) - 1)
+_HALF = np.uint64(32)
+_MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], dtype=np.uint64)
+_WEYL = np.array([0x9E3779B9, 0xBB67AE85], dtype=np.uint64)
 _ROUNDS = 10
 
 
-def philox(counter: Tensor, key: Tensor) -> Tensor:
-    """Four random words of every counter under its key; all are int64 tensors of 32-bit words.
+def philox(counter: Words, key: Words) -> Words:
+    """Four random words of every counter under its key, all of 32 bits.
 
     counter: (4, ...), word 0 first. key: (2, ...), of shapes that broadcast. Returns (4, ...).
     """
     shape = (2,) + (1,) * (counter.ndim - 1)
-    multipliers = torch.tensor(_MULTIPLIERS, device=counter.device).view(shape)
-    weyl = torch.tensor(_WEYL, device=counter.device).view(shape)
-    rounds = torch.arange(_ROUNDS, device=counter.device).view(-1, *(1,) * counter.ndim)
-    # words 0 and 2 are multiplied, 1 and 3 are not; a product wraps around in int64, which keeps
-    # all of its 64 bits
-    even, odd = counter[0::2], counter[1::2]
-    for round_key in key + rounds * weyl & _WORD:
-        product = (even * multipliers).flip(0)
-        even = product >> 32 & _WORD ^ odd ^ round_key
+    multipliers, weyl = _MULTIPLIERS.reshape(shape), _WEYL.reshape(shape)
+    even, odd = counter[0::2], counter[1::2]  # words 0 and 2 are multiplied, 1 and 3 are not
+    for _ in range(_ROUNDS):
+        product = (even * multipliers)[::-1]
+        even = product >> _HALF ^ odd ^ key
         odd = product & _WORD
-    return torch.stack([even, odd], 1).flatten(0, 1)
+        key = key + weyl & _WORD
+    return np.stack([even[0], odd[0], even[1], odd[1]])
 
 
-def uniforms(seeds: Sequence[int], begin: int, end: int, device: torch.device) -> Tensor:
-    """The numbers of draws ``begin .. end-1``, (end - begin, B) float64 in [0, 1).
+def uniforms(seeds: Sequence[int], begin: int, end: int) -> Tensor:
+    """The numbers of draws ``begin .. end-1``, (end - begin, B) float64 in [0, 1), on the host.
 
     seeds: of every row, taken modulo 2^64. 53 bits each, of words 0 and 1 of
     ``philox(counter=(index, 0, 0, 0), key=seed)``, the low word of the seed first.
     """
-    words = [[seed & _WORD, seed >> 32 & _WORD] for seed in seeds]
-    key = torch.tensor(words, device=device).T[:, None]  # (2, 1, B)
-    counter = torch.zeros(4, end - begin, len(seeds), dtype=torch.int64, device=device)
-    counter[0] = torch.arange(begin, end, device=device)[:, None]
+    whole = np.array([seed % 2**64 for seed in seeds], dtype=np.uint64)
+    key = np.stack([whole & _WORD, whole >> _HALF])[:, None]  # (2, 1, B)
+    counter = np.zeros((4, end - begin, len(seeds)), dtype=np.uint64)
+    counter[0] = np.arange(begin, end, dtype=np.uint64)[:, None]
     high, low = philox(counter, key)[:2]
-    return ((high >> 5) * 2**26 + (low >> 6)).double() / 2**53
+    bits = (high >> np.uint64(5) << np.uint64(26)) + (low >> np.uint64(6))
+    return torch.from_numpy(bits.astype(np.float64) / 2**53)

@@ -80,8 +80,8 @@ class RandomSampler:
 
     def __call__(self, logits: Tensor, index: int) -> Tensor:
         """What every row draws at an index, 0 for the first new token. logits: (B, V) -> (B,)."""
-        seeds = self.seeds(len(logits))
-        return self.draw(logits, uniforms(seeds, index, index + 1, logits.device)[0])
+        numbers = uniforms(self.seeds(len(logits)), index, index + 1)[0]
+        return self.draw(logits, numbers.to(logits.device))
 
 
 #: Logits (B, V) -> ids (B,) int64, or a `RandomSampler`, which draws by the index of the token.

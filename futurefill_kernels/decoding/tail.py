@@ -9,7 +9,7 @@ from .draws import uniforms
 from .request import Request
 from .sampling import RandomSampler, Sampler
 
-#: Draws that are made at once: a hundred small launches for so many tokens.
+#: Draws that are made at once, by a hundred small operations of the host.
 _DRAWS = 256
 
 
@@ -55,7 +55,7 @@ class Tail:
         """Before the token of an index, from the host: the draws of many at once."""
         if self._uniforms is not None and index % _DRAWS == 0:
             end = min(index + _DRAWS, len(self._uniforms))
-            self._uniforms[index:end] = uniforms(self._seeds, index, end, self._uniforms.device)
+            self._uniforms[index:end] = uniforms(self._seeds, index, end).to(self._uniforms.device)
 
     def __call__(self, logits: Tensor) -> None:
         """One token. logits: (B, V). Takes nothing from the host and never waits for it."""

@@ -39,7 +39,7 @@ def test_draws_follow_the_distribution(options):
     expected = sampler.probabilities(LOGITS)[0]
     torch.testing.assert_close(draws.bincount(minlength=4) / 20000, expected, rtol=0, atol=0.015)
     assert (expected[draws] > 0).all()
-    numbers = uniforms([1], 0, 20000, LOGITS.device)[:, 0]
+    numbers = uniforms([1], 0, 20000)[:, 0].to(LOGITS.device)
     along = sampler.draw(LOGITS[:1].expand(20000, -1), numbers)
     torch.testing.assert_close(along.bincount(minlength=4) / 20000, expected, rtol=0, atol=0.015)
 
