@@ -23,7 +23,7 @@ from futurefill_kernels.decoding.model_cache import DecodingCache
 
 from ..harness import machine, shapes
 from ..harness.machine import check_memory
-from ..harness.models import StuModel, logits_of_the_last, stu_model, weight_nbytes
+from ..harness.models import logits_of_the_last, stu_model, weight_nbytes
 from ..harness.replayed import ReplayedModel
 from ..harness.rows import relative_error
 from ..harness.timing import Times, measure, wall_seconds, weighted
@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument(
-        "--mlp", type=int, help="hidden width over width, 0 without MLP; default 12, on a CPU 0"
+        "--mlp",
+        type=int,
+        help="hidden width over width, 0 for as good as no MLP; default 12, CPU 0",
     )
     parser.add_argument("--vocabulary", type=int, help="default 200064, on a CPU 256")
     parser.add_argument("--scale", type=int, help="divides the model's lengths; default 1, CPU 16")
@@ -133,7 +135,7 @@ def _model(args: argparse.Namespace) -> None:
     for prompt, new, published in cases:
         model = stu_model(
             args.layers, args.width, prompt + new, vocabulary=args.vocabulary,
-            mlp_hidden=args.mlp * args.width, device=args.device, dtype=args.dtype,
+            mlp_hidden=max(1, args.mlp * args.width), device=args.device, dtype=args.dtype,
         )  # fmt: skip
         generator = torch.Generator().manual_seed(5)
         ids = torch.randint(args.vocabulary, (1, prompt + new), generator=generator)
@@ -148,7 +150,7 @@ def _model(args: argparse.Namespace) -> None:
 
 def _on_a_cpu(
     args: argparse.Namespace,
-    model: StuModel,
+    model: ff.nn.LanguageModel,
     ids: Tensor,
     prompt: int,
     new: int,
@@ -179,7 +181,7 @@ def _on_a_cpu(
 
 def _on_a_gpu(
     args: argparse.Namespace,
-    model: StuModel,
+    model: ff.nn.LanguageModel,
     ids: Tensor,
     prompt: int,
     new: int,
