@@ -18,31 +18,24 @@ from torch import Tensor, nn
 from ...cache.cache import FutureFillCache
 from ...implementations import triton
 from ..filters import LongFilter
-from ..hyena import Hyena, ImplicitFilter
+from ..hyena import Hyena
 from ..language_model import Block, GatedMLP, LanguageModel
 from ..short_conv import ShortConv, ShortConvState
-from ..stu import STU, SpectralFilter
+from ..stu import STU
+from .parts import unknown_parts
 
 if TYPE_CHECKING:
     from .gpu_launches import Launch, LayerStream
 
-_KNOWN = (
-    *(LanguageModel, Block, GatedMLP, Hyena, ShortConv, ImplicitFilter, STU, SpectralFilter),
-    *(nn.Embedding, nn.Linear, nn.RMSNorm, nn.ModuleList),
-)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def cannot_fuse(model: nn.Module, caches: list[FutureFillCache]) -> list[str]:
     """Why tokens of the model take one call per layer; empty when they can be fused."""
-    if type(model) is not LanguageModel:
-        return [f"{type(model).__name__} is not an ff.nn.LanguageModel"]
-    modules, parameters = list(model.modules()), list(model.parameters())
-    reasons = [f"a {type(m).__name__} inside the model" for m in modules if type(m) not in _KNOWN]
-    if any(m._forward_hooks or m._forward_pre_hooks for m in modules):
-        reasons.append("modules with forward hooks")
-    orders = sorted({m.order for m in modules if isinstance(m, Hyena)} - {2})
-    reasons += [f"a Hyena mixer of order {order}" for order in orders]
+    reasons = unknown_parts(model)
+    parameters = list(model.parameters())
+    if not reasons and isinstance(model, LanguageModel):
+        reasons += _other_forms(model)
     if len({p.dtype for p in parameters}) > 1 or parameters[0].dtype not in _DTYPES:
         reasons.append("parameters that are not all float32, all bfloat16 or all float16")
     device = caches[0].device
@@ -50,27 +43,48 @@ def cannot_fuse(model: nn.Module, caches: list[FutureFillCache]) -> list[str]:
         reasons.append(f"parameters that are not on {device}")
     if not all(p.is_contiguous() for p in parameters):
         reasons.append("parameters that are not contiguous")
-    reasons += _unread(model)
     if any(cache.impl not in ("cuda", "triton") for cache in caches):
         reasons.append(f"impl={caches[0].impl!r}")
     # the kernels are Triton's whatever the implementation of the streams
     return reasons + triton.cannot_run(device, torch.float32, None)
 
 
-def _unread(model: LanguageModel) -> list[str]:
-    """Settings of the model's parts that the launches know nothing of."""
+def _other_forms(model: LanguageModel) -> list[str]:
+    """Mixers and weights that are not of the form that the launches are written for."""
+    channels = model.embedding.weight.shape[1]
     reasons = []
-    mlps = [m for m in model.modules() if isinstance(m, GatedMLP)]
-    if model.embedding.max_norm is not None:
-        reasons.append("an embedding with max_norm")
-    if any(mlp.gate_up.bias is not None for mlp in mlps):
-        reasons.append("a gated MLP with a bias on its gate")
-    activations = sorted({mlp.activation for mlp in mlps} - {"silu", "gelu"})
-    reasons += [f"an MLP with activation {name!r}" for name in activations]
-    norms = [m for m in model.modules() if isinstance(m, nn.RMSNorm)]
-    if any(m.weight is None or m.weight.ndim != 1 for m in norms):
-        reasons.append("an RMS norm without a weight per channel")
-    return reasons
+    shapes: list[tuple[str, Tensor, tuple[int, ...]]] = [("norm", model.norm.weight, (channels,))]
+    for i, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
+        mixer, mlp, name = block.mixer, block.mlp, f"blocks.{i}"
+        hidden = mlp.down.in_features
+        square = (channels, channels)
+        if isinstance(mixer, STU):
+            shapes.append((f"{name}.mixer.proj", mixer.proj.weight, square))
+            if not mixer.tensorised:
+                reasons.append(f"{name}.mixer is not tensorised")
+        elif mixer.order != 2 or len(mixer.filters) != 1:
+            reasons.append(f"{name}.mixer is of order {mixer.order}, not 2")
+        else:
+            wide, conv = (3 * channels, channels), mixer.short_conv.weight
+            shapes.append((f"{name}.mixer.in_proj", mixer.in_proj.weight, wide))
+            shapes.append((f"{name}.mixer.short_conv", conv, (wide[0], conv.shape[1])))
+            shapes.append((f"{name}.mixer.out_proj", mixer.out_proj.weight, square))
+        shapes += [
+            (f"{name}.mixer_norm", block.mixer_norm.weight, (channels,)),
+            (f"{name}.mlp_norm", block.mlp_norm.weight, (channels,)),
+            (f"{name}.mlp.gate_up", mlp.gate_up.weight, (2 * hidden, channels)),
+            (f"{name}.mlp.down", mlp.down.weight, (channels, hidden)),
+        ]
+        if mlp.gate_up.bias is not None:
+            reasons.append(f"{name}.mlp.gate_up has a bias")
+        if mlp.activation not in ("silu", "gelu"):
+            reasons.append(f"{name}.mlp has the activation {mlp.activation!r}")
+    return reasons + [
+        f"the weight of {name} is {tuple(weight.shape)}, not {shape}"
+        for name, weight, shape in shapes
+        if weight.shape != shape
+    ]
 
 
 class FusedToken:
@@ -155,14 +169,14 @@ class FusedToken:
 
     def _bind(self, short: dict[ShortConv, ShortConvState], caches: list[FutureFillCache]) -> None:
         """Scratch and the launches of a token, for these states."""
-        config, weight = self.model.config, self.model.embedding.weight.detach()
+        weight = self.model.embedding.weight.detach()
         self._caches, self._short = caches, short
         self._scratch: list[Tensor] = []
         # tokens that each short convolution has seen; rows of 16 bytes, so that all of its launches
         # are of one compiled kernel
         self._moved = weight.new_zeros(len(short), 2, dtype=torch.int64)
         self._finished = 0
-        self._logits = self._new(config.vocabulary)
+        self._logits = self._new(len(weight))
         self._calls: list[Callable[[], object]] = []
         if self._batch_size == 1:
             self._best = weight.new_empty(self._programs, dtype=torch.float32)
@@ -194,9 +208,9 @@ class FusedToken:
     def _one_row(self) -> Callable[[Tensor], Launch]:
         """Writes the calls down; returns the first launch, which needs the token's ids."""
         model, go = self.model, self._launches
-        x, other, v = (self._new(model.config.channels)[0] for _ in range(3))
-        hidden = self._new(model.config.mlp_hidden)[0]
         table = model.embedding.weight.detach()
+        x, other, v = (self._new(table.shape[1])[0] for _ in range(3))
+        widest = self._new(_hidden(model))[0]
         launches: list[Launch] = []
         for i, block in enumerate(model.blocks):
             assert isinstance(block, Block)
@@ -214,7 +228,7 @@ class FusedToken:
                 first = partial(mix, table, total=mixed)
             if isinstance(mixer, Hyena):
                 launches.append(go.product_add(v, *_weights(mixer.out_proj), x, x))
-            gate_up = mlp.gate_up.weight.detach()
+            gate_up, hidden = mlp.gate_up.weight.detach(), widest[: mlp.down.in_features]
             launches.append(go.norm_gate(mixed, block.mlp_norm, gate_up, mlp.activation, hidden))
             launches.append(go.product_add(hidden, *_weights(mlp.down), mixed, x))
         best = self._best, self._best_id
@@ -224,11 +238,11 @@ class FusedToken:
 
     def _several_rows(self) -> Callable[[Tensor], Launch]:
         """As `_one_row`, with torch's products between the launches."""
-        model, go, calls = self.model, self._launches, self._calls
-        channels, hidden = model.config.channels, model.config.mlp_hidden
-        x, normed, v, add = (self._new(channels) for _ in range(4))
-        projected, wide, gated = map(self._new, (3 * channels, 2 * hidden, hidden))
+        model, go, calls, batch = self.model, self._launches, self._calls, self._batch_size
         table = model.embedding.weight.detach()
+        channels = table.shape[1]
+        x, normed, v, add = (self._new(channels) for _ in range(4))
+        projected, widest = self._new(3 * channels), self._new(3 * _hidden(model)).view(-1)
         for i, block in enumerate(model.blocks):
             assert isinstance(block, Block)
             mixer, mlp, stream = block.mixer, block.mlp, self._stream(block.mixer)
@@ -243,6 +257,9 @@ class FusedToken:
             else:
                 calls.append(_product(normed, mixer.proj, v))
                 calls.append(go.mixer(v, stream, add).run)
+            hidden = mlp.down.in_features
+            wide = widest[: batch * 2 * hidden].view(batch, -1)
+            gated = widest[batch * 2 * hidden :][: batch * hidden].view(batch, -1)
             calls.append(go.add_norm(x, add, block.mlp_norm, normed).run)
             calls.append(_product(normed, mlp.gate_up, wide))
             calls.append(go.gate(wide, mlp.activation, gated).run)
@@ -250,6 +267,11 @@ class FusedToken:
         calls.append(go.add_norm(x, add, model.norm, normed).run)
         calls.append(partial(torch.mm, normed, table.T, out=self._logits))
         return first
+
+
+def _hidden(model: LanguageModel) -> int:
+    """Width inside the widest MLP."""
+    return max(m.down.in_features for m in model.modules() if isinstance(m, GatedMLP))
 
 
 def _product(x: Tensor, linear: nn.Linear, y: Tensor) -> Callable[[], object]:

@@ -14,7 +14,7 @@ if "TRITON_INTERPRET" not in os.environ:
 import futurefill_kernels as ff
 from futurefill_kernels import DecodingCache, Plan
 from futurefill_kernels.implementations.triton_kernels.launch import Launch
-from futurefill_kernels.nn import STU, LanguageModel, LanguageModelConfig
+from futurefill_kernels.nn import LanguageModel, LanguageModelConfig
 from futurefill_kernels.nn.token import gpu_config
 from tests.fast import combinations
 from tests.nn.token.models import make_model
@@ -33,19 +33,14 @@ def _few_programs(monkeypatch):
         yield
 
 
-def make(mixer: str, dtype: torch.dtype = F32, **sizes: int) -> LanguageModel:
+def make(mixer: str, dtype: torch.dtype = F32, layers: int = 2) -> LanguageModel:
     """A model of odd widths, every parameter away from its first value."""
+    widths = {"vocabulary": 50, "context_length": 64, "channels": 33, "mlp_hidden": 17}
+    activation = "gelu" if mixer == "stu" else "silu"
     config = LanguageModelConfig(
-        **{"vocabulary": 50, "context_length": 64, "channels": 33, "layers": 2, "mlp_hidden": 17}
-        | sizes
+        **widths, layers=layers, mixer=mixer, spectral_filters=5, activation=activation
     )
-    model = make_model(config)
-    for block in model.blocks:
-        block.mlp.activation = "silu"
-        if mixer == "stu":
-            block.mixer = STU(config.channels, config.context_length, filters=5)
-            block.mixer.requires_grad_(False)
-    return model.to(dtype)
+    return make_model(config).to(dtype)
 
 
 def caches(model, batch, plan=PLAN):
@@ -213,9 +208,7 @@ def test_a_token_that_stopped_inside_is_taken_back(launch, batch, launched):
     with pytest.raises(KeyboardInterrupt):
         model(ids[1], cache=cache)
     fail.clear()
-    for stream in cache.caches:
-        stream.abort()
-    cache.fused.abort()
+    cache.abort()
     cache.fused.abort()  # nothing is left to take back
     for token, logits in zip(ids[:2], expected, strict=True):
         assert torch.equal(model(token, cache=cache), logits)
