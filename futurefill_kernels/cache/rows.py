@@ -39,10 +39,10 @@ def take_back(state: StreamState, rows: Sequence[int], positions: Sequence[int])
     device = state.ring.device
     index = torch.tensor(rows, dtype=torch.int64, device=device)
     at = torch.tensor(positions, dtype=torch.int64, device=device)
-    begun = (state.token_at[:, index] == at)[..., None, None]  # (layers, R, 1, 1)
+    begun = (state.token_at[:, index] == at) & (at < state.length)  # (layers, R)
     slot = at.clamp(max=state.length - 1)  # a full row has begun nothing
     now = state.ring[:, index, :, slot].transpose(0, 1)  # (layers, R, tiles, lanes)
-    pending = torch.where(begun, state.undo[:, index], now)
+    pending = torch.where(begun[..., None, None], state.undo[:, index], now)
     state.ring[:, index, :, slot] = pending.transpose(0, 1)
     state.positions[index] = at
     state.token_at[:, index] = -1
