@@ -238,6 +238,18 @@ class DecodingCache:
             self._fused.finish()
         self._replaying = False
 
+    def draw_greedy(self, logits: Tensor) -> Tensor:
+        """The lowest id of every row's largest logit, (B,). logits: (B, V) of a token just now.
+
+        Inside `capture`, a fused token on a GPU has searched them on its way.
+        """
+        if not (self._capturing and self._captured_fused):
+            return logits.argmax(-1)
+        assert isinstance(self._fused, gpu.FusedToken)
+        ids = torch.empty(self.batch_size, 1, dtype=torch.int64, device=logits.device)
+        self._fused.draw_greedy(ids)
+        return ids[:, 0]
+
     def sum_history(self, stream: torch.cuda.Stream | None = None) -> None:
         """Launch now what the next token of all rows needs of older inputs, as
         ``FutureFillCache.sum_history``.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from .draws import uniforms
 from .request import Request
-from .sampling import RandomSampler, Sampler
+from .sampling import RandomSampler, Sampler, greedy
 
 #: Draws that are made at once, by a hundred small operations of the host.
 _DRAWS = 256
@@ -57,9 +59,12 @@ class Tail:
             end = min(index + _DRAWS, len(self._uniforms))
             self._uniforms[index:end] = uniforms(self._seeds, index, end).to(self._uniforms.device)
 
-    def __call__(self, logits: Tensor) -> None:
-        """One token. logits: (B, V). Takes nothing from the host and never waits for it."""
-        ids = self._sample(logits)
+    def __call__(self, logits: Tensor, draw_greedy: Callable[[Tensor], Tensor] = greedy) -> None:
+        """One token. Takes nothing from the host and never waits for it.
+
+        logits: (B, V). draw_greedy: what stands for `greedy`.
+        """
+        ids = draw_greedy(logits) if self._sampler is greedy else self._sample(logits)
         if self._stops:
             assert self._going is not None
             ids = torch.where(self._running, ids, self._pad)

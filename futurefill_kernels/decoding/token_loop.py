@@ -148,7 +148,7 @@ class _CapturedToken:
                 cache.sum_history(graphs.side)
                 self.logits = model(ids, cache=cache)[:, 0]
                 if tail is not None:
-                    tail(self.logits)
+                    tail(self.logits, cache.draw_greedy)
 
         self._launches = launches
 

@@ -13,9 +13,11 @@ if "TRITON_INTERPRET" not in os.environ:
 
 import futurefill_kernels as ff
 from futurefill_kernels import DecodingCache, Plan
+from futurefill_kernels.decoding import graphs
 from futurefill_kernels.implementations.triton_kernels.launch import Launch
 from futurefill_kernels.nn import LanguageModel, LanguageModelConfig
 from futurefill_kernels.nn.token import gpu_config
+from futurefill_kernels.nn.token.gpu import FusedToken
 from tests.fast import combinations
 from tests.nn.token.models import make_model
 
@@ -260,3 +262,46 @@ def test_decode_gives_the_tokens_of_the_layers():
     prompt = torch.randint(50, (2, 5))
     got = ff.decode(model, prompt, STEPS, plan=PLAN, impl="triton")
     assert torch.equal(got, ff.decode(model, prompt, STEPS, plan=PLAN, impl="reference"))
+
+
+class Again:
+    """Graphs without a GPU: a replay is the call again."""
+
+    side = None
+
+    def __init__(self, device):
+        pass
+
+    def warm(self, call):
+        call()
+
+    def capture(self, call):
+        return call
+
+
+@pytest.mark.parametrize("batch", combinations([1, 2], fast=[1]))
+def test_a_decoder_replays_fused_tokens(monkeypatch, batch):
+    """Greedy draws by the token's own search, sampled ones from its logits, with stops."""
+    model = make("hyena")
+    prompt = torch.randint(50, (batch, 5))
+    monkeypatch.setattr(graphs, "cannot_capture", lambda cache, device: [])
+    monkeypatch.setattr(graphs, "CudaGraphs", Again)
+    decoder = ff.Decoder(model, batch, STEPS, plan=PLAN, impl="triton", cuda_graph=True)
+    drawn = []
+    draw = FusedToken.draw_greedy
+    monkeypatch.setattr(
+        FusedToken, "draw_greedy", lambda self, token: (drawn.append(1), draw(self, token))
+    )
+    expected = ff.decode(model, prompt, STEPS, plan=PLAN, impl="reference")
+    for _ in range(2):
+        assert torch.equal(decoder(prompt), expected)
+    assert len(drawn) == 2 * (STEPS - 1)
+    heard = []
+    stops = expected[:, 4].tolist()
+    options = {"sampler": ff.RandomSampler(seed=3), "stop_ids": stops}
+    found = decoder(prompt, callback=lambda ids, t: heard.append(t), **options)
+    assert torch.equal(
+        found, ff.decode(model, prompt, STEPS, plan=PLAN, impl="reference", **options)
+    )
+    assert len(drawn) == 2 * (STEPS - 1)
+    assert decoder.cache.positions.tolist() == [heard[-1]] * batch
