@@ -1,8 +1,8 @@
 """Settings of every run, outputs poisoned with NaN so that unwritten ones fail, and ``--device``.
 
 ``pytest --device cuda`` runs what concerns a device there: tensors of the tests are made on it, and
-``impl`` is what runs on it. Left out are the tests of `NOT_ON_A_DEVICE` and those marked
-``cpu_only(reason)``.
+``impl`` is what runs on it. Left out are the tests of `NOT_ON_A_DEVICE`, those with
+`STAND_INS` and those marked ``cpu_only(reason)``.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ NOT_ON_A_DEVICE = {
     "test_plan.py": "numbers",
     "test_reference.py": "plain torch against numpy",
 }
+#: Fixtures that stand in for a device: what needs them says nothing on a real one.
+STAND_INS = {"launches", "graphs", "decoder_of"}
+#: Where the time may be over before all have run.
+FIRST_ON_A_DEVICE = ("implementations/", "decoding/")
 ON_A_DEVICE = ("implementations/test_on_a_device.py", "cli/tune/test_measure_gpu.py")
 
 Generator = torch.Generator
@@ -78,12 +82,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     left_out = [item for item in items if _cpu_only(item)]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    there = [item for item in items if item not in left_out]
+    items[:] = sorted(there, key=lambda item: not _path(item).startswith(FIRST_ON_A_DEVICE))
 
 
-def _cpu_only(item: pytest.Item) -> bool:
-    path = item.path.relative_to(Path(__file__).parent).as_posix()
-    if item.get_closest_marker("cpu_only"):
+def _path(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).as_posix()
+
+
+def _cpu_only(item: pytest.Function) -> bool:
+    path = _path(item)
+    if item.get_closest_marker("cpu_only") or STAND_INS.intersection(item.fixturenames):
         return True
     there = path in ON_A_DEVICE
     return not there and any(path == p or path.startswith(p + "/") for p in NOT_ON_A_DEVICE)

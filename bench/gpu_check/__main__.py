@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.only or ():
         if name not in [stage.name for stage in stages]:
             parser.error(f"unknown stage {name!r}: {', '.join(stage.name for stage in stages)}")
-    # one folder of compiled kernels for all stages
-    os.environ.setdefault("TRITON_CACHE_DIR", str(out / "triton"))
+    # one folder of compiled kernels for all stages and for the next run
+    folder = Path(tempfile.gettempdir()) / "futurefill-gpu-check"
+    os.environ.setdefault("TRITON_CACHE_DIR", str(folder))
     results = run([s for s in stages if not args.only or s.name in args.only], out)
     print()
     for result in results:

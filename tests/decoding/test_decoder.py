@@ -421,6 +421,7 @@ def test_what_cannot_be_captured_is_refused(graphs):
     )
 
 
+@pytest.mark.cpu_only("the message of a CPU")
 def test_cuda_graphs_need_a_cuda_device():
     with pytest.raises(RuntimeError, match=r"need a CUDA device, the model is on cpu"):
         ff.Decoder(make("stu"), 1, 9, cuda_graph=True)
