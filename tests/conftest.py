@@ -35,7 +35,7 @@ NOT_ON_A_DEVICE = {
     "emulation": "kernels in an emulator",
     "implementations": "kernels in an interpreter or emulator; on a device, test_on_a_device.py",
     "nn/test_pretrained.py": "files",
-    "nn/token": "the CPU's program of a token",
+    "nn/token": "the CPU's program of a token; a GPU's on a device, test_on_a_device.py",
     "planning": "numbers",
     "state/test_convolve.py": "the CPU's transforms",
     "state/test_huge_pages.py": "memory of the CPU",
@@ -55,7 +55,10 @@ NOT_ON_A_DEVICE = {
 STAND_INS = {"launches", "graphs", "decoder_of"}
 #: Where the time may be over before all have run.
 FIRST_ON_A_DEVICE = ("implementations/", "decoding/")
-ON_A_DEVICE = ("implementations/test_on_a_device.py", "cli/tune/test_measure_gpu.py")
+ON_A_DEVICE = (
+    "implementations/test_on_a_device.py", "nn/token/test_on_a_device.py",
+    "cli/tune/test_measure_gpu.py",
+)  # fmt: skip
 
 Generator = torch.Generator
 

@@ -11,6 +11,7 @@ from torch import nn
 import futurefill_kernels as ff
 from futurefill_kernels.decoding.model_cache import DecodingCache
 from futurefill_kernels.nn.language_model import LanguageModel, LanguageModelConfig
+from futurefill_kernels.nn.token import gpu
 
 BATCH, PROMPT, NEW = 2, 6, 24
 
@@ -172,7 +173,9 @@ def test_a_language_model_takes_back_by_itself(impl, monkeypatch):
             def failing(*args, **kwargs):
                 raise Failure
 
-            inside.setattr(cache.caches[0], "step", failing)
+            fused_on_gpu = isinstance(cache.fused, gpu.FusedToken)
+            first = "join_history" if fused_on_gpu else "step"
+            inside.setattr(cache.caches[0], first, failing)
             with pytest.raises(Failure):
                 model(ids[:, :1], cache=cache)
         if fail:

@@ -85,7 +85,7 @@ def test_fused_equals_layer_by_layer(mixer, batch, dtype):
     assert_close(got, expected, dtype)
     if dtype == BF16:  # rounded as often, but the interpreter cuts off where a device rounds
         exact = model.float()(ids)[:, PROMPT:]
-        assert error(got, exact) < 2 * error(expected, exact)
+        assert error(got, exact) < 3 * error(expected, exact)
     states = [cache.caches[0].state for cache in (fused, plain)]
     assert torch.equal(states[0].positions, states[1].positions)
     assert_close(states[0].ring, states[1].ring, dtype)
