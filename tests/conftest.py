@@ -54,7 +54,7 @@ NOT_ON_A_DEVICE = {
 #: Fixtures that stand in for a device: what needs them says nothing on a real one.
 STAND_INS = {"launches", "graphs", "decoder_of"}
 #: Where the time may be over before all have run.
-FIRST_ON_A_DEVICE = ("implementations/", "decoding/")
+FIRST_ON_A_DEVICE = ("implementations/", "decoding/", "nn/token/")
 ON_A_DEVICE = (
     "implementations/test_on_a_device.py", "nn/token/test_on_a_device.py",
     "cli/tune/test_measure_gpu.py",
