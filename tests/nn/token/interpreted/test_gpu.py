@@ -305,3 +305,19 @@ def test_a_decoder_replays_fused_tokens(monkeypatch, batch):
     )
     assert len(drawn) == 2 * (STEPS - 1)
     assert decoder.cache.positions.tolist() == [heard[-1]] * batch
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_all_launches_but_the_first_of_a_token_are_dependent(batch, monkeypatch):
+    """Where a card can have such launches; they are only written down here."""
+    monkeypatch.setattr("futurefill_kernels.nn.token.gpu_launches.can_depend", lambda device: True)
+    found = []
+    monkeypatch.setattr(Launch, "run", lambda launch: found.append(launch))
+    cache = DecodingCache(make("hyena"), batch, STEPS, plan=PLAN, impl="triton")
+    cache.fused(torch.zeros(batch, 1, dtype=torch.int64))
+    history, first, *others = found
+    assert history.kernel.__name__ == "history_kernel"
+    assert "launch_pdl" not in first.options
+    assert others
+    assert all(launch.options["launch_pdl"] for launch in others)
+    assert all(launch.constants["PDL"] for launch in (first, *others))
