@@ -68,7 +68,7 @@ def error(got, expected):
     ("mixer", "batch", "dtype"),
     combinations(
         ["hyena", "stu"], [1, 3], [F32, BF16],
-        fast={("hyena", 1, F32), ("stu", 1, BF16), ("hyena", 3, BF16), ("stu", 3, F32)},
+        fast={("hyena", 1, F32), ("stu", 1, BF16), ("stu", 3, F32)},
     ),
 )  # fmt: skip
 def test_fused_equals_layer_by_layer(mixer, batch, dtype):
@@ -199,7 +199,7 @@ def test_a_clone_goes_its_own_way(batch):
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("launch", combinations(range(1, 9), fast={1, 6}))
+@pytest.mark.parametrize("launch", combinations(range(1, 9), fast={6}))
 def test_a_token_that_stopped_inside_is_taken_back(launch, batch, launched):
     """Before any of its launches, whether or not the short convolutions before it have run."""
     model = make("hyena")
