@@ -80,6 +80,16 @@ def test_stream_of_random_splits(case):
     assert torch.equal(caches[0].positions, caches[1].positions)
 
 
+def test_a_negated_view_is_its_values():
+    h = torch.randn(4, 9)
+    cache, plain = (ff.FutureFillCache(h, 2, 8, impl="triton") for _ in range(2))
+    u, pre, post = torch.complex(*torch.randn(2, 3, 2, 4)).conj().imag
+    assert u.is_neg()
+    values = [x.clone().resolve_neg() for x in (u, pre, post)]
+    got = cache.step(u, pre=pre, post=post)
+    assert torch.equal(got, plain.step(values[0], pre=values[1], post=values[2]))
+
+
 def test_steps_with_slack():
     """A late level fills two units of channels, each in a step of its own."""
     torch.manual_seed(0)
