@@ -106,8 +106,9 @@ def _step(
     # a kernel gets addresses, which do not say that a negation is outstanding
     pre = pre if pre is None else pre.resolve_neg()
     post = post if post is None else post.resolve_neg()
+    u = u.resolve_neg()
     apply_launch(
-        u.resolve_neg(), pre, post, y, state.ring, state.taps, state.skip, state.history, state.token_at,
+        u, pre, post, y, state.ring, state.taps, state.skip, state.history, state.token_at,
         state.positions, rows, layer, advance, state.channels_per_filter,
     ).run()  # fmt: skip
 
