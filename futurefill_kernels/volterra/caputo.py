@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -42,7 +41,7 @@ def solve_caputo(
     solver: str = "fixed-point",
     jacobian: Rate | None = None,
     tolerance: float | None = None,
-    max_iterations: int = 50,
+    max_iterations: int = 100,
     progress: Progress | None = None,
     impl: str = "auto",
 ) -> Solution:

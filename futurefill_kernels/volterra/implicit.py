@@ -27,8 +27,8 @@ class Solver:
 
     newton: bool = False
     jacobian: Rate | None = None
-    tolerance: float = 1e-13
-    max_iterations: int = 50
+    tolerance: float = 1e-12
+    max_iterations: int = 100
 
     def solve(
         self, rate: Rate, t: float, known: Tensor, c: Tensor, guess: Tensor

@@ -28,7 +28,7 @@ def solve_volterra(
     solver: str = "fixed-point",
     jacobian: Rate | None = None,
     tolerance: float | None = None,
-    max_iterations: int = 50,
+    max_iterations: int = 100,
     progress: Progress | None = None,
     impl: str = "auto",
 ) -> Solution:

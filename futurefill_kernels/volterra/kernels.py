@@ -1,10 +1,10 @@
-"""Kernels of integral equations: their integrals over every step, which is all that a rule needs."""
+"""Kernels of integral equations: their integrals over every step, all that a rule needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -72,8 +72,8 @@ class FunctionKernel:
         at_zero = self._values(torch.zeros(1, dtype=torch.float64, device="cpu"))
         if not bool(torch.isfinite(at_zero).all()):
             raise ValueError(
-                f"expected a kernel that is finite at 0, got k(0) = {float(at_zero)}: a singular one "
-                "needs a product rule, PowerKernel or an object with moments(step, count)"
+                f"expected a kernel that is finite at 0, got k(0) = {float(at_zero)}: a singular "
+                "one needs a product rule, PowerKernel or an object with moments(step, count)"
             )
 
     def moments(self, step: float, count: int) -> tuple[Tensor, Tensor]:
@@ -85,9 +85,9 @@ class FunctionKernel:
         if bool(wrong.any()) or not bool(torch.isfinite(size)):
             at = int(wrong.int().argmax()) if bool(wrong.any()) else 0
             raise ValueError(
-                f"expected a kernel that is smooth on every step of {step:.3g}, got one that changes "
-                f"too fast or is not finite at t = {at * step:.3g} .. {(at + 1) * step:.3g}: take "
-                "smaller steps, or an object with moments(step, count)"
+                f"expected a kernel that is smooth on every step of {step:.3g}, got one that "
+                f"changes too fast or is not finite after t = {at * step:.3g}: take smaller steps, "
+                "or an object with moments(step, count)"
             )
         return zeroth[None], first[None]
 
@@ -113,7 +113,7 @@ class FunctionKernel:
 def as_kernel(kernel: Kernel | Callable[[Tensor], Tensor]) -> Kernel:
     """A function becomes a `FunctionKernel`."""
     if hasattr(kernel, "moments"):
-        return kernel
+        return cast(Kernel, kernel)
     if callable(kernel):
         return FunctionKernel(kernel)
     raise TypeError(f"expected kernel to be a function or to have moments, got {kernel!r}")

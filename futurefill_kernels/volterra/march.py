@@ -12,7 +12,7 @@ from .implicit import NoConvergence, Rate, Solver, solve_coupled
 from .memory import Memory
 
 #: Steps whose known parts are prepared together, and between two calls of ``progress``.
-_BLOCK = 256
+BLOCK = 256
 
 Progress = Callable[[int, int], object]
 
@@ -54,10 +54,9 @@ def march(
     first = offset(0, 1)
     value, steps = first[0], len(times) - 1
     lead = value.shape[:rows] + (1,) * (value.ndim - rows)
-    like = {"dtype": value.dtype, "device": value.device}
-    newest = None if scheme.newest is None else scheme.newest.to(**like).reshape(lead)
-    start = None if scheme.start is None else scheme.start.to(**like)
-    memory = Memory(scheme.taps, value.shape, impl=impl, **like)
+    newest = None if scheme.newest is None else scheme.newest.to(value).reshape(lead)
+    start = None if scheme.start is None else scheme.start.to(value)
+    memory = Memory(scheme.taps, value.shape, impl=impl, dtype=value.dtype, device=value.device)
     values = value.new_zeros(steps + 1, *value.shape)
     values[0] = value
     at = times.tolist()
@@ -73,8 +72,8 @@ def march(
             memory.advance()
     given.copy_(torch.zeros_like(value) if scheme.deviations else begun[-1])
     sums, advance = memory.sums[-1], memory.advance
-    for begin in range(taken, steps + 1, _BLOCK):
-        end = min(begin + _BLOCK, steps + 1)
+    for begin in range(taken, steps + 1, BLOCK):
+        end = min(begin + BLOCK, steps + 1)
         block, bases = values[begin:end], offset(begin, end)
         block.copy_(bases)
         if start is not None:

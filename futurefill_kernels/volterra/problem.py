@@ -59,7 +59,7 @@ def make_solver(
     if max_iterations < 1:
         raise ValueError(f"expected max_iterations >= 1, got {max_iterations}")
     if tolerance is None:
-        tolerance = 1e-13 if dtype == torch.float64 else 1e-6
+        tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     if not tolerance > 0:
         raise ValueError(f"expected tolerance > 0, got {tolerance}")
     return Solver(name == "newton", jacobian, tolerance, max_iterations)

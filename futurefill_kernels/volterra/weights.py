@@ -89,7 +89,7 @@ def exponents(alpha: Tensor) -> Tensor:
     """
     lists = []
     for a in alpha.tolist():
-        found = sorted({round(k + l * a, 12) for k in range(4) for l in range(int(4 / a) + 1)})
+        found = sorted({round(k + n * a, 12) for k in range(4) for n in range(int(4 / a) + 1)})
         lists.append([e for e in found if e <= 3])
     needed = max(sum(e <= 1 + 1e-9 for e in found) for found in lists)
     return torch.tensor([found[:needed] for found in lists], dtype=torch.float64, device="cpu")
