@@ -82,8 +82,8 @@ def solve_caputo(
     scheme = _scheme(method, orders.reshape(-1), t_end / steps, steps)
     values = march(
         scheme, checked_rate(f, value), _taylor(value, slope, orders, times), times, orders.ndim,
-        solver=make_solver(solver, jacobian, tolerance, max_iterations, value.dtype),
-        corrections=corrections, progress=progress, impl=impl,
+        solver=make_solver(solver, jacobian, tolerance, max_iterations, corrections, value.dtype),
+        progress=progress, impl=impl,
     )  # fmt: skip
     return Solution(times.to(value.device), values)
 
@@ -91,6 +91,9 @@ def solve_caputo(
 def _scheme(method: str, alpha: Tensor, step: float, steps: int) -> Scheme:
     size = (step**alpha)[:, None]
     if method == "bdf2":
+        needed = weights.exponents(alpha).shape[1] - 1
+        if steps < needed:
+            raise ValueError(f"expected steps >= {needed} for 'bdf2' and this alpha, got {steps}")
         w = weights.bdf2(alpha, steps + 1)
         start = weights.starting(alpha, w)
         w, start = size * w, size[..., None] * start

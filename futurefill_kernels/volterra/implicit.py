@@ -23,12 +23,14 @@ class Solver:
         is coupled, or (*shape) where every entry depends on itself alone. None: by torch.func, d
         forward derivatives at once.
     tolerance: of the last change, relative to ``max(1, |y|)``.
+    corrections: after a prediction, instead of a solution.
     """
 
     newton: bool = False
     jacobian: Rate | None = None
     tolerance: float = 1e-12
     max_iterations: int = 100
+    corrections: int = 1
 
     def solve(
         self, rate: Rate, t: float, known: Tensor, c: Tensor, guess: Tensor

@@ -62,7 +62,7 @@ def solve_volterra(
         )
     values = march(
         scheme, checked_rate(f, value), offset, times, int(groups > 1),
-        solver=make_solver(solver, jacobian, tolerance, max_iterations, value.dtype),
-        corrections=corrections, progress=progress, impl=impl,
+        solver=make_solver(solver, jacobian, tolerance, max_iterations, corrections, value.dtype),
+        progress=progress, impl=impl,
     )  # fmt: skip
     return Solution(times.to(value.device), values)

@@ -41,15 +41,13 @@ def march(
     rows: int,
     *,
     solver: Solver,
-    corrections: int,
     progress: Progress | None,
     impl: str,
 ) -> Tensor:
     """Values (N + 1, *shape).
 
     rate: f, checked. offset(begin, end): g at those steps, (end - begin, *shape). rows: how many
-    leading dimensions of a value have a filter row for each entry. corrections: evaluations of the
-    implicit equation after a prediction.
+    leading dimensions of a value have a filter row for each entry.
     """
     first = offset(0, 1)
     value, steps = first[0], len(times) - 1
@@ -87,8 +85,8 @@ def march(
                 found = rate(at[n], y)
             elif predicts:
                 found = rate(at[n], base + memory.sums[0])
-                known = y.clone() if corrections > 1 else y
-                for _ in range(corrections):
+                known = y.clone() if solver.corrections > 1 else y
+                for _ in range(solver.corrections):
                     torch.addcmul(known, found, newest, out=y)
                     found = rate(at[n], y)
             else:

@@ -51,9 +51,11 @@ def checked_rate(f: Callable[[float, Tensor], Tensor], value: Tensor) -> Rate:
 
 def make_solver(
     name: str, jacobian: Rate | None, tolerance: float | None, max_iterations: int,
-    dtype: torch.dtype,
+    corrections: int, dtype: torch.dtype,
 ) -> Solver:  # fmt: skip
     """The solver of implicit steps: "fixed-point" or "newton"."""
+    if corrections < 1:
+        raise ValueError(f"expected corrections >= 1, got {corrections}")
     if name not in ("fixed-point", "newton"):
         raise ValueError(f"expected solver to be 'fixed-point' or 'newton', got {name!r}")
     if max_iterations < 1:
@@ -62,4 +64,4 @@ def make_solver(
         tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     if not tolerance > 0:
         raise ValueError(f"expected tolerance > 0, got {tolerance}")
-    return Solver(name == "newton", jacobian, tolerance, max_iterations)
+    return Solver(name == "newton", jacobian, tolerance, max_iterations, corrections)

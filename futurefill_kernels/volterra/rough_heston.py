@@ -96,8 +96,8 @@ def log_moment(model: RoughHeston, power: Tensor, t_end: float, steps: int) -> T
     """``log E[(S_T / S_0)**power]`` by the fractional Riccati equation. power: (n,) float64.
 
     ``D^alpha h = F(h)``, ``h(0) = 0``, ``F(h) = (p**2 - p)/2 + (p rho vol - rate) h +
-    (vol h)**2 / 2``, and the result is the integral of ``rate mean h + v0 F(h)`` (El Euch and Rosenbaum 2019,
-    theorem 4.1). Infinite moments make the solution infinite.
+    (vol h)**2 / 2``, and the result is the integral of ``rate mean h + v0 F(h)`` (El Euch and
+    Rosenbaum 2019, theorem 4.1). Infinite moments make the solution infinite.
     """
     model.check()
 
