@@ -5,6 +5,7 @@ The history is in ``known``, so iterations cost evaluations of f and nothing els
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,22 +36,42 @@ class Solver:
     def solve(
         self, rate: Rate, t: float, known: Tensor, c: Tensor, guess: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(y, f(t, y)), both (*shape); c broadcasts. Raises RuntimeError with the residual.
+        """(y, f(t, y)), both (*shape); c broadcasts. Raises NoConvergence.
 
-        NaN in one entry does not keep the others from converging.
+        What is NaN when the step begins, or at its first evaluation, does not keep the other
+        entries from converging.
         """
         y = guess
         for _ in range(self.max_iterations):
-            found = rate(t, y)
-            if self.newton:
-                change = self._newton(rate, t, y, torch.addcmul(known - y, found, c), c)
-                y = y + change
-            else:
-                new = torch.addcmul(known, found, c)
-                change, y = new - y, new
+            new, found = self._iterate(rate, t, known, c, y)
+            change, y = new - y, new
             if not bool((change.abs() > self.tolerance * y.abs().clamp(min=1)).any()):
-                return y, rate(t, y) if self.newton else found
-        raise NoConvergence(self.max_iterations, change, self.tolerance * y.abs().clamp(min=1))
+                break
+        else:
+            raise NoConvergence(self, change, change.abs() > self.tolerance * y.abs().clamp(min=1))
+        if not math.isfinite(float(y.sum())):
+            infinite = self._overflow(rate, t, known, c, guess)
+            if bool(infinite.any()):
+                raise NoConvergence(self, y, infinite)
+        return y, rate(t, y) if self.newton else found
+
+    def _iterate(
+        self, rate: Rate, t: float, known: Tensor, c: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The next iterate, and f of the last one."""
+        found = rate(t, y)
+        if not self.newton:
+            return torch.addcmul(known, found, c), found
+        return y + self._newton(rate, t, y, torch.addcmul(known - y, found, c), c), found
+
+    def _overflow(self, rate: Rate, t: float, known: Tensor, c: Tensor, guess: Tensor) -> Tensor:
+        """Entries that became infinite on the way, though the first iterate was finite."""
+        y = self._iterate(rate, t, known, c, guess)[0]
+        lost, infinite = ~y.isfinite(), torch.zeros_like(y, dtype=torch.bool)
+        for _ in range(self.max_iterations):
+            y = self._iterate(rate, t, known, c, y)[0]
+            infinite |= y.isinf() & ~lost
+        return infinite
 
     def _newton(self, rate: Rate, t: float, y: Tensor, residual: Tensor, c: Tensor) -> Tensor:
         jacobian = self.jacobian(t, y) if self.jacobian else forward_jacobian(rate, t, y)
@@ -81,7 +102,7 @@ def solve_coupled(
     rates: (m, *shape) -> (m, *shape). jacobians: -> (m, *shape, d). known, guess: (m, *shape).
     weights: (m, m, ...), broadcast to the shape. Returns y and its f. Raises NoConvergence.
     """
-    y, steps = guess, len(known)
+    y, steps, infinite = guess, len(known), torch.zeros_like(known, dtype=torch.bool)
     for _ in range(solver.max_iterations):
         found = rates(y)
         change = known + (weights * found).sum(1) - y
@@ -96,9 +117,11 @@ def solve_coupled(
             change = torch.linalg.solve_ex(matrix, residual)[0]
             change = change.unflatten(-1, (steps, d)).movedim(-2, 0).reshape(y.shape)
         y = y + change
-        if not bool((change.abs() > solver.tolerance * y.abs().clamp(min=1)).any()):
+        infinite |= y.isinf() & known.isfinite()
+        remaining = infinite | (change.abs() > solver.tolerance * y.abs().clamp(min=1))
+        if not bool(remaining.any()):
             return y, rates(y)
-    raise NoConvergence(solver.max_iterations, change, solver.tolerance * y.abs().clamp(min=1))
+    raise NoConvergence(solver, change, remaining)
 
 
 def checked_jacobian(jacobian: Tensor, y: Tensor) -> Tensor:
@@ -112,11 +135,11 @@ def checked_jacobian(jacobian: Tensor, y: Tensor) -> Tensor:
 class NoConvergence(RuntimeError):
     """An implicit step that did not converge."""
 
-    def __init__(self, iterations: int, change: Tensor, allowed: Tensor) -> None:
-        size, open_entries = float(change.abs().nan_to_num(0).max()), change.abs() > allowed
+    def __init__(self, solver: Solver, residual: Tensor, remaining: Tensor) -> None:
+        size = float(residual[remaining].abs().nan_to_num(math.inf).max())
         super().__init__(
-            f"did not converge in {iterations} iterations: residual {size:.3g}, "
-            f"{int(open_entries.sum())} of {change.numel()} entries open; take smaller steps, "
+            f"did not converge in {solver.max_iterations} iterations: residual {size:.3g}, "
+            f"{int(remaining.sum())} of {remaining.numel()} entries open; take smaller steps, "
             "solver='newton' or more max_iterations"
         )
 

@@ -265,6 +265,16 @@ def test_no_convergence_names_step_and_residual():
         solve_caputo(f, 0.5, 1.0, 1.0, 20, method="trapezoid")
 
 
+@pytest.mark.parametrize("method", ["trapezoid", "bdf2"])
+def test_an_iteration_that_overflows_is_no_lost_path(method):
+    """It would end as NaN, which is what a path that broke before looks like."""
+    with pytest.raises(RuntimeError, match=r"implicit step.*did not converge.*1 of 3"):
+        solve_caputo(
+            lambda t, y: torch.tensor([-1.0, -1e9, -2.0]).double() * y**3, 0.5,
+            torch.ones(3).double(), 1.0, 50, method=method,
+        )  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_long_runs_keep_their_order(method):
