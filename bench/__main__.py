@@ -33,6 +33,7 @@ BENCHES = {
     "latency": ("latency", "the slowest steps: objective='latency' against 'throughput'"),
     "plan": ("plan", "planned block sizes against the best of a sweep"),
     "memory": ("memory", "bytes of state after prompts of different length"),
+    "volterra": ("volterra", "equations with memory against packages and direct sums"),
     "gpu-counters": ("gpu_counters", "counts of the GPU kernels in a PTX emulator"),
 }
 

@@ -268,7 +268,7 @@ def test_no_convergence_names_step_and_residual():
 @pytest.mark.parametrize("method", ["trapezoid", "bdf2"])
 def test_an_iteration_that_overflows_is_no_lost_path(method):
     """It would end as NaN, which is what a path that broke before looks like."""
-    with pytest.raises(RuntimeError, match=r"implicit step.*did not converge.*1 of 3"):
+    with pytest.raises(RuntimeError, match=r"implicit step.*did not converge.*1 of [36]"):
         solve_caputo(
             lambda t, y: torch.tensor([-1.0, -1e9, -2.0]).double() * y**3, 0.5,
             torch.ones(3).double(), 1.0, 50, method=method,
