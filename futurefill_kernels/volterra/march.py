@@ -69,7 +69,8 @@ def march(
             given.copy_(u)
             memory.advance()
     given.copy_(torch.zeros_like(value) if scheme.deviations else begun[-1])
-    sums, advance = memory.sums[-1], memory.advance
+    prediction, sums, advance = memory.sums[0], memory.sums[-1], memory.advance
+    corrections = range(solver.corrections)
     for begin in range(taken, steps + 1, BLOCK):
         end = min(begin + BLOCK, steps + 1)
         block, bases = values[begin:end], offset(begin, end)
@@ -80,13 +81,13 @@ def march(
         previous = values[begin - 1]
         for n, y, base in zip(range(begin, end), block.unbind(0), bases.unbind(0), strict=True):
             advance()
-            y += sums
+            y.add_(sums)
             if newest is None:
                 found = rate(at[n], y)
             elif predicts:
-                found = rate(at[n], base + memory.sums[0])
-                known = y.clone() if solver.corrections > 1 else y
-                for _ in range(solver.corrections):
+                found = rate(at[n], base + prediction)
+                known = y.clone() if len(corrections) > 1 else y
+                for _ in corrections:
                     torch.addcmul(known, found, newest, out=y)
                     found = rate(at[n], y)
             else:
