@@ -22,7 +22,8 @@ from ..harness.rows import relative_error
 from ..harness.timing import Times, measure
 from ..peers.fractional import ALPHA, PEERS, Peer
 
-TOLERANCE = 1e-12  # between implementations of one method
+#: Added to twice our error: all but one peer are the same method, with weights of fewer digits.
+TOLERANCE = 1e-12
 
 MODEL = ff.volterra.RoughHeston(
     v0=0.04, mean=0.06, rate=1.0, vol=0.08, correlation=-0.6, hurst=0.15
@@ -93,7 +94,7 @@ def _equations(
             continue
         found, needed, note = _peer(args, peer, rates, steps, times)
         theirs = relative_error(found, exact)
-        same = {"error": theirs, "tolerance": 1.01 * error + TOLERANCE} if peer.same else {}
+        same = {"error": theirs, "tolerance": 2 * error + TOLERANCE} if peer.same else {}
         if note:  # ran with fewer steps: the error is that of those
             same = {"error": theirs, "tolerance": 0.05 if peer.same else 0.1}
         args.report.add(
@@ -107,25 +108,23 @@ def _peer(
     args: argparse.Namespace, peer: Peer, rates: Tensor, steps: int, ours: Times
 ) -> tuple[Tensor, Times, str]:
     """y(1), the time of all steps, and a remark where it is scaled from fewer."""
-    many = peer.most[len(rates) > 1]
-    turns = len(ours.seconds)
-    if steps <= many:
-        found = peer.solve(rates, steps)
-        return (
-            found,
-            measure({"": partial(peer.solve, rates, steps)}, repeats=turns, warmup=0)[""],
-            "",
-        )
-    few = many // 2
-    peer.solve(rates, 16)  # imports
-    parts = measure(
-        {str(n): partial(peer.solve, rates, n) for n in (few, many)}, repeats=turns, warmup=0
-    )
+    most, turns = peer.most[len(rates) > 1], len(ours.seconds)
+    sizes = [steps] if steps <= most else [most // 2, most]
+    found: dict[int, Tensor] = {}
+
+    def solve(n: int) -> None:
+        found[n] = peer.solve(rates, n)
+
+    solve(16)  # imports
+    parts = measure({str(n): partial(solve, n) for n in sizes}, repeats=turns, warmup=0)
+    if steps <= most:
+        return found[steps], parts[str(steps)], ""
+    few, many = sizes
     scaled = Times(tuple(
         scale(few, a, many, b, steps)
         for a, b in zip(parts[str(few)].seconds, parts[str(many)].seconds, strict=True)
     ))  # fmt: skip
-    return peer.solve(rates, many), scaled, f"scaled from {few} and {many} steps; error at {many}"
+    return found[many], scaled, f"scaled from {few} and {many} steps; error at {many}"
 
 
 def scale(few: int, a: float, many: int, b: float, steps: int) -> float:
