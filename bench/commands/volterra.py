@@ -154,25 +154,43 @@ def _paths(args: argparse.Namespace, paths: int, steps: int) -> None:
     few = min(paths, 16)
     error = _path_error(args, few, min(steps, 512))
     fields = {"B": 1, "D": paths, "L": steps, "dtype": torch.float64}
-    times = measure({"ours": ours}, repeats=args.repeats, warmup=0)["ours"]
-    args.report.add(
-        "ours, rough Heston", **fields, impl=args.impl, times=times, tokens=paths, error=error,
-        tolerance=1e-12, note="tokens are paths; error against direct sums with the same noise",
-    )  # fmt: skip
+    taps = torch.rand(1, 1, steps, dtype=torch.float64)
+    memory = ff.volterra.Memory(taps, (paths,), impl=args.impl)
     u = torch.zeros(steps, paths, dtype=torch.float64)
-    taps = torch.rand(steps, dtype=torch.float64)
     out, at = torch.empty(paths, dtype=torch.float64), [steps // 8, steps // 2, steps]
 
     def sums() -> None:
-        for n in at:
-            torch.mv(u[:n].T, taps[:n], out=out)
+        for _ in range(steps):
+            memory.advance()
 
-    sampled = measure({"": sums}, repeats=args.repeats)[""]
-    whole = sampled * (steps * (steps + 1) / 2 / sum(at))
+    def direct_sums() -> None:
+        for n in at:
+            torch.mv(u[:n].T, taps[0, 0, :n], out=out)
+
+    calls = {"ours": ours, "sums": sums, "direct": direct_sums}
+    times = measure(calls, repeats=args.repeats, warmup=0, before={"sums": memory.cache.reset})
+    whole, history = times["ours"], times["sums"]
+    direct = times["direct"] * (steps * (steps + 1) / 2 / sum(at))
+    rest = Times(
+        tuple(max(0.0, a - b) for a, b in zip(whole.seconds, history.seconds, strict=True))
+    )
+    sampled = f"sampled: the sums of {len(at)} of {steps} steps"
+    name = "ours, rough Heston"
     args.report.add(
-        "direct sums, torch, rough Heston", **fields, impl="torch", times=whole, tokens=paths,
-        baseline=("ours, rough Heston", times),
-        note=f"sampled: the sums of {len(at)} of {steps} steps; noise and square roots left out",
+        name, **fields, impl=args.impl, times=whole, tokens=paths, error=error,
+        tolerance=1e-12, note="tokens are paths; error against direct sums with the same noise",
+    )  # fmt: skip
+    args.report.add(
+        "direct sums, torch, rough Heston", **fields, impl="torch", times=direct + rest,
+        tokens=paths, baseline=(name, whole), note=sampled + "; noise and square roots are ours",
+    )  # fmt: skip
+    args.report.add(
+        f"{name}, its sums alone", **fields, impl=memory.cache.impl, plan=memory.cache.plan,
+        times=history, tokens=paths,
+    )  # fmt: skip
+    args.report.add(
+        "direct sums, torch, rough Heston, the sums alone", **fields, impl="torch", times=direct,
+        tokens=paths, baseline=(f"{name}, its sums alone", history), note=sampled,
     )  # fmt: skip
 
 

@@ -70,7 +70,8 @@ def rough_heston_paths(
     """
     model.check()
     alpha = model.hurst + 0.5
-    log_price = torch.zeros(steps + 1, paths, dtype=dtype, device=device)
+    log_price = torch.empty(steps + 1, paths, dtype=dtype, device=device)
+    log_price[0] = 0
 
     def normals(begin: int, end: int) -> Tensor:
         size, rho = (2, end - begin, paths), model.correlation
