@@ -264,8 +264,8 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
     ("Memory", "memory", "The state does not depend on the prompt.", [general]),
     ("Equations with memory", "volterra",
      "`D^(1/2) y = -y` up to t = 1 by the predictor-corrector in float64, one equation or a batch "
-     "with rates 1 .. 2. Every package does the same sums, so its error is ours; not torchfde, whose "
-     "weights are float32. Starred: run with fewer steps, twice, and scaled by `a n + b n^2`; the "
+     "with rates 1 .. 2. Every package does the same sums, so its error is ours; not torchfde, "
+     "whose weights are float32. Starred: run with fewer steps, twice, and scaled by `a n + b n^2`; the "
      "error is that of the fewer. Direct sums are written for this bench, without a package's "
      "overhead: one or two matrix products per step.",
      [equations_table, paths_table]),
