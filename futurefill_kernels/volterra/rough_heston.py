@@ -14,6 +14,10 @@ from .march import Progress
 from .sde import volterra_paths
 
 
+#: Steps whose log prices are made together.
+_ROWS = 16
+
+
 class RoughHeston(NamedTuple):
     """``V_t = v0 + 1/Gamma(H + 1/2) int (t - s)**(H - 1/2) (rate (mean - V) ds + vol sqrt(V) dB)``
     and ``dS = S sqrt(V) dW`` with ``dW dB = correlation dt``.
@@ -88,9 +92,13 @@ def rough_heston_paths(
         progress=progress, impl=impl,
     )  # fmt: skip
     step = t_end / steps
-    variance = found.values[:-1].clamp(min=0)
-    log_price[1:].mul_((variance * step).sqrt()).sub_(variance, alpha=step / 2)
-    return RoughHestonPaths(found.times, log_price.cumsum_(0), found.values)
+    # block after block, so that what is in between stays in the cache
+    for v, change in zip(found.values[:-1].split(_ROWS), log_price[1:].split(_ROWS), strict=True):
+        variance = v.clamp(min=0)
+        change.mul_((variance * step).sqrt_()).sub_(variance, alpha=step / 2)
+    for n in range(steps):
+        log_price[n + 1] += log_price[n]
+    return RoughHestonPaths(found.times, log_price, found.values)
 
 
 def log_moment(model: RoughHeston, power: Tensor, t_end: float, steps: int) -> Tensor:
