@@ -13,7 +13,6 @@ from .kernels import PowerKernel
 from .march import Progress
 from .sde import volterra_paths
 
-
 #: Steps whose log prices are made together.
 _ROWS = 16
 
