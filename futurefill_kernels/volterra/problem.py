@@ -15,8 +15,8 @@ def initial_value(
 ) -> Tensor:
     """A float32 or float64 tensor, float64 unless it is one; like: its shape and dtype."""
     if not isinstance(value, Tensor):
-        found = torch.tensor(value, dtype=torch.float64 if like is None else like.dtype)
-        found = found if like is None else found.to(like.device).expand(like.shape)
+        found = torch.tensor(value, dtype=torch.float64, device="cpu")
+        found = found if like is None else found.to(like).expand(like.shape)
     else:
         found = value.detach()
     if found.dtype not in (torch.float32, torch.float64):
