@@ -16,7 +16,9 @@ def initial_value(
     """A float32 or float64 tensor, float64 unless it is one; like: its shape and dtype."""
     if not isinstance(value, Tensor):
         found = torch.tensor(value, dtype=torch.float64, device="cpu")
-        found = found if like is None else found.to(like).expand(like.shape)
+        if like is not None:
+            found = found.to(like)
+            found = found.expand(like.shape) if found.ndim == 0 else found
     else:
         found = value.detach()
     if found.dtype not in (torch.float32, torch.float64):

@@ -170,6 +170,13 @@ def test_newton_solves_what_a_fixed_point_cannot(method):
         assert float(found.values[-1]) == pytest.approx(1, abs=2e-3)
 
 
+def test_numbers_and_lists_become_float64():
+    found = solve_caputo(decay, 1.5, [1.0, 2.0], 1.0, 8, dy0=0.5).values
+    given = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    slope = torch.full((2,), 0.5, dtype=torch.float64)
+    assert torch.equal(found, solve_caputo(decay, 1.5, given, 1.0, 8, dy0=slope).values)
+
+
 def test_more_corrections_approach_the_implicit_rule():
     def at_end(corrections: int) -> float:
         return float(solve_caputo(decay, 0.5, 1.0, 1.0, 100, corrections=corrections).values[-1])
@@ -238,6 +245,7 @@ BAD = [
     ({"y0": torch.ones(3, dtype=torch.int64)}, TypeError, "expected y0 in float64 or float32"),
     ({"y0": torch.ones(0)}, ValueError, "no empty dimension"),
     ({"dy0": torch.ones(2).double()}, ValueError, r"expected dy0 \(3,\) in torch.float64 like y0"),
+    ({"dy0": [1.0, 2.0]}, ValueError, r"expected dy0 \(3,\) in torch.float64 like y0, got \(2,\)"),
     ({"f": lambda t, y: y[:2]}, ValueError, r"expected f\(t, y\) \(3,\).*got \(2,\)"),
     ({"f": lambda t, y: y.float()}, ValueError, "in torch.float64 .*got .* in torch.float32"),
     ({"f": lambda t, y: 1.0}, TypeError, "to return a tensor, got float"),
