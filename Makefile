@@ -4,10 +4,13 @@
 # PYTHON  interpreter, python3
 # TORCH   torch requirement. A plain `torch` brings a CUDA build of several gigabytes on Linux;
 #         TORCH=torch==2.13.0 or an index with CPU builds keeps it small.
-# PROMPT, TOKENS, ARGS  for `make generate`
+# PROMPT, TOKENS, ARGS  for `make generate`, which runs on the GPU where there is one
+#
+# On a machine with a GPU `make gpu-check` shows everything that needs one, in six minutes. It takes
+# what is installed (CHECK_PYTHON) and needs neither compiler nor network.
 
 PYTHON ?= python3
-TORCH ?= torch>=2.13
+TORCH ?= torch>=2.11
 PROMPT ?= def 
 TOKENS ?= 8192
 ARGS ?=
@@ -15,13 +18,18 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: generate test lint sanitize format wheel manylinux clean
+CHECK_PYTHON ?= $(if $(wildcard $(VENV)/installed-test),$(BIN)/python,$(PYTHON))
+
+.PHONY: generate test gpu-check lint sanitize format wheel manylinux clean
 
 generate: $(VENV)/installed
 	$(BIN)/python -m futurefill_kernels generate --prompt '$(PROMPT)' --tokens $(TOKENS) $(ARGS)
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest $(ARGS)
+
+gpu-check:
+	$(CHECK_PYTHON) -m bench.gpu_check $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -53,7 +61,7 @@ $(VENV)/installed: $(VENV)/ready $(SOURCES)
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) 'pytest>=8' 'hypothesis>=6.100' 'scipy>=1.11' 'mpmath>=1.3' 'matplotlib>=3.8' \
-	  'triton>=3.4; platform_system == "Linux"'
+	  'triton>=3.6; platform_system == "Linux"'
 	touch $@
 
 # The same bytes from the same sources, folder, compilers and torch.

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from futurefill_kernels.cli.device import resolve_device
+
 from .harness import base, plots
 from .harness.rows import Report
 
@@ -22,6 +24,7 @@ BENCHES = {
     "step": ("step", "one cache.step call where there is almost nothing to compute"),
     "cpu-vs-torch": ("cpu_vs_torch", "whole generations beside torch's offline FFT convolution"),
     "threads": ("threads", "whole generations on one thread and on two"),
+    "kernels": ("kernels", "the convolutions of a token of many layers, and every fill"),
     "fill": ("fill", "one future fill of every block size, beside torch.fft"),
     "prefill": ("prefill", "a prompt into a cache, beside torch.fft"),
     "decode": ("decode", "tokens per second of the shipped model"),
@@ -35,6 +38,14 @@ BENCHES = {
     "memory": ("memory", "bytes of state after prompts of different length"),
     "volterra": ("volterra", "equations with memory against packages and direct sums"),
     "gpu-counters": ("gpu_counters", "counts of the GPU kernels in a PTX emulator"),
+}
+
+#: Benches that no GPU changes, and why.
+CPU_ONLY = {
+    "cpu-vs-torch": "times the CPU's kernels: leave out --device",
+    "threads": "times the CPU's threads: leave out --device",
+    "token": "takes the CPU's program of a token apart; `decode` times whole tokens of a GPU",
+    "gpu-counters": "counts in an emulator: leave out --device",
 }
 
 DTYPES = {
@@ -67,6 +78,7 @@ def positive(text: str) -> int:
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that every bench has; a bench says in its own help which of them it heeds."""
     group = parser.add_argument_group("common")
+    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:n or auto")
     group.add_argument("--impl", default="auto", help="auto, cpu, reference, triton or cuda")
     group.add_argument(
         "--shapes", nargs="+", type=shape, metavar="B,D,L", help="instead of its own"
@@ -83,7 +95,10 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one bench. Returns 1 when a check fails, 130 after Ctrl-C."""
+    """Run one bench.
+
+    Returns 1 when a check fails, 2 for a device that is not there, 130 after Ctrl-C.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, allow_abbrev=False
     )
@@ -99,11 +114,19 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(given)
     args.dtype = DTYPES[args.dtype]
     torch.set_num_threads(args.threads)
+    try:
+        args.device = resolve_device(args.device)
+    except (ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.device.type == "cuda" and args.bench in CPU_ONLY:
+        print(f"error: {args.bench} {CPU_ONLY[args.bench]}", file=sys.stderr)
+        return 2
     command = "python -m bench " + shlex.join(_without_outputs(given))
     try:
         if args.base is not None:
             return base.compare(args.base, _without_outputs(given))
-        args.report = Report(args.bench, command, args.threads, args.csv, args.json)
+        args.report = Report(args.bench, command, args.threads, args.csv, args.json, args.device)
         importlib.import_module(f"bench.commands.{BENCHES[args.bench][0]}").run(args)
         if args.plots is not None:
             plots.draw(args.report.rows, args.plots)

@@ -4,17 +4,21 @@ from . import nn, ops, reference, volterra
 from ._version import __version__
 from .cache.cache import FutureFillCache
 from .decoding.decode import decode
+from .decoding.decoder import Decoder
 from .decoding.model_cache import DecodingCache
+from .decoding.sampling import RandomSampler
 from .functional import causal_conv, future_fill
 from .plan import Plan
 from .planning.device import DeviceInfo
 from .planning.make_plan import make_plan
 
 __all__ = [
+    "Decoder",
     "DecodingCache",
     "DeviceInfo",
     "FutureFillCache",
     "Plan",
+    "RandomSampler",
     "__version__",
     "causal_conv",
     "decode",

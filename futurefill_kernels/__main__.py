@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         COMMANDS[args.command][0].run(args)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, TypeError, RuntimeError, OSError) as error:
+    except (ValueError, TypeError, RuntimeError, OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -16,7 +16,8 @@ from . import native
 
 #: Ops that write in place.
 IN_PLACE = (
-    "short_range_step",
+    "history",
+    "apply_step",
     "future_fill",
     "fill_share",
     "spectrum_products",
@@ -160,6 +161,41 @@ def spectrum_products(
     torch.ops.futurefill_kernels.spectrum_products(
         values, state.kept, state.spectra, state.positions, rows, state.levels, state.length,
         index, layer, first_channel, state.channels_per_filter,
+    )  # fmt: skip
+
+
+def history(state: State, rows: Tensor | None = None) -> None:
+    """A token of all layers on a GPU before its input is known.
+
+    Of every row, its position becomes ``token_at``, its pending outputs ``undo``, and with what the
+    block's older inputs add to them ``history``. rows: (R,) int64, -1 for padding, or None for all.
+    A row without room keeps the rest of its state, and its steps will write NaN.
+    """
+    torch.ops.futurefill_kernels.history(
+        state.ring, state.taps, state.positions, rows, state.token_at, state.undo, state.history,
+        state.channels_per_filter,
+    )  # fmt: skip
+
+
+def apply_step(
+    state: State,
+    u: Tensor,
+    y: Tensor,
+    *,
+    pre: Tensor | None = None,
+    post: Tensor | None = None,
+    rows: Tensor | None = None,
+    layer: int = 0,
+    advance: bool = True,
+) -> None:
+    """One layer of the token whose history is summed, on a GPU: as ``step``, without fills.
+
+    u, pre, post, y: (R, D), contiguous in D, of float32, bfloat16 or float16; their rows may be
+    apart, as chunks of a wider tensor are.
+    """
+    torch.ops.futurefill_kernels.apply_step(
+        u, pre, post, y, state.ring, state.taps, state.skip, state.history, state.token_at,
+        state.positions, rows, layer, advance, state.channels_per_filter,
     )  # fmt: skip
 
 

@@ -1,13 +1,20 @@
-"""Settings of every run, and outputs poisoned with NaN so that unwritten ones fail."""
+"""Settings of every run, outputs poisoned with NaN so that unwritten ones fail, and ``--device``.
+
+``pytest --device cuda`` runs what concerns a device there: tensors of the tests are made on it, and
+``impl`` is what runs on it. Left out are the tests of `NOT_ON_A_DEVICE`, those with
+`STAND_INS` and those marked ``cpu_only(reason)``.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from futurefill_kernels.cli.device import resolve_device
 from futurefill_kernels.implementations.select import IMPLEMENTATIONS, cannot_run
 from tests.recording import Recorder
 
@@ -18,10 +25,99 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
+#: Files and folders of tests/ that no device changes, and why.
+NOT_ON_A_DEVICE = {
+    "bench": "every bench has a --device of its own",
+    "cli": "a command has a --device of its own; what it measures there is in cli/tune",
+    "decoding/test_graphs.py": "stand-ins for torch.cuda",
+    "decoding/test_interrupts.py": "signals",
+    "decoding/test_results.py": "stand-ins for torch.cuda",
+    "emulation": "kernels in an emulator",
+    "implementations": "kernels in an interpreter or emulator; on a device, test_on_a_device.py",
+    "nn/test_pretrained.py": "files",
+    "nn/token": "the CPU's program of a token; a GPU's on a device, test_on_a_device.py",
+    "planning": "numbers",
+    "state/test_convolve.py": "the CPU's transforms",
+    "state/test_huge_pages.py": "memory of the CPU",
+    "state/test_layout.py": "numbers",
+    "state/test_spectra.py": "filters are prepared on the CPU",
+    "test_build.py": "compilers",
+    "test_capture_guard.py": "fake devices",
+    "test_defaults.py": "the CPU beside other defaults",
+    "test_docs.py": "text",
+    "test_house.py": "text",
+    "test_import.py": "imports",
+    "test_ops.py": "ops of the CPU; those of a GPU are in implementations/test_on_a_device.py",
+    "test_plan.py": "numbers",
+    "test_reference.py": "plain torch against numpy",
+}
+#: Fixtures that stand in for a device: what needs them says nothing on a real one.
+STAND_INS = {"launches", "graphs", "decoder_of"}
+#: Where the time may be over before all have run.
+FIRST_ON_A_DEVICE = ("implementations/", "decoding/", "nn/token/")
+ON_A_DEVICE = (
+    "implementations/test_on_a_device.py", "nn/token/test_on_a_device.py",
+    "cli/tune/test_measure_gpu.py",
+)  # fmt: skip
+
+Generator = torch.Generator
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--device``."""
+    parser.addoption("--device", default="cpu", help="run what concerns a device there: cuda")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tensors are made on the device from here on, those of modules that are imported too."""
+    try:
+        device = resolve_device(config.getoption("--device"))
+    except (ValueError, RuntimeError) as error:
+        raise pytest.UsageError(str(error)) from error
+    if device.type != "cpu":
+        torch.set_default_device(device)
+        torch.Generator = _GeneratorOnTheDevice  # type: ignore[misc]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what a device does not change."""
+    if torch.get_default_device().type == "cpu":
+        return
+    left_out = [item for item in items if _cpu_only(item)]
+    config.hook.pytest_deselected(items=left_out)
+    there = [item for item in items if item not in left_out]
+    items[:] = sorted(there, key=lambda item: not _path(item).startswith(FIRST_ON_A_DEVICE))
+
+
+def _path(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).as_posix()
+
+
+def _cpu_only(item: pytest.Function) -> bool:
+    path = _path(item)
+    if item.get_closest_marker("cpu_only") or STAND_INS.intersection(item.fixturenames):
+        return True
+    there = path in ON_A_DEVICE
+    return not there and any(path == p or path.startswith(p + "/") for p in NOT_ON_A_DEVICE)
+
+
+class _GeneratorOnTheDevice(Generator):
+    """Generators follow torch's default device, which torch's own do not."""
+
+    def __new__(cls, device: object = None) -> _GeneratorOnTheDevice:
+        return super().__new__(cls, torch.get_default_device() if device is None else device)
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """Where the tests run."""
+    return torch.get_default_device()
+
+
 @pytest.fixture(params=list(IMPLEMENTATIONS))
 def impl(request: pytest.FixtureRequest) -> str:
-    """Every implementation that runs on this machine."""
-    reasons = cannot_run(torch.device("cpu"), torch.float32)[request.param]
+    """Every implementation that runs on the device."""
+    reasons = cannot_run(torch.get_default_device(), torch.float32)[request.param]
     if reasons:
         pytest.skip(f"{request.param}: {'; '.join(reasons)}")
     return request.param

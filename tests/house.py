@@ -16,7 +16,8 @@ ROOMS = (
 
 #: Private names of torch that stand for no public one.
 FOREIGN_PRIVATE = (
-    "_C", "_dispatch_has_kernel_for_dispatch_key", "_forward_hooks", "_forward_pre_hooks",
+    "_C", "_dispatch_has_kernel_for_dispatch_key", "_foreach_copy_", "_forward_hooks",
+    "_forward_pre_hooks", "_version",
 )  # fmt: skip
 
 

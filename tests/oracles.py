@@ -1,6 +1,6 @@
 """What results are compared with, and how closely they have to agree.
 
-`short_range` and `fill` are equations 2 and 3 of docs/algorithm.md in float64.
+`short_range`, `history` and `fill` are equations 2 and 3 of docs/algorithm.md in float64.
 """
 
 from __future__ import annotations
@@ -8,12 +8,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from futurefill_kernels.state.tensors import StreamState
+
 TOLERANCE = {
     torch.float64: 1e-12,
     torch.float32: 1e-6,
     torch.float16: 1e-3,
     torch.bfloat16: 8e-3,
 }
+
+#: The most precise dtype that every implementation of the device computes in.
+PRECISE = torch.float64 if torch.get_default_device().type == "cpu" else torch.float32
+#: Relative L2 error of a stream in it, and of one of its tokens, whose outputs may happen to be
+#: small.
+EXACT, EXACT_TOKEN = TOLERANCE[PRECISE], 30 * TOLERANCE[PRECISE]
 
 
 def short_range(pending: Tensor, u: Tensor, h: Tensor) -> Tensor:
@@ -26,6 +34,25 @@ def short_range(pending: Tensor, u: Tensor, h: Tensor) -> Tensor:
     weights = h[:, :taps].double().repeat_interleave(u.shape[-1] // len(h), dim=0).T  # (taps, D)
     newest_first = u.double().flip(-2)[..., :taps, :]
     return pending.double() + (weights * newest_first).sum(-2)
+
+
+def history(state: StreamState, h: Tensor, layer: int, row: int) -> Tensor:
+    """Equation 2 at a row's position before its input is known. h: (G, L). Returns (D,)."""
+    p, channels = int(state.positions[row]), state.channels
+    slots = state.ring[layer, row, 0, :, :channels]
+    inputs = slots[p - p % state.taps.shape[2] : p]
+    return short_range(slots[p], torch.cat([inputs, torch.zeros(1, channels)]), h)
+
+
+def poison_history(state: StreamState) -> None:
+    """NaN wherever a history must not read, and wherever it or its steps must write."""
+    for row, p in enumerate(state.positions.tolist()):
+        begin = p - p % state.taps.shape[2]
+        state.ring[:, row, :, :begin] = torch.nan
+        state.ring[:, row, :, p + 1 :] = torch.nan
+    state.undo.fill_(torch.nan)
+    state.history.fill_(torch.nan)
+    state.token_at.fill_(-7)
 
 
 def fill(u: Tensor, h: Tensor, block: int) -> Tensor:

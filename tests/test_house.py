@@ -12,7 +12,7 @@ from tests import house
 ROOT = Path(__file__).parents[1]
 #: Variables of other programs that the code reads.
 FOREIGN = {"CXX", "CUDA_HOME", "CUDA_PATH", "MAX_JOBS", "TORCH_CUDA_ARCH_LIST", "XDG_CACHE_HOME",
-    "TRITON_INTERPRET"}  # fmt: skip
+    "OMP_NUM_THREADS", "TRITON_INTERPRET"}  # fmt: skip
 
 
 def test_every_module_stands_in_a_room():

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
     reason=f"no CPU kernels: {native.cpu_unavailable_reason()}",
 )
 OPS = torch.ops.futurefill_kernels
-GPU_ONLY = ("short_range_step", "spectrum_products", "prefill_inputs", "prefill_outputs")
+GPU_ONLY = ("history", "apply_step", "spectrum_products", "prefill_inputs", "prefill_outputs")
 
 
 def _stream(taken: int, slack_from: int | None = None):
@@ -36,8 +36,8 @@ def _segment() -> tuple:
     """The first run of layers of a small model's token."""
     config = LanguageModelConfig(32, 16, channels=8, layers=1, mlp_hidden=8)
     token = build(LanguageModel(config), 2, OPS.dense_panel())
-    ids, seen = torch.tensor([[1], [2]]), torch.ones(2, dtype=torch.int64)
-    return encode(token.segments[0]), ids, token.weights, torch.zeros(token.scratch), seen
+    ids, progress = torch.tensor([[1], [2]]), torch.zeros(1, dtype=torch.int64)
+    return encode(token.segments[0]), ids, token.weights, torch.zeros(token.scratch), progress
 
 
 def _arguments(name: str, state) -> tuple:
@@ -67,11 +67,14 @@ def test_ops_without_a_cpu_kernel_trace(name):
     state = _stream(3, 8)
     ring, spectra = state.ring, (state.kept, state.spectra, state.positions)
     u, x, rows = torch.zeros(2, 6, 9), torch.zeros(2, 6, 64), torch.arange(2)
-    token = torch.zeros(2, 6)
+    token, sums = torch.zeros(2, 6), torch.zeros(1, 2, ring.shape[-1])
     arguments = {
-        "short_range_step": (
-            *(token, None, token, token.clone(), ring, state.taps, None, state.positions, rows),
-            *(0, True, 1),
+        "history": (
+            *(ring, state.taps, state.positions, rows, state.token_at, state.undo, sums, 1),
+        ),
+        "apply_step": (
+            *(token, None, token, token.clone(), ring, state.taps, None, sums, state.token_at),
+            *(state.positions, rows, 0, True, 1),
         ),
         "spectrum_products": (
             *(torch.zeros(2, 8, 6, 2), *spectra, rows, state.levels, 40, 1, 0, 0, 1),

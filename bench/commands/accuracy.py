@@ -46,11 +46,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _over_position(args: argparse.Namespace, batch: int, channels: int, length: int) -> None:
-    h = shapes.filters(channels, length)
-    u = torch.randn(length, batch, channels, generator=torch.Generator().manual_seed(4))
+    h = shapes.filters(channels, length, device=args.device)
+    u = shapes.randn(length, batch, channels, seed=4, device=args.device)
     base = min(32, length)
     plans = {
-        "planned": ff.make_plan(length, channels, batch_size=batch),
+        "planned": ff.make_plan(length, channels, batch_size=batch, device=args.device),
         "Epoched": ff.Plan.epoched(length, max(1, round(length**0.5))),
         "Continuous": ff.Plan.continuous(length, base),
         "one block": ff.Plan(length, (length,)),
@@ -59,7 +59,7 @@ def _over_position(args: argparse.Namespace, batch: int, channels: int, length: 
         inputs = u.to(dtype)  # the rounded input is the input; the error is the method's
         expected = ff.causal_conv(inputs.permute(1, 2, 0).double(), h.double())
         expected = expected.permute(2, 0, 1)  # (N, B, D)
-        reasons = cannot_run(torch.device("cpu"), dtype)
+        reasons = cannot_run(args.device, dtype)
         runs = [name for name, against in reasons.items() if not against]
         for impl in runs if args.impl == "auto" else [args.impl]:
             for name, plan in plans.items():
@@ -96,9 +96,9 @@ def _octaves(
 
 
 def _bits_per_byte(args: argparse.Namespace) -> None:
-    model = ff.nn.load_model()
+    model = ff.nn.load_model().to(args.device)
     (batch,) = windows(standard_library(), args.window, args.windows, args.windows)
-    ids, lengths = batch
+    ids, lengths = (x.to(args.device) for x in batch)
     scored = int(lengths.sum())
     parallel = parallel_bits(model, ids, lengths) / scored
 

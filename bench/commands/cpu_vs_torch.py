@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> 
         del variants["step"]
     errors = {}
     for name, call in variants.items():
-        cache.reset()
+        clear(cache)
         rows[1:] = 0
         call()
         errors[name] = offline.error() if name == "offline" else shapes.generation_error(rows, h)
@@ -75,8 +76,8 @@ def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> 
         variants,
         repeats=1 if args.quick else args.repeats,
         warmup=0,
-        clock="cpu",
-        before=dict.fromkeys(set(variants) - {"offline"}, cache.reset),
+        device=args.device,
+        before=dict.fromkeys(set(variants) - {"offline"}, partial(clear, cache)),
     )
     cost = shapes.stream_cost(plan, batch, channels, channels, 4)
     each = 1e9 / (batch * channels * length)
@@ -118,6 +119,14 @@ def _report(
         note=note,
         **(cost if ours else {}),
     )
+
+
+def clear(cache: ff.FutureFillCache) -> None:
+    """An empty stream again, also after `generate`, of which the cache's books know nothing."""
+    cache.reset()
+    state = cache.state
+    for tensor in (state.ring, state.kept, state.work, state.positions):
+        tensor.zero_()
 
 
 def generate(cache: ff.FutureFillCache, rows: Tensor) -> None:

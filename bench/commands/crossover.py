@@ -26,8 +26,9 @@ from ..harness.machine import check_memory
 from ..harness.rows import relative_error
 from ..harness.timing import measure
 from ..peers.modal import Modal
+from ..peers.modal_triton import ModalTriton
 from . import distill
-from .stream import PEER_TOLERANCE
+from .stream import PEER_TOLERANCE, modal
 
 STATES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 800)
 
@@ -66,10 +67,11 @@ def _speed(
     check_memory(
         40 * (batch + 1) * channels * length + largest,
         f"crossover of B={batch} D={channels} L={length}",
+        args.device,
     )
-    h = shapes.filters(channels, length)
+    h = shapes.filters(channels, length, device=args.device)
     cache = ff.FutureFillCache(h, batch, length, impl=args.impl)
-    rows = shapes.make_rows(batch, channels, length, torch.float32)
+    rows = shapes.make_rows(batch, channels, length, torch.float32, args.device)
     shapes.generate(cache, rows)
     # every channel of a million tokens in float64 would take minutes
     some = slice(0, max(1, min(channels, 2**24 // length)))
@@ -78,7 +80,7 @@ def _speed(
     if error <= shapes.tolerance(torch.float32):
         calls["ours"], before["ours"] = partial(shapes.generate, cache, rows.clone()), cache.reset
     for s, is_complex in itertools.product(states, (False, True)):
-        peer = Modal.random(channels, s, batch, is_complex)
+        peer = modal(s, is_complex, h, batch)
         (part,) = peer.parts(rows)
         part.prepare()
         found = part.call()
@@ -89,7 +91,14 @@ def _speed(
         errors[key] = relative_error(found[:, : expected.shape[1]], expected)
         if errors[key] <= PEER_TOLERANCE:
             calls[key], before[key] = part.call, part.prepare
-    times = measure(calls, repeats=1 if args.quick else args.repeats, warmup=0, before=before)
+    times = measure(
+        calls,
+        device=args.device,
+        repeats=1 if args.quick else args.repeats,
+        warmup=0,
+        replayed=[name for name in calls if name != "ours"],
+        before=before,
+    )
     ours = times.get("ours")
     args.report.add(
         "ours", **fields, impl=cache.impl, plan=cache.plan, times=ours, tokens=batch * length,
@@ -130,29 +139,42 @@ def crossing(curve: list[tuple[int, float]]) -> tuple[float, str]:
 
 def _distilled(args: argparse.Namespace, states: list[int]) -> None:
     """Speed, filter error and bits per byte of the shipped model's filters as s states."""
-    model, corpus = ff.nn.load_model(), standard_library()
+    model, corpus = ff.nn.load_model().to(args.device), standard_library()
     filters = [m for m in model.modules() if isinstance(m, LongFilter)]
     with torch.no_grad():
         taps = [f.taps(args.taps) for f in filters]
-    batches = windows(corpus, args.taps, 1, args.windows)
+    batches = [
+        (ids.to(args.device), lengths.to(args.device))
+        for ids, lengths in windows(corpus, args.taps, 1, args.windows)
+    ]
     scored = sum(int(lengths.sum()) for _, lengths in batches)
     exact = sum(parallel_bits(model, *batch) for batch in batches) / scored
     channels, length = taps[0].shape[0], 256 if args.quick else 16384
     exact_taps = filters_of(filters, length)
     cache = ff.FutureFillCache(exact_taps, 1, length, impl=args.impl)
-    u = torch.randn(1, channels)
+    u = shapes.randn(1, channels, seed=7, device=args.device)
     # a constant input: the last output is the input times the sum of the taps
     found = torch.cat(_steps(cache, u, len(filters), length))
     expected = torch.cat([u.double() * h.double().sum(1) for h in exact_taps])
     error = relative_error(found, expected)
     fields = {"B": 1, "D": channels, "layers": len(filters), "dtype": torch.float32}
-    modes = {s: [distill.to_modes(h, s) for h in taps] for s in states}
+    # least squares of torch's CPU
+    modes = {
+        s: [[x.to(args.device) for x in distill.to_modes(h.cpu(), s)] for h in taps] for s in states
+    }
     calls = {"ours": partial(_steps, cache, u, len(filters), length)}
     tokens = 16 if args.quick else 256
+    kind = ModalTriton if args.device.type == "cuda" else Modal
     for s in states:
-        peers = [Modal(poles, weights, 1) for poles, weights in modes[s]]
+        peers = [kind(poles, weights, 1) for poles, weights in modes[s]]
         calls[str(s)] = partial(_modal_steps, peers, u, tokens)
-    times = measure(calls, repeats=1 if args.quick else args.repeats, before={"ours": cache.reset})
+    times = measure(
+        calls,
+        device=args.device,
+        repeats=1 if args.quick else args.repeats,
+        replayed=[name for name in calls if name != "ours"],
+        before={"ours": cache.reset},
+    )
     args.report.add(
         "ours, exact filters", **fields, L=length, impl=cache.impl, plan=cache.plan,
         times=times["ours"] * (1 / length), tokens=1, error=error, tolerance=1e-5,

@@ -1,6 +1,8 @@
 """Tokens per second of whole models: the shipped one, with our plan and with the naive cache.
 
-Timed are the new tokens, greedy, one by one; making the cache and the prompt come before.
+Timed are the new tokens, greedy, one by one; making the cache and the prompt come before. On a GPU
+they are the second request of a `Decoder`, and rows have the host's share and the launches of a
+token.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from torch import Tensor
 import futurefill_kernels as ff
 from futurefill_kernels.decoding.model_cache import DecodingCache
 
+from ..harness.launches import HostOnly, device_launches
 from ..harness.machine import check_memory
 from ..harness.rows import relative_error
 from ..harness.timing import measure
@@ -33,19 +36,23 @@ def run(args: argparse.Namespace) -> None:
     batches = [int(b) for b in args.batch_sizes.split(",")]
     if args.quick:
         lengths, batches = [64], [2]
-    model = ff.nn.load_model()
+    model = ff.nn.load_model().to(args.device)
+    if args.device.type == "cuda":
+        model = model.to(args.dtype)
     config = model.config
     for length in lengths:
         for batch in batches:
             check_memory(
                 64 * config.layers * config.channels * length * (batch + 1),
                 f"decode of B={batch} L={length}",
+                args.device,
             )
-            _decode(args, model, batch, length)
+            one = _decode_on_a_gpu if args.device.type == "cuda" else _decode
+            one(args, model, batch, length)
 
 
 def _decode(args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, length: int) -> None:
-    prompt = torch.tensor([list(args.prompt.encode())] * batch)
+    prompt = torch.tensor([list(args.prompt.encode())] * batch, device=args.device)
     plans = {"ours": None, "naive cache": ff.Plan(length, (length,))}
     caches = {
         name: DecodingCache(model, batch, length, plan=plan, impl=args.impl)
@@ -65,7 +72,13 @@ def _decode(args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, le
             positions = range(prompt.shape[1], min(ids.shape[1], prompt.shape[1] + length - 1))
             steps = [model(ids[:, t : t + 1], cache=cache) for t in positions]
             errors[name] = relative_error(torch.cat(steps, 1), exact[:, : len(steps)])
-    times = measure(calls, repeats=1 if args.quick else args.repeats, warmup=0, before=start)
+    times = measure(
+        calls,
+        device=args.device,
+        repeats=1 if args.quick else args.repeats,
+        warmup=0,
+        before=start,
+    )
     for name, cache in caches.items():
         args.report.add(
             name, B=batch, D=model.config.channels, L=length, P=prompt.shape[1],
@@ -74,6 +87,62 @@ def _decode(args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, le
             baseline=None if name == "ours" else ("ours", times["ours"]),
             note=f"shipped model; logits of {checked} tokens checked",
         )  # fmt: skip
+
+
+def _decode_on_a_gpu(
+    args: argparse.Namespace, model: ff.nn.LanguageModel, batch: int, length: int
+) -> None:
+    prompt = torch.tensor([list(args.prompt.encode())] * batch, device=args.device)
+    host = HostOnly()
+    decoder = ff.Decoder(model, batch, length, impl=args.impl)
+    with host.watching():
+        ids = torch.cat([prompt, decoder(prompt)], 1)
+    checked = min(length, 512)
+    ids = ids[:, : prompt.shape[1] + checked]
+    error = _logits_error(model, decoder, ids, prompt.shape[1])
+    whole, first = partial(decoder, prompt, length), partial(decoder, prompt, 1)
+    repeats = 1 if args.quick else args.repeats
+    found = measure({"whole": whole, "first": first}, device=args.device, repeats=repeats)
+    # the first token costs no step
+    times = (found["whole"] + found["first"] * -1.0) * (length / (length - 1))
+    fields = {
+        "B": batch, "D": model.config.channels, "L": length, "P": prompt.shape[1],
+        "layers": model.config.layers, "dtype": next(model.parameters()).dtype,
+        "impl": decoder.cache.impl, "plan": decoder.cache.plan,
+    }  # fmt: skip
+    args.report.add(
+        "ours", **fields, times=times, tokens=batch * length, error=error,
+        tolerance=1e-4 if fields["dtype"] == torch.float32 else 5e-2, quantity="us per token",
+        value=1e6 * times.p50 / length, unit="us",
+        note=f"shipped model; logits of {checked} tokens checked",
+    )  # fmt: skip
+    seconds = host.seconds(args.device, whole, first) / (length - 1)
+    args.report.add(
+        "ours, host alone", **fields, quantity="us per token", value=1e6 * seconds, unit="us",
+        note=f"{host.graphs} graphs, replayed without their work" if host.graphs else "no graphs",
+    )  # fmt: skip
+    few = min(length, 32)
+    launches = device_launches(partial(decoder, prompt, few)) - device_launches(first)
+    args.report.add(
+        "ours, launches", **fields, quantity="launches per token", value=launches / (few - 1),
+        note="fills included" if launches else "the profiler saw nothing",
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _logits_error(
+    model: ff.nn.LanguageModel, decoder: ff.Decoder, ids: Tensor, prompt: int
+) -> float:
+    """Of the decoder's cache, step by step, against the parallel model in float64."""
+    dtype, cache = next(model.parameters()).dtype, decoder.cache
+    cache.reset()
+    model(ids[:, :prompt], cache=cache)
+    steps = [model(ids[:, t : t + 1], cache=cache) for t in range(prompt, ids.shape[1] - 1)]
+    cache.reset()
+    twin = ff.nn.LanguageModel(model.config).to(ids.device)
+    twin.load_state_dict(model.to(dtype).state_dict())
+    exact = twin.double()(ids[:, :-1])[:, prompt:]
+    return relative_error(torch.cat(steps, 1), exact)
 
 
 @torch.no_grad()

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..harness import shapes
+
 _OVERSAMPLING, _ROUNDS = 8, 3
 
 
@@ -40,7 +42,7 @@ def taps_of(poles: Tensor, weights: Tensor, length: int) -> Tensor:
 
 def _powers(poles: Tensor, length: int) -> Tensor:
     """(D, s) -> (D, s, length): 1, p, p^2, ..."""
-    steps = torch.arange(length, dtype=torch.float64)
+    steps = torch.arange(length, dtype=torch.float64, device=poles.device)
     return poles[..., None] ** steps
 
 
@@ -58,8 +60,7 @@ def _hankel_basis(h: Tensor, states: int) -> Tensor:
         y = torch.fft.irfft(spectrum * torch.fft.rfft(x.flip(1), n, dim=1), n, dim=1)
         return y[:, size - 1 : 2 * size - 1]
 
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(len(h), size, width, dtype=torch.float64, generator=generator)
+    basis = shapes.randn(len(h), size, width, seed=0, dtype=torch.float64, device=h.device)
     for _ in range(_ROUNDS):
         basis, _ = torch.linalg.qr(product(basis))
     vectors, _, _ = torch.linalg.svd(product(basis), full_matrices=False)

@@ -31,11 +31,20 @@ def run(args: argparse.Namespace) -> None:
     sizes = [(1, 32, 3000)] if args.quick else args.shapes or [(1, 1024, 65536)]
     repeats = 1 if args.quick else args.repeats
     for batch, channels, length in sizes:
-        check_memory(80 * (batch + 1) * channels * length, f"B={batch} D={channels} L={length}")
-        h = shapes.filters(channels, length, args.dtype)
-        rows = shapes.make_rows(batch, channels, length, args.dtype)
+        check_memory(
+            80 * (batch + 1) * channels * length, f"B={batch} D={channels} L={length}", args.device
+        )
+        h = shapes.filters(channels, length, args.dtype, args.device)
+        rows = shapes.make_rows(batch, channels, length, args.dtype, args.device)
         plans = {
-            name: ff.make_plan(length, channels, batch_size=batch, dtype=args.dtype, objective=name)
+            name: ff.make_plan(
+                length,
+                channels,
+                batch_size=batch,
+                dtype=args.dtype,
+                device=args.device,
+                objective=name,
+            )
             for name in ("throughput", "latency")
         }
         if args.block_sizes is not None:
@@ -54,7 +63,9 @@ def run(args: argparse.Namespace) -> None:
         for _ in range(repeats):
             for name, cache in caches.items():
                 cache.reset()
-                runs[name].append(step_times(lambda _, c=cache, u=u, y=y: c.step(u, out=y), length))
+                runs[name].append(
+                    step_times(args.device, lambda _, c=cache, u=u, y=y: c.step(u, out=y), length)
+                )
         totals = {name: [sum(run.seconds) for run in found] for name, found in runs.items()}
         ratio = statistics.median(
             a / b for a, b in zip(totals["latency"], totals["throughput"], strict=True)

@@ -26,9 +26,11 @@ def run(args: argparse.Namespace) -> None:
     for batch, channels, length in shapes:
         longest = max(prompts) + length
         check_memory(
-            16 * channels * longest * (batch + 1), f"memory of B={batch} D={channels} L={longest}"
+            16 * channels * longest * (batch + 1),
+            f"memory of B={batch} D={channels} L={longest}",
+            args.device,
         )
-        h = torch.randn(channels, longest, dtype=args.dtype)
+        h = torch.randn(channels, longest, dtype=args.dtype, device=args.device)
         found = {p: _bytes_after(args, h, batch, length, p) for p in prompts}
         cache, _ = next(iter(found.values()))
         if cache.impl == "reference":
@@ -55,6 +57,6 @@ def _bytes_after(
 ) -> tuple[ff.FutureFillCache, int]:
     cache = ff.FutureFillCache(h, batch, length, impl=args.impl)
     if prompt:
-        cache.prefill(torch.randn(batch, h.shape[0], prompt, dtype=h.dtype))
-    cache.step(torch.randn(batch, h.shape[0], dtype=h.dtype))
+        cache.prefill(torch.randn(batch, h.shape[0], prompt, dtype=h.dtype, device=h.device))
+    cache.step(torch.randn(batch, h.shape[0], dtype=h.dtype, device=h.device))
     return cache, cache.nbytes

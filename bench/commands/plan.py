@@ -51,6 +51,7 @@ def generation_times(
     """Times of whole generations, each from an empty cache, all in turns."""
     return measure(
         {name: partial(shapes.generate, cache, rows) for name, cache in caches.items()},
+        device=rows.device,
         repeats=repeats,
         before={name: cache.reset for name, cache in caches.items()},
     )
@@ -61,7 +62,10 @@ def run(args: argparse.Namespace) -> None:
     regrets = []
     quick = [(1, 32, 1024)]
     for batch, channels, length in quick if args.quick else args.shapes or SHAPES:
-        plans = {"planned": ff.make_plan(length, channels, batch_size=batch, dtype=args.dtype)}
+        planned = ff.make_plan(
+            length, channels, batch_size=batch, dtype=args.dtype, device=args.device
+        )
+        plans = {"planned": planned}
         others = [
             plan for plan in sweep(length) if plan.block_sizes != plans["planned"].block_sizes
         ]
@@ -69,13 +73,14 @@ def run(args: argparse.Namespace) -> None:
         check_memory(
             40 * (batch + 1) * channels * length * len(plans),
             f"plan of B={batch} D={channels} L={length} with {len(plans)} plans",
+            args.device,
         )
-        h = shapes.filters(channels, length, args.dtype)
+        h = shapes.filters(channels, length, args.dtype, args.device)
         caches = {
             name: ff.FutureFillCache(h, batch, length, plan=plan, impl=args.impl)
             for name, plan in plans.items()
         }
-        rows = shapes.make_rows(batch, channels, length, args.dtype)
+        rows = shapes.make_rows(batch, channels, length, args.dtype, args.device)
         fields = {"B": batch, "D": channels, "L": length, "dtype": args.dtype}
         shapes.generate(caches["planned"], rows)
         error = shapes.generation_error(rows, h)

@@ -9,6 +9,7 @@ import torch
 
 import futurefill_kernels as ff
 
+from ..harness import shapes
 from ..harness.rows import relative_error
 from ..harness.timing import measure
 
@@ -23,12 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Check one block of steps, then time steps in turns with the cheapest op of torch."""
     repeats = 5 if args.quick else args.repeats
-    torch.manual_seed(0)
-    h = torch.randn(1, _BLOCK, dtype=args.dtype)
+    place = {"dtype": args.dtype, "device": args.device}
+    h = shapes.randn(1, _BLOCK, seed=0, **place)
     plan = ff.Plan(_BLOCK, (_BLOCK,))
     cache = ff.FutureFillCache(h, 1, _BLOCK, plan=plan, impl=args.impl)
-    u = torch.randn(1, 1, dtype=args.dtype)
-    out = torch.zeros(1, 1, dtype=args.dtype)
+    u = shapes.randn(1, 1, seed=1, **place)
+    out = torch.zeros(1, 1, **place)
     y = torch.stack([cache.step(u) for _ in range(_BLOCK)], -1)
     error = relative_error(y, h.double().cumsum(1) * u.double())
 
@@ -45,7 +46,10 @@ def run(args: argparse.Namespace) -> None:
         "y.add_(1), for scale": calls(lambda: out.add_(1)),
     }
     times = measure(
-        variants, repeats=repeats, clock="cpu", before=dict.fromkeys(variants, cache.reset)
+        variants,
+        device=args.device,
+        repeats=repeats,
+        before=dict.fromkeys(variants, cache.reset),
     )
     for name, found in times.items():
         ours = name.startswith("cache")

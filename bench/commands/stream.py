@@ -19,6 +19,7 @@ import futurefill_kernels as ff
 
 from ..harness import shapes
 from ..harness.machine import check_memory
+from ..harness.replayed import ReplayedStream
 from ..harness.rows import relative_error
 from ..harness.timing import measure, weighted
 from ..peers import Part, expected_output
@@ -28,8 +29,10 @@ from ..peers.continuous import Continuous
 from ..peers.epoched import Epoched
 from ..peers.flash_fft_conv import FlashFFTConvolution
 from ..peers.modal import Modal
+from ..peers.modal_triton import ModalTriton
 from ..peers.naive import Naive
 from ..peers.naive_fused import NaiveFused
+from ..peers.naive_triton import NaiveTriton
 from ..peers.oaconvolve import OverlapAdd
 from ..peers.published_epoched import PublishedEpoched
 from ..peers.recompute import Recompute
@@ -39,12 +42,18 @@ PEER_TOLERANCE = 1e-4
 
 
 def modal(states: int, complex_poles: bool, h: Tensor, batch: int) -> Modal:
-    """A modal recurrence of the same width."""
-    return Modal.random(h.shape[0], states, batch, complex_poles)
+    """A modal recurrence of the same width, fused on a GPU."""
+    kind = ModalTriton if h.is_cuda else Modal
+    return kind.random(h.shape[0], states, batch, complex_poles, h.device)
+
+
+def naive(h: Tensor, batch: int) -> Naive | NaiveTriton:
+    """The naive cache, fused on a GPU."""
+    return NaiveTriton(h, batch) if h.is_cuda else Naive(h, batch)
 
 
 PEERS: dict[str, Callable[[Tensor, int], Any]] = {
-    "naive": Naive,
+    "naive": naive,
     "naive-fused": NaiveFused,
     "recompute": Recompute,
     "oaconvolve": OverlapAdd,
@@ -90,6 +99,7 @@ def sweep(args: argparse.Namespace, sizes: list[tuple[int, int, int]]) -> None:
         check_memory(
             copies * (batch + 1) // 2 * args.dtype.itemsize * channels * length,
             f"stream of B={batch} D={channels} L={length} with {len(names)} peers",
+            args.device,
         )
         compare(args, names, batch, channels, length)
 
@@ -99,18 +109,18 @@ def compare(
 ) -> None:
     """One shape."""
     fields = {"B": batch, "D": channels, "L": length, "dtype": args.dtype}
-    h = shapes.filters(channels, length, args.dtype)
+    h = shapes.filters(channels, length, args.dtype, args.device)
     plan = None
     if args.block_sizes is not None:
         plan = ff.Plan(length, tuple(int(size) for size in args.block_sizes.split(",")))
     cache = ff.FutureFillCache(h, batch, length, plan=plan, impl=args.impl)
-    rows = shapes.make_rows(batch, channels, length, args.dtype)
+    rows = shapes.make_rows(batch, channels, length, args.dtype, args.device)
     shapes.generate(cache, rows)
     error = shapes.generation_error(rows, h)
     ours_ok = error <= shapes.tolerance(args.dtype)
     peers, parts, errors = {}, {}, {}
     for name in names:
-        reason = getattr(PEERS[name], "unavailable", lambda: None)()
+        reason = getattr(PEERS[name], "unavailable", lambda device: None)(args.device)
         if reason is None and batch != 1 and name == "published":
             reason = "batch 1 only"
         if reason is not None:
@@ -121,21 +131,47 @@ def compare(
         errors[name] = max(part_error(peers[name], part, rows, h) for part in parts[name])
     calls: dict[str, Callable[[], object]] = {}
     prepare: dict[str, Callable[[], object]] = {}
+    replayed = []
     if ours_ok:
         copy = rows.clone()
         calls["ours"], prepare["ours"] = partial(shapes.generate, cache, copy), cache.reset
     for name in peers:
-        if errors[name] <= PEER_TOLERANCE:
+        if errors[name] <= peer_tolerance(peers[name], args.device):
             for i, part in enumerate(parts[name]):
                 calls[f"{name}/{i}"], prepare[f"{name}/{i}"] = part.call, part.prepare
+                if getattr(peers[name], "replayed", True):
+                    replayed.append(f"{name}/{i}")
+    graphed_error = None
+    if args.device.type == "cuda" and cache.capabilities.capturable:
+        graphed = ReplayedStream(
+            ff.FutureFillCache(h, batch, length, plan=cache.plan, impl=cache.impl), rows.clone()
+        )
+        graphed.start()
+        graphed()
+        graphed_error = shapes.generation_error(graphed.rows, h)
+        if graphed_error <= shapes.tolerance(args.dtype):
+            calls["graph"], prepare["graph"] = graphed, graphed.start
     # the checks were the warm-up
-    times = measure(calls, repeats=1 if args.quick else args.repeats, warmup=0, before=prepare)
+    times = measure(
+        calls,
+        device=args.device,
+        repeats=1 if args.quick else args.repeats,
+        warmup=0,
+        replayed=replayed,
+        before=prepare,
+    )
     ours = times.get("ours")
     args.report.add(
         "ours", **fields, impl=cache.impl, plan=cache.plan, times=ours, tokens=batch * length,
         error=error, tolerance=shapes.tolerance(args.dtype),
         **shapes.stream_cost(cache.plan, batch, channels, channels, args.dtype.itemsize),
     )  # fmt: skip
+    if graphed_error is not None:
+        args.report.add(
+            "ours, a graph per token", **fields, impl=cache.impl, plan=cache.plan,
+            times=times.get("graph"), tokens=batch * length, error=graphed_error,
+            tolerance=shapes.tolerance(args.dtype),
+        )  # fmt: skip
     for name, peer in peers.items():
         found, run_share = None, 1.0
         if f"{name}/0" in times:
@@ -144,10 +180,17 @@ def compare(
             run_share = sum(t.p50 for t in each) / found.p50
         args.report.add(
             peer.name, **fields, impl="torch", times=found, tokens=batch * length,
-            states=getattr(peer, "states", ""), error=errors[name], tolerance=PEER_TOLERANCE,
+            states=getattr(peer, "states", ""), error=errors[name],
+            tolerance=peer_tolerance(peer, args.device),
             baseline=None if ours is None or found is None else ("ours", ours),
             note="" if run_share > 0.99 else f"sampled: {100 * run_share:.2g}% of it was run",
         )  # fmt: skip
+
+
+def peer_tolerance(peer: Any, device: torch.device) -> float:
+    """Relative error of its outputs: attention computes in bfloat16 on a GPU."""
+    rounds = device.type == "cuda" and isinstance(peer, Attention | FlashFFTConvolution)
+    return shapes.tolerance(torch.bfloat16) if rounds else PEER_TOLERANCE
 
 
 def part_error(peer: Any, part: Part, rows: Tensor, h: Tensor) -> float:

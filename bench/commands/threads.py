@@ -14,7 +14,7 @@ import futurefill_kernels as ff
 from ..harness import shapes
 from ..harness.machine import check_memory
 from ..harness.timing import measure
-from .cpu_vs_torch import generate
+from .cpu_vs_torch import clear, generate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,11 @@ def _shape(
         calls[name]()
         errors[name] = shapes.generation_error(rows, h)
     times = measure(
-        calls, repeats=1 if args.quick else args.repeats, warmup=0, clock="cpu", before=before
+        calls,
+        device=args.device,
+        repeats=1 if args.quick else args.repeats,
+        warmup=0,
+        before=before,
     )
     first = name_of[counts[0]]
     for n, name in name_of.items():
@@ -67,5 +71,5 @@ def _shape(
 def _start(cache: ff.FutureFillCache, rows: Tensor, threads: int) -> None:
     torch.set_num_threads(1)  # torch's own workers would spin on the other core for a while
     rows[1:] = 0
-    cache.reset()
+    clear(cache)
     torch.set_num_threads(threads)

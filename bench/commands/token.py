@@ -25,7 +25,7 @@ from ..harness.timing import Times
 _COPIES = 64
 _PARTS = {
     program.Embed: "embedding", program.Norm: "norms", program.Dense: "matrix products",
-    program.ShortConv: "short convolutions", program.Gate: "MLP gates",
+    program.ShortConv: "short convolutions", program.Gate: "MLP gates", program.Add: "residuals",
 }  # fmt: skip
 
 
@@ -89,12 +89,12 @@ def _instruction_seconds(
 ) -> float:
     """One instruction of a token's program, without the call that runs it."""
     op = torch.ops.futurefill_kernels.token_segment.default
-    seen = torch.zeros(len(ids), dtype=torch.int64)
+    progress = torch.zeros(1, dtype=torch.int64)
     scratch = torch.zeros(whole.scratch)
 
     def run(copies: int) -> Callable[[], object]:
         rows = program.encode([instruction] * copies)
-        return lambda: op(rows, ids, whole.weights, scratch.zero_(), seen)
+        return lambda: op(rows, ids, whole.weights, scratch.zero_(), progress)
 
     return max(_seconds(run(_COPIES + 1)) - _seconds(run(1)), 0.0) / _COPIES
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,15 +12,21 @@ import torch
 
 import futurefill_kernels as ff
 from futurefill_kernels import native
+from futurefill_kernels.planning.memory import available_nbytes
+
+from .timing import measure
 
 ROOT = Path(__file__).parents[2]
 
 
+CPU = torch.device("cpu")
+
+
 @lru_cache
-def describe() -> dict[str, str]:
+def describe(device: torch.device = CPU) -> dict[str, str]:
     """Fields of every row that do not change within a run."""
     return {
-        "device": device_name(),
+        "device": device_name(device),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "version": ff.__version__,
@@ -29,10 +34,10 @@ def describe() -> dict[str, str]:
     }
 
 
-def device_name() -> str:
-    """The GPU if torch can use one, otherwise processor and instruction set of the kernels."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def device_name(device: torch.device = CPU) -> str:
+    """The GPU's name, or a processor's with the instruction set of the kernels."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -62,35 +67,23 @@ def _git(*arguments: str) -> str:
 
 
 @lru_cache
-def roofs(threads: int, bytes_moved: int = 256 << 20) -> tuple[float, float]:
+def roofs(threads: int, device: torch.device = CPU) -> tuple[float, float]:
     """Measured (bytes per second, float32 operations per second) with ``threads`` threads.
 
     Bytes: the best of five sums over an array larger than the caches. Operations: the best of
     five square matrix products, a fused multiply-add counting two.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(threads)
-    x = torch.ones(bytes_moved // 4, device=device)
-    n = 1024 if device == "cpu" else 8192
+    x = torch.ones(1 << (26 if device.type == "cpu" else 29), device=device)
+    n = 1024 if device.type == "cpu" else 8192
     a = torch.ones(n, n, device=device)
-    read = min(_seconds(lambda: x.sum()) for _ in range(5))
-    multiply = min(_seconds(lambda: a @ a) for _ in range(5))
-    return bytes_moved / read, 2 * n**3 / multiply
+    times = measure({"read": x.sum, "multiply": lambda: a @ a}, device=device, repeats=5)
+    return x.nbytes / min(times["read"].seconds), 2 * n**3 / min(times["multiply"].seconds)
 
 
-def _seconds(call: object) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()  # type: ignore[operator]
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def check_memory(needed: int, what: str) -> None:
+def check_memory(needed: int, what: str, device: torch.device = CPU) -> None:
     """Refuse what cannot fit. Raises ValueError with the bytes needed and those there are."""
-    there = available_memory()
+    there = available_memory(device)
     if needed > there:
         raise ValueError(
             f"{what} needs {needed:,} bytes ({needed / 2**30:.1f} GiB), "
@@ -98,10 +91,10 @@ def check_memory(needed: int, what: str) -> None:
         )
 
 
-def available_memory() -> int:
+def available_memory(device: torch.device = CPU) -> int:
     """Bytes that an allocation can use now."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
+    if device.type == "cuda":
+        return available_nbytes(device)
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         for line in meminfo.read_text().splitlines():

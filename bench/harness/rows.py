@@ -4,7 +4,7 @@ A bench module has ``add_arguments(parser)`` for options of its own and ``run(ar
 then times (``harness.timing.measure``), and hands each result to ``args.report.add(variant, ...)``:
 
     error = relative_error(y, expected)              # against float64
-    times = measure({"ours": a, "peer": b}, repeats=5)
+    times = measure({"ours": a, "peer": b}, device=args.device, repeats=5)
     args.report.add("ours", B=1, D=64, L=1024, impl="cpu", plan=cache.plan, times=times["ours"],
                     tokens=1024, error=error, tolerance=1e-6, bytes=n, flops=m)
     args.report.add("peer", B=1, D=64, L=1024, times=times["peer"], error=e, tolerance=1e-6,
@@ -83,9 +83,15 @@ class Report:
     """Rows of one command: printed, and written to the files at once."""
 
     def __init__(
-        self, bench: str, command: str, threads: int, csv_file: Path | None, json_file: Path | None
+        self,
+        bench: str,
+        command: str,
+        threads: int,
+        csv_file: Path | None,
+        json_file: Path | None,
+        device: torch.device = machine.CPU,
     ) -> None:
-        self.bench, self.command, self.threads = bench, command, threads
+        self.bench, self.command, self.threads, self.device = bench, command, threads, device
         self.csv_file, self.json_file = csv_file, json_file
         self.rows: list[Row] = []
         for file in (csv_file, json_file):
@@ -122,7 +128,7 @@ class Report:
         tolerance. baseline: a variant's name and times of the same turns. others: fields of `Row`.
         """
         row = Row(self.bench, variant, threads=self.threads, command=self.command)
-        for name, value in {**machine.describe(), **others}.items():
+        for name, value in {**machine.describe(self.device), **others}.items():
             if name not in Row.__dataclass_fields__:
                 raise TypeError(f"unknown field {name!r} of a row")
             setattr(row, name, value)
@@ -155,7 +161,7 @@ class Report:
         if tokens is not None:
             row.tokens_per_s = tokens / times.p50
         if moved is not None or flops is not None:
-            row.roof_bytes_per_s, row.roof_flops = machine.roofs(int(row.threads))
+            row.roof_bytes_per_s, row.roof_flops = machine.roofs(int(row.threads), self.device)
             row.bytes = "" if moved is None else moved
             row.flops = "" if flops is None else flops
 

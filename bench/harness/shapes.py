@@ -10,8 +10,25 @@ from torch import Tensor
 import futurefill_kernels as ff
 from futurefill_kernels.plan import Plan
 
+from . import machine
 
-def filters(channels: int, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
+
+def randn(
+    *shape: int,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = machine.CPU,
+) -> Tensor:
+    """Normal numbers that are the same on every device."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+
+
+def filters(
+    channels: int,
+    length: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = machine.CPU,
+) -> Tensor:
     """Random filters (D, L) of decay lengths from short to longer than L, ``sum |h| = 1``.
 
     The sum keeps ``u_{t+1} = y_t`` bounded.
@@ -20,13 +37,19 @@ def filters(channels: int, length: int, dtype: torch.dtype = torch.float32) -> T
     h = torch.randn(channels, length, generator=generator)
     h *= torch.rand(channels, 1, generator=generator) ** torch.linspace(0, 9, length)
     h /= h.abs().sum(1, keepdim=True)
-    return h.to(dtype)
+    return h.to(device, dtype)
 
 
-def make_rows(batch: int, channels: int, length: int, dtype: torch.dtype) -> Tensor:
+def make_rows(
+    batch: int,
+    channels: int,
+    length: int,
+    dtype: torch.dtype,
+    device: torch.device = machine.CPU,
+) -> Tensor:
     """(N + 1, B, D), a stream's inputs and next outputs; row 0 is random."""
-    rows = torch.zeros(length + 1, batch, channels, dtype=dtype)
-    rows[0] = torch.randn(batch, channels, generator=torch.Generator().manual_seed(1))
+    rows = torch.zeros(length + 1, batch, channels, dtype=dtype, device=device)
+    rows[0] = randn(batch, channels, seed=1, device=device)
     return rows
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-_COLD_BYTES = 64 << 20
+_COLD_BYTES = 128 << 20  # more than any GPU's second-level cache
 
 
 @dataclass(frozen=True)
@@ -45,49 +47,66 @@ class Times:
 def measure(
     variants: Mapping[str, Callable[[], object]],
     *,
+    device: torch.device,
     repeats: int,
     warmup: int = 1,
-    clock: str = "auto",
+    replayed: Collection[str] = (),
     cold: bool = False,
     before: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, Times]:
     """Time every variant ``repeats`` times, one after the other in every turn.
 
-    clock: "cpu", wall time around the call; "events", CUDA events on the current stream; "graph",
-    CUDA events around the replay of a CUDA graph captured from the call; "auto", events where CUDA
-    is there and the CPU clock otherwise. warmup: untimed calls of each. cold: write 64 MiB between
-    calls, so that nothing is left in the caches. before: untimed preparation of every call.
-    Raises ValueError for an unknown clock, RuntimeError for a CUDA clock without CUDA.
+    device: whose time it is. On a CPU the wall time of the call; on a GPU what lies between two
+    CUDA events around the call, or, for names in ``replayed``, around the replay of a CUDA graph
+    captured from it: then the host's launches are not timed. warmup: untimed calls of each.
+    cold: before every call, after ``before``, 128 MiB are read, so that nothing is left in the
+    caches. before: untimed preparation of every call.
     """
-    if clock not in ("auto", "cpu", "events", "graph"):
-        raise ValueError(f"unknown clock {clock!r}; expected auto, cpu, events or graph")
-    cuda = torch.cuda.is_available()
-    if clock == "auto":
-        clock = "events" if cuda else "cpu"
-    if clock != "cpu" and not cuda:
-        raise RuntimeError(f"clock={clock!r} needs a CUDA device")
+    gpu = device.type == "cuda"
     prepare = before or {}
-    device = "cpu" if clock == "cpu" else "cuda"
-    scratch = torch.empty(_COLD_BYTES if cold else 0, dtype=torch.uint8, device=device)
+    scratch = torch.zeros(_COLD_BYTES // 4 if cold else 0, dtype=torch.float32, device=device)
     calls = dict(variants)
     for name, call in variants.items():
         for _ in range(warmup):
             prepare.get(name, _nothing)()
             call()
-        if clock == "graph":
-            calls[name] = _captured(call)
+        if gpu and name in replayed:
+            prepare.get(name, _nothing)()
+            calls[name] = captured(call, device)
     found: dict[str, list[float]] = {name: [] for name in variants}
+    clock = partial(_events, device) if gpu else _wall
     for _ in range(repeats):
         for name, call in calls.items():
             prepare.get(name, _nothing)()
             if cold:
-                scratch.fill_(1)
-            found[name].append(_wall(call) if clock == "cpu" else _events(call))
+                scratch.sum()
+            found[name].append(clock(call))
     return {name: Times(tuple(seconds)) for name, seconds in found.items()}
 
 
-def step_times(step: Callable[[int], object], steps: int) -> Times:
-    """The wall time of each of ``steps`` calls ``step(t)``, for p99 and the worst token."""
+def wall_seconds(device: torch.device, call: Callable[[], object]) -> float:
+    """Wall time of a call and of what it gave the device to do."""
+    _wait(device)
+    start = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def step_times(device: torch.device, step: Callable[[int], object], steps: int) -> Times:
+    """The time of each of ``steps`` calls ``step(t)``, for p99 and the worst token.
+
+    On a GPU between CUDA events, which are read when all calls have been made.
+    """
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
+            events[0].record()
+            for t in range(steps):
+                step(t)
+                events[t + 1].record()
+            events[-1].synchronize()
+        return Times(tuple(a.elapsed_time(b) * 1e-3 for a, b in itertools.pairwise(events)))
     clock, seconds = time.perf_counter, [0.0] * steps
     for t in range(steps):
         start = clock()
@@ -114,17 +133,27 @@ def _wall(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _events(call: Callable[[], object]) -> float:
-    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    call()
-    stop.record()
-    stop.synchronize()
+def _events(device: torch.device, call: Callable[[], object]) -> float:
+    with torch.cuda.device(device):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        stop.record()
+        stop.synchronize()
     return start.elapsed_time(stop) * 1e-3
 
 
-def _captured(call: Callable[[], object]) -> Callable[[], object]:
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def captured(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """The replay of a CUDA graph of the call; on a CPU the call itself."""
+    if device.type != "cuda":
+        return call
+    with torch.cuda.device(device):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
     return graph.replay

@@ -245,6 +245,24 @@ def paths_table(rows: Rows) -> str:
 
 
 #: title, bench, text, tables
+def on_a_gpu(row: dict[str, str]) -> bool:
+    """A processor's name comes with its cores, see ``harness.machine.device_name``."""
+    return "logical cores" not in row["device"]
+
+
+def gpu_tokens(rows: Rows) -> str:
+    """Tokens of whole models on GPUs, with a line in front; empty without rows."""
+    body = [
+        [row["device"], row["bench"], row["variant"], row["B"], row["P"], row["L"], row["dtype"],
+         seconds({**row, "p50": str(float(row["p50"]) / float(row["L"]))}),
+         number(row["tokens_per_s"]), times_faster(row)]
+        for row in rows if row["bench"] in ("decode", "paper") and row["p50"] and row["layers"]
+    ]  # fmt: skip
+    head = ["card", "bench", "variant", "B", "P", "L", "dtype", "a token", "tokens/s",
+            "its time over the baseline"]  # fmt: skip
+    return f"\nWhole models on a GPU:\n\n{markdown(head, body)}\n" if body else ""
+
+
 SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
     ("Whole generations against peers", "stream",
      "One layer, `u_{t+1} = y_t`, one step per token. Peers are in `bench/peers/`. The modal "
@@ -265,6 +283,8 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
      "Regret is the planned plan's time over the best measured one's, minus one.", [general]),
     ("Single steps", "latency", "The time of every single step.", [general]),
     ("The price of a call", "step", "One channel, no fill due.", [general]),
+    ("The convolutions of a token", "kernels",
+     "Steps of all layers as one graph without fills, and every fill.", [general]),
     ("Single fills", "fill", "The first fill of every block size.", [general]),
     ("Prompts", "prefill", "Outputs of the prompt and its future fill.", [general]),
     ("Memory", "memory", "The state does not depend on the prompt.", [general]),

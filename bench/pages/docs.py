@@ -14,7 +14,7 @@ from pathlib import Path
 from ..harness.machine import ROOT
 from ..harness.rows import read
 from .doc_plots import draw
-from .doc_tables import PLOTS, SECTIONS, Rows, peers
+from .doc_tables import PLOTS, SECTIONS, Rows, general, gpu_tokens, on_a_gpu, peers
 
 RESULTS = ROOT / "bench" / "results"
 BEGIN, END = "<!-- benchmarks: python -m bench.pages.docs -->", "<!-- end of benchmarks -->"
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         print("\n".join(f"{path} is not what python -m bench.pages.docs writes" for path in stale))
         return bool(stale)
-    draw(rows, args.out / PLOTS)
+    draw([row for row in rows if not on_a_gpu(row)], args.out / PLOTS)
     target.write_text(page)
     args.readme.write_text(readme)
     print(f"wrote {target}, its plots and the part in {args.readme} from {len(rows)} rows")
@@ -58,9 +58,12 @@ def page_of(rows: Rows) -> str:
     parts = [HEADER, machine(rows)]
     for title, bench, text, tables in SECTIONS:
         found = [row for row in rows if row["bench"] == bench]
-        if found:
-            body = "\n\n".join(part for table in tables for part in [table(found)] if part)
-            parts.append(f"## {title}\n\n{text}\n\n{body}\n\n{commands(found)}")
+        here, there = [r for r in found if not on_a_gpu(r)], [r for r in found if on_a_gpu(r)]
+        bodies = [part for table in tables if here for part in [table(here)] if part]
+        for card in sorted({row["device"] for row in there}):
+            bodies.append(f"On an {card}:\n\n{general([r for r in there if r['device'] == card])}")
+        if bodies:
+            parts.append("\n\n".join([f"## {title}", text, *bodies, commands(found)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -82,9 +85,12 @@ with another commit; `python -m bench --help` lists the names. Two things of you
 in the same way:
 
 ```python
+import torch
+
 from bench.harness.timing import measure
 
-times = measure({"ours": lambda: sum(range(9)), "peer": lambda: sum(range(99))}, repeats=5)
+calls = {"ours": lambda: sum(range(9)), "peer": lambda: sum(range(99))}
+times = measure(calls, device=torch.device("cpu"), repeats=5)
 assert times["peer"].ratio(times["ours"]) > 0  # median of the turns' ratios
 ```"""
 
@@ -122,10 +128,11 @@ def readme_of(rows: Rows, text: str) -> str:
     """The README with its part between the marks replaced."""
     if BEGIN not in text:
         return text
-    found = [row for row in rows if row["bench"] == "stream"]
+    found = [row for row in rows if row["bench"] == "stream" and not on_a_gpu(row)]
+    there = gpu_tokens([row for row in rows if on_a_gpu(row)])
     part = f"""{BEGIN}
 {peers(found)}
-
+{there}
 <img src="docs/{PLOTS}/stream.svg" width="50%" alt="tokens per second over length">
 
 Machine, errors, more peers' lengths and batches, the crossover against recurrences and the commands

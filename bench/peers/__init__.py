@@ -8,7 +8,8 @@ A peer holds filters and state of one layer and offers
 
 ``exact`` peers compute the convolution with the given filters; the others are models of their own,
 checked against their own float64 form by ``expected(rows, t)``. ``copies`` is its memory at
-batch 1 in arrays of D x L values, 0 where it does not grow with L.
+batch 1 in arrays of D x L values, 0 where it does not grow with L. On a GPU a part is timed as the
+replay of a CUDA graph, unless ``replayed`` is False.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ HEAD = 64
 class Attention:
     """``scaled_dot_product_attention`` over all positions so far; projections are not counted.
 
+    Float32 on a CPU, bfloat16 on a GPU, as attention is served there.
+
     Keys, values and queries are fixed multiples of the input, so that no matrix product of the
     layer is timed.
     """
@@ -26,8 +28,9 @@ class Attention:
         channels, length = h.shape
         self.head = HEAD if channels % HEAD == 0 else channels
         heads = channels // self.head
-        self.keys = h.new_zeros(batch, heads, length, self.head)
-        self.values = h.new_zeros(batch, heads, length, self.head)
+        dtype = torch.bfloat16 if h.is_cuda else h.dtype
+        self.keys = h.new_zeros(batch, heads, length, self.head, dtype=dtype)
+        self.values = torch.zeros_like(self.keys)
         self.position = self.known = 0
 
     def split(self, u: Tensor) -> Tensor:
@@ -45,7 +48,7 @@ class Attention:
     def step(self, u_t: Tensor) -> Tensor:
         """u_t: (B, D)."""
         t = self.position
-        x = self.split(u_t[None])  # (B, heads, 1, head)
+        x = self.split(u_t[None]).to(self.keys.dtype)  # (B, heads, 1, head)
         self.keys[:, :, t : t + 1] = x
         self.values[:, :, t : t + 1] = x
         self.position = t + 1
@@ -58,6 +61,7 @@ class Attention:
 
     def expected(self, rows: Tensor, t: int, channels: int = 32) -> Tensor:
         """Output t of the first head's channels in float64: (B, channels)."""
-        u = rows[: t + 1, :, : self.head].permute(1, 0, 2).double()  # (B, t+1, head)
+        u = rows[: t + 1, :, : self.head].permute(1, 0, 2)  # (B, t+1, head)
+        u = u.to(self.keys.dtype).double()
         weights = torch.softmax(u @ u[:, -1, :, None] / self.head**0.5, dim=1)
         return (weights * u).sum(1)[:, :channels]

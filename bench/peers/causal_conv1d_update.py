@@ -27,11 +27,11 @@ class CausalConv1d:
         self.state = h.new_zeros(batch, len(h), WIDTH)
 
     @staticmethod
-    def unavailable() -> str | None:
+    def unavailable(device: torch.device) -> str | None:
         """Why it cannot run."""
         if importlib.util.find_spec("causal_conv1d") is None:
             return "not installed"
-        return None if torch.cuda.is_available() else "needs a CUDA device"
+        return None if device.type == "cuda" else "needs a CUDA device"
 
     def load(self, u: Tensor) -> None:
         """u: (t, B, D)."""

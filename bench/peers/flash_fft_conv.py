@@ -30,11 +30,11 @@ class FlashFFTConvolution(History):
         self.convolutions: dict[int, torch.nn.Module] = {}
 
     @staticmethod
-    def unavailable() -> str | None:
+    def unavailable(device: torch.device) -> str | None:
         """Why it cannot run."""
         if importlib.util.find_spec("flashfftconv") is None:
             return "not installed"
-        return None if torch.cuda.is_available() else "needs a CUDA device"
+        return None if device.type == "cuda" else "needs a CUDA device"
 
     def load(self, u: Tensor) -> None:
         """u: (t, B, D)."""

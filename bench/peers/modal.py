@@ -18,7 +18,7 @@ class Modal:
 
     def __init__(self, poles: Tensor, weights: Tensor, batch: int) -> None:
         self.poles, self.weights = poles.contiguous(), weights.contiguous()
-        self.x = torch.zeros(batch, *poles.shape, dtype=poles.dtype)
+        self.x = poles.new_zeros(batch, *poles.shape)
         kind = "complex" if poles.is_complex() else "real"
         self.states = poles.shape[1]
         self.name = f"modal recurrence, {kind}, torch"
@@ -26,7 +26,14 @@ class Modal:
         self.real_weights = _pairs(self.weights.conj())
 
     @classmethod
-    def random(cls, channels: int, states: int, batch: int, complex_poles: bool) -> Modal:
+    def random(
+        cls,
+        channels: int,
+        states: int,
+        batch: int,
+        complex_poles: bool,
+        device: torch.device | str = "cpu",
+    ) -> Modal:
         """Poles with decay lengths from 2 to 20,000 tokens; ``sum |h| <= 1``."""
         generator = torch.Generator().manual_seed(states)
         decay = torch.rand(channels, states, generator=generator) * 9.2 + 0.7
@@ -34,8 +41,8 @@ class Modal:
         weights = torch.randn(channels, states, generator=generator) * (1 - radius) / states
         if complex_poles:
             angle = torch.rand(channels, states, generator=generator) * torch.pi
-            return cls(torch.polar(radius, angle), weights + 0j, batch)
-        return cls(radius, weights, batch)
+            radius, weights = torch.polar(radius, angle), weights + 0j
+        return cls(radius.to(device), weights.to(device), batch)
 
     def load(self, u: Tensor) -> None:
         """u: (t, B, D), taken one after the other."""
@@ -58,7 +65,7 @@ class Modal:
         """Output t in float64 from the filter written out: (B, channels)."""
         poles = self.poles[:channels].to(torch.complex128)
         weights = self.weights[:channels].to(torch.complex128)
-        lags = torch.arange(t, -1, -1, dtype=torch.float64)
+        lags = torch.arange(t, -1, -1, dtype=torch.float64, device=rows.device)
         h = torch.stack(
             [(c * p ** lags[:, None]).sum(1).real for p, c in zip(poles, weights, strict=True)]
         )

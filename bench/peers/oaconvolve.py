@@ -26,8 +26,10 @@ class OverlapAdd(History):
         self.taps = h.numpy()[None]
 
     @staticmethod
-    def unavailable() -> str | None:
+    def unavailable(device: torch.device) -> str | None:
         """Why it cannot run."""
+        if device.type != "cpu":
+            return "runs on the CPU"
         return None if importlib.util.find_spec("scipy") else "not installed"
 
     def step(self, u_t: Tensor) -> Tensor:

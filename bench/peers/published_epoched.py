@@ -17,6 +17,7 @@ class PublishedEpoched(Epoched):
     """Same algorithm and epoch as `Epoched`, which preallocates and keeps spectra."""
 
     name = "Epoched-FutureFill, research habits"
+    replayed = False
 
     def __init__(self, h: Tensor, batch: int) -> None:
         if batch != 1:

@@ -17,7 +17,7 @@ namespace {
 // mean is said in futurefill_kernels/nn/token/program.py and interpreter.py; a test compares the
 // lists. Fields of weights are table, scale, weight and bias; buffers and other offsets are of
 // scratch.
-enum Opcode : int64_t { kEmbed, kNorm, kDense, kShortConv, kGate, kAdvance };
+enum Opcode : int64_t { kEmbed, kNorm, kDense, kShortConv, kGate, kAdd };
 
 struct Buffer {
   int64_t offset, stride;
@@ -41,10 +41,15 @@ struct Dense {
 
 struct ShortConv {
   Buffer x;
-  int64_t y, line, ring, weight, channels, taps, projections;
+  int64_t y, line, inputs, weight, channels, taps, projections;
 };
 
 struct Gate {
+  Buffer x, y;
+  int64_t channels, gelu;
+};
+
+struct Add {
   Buffer x, y;
   int64_t channels;
 };
@@ -65,8 +70,8 @@ struct Token {
   int64_t rows;
   const float* weights;
   float* scratch;
-  int64_t* seen;  // (B,)
   int64_t n_weights, n_scratch;
+  bool checking;  // instructions check everything and move nothing
 
   const float* constant(int64_t offset, int64_t count) const {
     check_inside("weights", n_weights, offset, count);
@@ -99,6 +104,7 @@ void run(const Token& t, const Embed& i) {
     STD_TORCH_CHECK(t.ids[r] >= 0 && t.ids[r] < i.vocabulary, "expected ids in 0 .. ",
                     i.vocabulary - 1, ", got ", t.ids[r]);
   }
+  if (t.checking) return;
   for (int64_t r = 0; r < t.rows; ++r) {
     std::copy_n(table + t.ids[r] * i.channels, i.channels, y + r * i.y.stride);
   }
@@ -108,6 +114,7 @@ void run(const Token& t, const Norm& i) {
   const float* scale = t.constant(i.scale, i.channels);
   const float* x = t.buffer(i.x, i.channels);
   float* y = t.buffer(i.y, i.channels);
+  if (t.checking) return;
   for (int64_t r = 0; r < t.rows; ++r) {
     engine().dense.rms_norm(x + r * i.x.stride, y + r * i.y.stride, scale, i.channels,
                             static_cast<float>(i.eps));
@@ -127,6 +134,7 @@ void run(const Token& t, const Dense& i) {
   a.x_stride = i.x.stride, a.y_stride = i.y.stride;
   a.rows = t.rows, a.k = i.inputs;
   a.accumulate = i.accumulate != 0;
+  if (t.checking) return;
   run_dense_jobs(a, panels, thread_count());
 }
 
@@ -140,10 +148,11 @@ void run(const Token& t, const ShortConv& i) {
   const float* x = t.buffer(i.x, i.channels);
   float* y = t.piece(i.y, t.rows * i.channels);
   float* line = t.piece(i.line, i.channels);
-  float* ring = t.piece(i.ring, t.rows * history);
+  float* inputs = t.piece(i.inputs, t.rows * history);
+  if (t.checking) return;
   for (int64_t r = 0; r < t.rows; ++r) {
-    engine().dense.short_conv(x + r * i.x.stride, line, ring + r * history, weight, i.channels,
-                              i.taps, t.seen[r] % i.taps);
+    engine().dense.short_conv(x + r * i.x.stride, line, inputs + r * history, weight, i.channels,
+                              i.taps);
     for (int64_t p = 0; p < i.projections; ++p) {
       std::copy_n(line + p * width, width, y + (p * t.rows + r) * width);
     }
@@ -153,25 +162,53 @@ void run(const Token& t, const ShortConv& i) {
 void run(const Token& t, const Gate& i) {
   const float* gate = t.buffer(i.x, 2 * i.channels);
   float* y = t.buffer(i.y, i.channels);
+  if (t.checking) return;
   for (int64_t r = 0; r < t.rows; ++r) {
     const float* row = gate + r * i.x.stride;
-    engine().dense.gate(row, row + i.channels, y + r * i.y.stride, i.channels);
+    engine().dense.gate(row, row + i.channels, y + r * i.y.stride, i.channels, i.gelu != 0);
   }
 }
 
-void token_segment(Tensor program_, Tensor ids_, Tensor weights_, Tensor scratch_, Tensor seen_) {
+void run(const Token& t, const Add& i) {
+  const float* x = t.buffer(i.x, i.channels);
+  float* y = t.buffer(i.y, i.channels);
+  if (t.checking) return;
+  for (int64_t r = 0; r < t.rows; ++r) {
+    for (int64_t c = 0; c < i.channels; ++c) y[r * i.y.stride + c] += x[r * i.x.stride + c];
+  }
+}
+
+void run(const Token& t, const int64_t* row) {
+  switch (*row) {
+    case kEmbed:
+      return run(t, read<Embed>(row));
+    case kNorm:
+      return run(t, read<Norm>(row));
+    case kDense:
+      return run(t, read<Dense>(row));
+    case kShortConv:
+      return run(t, read<ShortConv>(row));
+    case kGate:
+      return run(t, read<Gate>(row));
+    case kAdd:
+      return run(t, read<Add>(row));
+    default:
+      STD_TORCH_CHECK(false, "expected an opcode in 0 .. ", int64_t{kAdd}, ", got ", *row);
+  }
+}
+
+void token_segment(Tensor program_, Tensor ids_, Tensor weights_, Tensor scratch_,
+                   Tensor progress_) {
   const View program("program", program_), ids("ids", ids_), weights("weights", weights_),
-      scratch("scratch", scratch_), seen("seen", seen_);
+      scratch("scratch", scratch_), progress("progress", progress_);
   check_dim(program, 2);
   check_size(program, 1, kWidth);
   check_dim(ids, 2);
   check_size(ids, 1, 1);
-  for (const View* v : {&program, &ids, &seen}) check_int64(*v);
-  for (const View* v : {&program, &ids, &weights, &scratch, &seen}) check_contiguous(*v);
-  check_dim(weights, 1);
-  check_dim(scratch, 1);
-  check_dim(seen, 1);
-  check_size(seen, 0, ids.sizes[0]);
+  for (const View* v : {&program, &ids, &progress}) check_int64(*v);
+  for (const View* v : {&program, &ids, &weights, &scratch, &progress}) check_contiguous(*v);
+  for (const View* v : {&weights, &scratch, &progress}) check_dim(*v, 1);
+  check_size(progress, 0, 1);
   STD_TORCH_CHECK(scalar_of(weights) == Scalar::kFloat32 && scalar_of(scratch) == Scalar::kFloat32,
                   "expected weights and scratch of dtype float32");
   Token t{};
@@ -179,33 +216,13 @@ void token_segment(Tensor program_, Tensor ids_, Tensor weights_, Tensor scratch
   t.rows = ids.sizes[0];
   t.weights = static_cast<const float*>(weights.data);
   t.scratch = static_cast<float*>(scratch.data);
-  t.seen = static_cast<int64_t*>(seen.data);
   t.n_weights = weights.sizes[0], t.n_scratch = scratch.sizes[0];
-  const int64_t* row = static_cast<const int64_t*>(program.data);
-  for (int64_t n = 0; n < program.sizes[0]; ++n, row += kWidth) {
-    switch (*row) {
-      case kEmbed:
-        run(t, read<Embed>(row));
-        break;
-      case kNorm:
-        run(t, read<Norm>(row));
-        break;
-      case kDense:
-        run(t, read<Dense>(row));
-        break;
-      case kShortConv:
-        run(t, read<ShortConv>(row));
-        break;
-      case kGate:
-        run(t, read<Gate>(row));
-        break;
-      case kAdvance:
-        for (int64_t r = 0; r < t.rows; ++r) t.seen[r] += 1;
-        break;
-      default:
-        STD_TORCH_CHECK(false, "expected an opcode in 0 .. ", int64_t{kAdvance}, ", got ", *row);
-    }
+  for (bool checking : {true, false}) {
+    t.checking = checking;
+    const int64_t* row = static_cast<const int64_t*>(program.data);
+    for (int64_t n = 0; n < program.sizes[0]; ++n, row += kWidth) run(t, row);
   }
+  *static_cast<int64_t*>(progress.data) += 1;
 }
 
 int64_t dense_panel() { return engine().dense.panel; }

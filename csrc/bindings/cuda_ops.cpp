@@ -83,6 +83,12 @@ int32_t check_sharing(const View& filters, int64_t channels_per_filter, int64_t 
   return static_cast<int32_t>(channels_per_filter);
 }
 
+// Rows and layers are the second and third dimension of a grid.
+void check_grid(int64_t rows, int64_t layers) {
+  STD_TORCH_CHECK(rows < 65536 && layers < 65536, "expected fewer than 65536 rows and layers, got ",
+                  rows, " and ", layers);
+}
+
 // The level in a table, with the rows that it needs; direct products are the CPU's.
 const LevelRow& gpu_level(const Tensor& table, int64_t index, int64_t length, const View& kept,
                           const View& spectra) {
@@ -115,9 +121,59 @@ int64_t io_stride(const View& v, const View& u) {
   return v.strides[0];
 }
 
-void short_range_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tensor y_, Tensor ring_,
-                      Tensor taps_, OptionalTensor skip_, Tensor positions, OptionalTensor rows,
-                      int64_t layer, bool advance, int64_t channels_per_filter) {
+// The short-range taps of all layers.
+void set_taps(cuda::State& s, const GpuRing& ring, const Tensor& taps_,
+              int64_t channels_per_filter) {
+  const View taps = ring.filters("taps", taps_, 4);
+  STD_TORCH_CHECK(taps.sizes[2] >= 1, "expected taps with at least one tap");
+  s.taps = static_cast<const float*>(taps.data);
+  s.n_taps = taps.sizes[2], s.filter_lanes = taps.sizes[3];
+  s.channels_per_filter = check_sharing(taps, channels_per_filter, ring.lanes);
+}
+
+// What a token's first launch leaves for its others.
+void set_token(cuda::State& s, const GpuRing& ring, const Tensor& token_at_,
+               const Tensor& history_) {
+  const View token_at = on_device("token_at", token_at_, ring.device);
+  check_dim(token_at, 2);
+  check_contiguous(token_at);
+  check_int64(token_at);
+  const View history = ring.state("history", history_, 3);
+  for (const View* v : {&token_at, &history}) {
+    check_size(*v, 0, ring.layers);
+    check_size(*v, 1, ring.batch);
+  }
+  check_size(history, 2, ring.lanes);
+  s.token_at = static_cast<int64_t*>(token_at.data);
+  s.history = static_cast<float*>(history.data);
+}
+
+void history(Tensor ring_, Tensor taps, Tensor positions, OptionalTensor rows, Tensor token_at,
+             Tensor undo_, Tensor history_, int64_t channels_per_filter) {
+  const GpuRing ring(ring_);
+  cuda::State state = ring.params();
+  set_taps(state, ring, taps, channels_per_filter);
+  set_token(state, ring, token_at, history_);
+  const View undo = ring.state("undo", undo_, 4);
+  check_size(undo, 0, ring.layers);
+  check_size(undo, 1, ring.batch);
+  check_size(undo, 2, 1);
+  check_size(undo, 3, ring.lanes);
+  state.undo = static_cast<float*>(undo.data);
+  state.positions = ring.positions(positions);
+  const cuda::Rows some = ring.rows(rows);
+  if (some.n == 0 || ring.layers == 0) return;
+  check_grid(some.n, ring.layers);
+  const cuda::HistoryParams p = cuda::history_params(state, some);
+  const DeviceGuard guard(ring.device, "history", ring.view);
+  check_cuda(cuda::launch_history(p, current_stream(ring.device)), "history", ring.view,
+             ring.device);
+}
+
+void apply_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tensor y_, Tensor ring_,
+                Tensor taps, OptionalTensor skip_, Tensor history_, Tensor token_at,
+                Tensor positions, OptionalTensor rows, int64_t layer, bool advance,
+                int64_t channels_per_filter) {
   const GpuRing ring(ring_);
   const View u = on_device("u", u_, ring.device), y = on_device("y", y_, ring.device);
   check_dim(u, 2);
@@ -140,11 +196,8 @@ void short_range_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tens
       tokens.channels >= 1 && tokens.channels <= ring.lanes && tokens.channels > ring.lanes - 32,
       "expected u with the channels of ring ", shape_text(ring.view), ", got ", shape_text(u));
   cuda::State state = ring.params();
-  const View taps = ring.filters("taps", taps_, 4);
-  STD_TORCH_CHECK(taps.sizes[2] >= 1, "expected taps with at least one tap");
-  state.taps = static_cast<const float*>(taps.data);
-  state.n_taps = taps.sizes[2], state.filter_lanes = taps.sizes[3];
-  state.channels_per_filter = check_sharing(taps, channels_per_filter, ring.lanes);
+  set_taps(state, ring, taps, channels_per_filter);
+  set_token(state, ring, token_at, history_);
   if (skip_) {
     const View skip = ring.state("skip", *skip_, 2);
     check_size(skip, 0, ring.layers);
@@ -155,10 +208,10 @@ void short_range_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tens
   const cuda::Rows some = ring.rows(rows);
   check_size(u, 0, some.n);
   if (some.n == 0) return;
-  const cuda::StepParams p = cuda::step_params(state, tokens, some, layer, advance);
-  const DeviceGuard guard(ring.device, "short_range_step", u);
-  check_cuda(cuda::launch_short_range_step(p, current_stream(ring.device)), "short_range_step", u,
-             ring.device);
+  check_grid(some.n, 1);
+  const cuda::ApplyParams p = cuda::apply_params(state, tokens, some, layer, advance);
+  const DeviceGuard guard(ring.device, "apply_step", u);
+  check_cuda(cuda::launch_apply_step(p, current_stream(ring.device)), "apply_step", u, ring.device);
 }
 
 void future_fill(Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions, OptionalTensor rows,
@@ -188,8 +241,7 @@ void future_fill(Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions, 
   state.length = length;
   const cuda::Rows some = ring.rows(rows);
   if (some.n == 0 || ring.layers == 0 || first_channel == last_channel) return;
-  STD_TORCH_CHECK(some.n < 65536 && ring.layers < 65536,
-                  "expected fewer than 65536 rows and layers, got ", some.n, " and ", ring.layers);
+  check_grid(some.n, ring.layers);
   const cuda::FillParams p =
       cuda::fill_params(state, to_level(level), some, first_channel, last_channel);
   const DeviceGuard guard(ring.device, "future_fill", ring.view);
@@ -246,7 +298,8 @@ void spectrum_products(Tensor values_, Tensor kept_, Tensor spectra_, Tensor pos
 std::string cuda_architectures() { return kArchitectures; }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CUDA, m) {
-  m.impl("short_range_step", TORCH_BOX(&short_range_step));
+  m.impl("history", TORCH_BOX(&history));
+  m.impl("apply_step", TORCH_BOX(&apply_step));
   m.impl("future_fill", TORCH_BOX(&future_fill));
   m.impl("spectrum_products", TORCH_BOX(&spectrum_products));
 }

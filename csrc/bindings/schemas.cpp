@@ -10,6 +10,7 @@
 //   skip      (layers, C)
 //   undo      (layers, B, tiles, W), token_at (layers, B) int64 (state/tensors.py)
 //   positions (B,) int64, rows (R,) int64, -1 marks a padding row
+//   token_at  (layers, B) int64; undo (layers, B, tiles, W); history (layers, B, W)
 //   work      (B, side by side, rows, 2, W), the CPU's transforms of levels with slack under way
 //   levels    (n, 11) int64 on the CPU whatever the device, smallest block first: block, radix,
 //             transform, n_spectra, kept_offset, spectra_offset, late, steps, extra, work_offset,
@@ -19,11 +20,16 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
-  // one token of one layer, on a GPU
+  // a token of all layers on a GPU before its input is known: its position, its pending output,
+  // and that with what the block's older inputs add
   m.def(
-      "short_range_step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, "
-      "Tensor taps, Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
-      "int channels_per_filter) -> ()");
+      "history(Tensor ring, Tensor taps, Tensor positions, Tensor? rows, Tensor(a!) token_at, "
+      "Tensor(b!) undo, Tensor(c!) history, int channels_per_filter) -> ()");
+  // one layer of that token; with `advance` the rows' positions move on
+  m.def(
+      "apply_step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, "
+      "Tensor taps, Tensor? skip, Tensor history, Tensor token_at, Tensor(c!) positions, "
+      "Tensor? rows, int layer, bool advance, int channels_per_filter) -> ()");
   // the fill of a level of all layers, of channels first_channel .. last_channel - 1: on the CPU
   // all of them, of a plain level
   m.def(
@@ -75,10 +81,11 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   // outputs start .. stop-1 of whole sequences. u (B, D, P), h (G, L), y (B, D, stop - start)
   m.def("offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block) -> ()");
   // the layers of one token between two long convolutions (nn/token/program.py writes the program).
-  // program (n, 11) int64, ids (B, 1) int64, weights and scratch flat float32, seen (B,) int64
+  // program (n, 11) int64, ids (B, 1) int64, weights and scratch flat float32, progress (1,) int64,
+  // one more when all of it has run
   m.def(
       "token_segment(Tensor program, Tensor ids, Tensor weights, Tensor(a!) scratch, "
-      "Tensor(b!) seen) -> ()");
+      "Tensor(b!) progress) -> ()");
   m.def("dense_panel() -> int");  // outputs per panel of packed weights
   // instruction set of the CPU engine and its lanes for float32 and float64 state
   m.def("cpu_lanes(bool float64) -> int");

@@ -84,13 +84,31 @@ FF_INLINE V exp_negative(V x) {
   return p * power;
 }
 
-// silu(x) = x / (1 + exp(-x)), with exp of -|x| only
-FF_INLINE V silu(V x) {
+// x / (1 + exp(-z)), with exp of -|z| only
+FF_INLINE V times_sigmoid(V x, V z) {
   const V zero{};
-  const V magnitude = x > zero ? x : -x;
+  const V magnitude = z > zero ? z : -z;
   const V e = exp_negative(-magnitude);
-  const V numerator = x > zero ? broadcast(1.0f) : e;
+  const V numerator = z > zero ? broadcast(1.0f) : e;
   return x * numerator / (e + 1.0f);
+}
+
+template <bool kGelu>
+FF_INLINE V activation(V x) {
+  if constexpr (!kGelu) return times_sigmoid(x, x);
+  // x/2 (1 + tanh(z/2)) = x / (1 + exp(-z)), z = 2 sqrt(2/pi) (x + 0.044715 x^3)
+  return times_sigmoid(x, (x * x * 0.0713548163f + 1.59576912f) * x);
+}
+
+template <bool kGelu>
+void gate_row(const float* x, const float* up, float* y, int64_t n) {
+  int64_t i = 0;
+  for (; i + W <= n; i += W) store(y + i, activation<kGelu>(load(x + i)) * load(up + i));
+  if (i == n) return;
+  float a[W] = {}, b[W] = {};
+  for (int64_t j = i; j < n; ++j) a[j - i] = x[j], b[j - i] = up[j];
+  store(a, activation<kGelu>(load(a)) * load(b));
+  for (int64_t j = i; j < n; ++j) y[j] = a[j - i];
 }
 
 }  // namespace
@@ -116,26 +134,24 @@ void rms_norm(const float* x, float* y, const float* weight, int64_t n, float ep
   for (i = 0; i < n; ++i) y[i] = x[i] * scale * weight[i];
 }
 
-void short_conv(const float* x, float* y, float* ring, const float* weight, int64_t channels,
-                int64_t taps, int64_t newest) {
-  float* slot = ring + newest * channels;
-  for (int64_t c = 0; c < channels; ++c) slot[c] = x[c];
+void short_conv(const float* x, float* y, float* inputs, const float* weight, int64_t channels,
+                int64_t taps) {
   for (int64_t c = 0; c < channels; ++c) y[c] = x[c] * weight[c];
-  for (int64_t s = 1; s < taps; ++s) {
-    const float* past = ring + (newest + taps - s) % taps * channels;
+  float* slot = inputs;
+  for (int64_t s = taps - 1; s > 0; --s, slot += channels) {
+    const float* past = slot + channels;
     const float* tap = weight + s * channels;
-    for (int64_t c = 0; c < channels; ++c) y[c] += past[c] * tap[c];
+    for (int64_t c = 0; c < channels; ++c) {
+      const float value = past[c];
+      slot[c] = value;
+      y[c] += value * tap[c];
+    }
   }
+  for (int64_t c = 0; c < channels; ++c) slot[c] = x[c];
 }
 
-void gate(const float* x, const float* up, float* y, int64_t n) {
-  int64_t i = 0;
-  for (; i + W <= n; i += W) store(y + i, silu(load(x + i)) * load(up + i));
-  if (i == n) return;
-  float a[W] = {}, b[W] = {};
-  for (int64_t j = i; j < n; ++j) a[j - i] = x[j], b[j - i] = up[j];
-  store(a, silu(load(a)) * load(b));
-  for (int64_t j = i; j < n; ++j) y[j] = a[j - i];
+void gate(const float* x, const float* up, float* y, int64_t n, bool gelu) {
+  gelu ? gate_row<true>(x, up, y, n) : gate_row<false>(x, up, y, n);
 }
 
 }  // namespace FF_ISA

@@ -20,11 +20,11 @@ struct DenseEngine {
   void (*dense)(const DenseParams&, int64_t panel_begin, int64_t panel_end);
   // one row: y = x / sqrt(mean(x^2) + eps) * weight
   void (*rms_norm)(const float* x, float* y, const float* weight, int64_t n, float eps);
-  // one row: x into slot `newest` of ring (taps, C); y = sum_s weight[s] x_{t-s}
-  void (*short_conv)(const float* x, float* y, float* ring, const float* weight, int64_t channels,
-                     int64_t taps, int64_t newest);
-  // one row: y = silu(x) * up
-  void (*gate)(const float* x, const float* up, float* y, int64_t n);
+  // one row: x behind the last inputs (taps, C), oldest first; y = sum_s weight[s] x_{t-s}
+  void (*short_conv)(const float* x, float* y, float* inputs, const float* weight, int64_t channels,
+                     int64_t taps);
+  // one row: y = silu(x) * up, or gelu with tanh
+  void (*gate)(const float* x, const float* up, float* y, int64_t n, bool gelu);
 };
 
 }  // namespace futurefill

@@ -8,17 +8,17 @@
 
 namespace futurefill {
 
-#define FF_DECLARE(isa)                                                                   \
-  namespace isa {                                                                         \
-  void short_range_step(const StepParams&, int64_t, int64_t);                             \
-  void future_fill(const FillParams&, int64_t, int64_t);                                  \
-  int64_t fill_stages(const StageParams&);                                                \
-  void fill_stage(const StageParams&, int64_t, int64_t, int64_t);                         \
-  void offline_conv(const ConvParams&, int64_t, int64_t);                                 \
-  void dense(const DenseParams&, int64_t, int64_t);                                       \
-  void rms_norm(const float*, float*, const float*, int64_t, float);                      \
-  void short_conv(const float*, float*, float*, const float*, int64_t, int64_t, int64_t); \
-  void gate(const float*, const float*, float*, int64_t);                                 \
+#define FF_DECLARE(isa)                                                          \
+  namespace isa {                                                                \
+  void short_range_step(const StepParams&, int64_t, int64_t);                    \
+  void future_fill(const FillParams&, int64_t, int64_t);                         \
+  int64_t fill_stages(const StageParams&);                                       \
+  void fill_stage(const StageParams&, int64_t, int64_t, int64_t);                \
+  void offline_conv(const ConvParams&, int64_t, int64_t);                        \
+  void dense(const DenseParams&, int64_t, int64_t);                              \
+  void rms_norm(const float*, float*, const float*, int64_t, float);             \
+  void short_conv(const float*, float*, float*, const float*, int64_t, int64_t); \
+  void gate(const float*, const float*, float*, int64_t, bool);                  \
   }
 
 FF_DECLARE(portable)

@@ -11,7 +11,8 @@ namespace futurefill::cuda {
 // Asynchronous on the stream; the error is that of the launch.
 cudaError_t launch_future_fill(const FillParams& params, cudaStream_t stream);
 cudaError_t launch_spectrum_products(const ProductParams& params, cudaStream_t stream);
-cudaError_t launch_short_range_step(const StepParams& params, cudaStream_t stream);
+cudaError_t launch_history(const HistoryParams& params, cudaStream_t stream);
+cudaError_t launch_apply_step(const ApplyParams& params, cudaStream_t stream);
 cudaError_t launch_prefill_inputs(const InputsParams& params, cudaStream_t stream);
 cudaError_t launch_prefill_outputs(const OutputsParams& params, cudaStream_t stream);
 

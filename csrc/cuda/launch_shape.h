@@ -7,8 +7,8 @@
 #include <type_traits>
 
 #include "fill_config.h"
+#include "history_config.h"
 #include "params.h"
-#include "step_config.h"
 
 namespace futurefill::cuda {
 
@@ -99,35 +99,66 @@ inline auto products_arguments(const ProductParams& p) {
   return std::tuple(p.values, p.kept, p.spectra, p.positions, p.rows, p.shape);
 }
 
-// short_range_step<Io, rows per thread block, whether filters serve several channels>
+// history<rows of a warp, lanes with channels, taps at a time, whether filters serve several
+// channels>
 
 template <class F>
-void choose_step(const StepParams& p, F&& f) {
-  const StepShape& a = p.shape;
+void choose_history(const HistoryParams& p, F&& f) {
+  const HistoryShape& a = p.shape;
+  const auto with = [&](auto rows, auto vectors, auto unroll) {
+    return a.channels_per_filter > 1 ? f(rows, vectors, unroll, Constant<true>{})
+                                     : f(rows, vectors, unroll, Constant<false>{});
+  };
+  if (history_config(a.n_rows, a.lanes, p.layers).rows == 1) {
+    return with(Constant<kOneRow.rows>{}, Constant<kOneRow.vectors>{}, Constant<kOneRow.unroll>{});
+  }
+  return with(Constant<kSeveralRows.rows>{}, Constant<kSeveralRows.vectors>{},
+              Constant<kSeveralRows.unroll>{});
+}
+
+constexpr LaunchShape history_launch(const HistoryParams& p) {
+  const HistoryShape& a = p.shape;
+  const HistoryConfig config = history_config(a.n_rows, a.lanes, p.layers);
+  return {
+      {tiles(a.lanes, kHistoryWarps * config.channels()), tiles(a.n_rows, config.rows), p.layers},
+      32 * kHistoryWarps,
+      0};
+}
+
+inline auto history_arguments(const HistoryParams& p) {
+  return std::tuple(p.ring, p.taps, p.positions, p.rows, p.token_at, p.undo, p.history, p.shape);
+}
+
+// apply_step<Io, neighbouring channels of a thread>
+
+constexpr int kApplyThreads = 128, kApplyVector = 4;
+
+// Whether every row starts at a whole vector.
+inline bool apply_in_vectors(const ApplyParams& p) {
+  const ApplyShape& a = p.shape;
+  const int64_t bytes = kApplyVector * (p.io == IoType::kFloat32 ? 4 : 2);
+  const auto whole = [&](const void* tensor, int64_t row) {
+    return reinterpret_cast<intptr_t>(tensor) % bytes == 0 && row % kApplyVector == 0;
+  };
+  return a.channels % kApplyVector == 0 && whole(p.u, a.u_row) && whole(p.pre, a.pre_row) &&
+         whole(p.post, a.post_row) && whole(p.y, a.y_row);
+}
+
+template <class F>
+void choose_apply(const ApplyParams& p, F&& f) {
   choose_io(p.io, [&](auto io) {
-    const auto with_rows = [&](auto rows) {
-      return a.channels_per_filter > 1 ? f(io, rows, Constant<true>{})
-                                       : f(io, rows, Constant<false>{});
-    };
-    switch (step_rows(a.n_rows, a.channels)) {
-      case 1:
-        return with_rows(Constant<1>{});
-      case 2:
-        return with_rows(Constant<2>{});
-      default:
-        return with_rows(Constant<kStepMaxRows>{});
-    }
+    return apply_in_vectors(p) ? f(io, Constant<kApplyVector>{}) : f(io, Constant<1>{});
   });
 }
 
-constexpr LaunchShape step_launch(const StepShape& a) {
-  return {{tiles(a.channels, kStepChannels), tiles(a.n_rows, step_rows(a.n_rows, a.channels)), 1},
-          step_threads(a.taps),
-          0};
+inline LaunchShape apply_launch(const ApplyParams& p) {
+  const int vector = apply_in_vectors(p) ? kApplyVector : 1;
+  return {{tiles(p.shape.channels, kApplyThreads * vector), p.n_rows, 1}, kApplyThreads, 0};
 }
 
-inline auto step_arguments(const StepParams& p) {
-  return std::tuple(p.u, p.pre, p.post, p.y, p.ring, p.taps, p.skip, p.positions, p.rows, p.shape);
+inline auto apply_arguments(const ApplyParams& p) {
+  return std::tuple(p.u, p.pre, p.post, p.y, p.ring, p.taps, p.skip, p.history, p.token_at,
+                    p.positions, p.rows, p.shape);
 }
 
 // prefill_inputs<Io> and prefill_outputs<Io>

@@ -33,25 +33,41 @@ struct FillParams {
   FillShape shape;
 };
 
-struct StepShape {
-  int64_t u_row, pre_row, post_row, y_row;  // row strides in values
-  int64_t ring_row;
+struct HistoryShape {
+  int64_t ring_row;  // values of a batch row
   int64_t lanes, filter_lanes;
   int64_t slots;  // positions from here on are refused
-  int32_t n_rows, channels, channels_per_filter;
-  int32_t batch, taps, advance;
+  int32_t n_rows, batch, taps, channels_per_filter;
 };
 
-struct StepParams {
+struct HistoryParams {
+  const float *ring, *taps;
+  const int64_t *positions, *rows;  // rows: (n_rows,) or null for all
+  int64_t* token_at;                // (layers, batch)
+  float *undo, *history;            // (layers, batch, lanes)
+  int64_t layers;
+  HistoryShape shape;
+};
+
+struct ApplyShape {
+  int64_t u_row, pre_row, post_row, y_row;  // row strides in values
+  int64_t ring_row, lanes;
+  int64_t slots;  // positions from here on are refused
+  int32_t batch, channels, channels_per_filter, advance;
+};
+
+struct ApplyParams {
   const void *u, *pre, *post;  // pre and post or null
   void* y;
-  float* ring;         // of the layer
-  const float* taps;   // of the layer
-  const float* skip;   // of the layer, or null
-  int64_t* positions;  // (batch,)
-  const int64_t* rows;
+  float* ring;               // of the layer, as all that follow
+  const float *taps, *skip;  // skip or null
+  const float* history;      // (batch, lanes)
+  const int64_t* token_at;   // (batch,)
+  int64_t* positions;        // (batch,)
+  const int64_t* rows;       // (n_rows,) or null for all
+  int64_t n_rows;
   IoType io;
-  StepShape shape;
+  ApplyShape shape;
 };
 
 // Sizes and strides, in values, of one layer's spectrum products.

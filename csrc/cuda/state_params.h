@@ -10,12 +10,14 @@ namespace futurefill::cuda {
 
 // Contiguous float32 tensors of a stream and their sizes.
 struct State {
-  float* ring;           // (layers, batch, slots, lanes)
-  float* kept;           // (layers, batch, kept_rows, 2, lanes)
-  const float* spectra;  // (layers, spectra_rows, 2, filter_lanes)
-  const float* taps;     // (layers, n_taps, filter_lanes)
-  const float* skip;     // (layers, lanes) or null
-  int64_t* positions;    // (batch,)
+  float* ring;            // (layers, batch, slots, lanes)
+  float* kept;            // (layers, batch, kept_rows, 2, lanes)
+  const float* spectra;   // (layers, spectra_rows, 2, filter_lanes)
+  const float* taps;      // (layers, n_taps, filter_lanes)
+  const float* skip;      // (layers, lanes) or null
+  int64_t* positions;     // (batch,)
+  int64_t* token_at;      // (layers, batch)
+  float *undo, *history;  // (layers, batch, lanes)
   int64_t layers, batch, slots, lanes;
   int64_t kept_rows, spectra_rows, n_taps, filter_lanes;
   int64_t channels_per_filter;
@@ -108,24 +110,44 @@ inline ProductParams product_params(const State& s, const Level& level, void* va
   return p;
 }
 
+// Of all layers.
+inline HistoryParams history_params(const State& s, Rows rows) {
+  HistoryParams p{};
+  HistoryShape& a = p.shape;
+  a.ring_row = s.slots * s.lanes;
+  a.lanes = s.lanes;
+  a.filter_lanes = s.filter_lanes;
+  a.slots = s.slots;
+  a.n_rows = int32_t(rows.n);
+  a.batch = int32_t(s.batch);
+  a.taps = int32_t(s.n_taps);
+  a.channels_per_filter = int32_t(s.channels_per_filter);
+  p.ring = s.ring;
+  p.taps = s.taps;
+  p.positions = s.positions;
+  p.rows = rows.at;
+  p.token_at = s.token_at;
+  p.undo = s.undo;
+  p.history = s.history;
+  p.layers = s.layers;
+  return p;
+}
+
 // advance: whether the positions move on.
-inline StepParams step_params(const State& s, const Tokens& tokens, Rows rows, int64_t layer,
-                              bool advance) {
-  StepParams p{};
-  StepShape& a = p.shape;
+inline ApplyParams apply_params(const State& s, const Tokens& tokens, Rows rows, int64_t layer,
+                                bool advance) {
+  ApplyParams p{};
+  ApplyShape& a = p.shape;
   a.u_row = tokens.u_row;
   a.pre_row = tokens.pre_row;
   a.post_row = tokens.post_row;
   a.y_row = tokens.y_row;
   a.ring_row = s.slots * s.lanes;
   a.lanes = s.lanes;
-  a.filter_lanes = s.filter_lanes;
   a.slots = s.slots;
-  a.n_rows = int32_t(rows.n);
+  a.batch = int32_t(s.batch);
   a.channels = int32_t(tokens.channels);
   a.channels_per_filter = int32_t(s.channels_per_filter);
-  a.batch = int32_t(s.batch);
-  a.taps = int32_t(s.n_taps);
   a.advance = advance;
   p.u = tokens.u;
   p.pre = tokens.pre;
@@ -134,8 +156,11 @@ inline StepParams step_params(const State& s, const Tokens& tokens, Rows rows, i
   p.ring = s.ring + layer * s.batch * a.ring_row;
   p.taps = s.taps + layer * s.n_taps * s.filter_lanes;
   p.skip = s.skip ? s.skip + layer * s.lanes : nullptr;
+  p.history = s.history + layer * s.batch * s.lanes;
+  p.token_at = s.token_at + layer * s.batch;
   p.positions = s.positions;
   p.rows = rows.at;
+  p.n_rows = rows.n;
   p.io = tokens.io;
   return p;
 }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,9 +20,8 @@ from .checks import (
     check_prefill,
     check_room,
     check_sizes,
-    check_state_dict,
     checked_input,
-    plain,
+    crop_lengths,
 )
 from .construct import choose, make_state
 from .fills import Fills
@@ -31,7 +29,8 @@ from .history import History
 from .positions import Positions
 from .prompt import Call, Prefill
 from .replay import move_rows
-from .rows import reorder, restore, rewind, state_dict, take_back
+from .rows import reorder, rewind, take_back
+from .saved import check_state_dict, fingerprint, held_prompts, restore, state_dict
 
 
 class _Token(NamedTuple):
@@ -86,7 +85,7 @@ class FutureFillCache:
         sizes = check_sizes(layers, batch_size, max_new_tokens, channels, skip)
         self.dtype = check_dtype(layers[0].dtype if dtype is None else dtype)
         self.device = layers[0].device if device is None else torch.empty(0, device=device).device
-        spectra = check_spectra_dtype(spectra_dtype, self.dtype)
+        spectra = self._spectra_dtype = check_spectra_dtype(spectra_dtype, self.dtype)
         self._implementation, self.plan = choose(
             sizes, plan, impl, self.device, self.dtype, spectra_dtype
         )
@@ -105,6 +104,8 @@ class FutureFillCache:
         self._positions = Positions(batch_size, max_new_tokens)
         self._prefill.open(range(batch_size), stale=False)
         self._next_layer, self._token, self._capturing = 0, _Token(None), False
+        #: Tokens and prompt calls that are finished.
+        self.calls = 0
         # of a token: whether it is replayed, and whether its fills are being launched
         self._replaying = self._filling = False
         # what was held of prompts before the call that is under way
@@ -134,6 +135,11 @@ class FutureFillCache:
     def positions(self) -> Tensor:
         """(B,) int64: positions taken since the prompt."""
         return torch.tensor(self._positions.rows, dtype=torch.int64, device="cpu")
+
+    @property
+    def taken(self) -> list[int]:
+        """``positions`` as a list, not to be changed."""
+        return self._positions.rows
 
     @property
     def nbytes(self) -> int:
@@ -187,8 +193,8 @@ class FutureFillCache:
             or u_t.requires_grad
         ):
             check_input("u_t", u_t, shape, self.dtype, self.device)
-        if u_t.is_neg() or not u_t.is_contiguous():
-            u_t = plain(u_t)
+        if not u_t.is_contiguous():
+            u_t = u_t.contiguous()
         if pre is not None:
             pre = checked_input("pre", pre, shape, dtype, device)
         if post is not None:
@@ -203,11 +209,8 @@ class FutureFillCache:
                 or out.requires_grad
             ):
                 check_input("out", out, shape, self.dtype, self.device)
-            if out.is_neg() or not out.is_contiguous():
-                raise ValueError(
-                    f"expected out to be contiguous and not a negated view, got strides "
-                    f"{out.stride()}{', negated' if out.is_neg() else ''}"
-                )
+            if not out.is_contiguous():
+                raise ValueError(f"expected out to be contiguous, got strides {out.stride()}")
         if layer == 0:
             if (self._next_layer or self._replaying) and not self._capturing:
                 self.abort()
@@ -289,6 +292,7 @@ class FutureFillCache:
         if layer == self._last_layer:
             self._move({row: positions[row] + taken for row, taken in in_stream.items()})
             self._next_layer = 0
+            self.calls += 1
         return y
 
     def reset(self, rows: Rows | None = None) -> None:
@@ -306,7 +310,8 @@ class FutureFillCache:
     def clone(self) -> FutureFillCache:
         """An independent cache in the same state; prepared filters are shared."""
         self._fills.join()
-        other = copy.copy(self)
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
         other._state = self._state.clone()
         other._step = self._implementation.make_step(other._state)
         other._history = History(other._state, self._implementation)
@@ -325,34 +330,65 @@ class FutureFillCache:
         self._positions.reorder(row_list)
         self._prefill.reorder(row_list)
 
-    def crop(self, length: int) -> None:
-        """Take back all positions from ``length`` on (counted since the prompt), in every row."""
+    __copy__ = clone
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FutureFillCache:
+        return self.clone()
+
+    def __reduce__(self) -> tuple[Callable[..., FutureFillCache], tuple[Any, ...]]:
+        """What pickle writes: filters, options, and the state as ``state_dict`` saves it."""
+        if self._fills.stream is not None:
+            raise TypeError("a cache with a fill_stream cannot be pickled: streams are a process's")
+        skip = self._state.skip
+        options = {
+            "channels": self.channels,
+            "skip": None if skip is None else skip[:, : self.channels].clone(),
+            "plan": self.plan,
+            "impl": self.impl,
+            "device": self.device,
+            "dtype": self.dtype,
+            "spectra_dtype": self._spectra_dtype,
+        }
+        sizes = (self.batch_size, self.max_new_tokens)
+        return _unpickled, (self._prefill.filters, *sizes, options, self.state_dict())
+
+    def crop(self, length: int | Sequence[int] | Tensor) -> None:
+        """Take back all positions from ``length`` on, counted since the prompt.
+
+        length: of every row, or (B,) one for each.
+        """
         self._between_tokens("crop")
-        if length < 0:
-            raise ValueError(f"expected length >= 0, got {length}")
-        positions = self._positions.rows
-        self._move({row: length for row, p in enumerate(positions) if p > length})
+        lengths = crop_lengths(length, self.batch_size)
+        here = zip(self._positions.rows, lengths, strict=True)
+        self._move({row: n for row, (p, n) in enumerate(here) if p > n})
 
     def state_dict(self) -> dict[str, Tensor]:
         """What determines the state, independent of plan, implementation and device.
 
         inputs: (layers, B, D, n), gated inputs since the prompt, n the largest position.
         prompt_fill: (layers, B, D, N), what the prompt adds to each position. positions: (B,)
-        int64.
+        int64. fingerprint: (layers, 6) of filters and skip. in_prompt: (B,) bool, rows that wait
+        for their first step; of those that have begun their prompt open_prompt.ROW (layers, D, P),
+        its gated inputs.
         """
         self._between_tokens("state_dict")
         self._prefill.clean(range(self.batch_size))
-        return state_dict(self._state, self.positions)
+        held = self._prefill.held(range(self.batch_size))
+        return state_dict(self._state, self.positions, self._prints(), held)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what ``state_dict`` of a cache with equal filters and sizes returned."""
+        """Take over what ``state_dict`` of a cache with equal filters and sizes returned.
+
+        ValueError where sizes, filters or skip are others.
+        """
         sizes = (self.layers, self.batch_size, self.channels, self.max_new_tokens)
-        inputs, filled, positions = check_state_dict(state, sizes, self._state.ring.dtype)
+        check_state_dict(state, sizes, self._state.ring.dtype, self._prints())
         self._forget_call()
         self._fills.join()
         self._prefill.replaced()
-        restore(self._state, inputs, filled)
-        self._move(dict(enumerate(positions.tolist())))
+        restore(self._state, state)
+        self._move(dict(enumerate(state["positions"].tolist())))
+        self._prefill.reopen(held_prompts(state, self._state))
 
     @contextmanager
     def capture(self) -> Iterator[None]:
@@ -408,6 +444,7 @@ class FutureFillCache:
         else:
             self._positions.advance(range(self.batch_size) if rows is None else rows)
         self._replaying = self._filling = False
+        self.calls += 1
 
     def sum_history(self, stream: torch.cuda.Stream | None = None) -> None:
         """Launch now what layer 0 of the next token of all rows would launch first: the sums over
@@ -462,6 +499,13 @@ class FutureFillCache:
             f"of {self.layers}, got {layer}"
         )
 
+    def _prints(self) -> Tensor:
+        """What tells these filters and skip from others."""
+        skip = self._state.skip
+        return fingerprint(
+            self._prefill.filters, None if skip is None else skip[:, : self.channels]
+        )
+
     def _forget_call(self) -> None:
         """No token or prompt call is under way."""
         self._next_layer, self._replaying, self._filling = 0, False, False
@@ -485,3 +529,15 @@ class FutureFillCache:
         """Rows to new positions, from the inputs that are stored."""
         move_rows(self._state, self._implementation, targets)
         self._positions.update(targets)
+
+
+def _unpickled(
+    filters: Sequence[Tensor],
+    batch_size: int,
+    max_new_tokens: int,
+    options: dict[str, Any],
+    state: dict[str, Tensor],
+) -> FutureFillCache:
+    cache = FutureFillCache(filters, batch_size, max_new_tokens, **options)
+    cache.load_state_dict(state)
+    return cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,16 +82,9 @@ def check_input(
 def checked_input(
     name: str, x: Tensor, shape: torch.Size, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """The same values, contiguous; the whole check only where a part of it fails."""
+    """The same tensor, contiguous; the whole check only where a part of it fails."""
     if x.shape != shape or x.dtype is not dtype or x.device != device or x.requires_grad:
         check_input(name, x, shape, dtype, device)
-    return plain(x)
-
-
-def plain(x: Tensor) -> Tensor:
-    """The same values where their address says they are: contiguous, no negation outstanding."""
-    if x.is_neg():
-        x = x.resolve_neg()
     return x if x.is_contiguous() else x.contiguous()
 
 
@@ -113,37 +106,13 @@ def check_prefill(
             check_input(name, x, (*sizes, u.shape[2]), dtype, device)
 
 
-def check_state_dict(
-    state: Mapping[str, Tensor], sizes: tuple[int, int, int, int], dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, prompt fill and positions of a state_dict that fits a cache.
-
-    sizes: (layers, B, D, N). dtype: of its state.
-    """
-    expected = {"inputs", "prompt_fill", "positions"}
-    if set(state) != expected:
-        raise ValueError(f"expected state with keys {sorted(expected)}, got {sorted(state)}")
-    inputs, filled, positions = state["inputs"], state["prompt_fill"], state["positions"]
-    *front, length = sizes
-    batch = sizes[1]
-    if filled.shape != (*front, length):
+def crop_lengths(length: int | Sequence[int] | Tensor, batch_size: int) -> list[int]:
+    """A length for every row from one for all, or (B,)."""
+    if isinstance(length, Tensor):
+        length = length.tolist()
+    lengths = [length] * batch_size if isinstance(length, int) else [int(n) for n in length]
+    if len(lengths) != batch_size or min(lengths) < 0:
         raise ValueError(
-            f"expected prompt_fill (layers, B, D, N) = {(*front, length)}, "
-            f"got {tuple(filled.shape)}"
+            f"expected length >= 0 of all rows, or (B,) = ({batch_size},) of them, got {length}"
         )
-    if positions.shape != (batch,) or positions.dtype != torch.int64:
-        raise ValueError(
-            f"expected positions (B,) = ({batch},) of int64, "
-            f"got {tuple(positions.shape)} of {positions.dtype}"
-        )
-    if int(positions.min()) < 0 or int(positions.max()) > length:
-        raise ValueError(f"expected positions in 0 .. {length}, got {positions.tolist()}")
-    if inputs.shape != (*front, int(positions.max())):
-        raise ValueError(
-            f"expected inputs (layers, B, D, n) = {(*front, int(positions.max()))}, "
-            f"got {tuple(inputs.shape)}"
-        )
-    for name, tensor in (("inputs", inputs), ("prompt_fill", filled)):
-        if tensor.dtype != dtype:
-            raise TypeError(f"expected {name} of dtype {dtype}, got {tensor.dtype}")
-    return inputs, filled, positions
+    return lengths

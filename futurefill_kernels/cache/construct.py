@@ -13,6 +13,7 @@ from ..implementations.select import check_plan, resolve
 from ..plan import Plan
 from ..planning.make_plan import make_plan
 from ..planning.memory import check_memory
+from ..state.layout import Layout
 from ..state.tensors import StreamState, allocate, state_nbytes
 from .checks import Sizes
 
@@ -66,15 +67,20 @@ def make_state(
     Raises MemoryError before anything is allocated when the device cannot hold it.
     """
     dtype, device = filters[0].dtype, filters[0].device
-    layout = implementation.make_layout(sizes.channels, sizes.groups, dtype, plan)
-    needed = state_nbytes(
-        plan,
-        layout,
-        layers=sizes.layers,
-        batch_size=sizes.batch_size,
-        itemsize=dtype.itemsize,
-        spectra_itemsize=spectra_dtype.itemsize,
-    )
-    check_memory(needed, device)
-    make_spectra = implementation.make_spectra
+
+    def layout_of(plan: Plan) -> Layout:
+        return implementation.make_layout(sizes.channels, sizes.groups, dtype, plan)
+
+    def nbytes(batch_size: int, plan: Plan) -> int:
+        return state_nbytes(
+            plan,
+            layout_of(plan),
+            layers=sizes.layers,
+            batch_size=batch_size,
+            itemsize=dtype.itemsize,
+            spectra_itemsize=spectra_dtype.itemsize,
+        )
+
+    check_memory(nbytes, sizes.batch_size, plan, device)
+    make_spectra, layout = implementation.make_spectra, layout_of(plan)
     return allocate(plan, layout, make_spectra, filters, sizes.batch_size, skip, spectra_dtype)

@@ -53,7 +53,7 @@ class Prefill:
     def __init__(
         self, state: StreamState, implementation: Implementation, filters: Sequence[Tensor]
     ) -> None:
-        self._state, self._implementation, self._filters = state, implementation, filters
+        self._state, self._implementation, self.filters = state, implementation, filters
         # per row that waits for its first step, and layer, the gated inputs (D, P) so far
         self._held: dict[int, list[Tensor | None]] = {}
         # rows whose tensors are of an earlier stream: a prompt writes over them, a step needs zeros
@@ -69,7 +69,7 @@ class Prefill:
         stale: whether the state may hold something of them, which a prompt or ``clean`` removes.
         """
         for row in rows:
-            self._held[row] = [None] * len(self._filters)
+            self._held[row] = [None] * len(self.filters)
             if stale:
                 self._stale.add(row)
 
@@ -121,7 +121,7 @@ class Prefill:
 
     def clone(self, state: StreamState) -> Prefill:
         """The same for a cloned state."""
-        other = Prefill(state, self._implementation, self._filters)
+        other = Prefill(state, self._implementation, self.filters)
         other._held = {row: list(x) for row, x in self._held.items()}
         other._stale = set(self._stale)
         return other
@@ -156,7 +156,7 @@ class Prefill:
             if past is not None:
                 held[r, :, : seen[r]] = past
         prompt_by_fft(
-            self._state, self._filters[call.layer], call.u, call.pre, call.post, y, held, seen,
+            self._state, self.filters[call.layer], call.u, call.pre, call.post, y, held, seen,
             call.lengths, call.layer, call.rows, *kernels,
         )  # fmt: skip
         # only now: a call that runs out of memory can be repeated
@@ -205,7 +205,7 @@ class Prefill:
         nothing of size P stays in the state.
         """
         state, total, length = self._state, x.shape[2], self._state.plan.length
-        result = fast_conv_range(x, self._filters[call.layer], first, total + length)
+        result = fast_conv_range(x, self.filters[call.layer], first, total + length)
         for r, (row, end) in enumerate(zip(call.rows, ends, strict=True)):
             filled = result[r, :, end - first : end - first + length]
             state.prompt_fill[call.layer, row] = to_tiles(filled, state.layout)
@@ -221,7 +221,7 @@ class Prefill:
         state.ring[layer, rows, :, position:stop] = to_tiles(x, state.layout)
         inputs = from_tiles(state.ring[layer, rows, :, :stop], state.layout)
         filled = from_tiles(state.prompt_fill[layer, rows, :, position:stop], state.layout)
-        return filled + fast_conv_range(inputs, self._filters[layer], position, stop)
+        return filled + fast_conv_range(inputs, self.filters[layer], position, stop)
 
     def _earlier(self, call: Call) -> tuple[list[Tensor | None], list[int]]:
         """What is held of each row's prompt, and how many positions that are."""

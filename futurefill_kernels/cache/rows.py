@@ -1,4 +1,4 @@
-"""What happens to whole rows of a state: forgotten, reordered, saved and restored."""
+"""What happens to whole rows of a state: forgotten, reordered, taken back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..state.layout import from_tiles, to_tiles
 from ..state.tensors import StreamState, copy_rows
 
 
@@ -40,10 +39,10 @@ def take_back(state: StreamState, rows: Sequence[int], positions: Sequence[int])
     device = state.ring.device
     index = torch.tensor(rows, dtype=torch.int64, device=device)
     at = torch.tensor(positions, dtype=torch.int64, device=device)
-    begun = (state.token_at[:, index] == at)[..., None, None]  # (layers, R, 1, 1)
+    begun = (state.token_at[:, index] == at) & (at < state.length)  # (layers, R)
     slot = at.clamp(max=state.length - 1)  # a full row has begun nothing
     now = state.ring[:, index, :, slot].transpose(0, 1)  # (layers, R, tiles, lanes)
-    pending = torch.where(begun, state.undo[:, index], now)
+    pending = torch.where(begun[..., None, None], state.undo[:, index], now)
     state.ring[:, index, :, slot] = pending.transpose(0, 1)
     state.positions[index] = at
     state.token_at[:, index] = -1
@@ -56,21 +55,3 @@ def reorder(state: StreamState, rows: Sequence[int]) -> None:
     for tensor in (state.work, state.positions):
         tensor.copy_(tensor[list(rows)])
     state.token_at.fill_(-1)
-
-
-def state_dict(state: StreamState, positions: Tensor) -> dict[str, Tensor]:
-    """See ``FutureFillCache.state_dict``. positions: (B,) int64 on the CPU."""
-    inputs = from_tiles(state.ring[..., : int(positions.max()), :], state.layout)
-    taken = torch.arange(inputs.shape[-1], device="cpu") < positions[:, None, None]
-    return {
-        "inputs": inputs * taken.to(inputs.device),
-        "prompt_fill": from_tiles(state.prompt_fill, state.layout).clone(),
-        "positions": positions,
-    }
-
-
-def restore(state: StreamState, inputs: Tensor, prompt_fill: Tensor) -> None:
-    """Write what determines a state; ``replay`` does the rest. Shapes as in ``state_dict``."""
-    ring, device = state.ring, state.ring.device
-    ring[..., : inputs.shape[-1], :] = to_tiles(inputs.to(device), state.layout)
-    state.prompt_fill.copy_(to_tiles(prompt_fill.to(device), state.layout))

@@ -25,7 +25,7 @@ REGISTERED = {
         *("offline_conv", "token_segment"),
     ),
     "CUDA": (
-        *("short_range_step", "future_fill", "spectrum_products"),
+        *("history", "apply_step", "future_fill", "spectrum_products"),
         *("prefill_inputs", "prefill_outputs"),
     ),
 }

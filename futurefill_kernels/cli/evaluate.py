@@ -16,6 +16,7 @@ from ..decoding.model_cache import DecodingCache
 from ..nn.language_model import LanguageModel
 from ..nn.pretrained import SHIPPED, load_model, read_record
 from .corpus import HELD_OUT, SEPARATOR, Corpus, standard_library
+from .device import add_device_argument, resolve_device
 
 #: Largest difference between the two modes that a card may be written with, in bits per byte.
 TOLERANCE = 1e-4
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=int, default=4096, help="bytes read from a fresh state")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--limit", type=int, default=None, help="use only that many windows")
+    add_device_argument(parser)
     parser.add_argument("--impl", default="auto", help="implementation in decode mode")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--card", type=Path, default=None, help="write the model card here")
@@ -39,11 +41,15 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.threads:
         torch.set_num_threads(args.threads)
-    model, corpus = load_model(args.weights), standard_library()
+    device = resolve_device(args.device)
+    model, corpus = load_model(args.weights).to(device), standard_library()
     record = read_record(args.weights)
     if record.get("corpus_fingerprint") not in (None, corpus.fingerprint):
         print(f"trained on another corpus: {record['corpus']}; its split may differ in detail")
-    batches = windows(corpus, args.window, args.batch_size, args.limit)
+    batches = [
+        (ids.to(device), lengths.to(device))
+        for ids, lengths in windows(corpus, args.window, args.batch_size, args.limit)
+    ]
     scored = sum(int(lengths.sum()) for _, lengths in batches)
     results: dict[str, Any] = {"window": args.window, "scored_bytes": scored}
     results["parallel"] = sum(parallel_bits(model, *batch) for batch in batches) / scored
@@ -121,9 +127,13 @@ def card(
     config = model.config
     parameters = sum(p.numel() for p in model.parameters())
     training = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in record.items())
-    return f"""# stdlib-hyena
+    mixer = {
+        "hyena": "an order-2 Hyena mixer",
+        "stu": f"an STU mixer of {config.spectral_filters} spectral filters",
+    }[config.mixer]
+    return f"""# stdlib-{config.mixer}
 
-A byte-level language model of Python source: {config.layers} blocks of an order-2 Hyena mixer
+A byte-level language model of Python source: {config.layers} blocks of {mixer}
 and a gated MLP, width {config.channels}, MLP width {config.mlp_hidden},
 context {config.context_length}, {parameters:,} float32 parameters. It exists to show and
 test exact decoding on real text; it is too small to write useful programs.

@@ -17,6 +17,9 @@ from ..decoding.sampling import make_sampler
 from ..nn.language_model import LanguageModel
 from ..nn.pretrained import load_model
 from ..plan import Plan
+from .device import add_device_argument, resolve_device
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, default=None)
     parser.add_argument("--top-p", type=float, default=None)
     parser.add_argument("--seed", type=int, default=0)
+    add_device_argument(parser)
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="of weights and activations"
+    )
     parser.add_argument("--impl", default="auto", help="implementation of the convolutions")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--weights", type=Path, default=None, help="default: the shipped model")
@@ -38,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Generate with ``args``: text to stdout, rates to stderr.
 
-    Raises ValueError for options that contradict each other, and RuntimeError when ``--compare``
-    finds different tokens.
+    Raises ValueError for options that contradict each other, RuntimeError for a device that is not
+    there and when ``--compare`` finds different tokens, MemoryError for a stream that does not fit.
     """
     if args.threads is not None:
         if args.threads < 1:
@@ -50,12 +57,12 @@ def run(args: argparse.Namespace) -> None:
     temperature = (0.0 if args.compare else 0.7) if args.temperature is None else args.temperature
     if args.compare and temperature != 0:
         raise ValueError(f"--compare is greedy: expected --temperature 0, got {temperature}")
+    device = resolve_device(args.device)
     sampler = make_sampler(temperature, top_k=args.top_k, top_p=args.top_p, seed=args.seed)
-    model = load_model(args.weights)
-    prompt = torch.tensor([list(args.prompt.encode())], dtype=torch.int64, device="cpu")
+    model = load_model(args.weights).to(device, DTYPES[args.dtype])
+    prompt = torch.tensor([list(args.prompt.encode())], dtype=torch.int64, device=device)
 
-    printer = TextPrinter(sys.stdout)
-    sys.stdout.write(args.prompt)
+    printer = TextPrinter(sys.stdout, args.prompt)
     ids = decode(model, prompt, args.tokens, sampler=sampler, impl=args.impl, callback=printer)
     printer.close()
     report("FutureFill", prompt, printer)
@@ -87,11 +94,12 @@ def compare(
 class TextPrinter:
     """Decode callback: writes bytes as text as they come, and keeps the time.
 
-    out: where to write, None to only time. Bytes that are not UTF-8 show as replacement characters.
+    out: where to write, None to only time. before: written with the first byte. Bytes that are not
+    UTF-8 show as replacement characters.
     """
 
-    def __init__(self, out: TextIO | None = None) -> None:
-        self._out = out
+    def __init__(self, out: TextIO | None = None, before: str = "") -> None:
+        self._out, self._before = out, before
         self._text = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._start = self._first = self._last = time.perf_counter()
         self._count = 0
@@ -103,7 +111,8 @@ class TextPrinter:
             self._first = self._last
         self._count = index + 1
         if self._out is not None:
-            self._out.write(self._text.decode(bytes([int(ids[0])])))
+            before = self._before if index == 0 else ""
+            self._out.write(before + self._text.decode(bytes([int(ids[0])])))
             self._out.flush()
 
     def close(self) -> None:
@@ -131,7 +140,8 @@ class TextPrinter:
 def report(name: str, prompt: Tensor, printer: TextPrinter) -> None:
     """One line on stderr."""
     print(
-        f"{name}: {prompt.shape[1]} prompt tokens and preparation {printer.prefill_seconds:.3f} s, "
+        f"{name} on {prompt.device}: {prompt.shape[1]} prompt tokens and preparation "
+        f"{printer.prefill_seconds:.3f} s, "
         f"decode {printer.tokens_per_second:.0f} tokens/s ({printer.seconds:.2f} s)",
         file=sys.stderr,
     )

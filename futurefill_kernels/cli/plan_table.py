@@ -21,23 +21,26 @@ Written by `python -m futurefill_kernels plan --device all --table`. float32 sta
 channel with a filter of its own, filters as long as the stream, `impl="auto"`: what every GPU
 implementation fuses, blocks up to 2048 (`cuda` goes to 8192, `plan --impl cuda`). The figures are
 the model's
-([gpu_cost.py](../futurefill_kernels/planning/gpu_cost.py)) from the devices' published rates, not
-measurements. `16 .. 2048` means radix 2 between them.
+([gpu_cost.py](../futurefill_kernels/planning/gpu_cost.py)): the devices' published rates, with
+latencies and shares of the bandwidth that were measured on one H200. `16 .. 2048` means radix 2
+between them.
 
 * **bytes**: what fills move per token, layer and channel. A level of radix 2 moves 10 (12 of inputs
   and pending outputs, 8 of one filter spectrum, every second block), of radix 4 31, of radix 16
   131: it reads every kept input spectrum and filter spectrum of its group.
-* **us**: modelled time of a token's convolutions, of which launches are the last column. A step is
-  one launch per layer, a fill one launch for all layers.
+* **us**: modelled time of a token's convolutions: a history of all layers and a step per layer, as
+  a graph replays them, and fills with the host's launch. The last column is what the host takes for
+  all of these launches without a graph.
 * **memory**: ring, prompt fill, kept input spectra, filter spectra and the filters.
 
-Why these: each level's time is the larger of bytes over bandwidth and instructions over peak rate,
-plus its launch. So
+Why these: each level's time is the larger of bytes over the bandwidth that fills reach and
+instructions over peak rate, plus its launch. So
 
 * radix 2 wins at batch 1 as long as a fill is one launch (blocks up to 2048): it keeps no input
   spectra and moves the fewest bytes;
-* a larger first block saves launches of fills and costs taps at every token: with few layers or
-  channels a fill is mostly launch, and the first block grows; with more of them it shrinks;
+* a larger first block saves launches of fills and costs nothing as long as the history's latency
+  hides its taps and inputs: with few layers or channels the first block grows; with more of them,
+  or more rows, it shrinks;
 * a block above 2048 goes through cuFFT, with several launches and ten passes over a workspace, so a
   wider radix that needs fewer of these levels wins there;
 * where the fastest plan does not fit nine tenths of the memory, slower plans that take less are
@@ -98,7 +101,7 @@ def _row(info: DeviceInfo, workload: Workload) -> str:
         needed = needed_nbytes(workload, leanest_plan(workload, info))
         return sizes + f"refused; fits: {fits} | | {needed / 1e9:.1f} | | |"
     fired = sum(plan.firings(level) * fill_launches(workload, level.block) for level in plan.levels)
-    launches = (workload.layers + fired / workload.length) * info.launch_seconds
+    launches = (1 + workload.layers + fired / workload.length) * info.launch_seconds
     return sizes + (
         f"{blocks_text(plan.block_sizes)} | {token_bytes(workload, plan):.0f} | "
         f"{needed_nbytes(workload, plan) / 1e9:.2f} | "

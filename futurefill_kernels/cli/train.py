@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..nn.language_model import LanguageModel, LanguageModelConfig
+from ..nn.language_model import ACTIVATIONS, MIXERS, LanguageModel, LanguageModelConfig
 from ..nn.pretrained import save_model
 from .corpus import Corpus, standard_library
+from .device import add_device_argument, resolve_device
 
 #: (end of the stage as a fraction of the run, crop length): most tokens in short crops, the last
 #: ones in crops long enough to train the far lags.
@@ -30,11 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens-per-step", type=int, default=2048)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
+    add_device_argument(parser)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--channels", type=int, default=LanguageModelConfig.channels)
     parser.add_argument("--layers", type=int, default=LanguageModelConfig.layers)
     parser.add_argument("--mlp-hidden", type=int, default=LanguageModelConfig.mlp_hidden)
     parser.add_argument("--context-length", type=int, default=LanguageModelConfig.context_length)
+    parser.add_argument("--mixer", choices=MIXERS, default=LanguageModelConfig.mixer)
+    parser.add_argument("--activation", choices=ACTIVATIONS, default=LanguageModelConfig.activation)
     parser.add_argument("--evaluate-every", type=int, default=250, help="steps; also saves")
 
 
@@ -42,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
     """Train with ``args`` and save the weights to ``args.out``, also after every evaluation."""
     if args.threads:
         torch.set_num_threads(args.threads)
+    device = resolve_device(args.device)
     torch.manual_seed(args.seed)
     corpus = standard_library()
     config = LanguageModelConfig(
@@ -49,8 +54,10 @@ def run(args: argparse.Namespace) -> None:
         channels=args.channels,
         layers=args.layers,
         mlp_hidden=args.mlp_hidden,
+        mixer=args.mixer,
+        activation=args.activation,
     )
-    model = LanguageModel(config)
+    model = LanguageModel(config).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     held_out = sum(map(len, corpus.held_out.values()))
     print(f"{parameters:,} parameters; {len(corpus.train):,} bytes, {held_out:,} held out")
@@ -108,6 +115,7 @@ def quick_bits_per_byte(model: LanguageModel, corpus: Corpus, length: int = 2048
 
 
 def _cross_entropy(model: nn.Module, ids: Tensor) -> Tensor:
+    ids = ids.to(next(model.parameters()).device)
     logits = model(ids[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 

@@ -27,13 +27,14 @@ class Selection:
 class Call:
     """A call of the model about R rows.
 
-    rows: of the batch, None for all. lengths, seen: (R,) valid positions, and tokens before them.
-    padded: whether the caller gave lengths. stepping: whether it is one token of the stream.
+    rows: of the batch, None for all. lengths: (R,) valid positions. seen: (R,) whether a row had
+    seen anything before. padded: whether the caller gave lengths. stepping: whether it is one token
+    of the stream.
     """
 
     rows: list[int] | None
     lengths: list[int]
-    seen: list[int]
+    seen: list[bool]
     padded: bool
     stepping: bool
 
@@ -41,8 +42,8 @@ class Call:
 def begin_call(x: Tensor, selection: Selection, seen: Tensor, cache: FutureFillCache) -> Call:
     """Check everything that could fail later, before any state changes, and choose the mode.
 
-    x: (R, C, T) inputs of the first convolution. seen: (B,) tokens of every row. cache: one of the
-    model's, which all have the same positions.
+    x: (R, C, T) inputs of the first convolution. seen: (B,) bool, whether a row has seen
+    anything. cache: one of the model's, which all have the same positions.
     """
     refuse_grad(x=x)
     rows = range(len(seen)) if selection.rows is None else selection.rows
@@ -54,7 +55,7 @@ def begin_call(x: Tensor, selection: Selection, seen: Tensor, cache: FutureFillC
         )
     before = seen[list(rows)].tolist()
     padded = selection.lengths is not None
-    stepping = width == 1 and not padded and min(before) > 0
+    stepping = width == 1 and not padded and all(before)
     lengths = valid_lengths(selection.lengths, count, width)
     for row, taken in zip(rows, lengths, strict=True):
         if stepping or not cache.in_prompt(row):

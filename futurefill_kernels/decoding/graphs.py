@@ -1,28 +1,26 @@
-"""One CUDA graph for a model's step: every token replays it, fills are launches behind the replay.
+"""CUDA graphs of a token: what speaks against one, and how a call becomes one.
 
-Positions live on the device, so nothing in the graph depends on the token; a future fill depends
-only on finished layers, so the host launches it after the replay.
+Positions live on the device, so nothing in a graph depends on the token; a future fill depends only
+on finished tokens, so the host launches it between replays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
 
 from ..planning.capabilities import CAPABILITIES
 from .model_cache import DecodingCache
-
-#: capture(call) -> replay; `replay` repeats on the device what `call` launched
-Capture = Callable[[Callable[[], None]], Callable[[], None]]
+from .sampling import Sampler, graph_key
 
 
-def cannot_capture(cache: DecodingCache, ids: Tensor) -> list[str]:
-    """Why a step of this cache cannot be captured; empty when it can."""
+def cannot_capture(cache: DecodingCache, device: torch.device) -> list[str]:
+    """Why a token of this cache cannot be captured; empty when it can. device: of the model."""
     reasons = []
-    if ids.device.type != "cuda":
-        reasons.append(f"CUDA graphs need a CUDA device, the ids are on {ids.device}")
+    if device.type != "cuda":
+        reasons.append(f"CUDA graphs need a CUDA device, the model is on {device}")
     if not cache.capabilities.capturable:
         able = ", ".join(name for name, c in CAPABILITIES.items() if c.capturable)
         reasons.append(
@@ -32,54 +30,59 @@ def cannot_capture(cache: DecodingCache, ids: Tensor) -> list[str]:
     return reasons
 
 
-class GraphedStep:
-    """``step(ids) -> logits`` as one graph of the whole model.
+def cannot_capture_sampler(sampler: Sampler) -> list[str]:
+    """Why the sampler runs outside of a graph; empty when it can be part of one."""
+    if graph_key(sampler) is not None:
+        return []
+    name = getattr(sampler, "__name__", type(sampler).__name__)
+    return [
+        f"sampler={name} may read the host or wait for the device, so it runs after the graph; "
+        "expected greedy or a RandomSampler"
+    ]
 
-    model, cache: as in ``model(ids, cache=cache)``, after the prompt and one step. ids: (B, 1),
-    their shape and device. capture: how a call becomes a graph, CUDA's by default. Capturing leaves
-    the cache's state as it was. Raises RuntimeError with the reasons when something would be baked
-    in.
-    """
 
-    def __init__(
-        self, model: nn.Module, cache: DecodingCache, ids: Tensor, capture: Capture | None = None
-    ) -> None:
-        if capture is None:
-            reasons = cannot_capture(cache, ids)
-            if reasons:
-                raise RuntimeError("the step cannot be captured: " + "; ".join(reasons))
-        if not cache.stepped:
+class Graphs(Protocol):
+    """How calls are captured. side: a stream for work beside the captured one, if there is one."""
+
+    side: torch.cuda.Stream | None
+
+    def warm(self, call: Callable[[], None]) -> None:
+        """Run the call once, so that a capture finds kernels loaded and handles made."""
+        ...
+
+    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
+        """``replay``: repeats on the device what the call launches; nothing runs yet."""
+        ...
+
+
+class CudaGraphs:
+    """`Graphs` of one CUDA device, which share their memory: one is replayed at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self.side: torch.cuda.Stream | None = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def warm(self, call: Callable[[], None]) -> None:
+        """On the stream of the capture: libraries keep handles and workspaces for each stream."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            call()
+        current.wait_stream(self._stream)
+
+    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Only what this thread does can break the capture. RuntimeError where the call did."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                call()
+        except Exception as error:
             raise RuntimeError(
-                "the step cannot be captured before every row has made one: the first call of a "
-                "cache is the prompt, and the first step compiles kernels"
-            )
-        self._cache, self._ids = cache, ids.clone()
-        self._logits: Tensor | None = None
-
-        def call() -> None:
-            with cache.capture():
-                self._logits = model(self._ids, cache=cache)
-
-        cache.begin_token()  # fills joined and tokens counted: not possible inside a capture
-        self._replay = (capture or _cuda_capture)(call)
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        """ids: (B, 1). Returns logits (B, 1, V), overwritten by the next call."""
-        if ids.shape != self._ids.shape or ids.dtype != self._ids.dtype:
-            raise ValueError(
-                f"expected ids {tuple(self._ids.shape)} {self._ids.dtype} as captured, "
-                f"got {tuple(ids.shape)} {ids.dtype}"
-            )
-        self._cache.begin_token()
-        self._ids.copy_(ids)
-        self._replay()
-        self._cache.finish_token()
-        assert self._logits is not None
-        return self._logits
-
-
-def _cuda_capture(call: Callable[[], None]) -> Callable[[], None]:
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
+                "the token could not be captured as a CUDA graph (cuda_graph=False decodes without "
+                f"one): {error}"
+            ) from error
+        return graph.replay

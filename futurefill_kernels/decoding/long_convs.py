@@ -34,15 +34,22 @@ def equal_filters(modules: Iterable[nn.Module]) -> list[list[LongFilter]]:
 
 @torch.no_grad()
 def cache_of_filters(
-    filters: list[LongFilter], batch_size: int, max_new_tokens: int, options: CacheOptions
+    filters: list[LongFilter],
+    batch_size: int,
+    max_new_tokens: int,
+    options: CacheOptions,
+    dtype: torch.dtype | None = None,
 ) -> FutureFillCache:
-    """One cache whose layers are filters of equal shape."""
+    """One cache whose layers are filters of equal shape. dtype: of their inputs, default that of
+    their parameters, or of their taps where they have none.
+    """
     skips: list[Tensor] = [module.skip for module in filters if module.skip is not None]
     return FutureFillCache(
         [module.taps(module.context_length) for module in filters],
         batch_size,
         max_new_tokens,
         channels=filters[0].channels,
+        dtype=next((p.dtype for p in filters[0].parameters()), dtype),
         skip=torch.stack(skips) if skips else None,
         **options,
     )

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ..cache.cache import FutureFillCache
 from ..checks import Rows, row_indices
 from ..nn.filters import LongFilter
-from ..nn.language_model import LanguageModel
-from ..nn.short_conv import ShortConv, ShortConvState
-from ..nn.token.cpu import FusedToken, cannot_fuse
+from ..nn.short_conv import ShortConv, ShortConvState, commit
+from ..nn.token import cpu, gpu
+from ..nn.token.fuse import fuse
 from ..plan import Plan
 from ..planning.capabilities import Capabilities
 from .calls import Call, Selection, begin_call
@@ -31,8 +31,8 @@ class DecodingCache:
 
     model: its weights are read here, once: make a new cache after changing them. batch_size: rows
     ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl, fill_stream,
-    spectra_dtype: as in `FutureFillCache`. fused: take one call per run of layers for tokens of all
-    rows (`FusedToken`) where ``not_fused`` has no reason against it.
+    spectra_dtype: as in `FutureFillCache`. fused: take few calls for tokens of all rows
+    (`FusedToken`) where ``not_fused`` has no reason against it.
     """
 
     def __init__(
@@ -55,7 +55,10 @@ class DecodingCache:
         options: CacheOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
         }  # fmt: skip
-        self._caches = [cache_of_filters(f, batch_size, max_new_tokens, options) for f in groups]
+        dtype = next((p.dtype for p in model.parameters()), None)
+        self._caches = [
+            cache_of_filters(f, batch_size, max_new_tokens, options, dtype) for f in groups
+        ]
         self._place = {
             module: (index, layer)
             for index, filters in enumerate(groups)
@@ -69,15 +72,20 @@ class DecodingCache:
         self._selection = Selection()
         self._next = 0
         self._call: Call | None = None
-        self._capturing = False
-        self._counted = False  # whether the device's token counts are those of `_seen`
-        self._seen = torch.zeros(batch_size, dtype=torch.int64, device="cpu")
+        self._capturing = self._replaying = False
+        # of the call under way: what its caches had finished, and where their rows were
+        self._before: tuple[list[int], list[int]] | None = None
+        # whether a row has seen anything
+        self._seen = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
         self._all_seen = False
+        self._fused: cpu.FusedToken | gpu.FusedToken | None = None
         #: Why tokens take one call per layer; empty when they are fused.
-        self.not_fused = ["fused=False"] if not fused else cannot_fuse(model, self._caches)
-        self._fused: FusedToken | None = None
-        if not self.not_fused and isinstance(model, LanguageModel):
-            self._fused = FusedToken(model, batch_size, self._place, self._short)
+        self.not_fused = ["fused=False"]
+        if fused:
+            self._fused, self.not_fused = fuse(
+                model, batch_size, self._place, self._short, self._caches
+            )
+        self._captured_fused = False
 
     @property
     def caches(self) -> list[FutureFillCache]:
@@ -85,8 +93,8 @@ class DecodingCache:
         return self._caches
 
     @property
-    def fused(self) -> FusedToken | None:
-        """What takes one call per run of layers, or None; ``not_fused`` says why."""
+    def fused(self) -> cpu.FusedToken | gpu.FusedToken | None:
+        """What takes few calls for a token, or None; ``not_fused`` says why."""
         return self._fused
 
     @property
@@ -112,9 +120,9 @@ class DecodingCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all state and prepared filters; independent of the prompt's length."""
-        short = sum(s.ring.nbytes + s.aligned.nbytes for s in self._short.values())
-        if self._fused is not None:  # its scratch holds the rings
-            short += self._fused.nbytes - sum(s.ring.nbytes for s in self._short.values())
+        short = sum(s.nbytes for s in self._short.values())
+        if self._fused is not None:  # its scratch holds the short convolutions' inputs
+            short += self._fused.nbytes - sum(s.inputs.nbytes for s in self._short.values())
         return sum(cache.nbytes for cache in self._caches) + short
 
     @contextmanager
@@ -137,13 +145,14 @@ class DecodingCache:
 
         None too for calls that need checks or raise: the layers know what to say.
         """
+        if (self._before is not None or self._replaying) and not self._capturing:
+            self.abort()
         fused = self._fused
         if (
             fused is None
             or model is not fused.model
             or not self._all_seen
-            or self._next
-            or self._capturing
+            or (self._capturing and isinstance(fused, cpu.FusedToken))
             or self._selection.rows is not None
             or self._selection.lengths is not None
             or ids.shape != (self.batch_size, 1)
@@ -152,7 +161,21 @@ class DecodingCache:
             or any(cache.full for cache in self._caches)
         ):
             return None
-        return fused(ids.contiguous(), self._seen, self._caches)
+        if isinstance(fused, gpu.FusedToken) and self._capturing:
+            self._captured_fused = True
+            return fused(ids.contiguous())
+        self._call, self._before = None, self._here()
+        if isinstance(fused, cpu.FusedToken):
+            logits = fused(ids.contiguous(), self._caches)
+        else:
+            for cache in self._caches:
+                cache.begin_token()
+            logits = fused(ids.contiguous()).clone()
+            for cache in self._caches:
+                cache.finish_token()
+            fused.finish()
+        self._before = None
+        return logits
 
     def long_conv(
         self, module: LongFilter, u: Tensor, pre: Tensor | None, post: Tensor | None
@@ -176,32 +199,24 @@ class DecodingCache:
         call = self._enter(module, x)
         state = self._short[module]
         if call.stepping:
-            y = state.step(x[..., 0], call.rows, call.seen)[..., None]
+            y = state.step(x[..., 0], call.rows)[..., None]
         else:
-            y = state.prefill(x, call.rows, call.seen, call.lengths)
+            y = state.prefill(x, call.rows, call.lengths if call.padded else None)
         self._leave(call)
         return y
-
-    @property
-    def stepped(self) -> bool:
-        """Whether every row has made a step since its prompt."""
-        return int(self.positions.min()) > 0
 
     @contextmanager
     def capture(self) -> Iterator[None]:
         """Inside, a call of the model launches one step of all rows, and no book is kept of it.
 
-        Token counts come from the device, so the launches serve every token. Around every replay
+        Positions come from the device, so the launches serve every token. Around every replay
         stand ``begin_token`` and ``finish_token``; one before the capture, too, which does all that
         the host has to do.
         """
         with ExitStack() as stack:
             for cache in self._caches:
                 stack.enter_context(cache.capture())
-            for state in self._short.values():
-                state.begin_capture()
-                stack.callback(state.end_capture)
-            self._capturing = True
+            self._capturing, self._captured_fused = True, False
             try:
                 yield
             finally:
@@ -209,24 +224,75 @@ class DecodingCache:
 
     def begin_token(self) -> None:
         """Before a replay. ValueError when it would be one position too many in some row."""
-        self._between_calls("a replay")
+        if self._before is not None or self._replaying:
+            self.abort()
         for cache in self._caches:
             cache.begin_token()
-        if not self._counted:
-            for state in self._short.values():
-                state.set_count(self._seen.tolist())
+        self._replaying = True
 
     def finish_token(self) -> None:
         """After a replay: keep its books, and launch what fills are due."""
         for cache in self._caches:
             cache.finish_token()
-        self._seen += 1
-        self._counted = True
+        if isinstance(self._fused, gpu.FusedToken) and self._captured_fused:
+            self._fused.finish()
+        self._replaying = False
+
+    def draw_greedy(self, logits: Tensor) -> Tensor:
+        """The lowest id of every row's largest logit, (B,). logits: (B, V) of a token just now.
+
+        Inside `capture`, a fused token on a GPU has searched them on its way.
+        """
+        if not (self._capturing and self._captured_fused):
+            return logits.argmax(-1)
+        assert isinstance(self._fused, gpu.FusedToken)
+        ids = torch.empty(self.batch_size, 1, dtype=torch.int64, device=logits.device)
+        self._fused.draw_greedy(ids)
+        return ids[:, 0]
+
+    def sum_history(self, stream: torch.cuda.Stream | None = None) -> None:
+        """Launch now what the next token of all rows needs of older inputs, as
+        ``FutureFillCache.sum_history``.
+        """
+        for cache in self._caches:
+            cache.sum_history(stream)
+
+    def abort(self) -> None:
+        """Take back the call of the model, or the replayed token, that is under way: every row is
+        as before it.
+
+        For use after an exception inside a call; without one under way nothing happens. A replayed
+        token is under way until ``finish_token``. `ff.nn.LanguageModel` does this by itself at its
+        next call; to the cache alone a second call and a layer called twice look alike.
+        """
+        if self._replaying and self._fused is not None and self._captured_fused:
+            self._fused.abort()
+        elif self._replaying:
+            first = self._caches[0]
+            here = torch.tensor(first.taken, dtype=torch.int64, device=first.device)
+            ran = first.state.positions > here  # a replay has run as a whole or not at all
+            for state in self._short.values():
+                state.take_back(ran)
+        elif self._before is None:
+            return
+        elif self._call is not None:
+            for state in self._short.values():
+                state.drop_staged()
+        elif self._fused is not None:
+            self._fused.abort()
+        counts, positions = self._before or self._here()
+        for cache, count in zip(self._caches, counts, strict=True):
+            cache.abort()
+            if cache.calls != count:  # its part of the call was done
+                rows = self._call.rows if self._call is not None else None
+                chosen = range(self.batch_size) if rows is None else rows
+                cache.take_back({row: positions[row] for row in chosen})
+        self._next, self._before, self._call, self._replaying = 0, None, None, False
 
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen."""
         if rows is None:
-            self._next = 0
+            self.abort()
         self._between_calls("reset")
         chosen = (
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
@@ -234,9 +300,8 @@ class DecodingCache:
         for cache in self._caches:
             cache.reset(rows)
         for state in self._short.values():
-            state.ring[chosen] = 0
-        self._counted = False
-        self._seen[chosen] = 0
+            state.reset(chosen)
+        self._seen[chosen] = False
         self._all_seen = False
 
     def clone(self) -> DecodingCache:
@@ -247,7 +312,7 @@ class DecodingCache:
         other._short = {module: state.clone() for module, state in self._short.items()}
         other._seen = self._seen.clone()
         if self._fused is not None:
-            other._fused = self._fused.clone(other._short)
+            other._fused = self._fused.clone(other._short, other._caches)
         return other
 
     def reorder(self, rows: Rows) -> None:
@@ -259,38 +324,48 @@ class DecodingCache:
         for cache in self._caches:
             cache.reorder(chosen)
         for state in self._short.values():
-            state.ring.copy_(state.ring[chosen])
-        self._counted = False
+            state.reorder(chosen)
         self._seen = self._seen[chosen]
-        self._all_seen = bool((self._seen > 0).all())
+        self._all_seen = bool(self._seen.all())
 
     def _between_calls(self, method: str) -> None:
-        if self._next:
+        if self._before is not None or self._replaying:
             raise ValueError(
-                f"{method} needs a finished call of the model; this one stopped inside"
+                f"{method} needs a finished call of the model; this one stopped inside "
+                "(abort takes it back)"
             )
+
+    def _here(self) -> tuple[list[int], list[int]]:
+        """What the caches have finished, and where their rows are."""
+        return [cache.calls for cache in self._caches], list(self._caches[0].taken)
 
     def _enter(self, module: nn.Module, x: Tensor) -> Call:
         """The call that a convolution of inputs x (R, C, T) is part of; its first begins it."""
+        if self._replaying and not self._capturing:
+            self.abort()
         expected = self._modules[self._next]
         if module is not expected:
             raise ValueError(
                 f"convolutions are called in the order of model.modules(): expected number "
-                f"{self._next}, a {type(expected).__name__}, got another {type(module).__name__}"
+                f"{self._next}, a {type(expected).__name__}, got another {type(module).__name__} "
+                "(abort takes an unfinished call back)"
             )
         if self._next == 0 or self._call is None:
             self._call = begin_call(x, self._selection, self._seen, self._caches[0])
+            if not self._capturing:
+                self._before = self._here()
         return self._call
 
     def _leave(self, call: Call) -> None:
         self._next += 1
         if self._next < len(self._modules):
             return
+        commit(self._short.values())
         self._next = 0
         if self._capturing:
             return
-        self._counted = False
+        self._before = None
         rows = range(self.batch_size) if call.rows is None else call.rows
-        self._seen[list(rows)] += torch.tensor(call.lengths, device="cpu")
         if not self._all_seen:
-            self._all_seen = bool((self._seen > 0).all())
+            self._seen[list(rows)] = True
+            self._all_seen = bool(self._seen.all())

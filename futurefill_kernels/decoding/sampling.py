@@ -1,14 +1,13 @@
-"""Samplers: functions from logits (B, V) to ids (B,)."""
+"""Samplers: what makes ids (B,) of logits (B, V)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
 
-#: Logits (B, V) -> ids (B,) int64.
-Sampler = Callable[[Tensor], Tensor]
+from .draws import uniforms
 
 
 def greedy(logits: Tensor) -> Tensor:
@@ -20,8 +19,11 @@ class RandomSampler:
     """Draws from ``softmax(logits / temperature)`` after dropping unlikely ids.
 
     temperature: > 0; below 1 sharpens. top_k: keep the k most likely ids. top_p: keep the fewest
-    ids whose probabilities sum to at least p, always one. seed: same seed, same draws.
-    Raises ValueError for values out of range.
+    ids whose probabilities sum to at least p, always one. seed: row ``b`` draws with ``seed + b``,
+    or a seed for every row, (B,).
+
+    A sampler has no state: what a row draws depends on its logits, its seed and the index of the
+    token (`draws`). Raises ValueError for values out of range.
     """
 
     def __init__(
@@ -30,7 +32,7 @@ class RandomSampler:
         *,
         top_k: int | None = None,
         top_p: float | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] | Tensor = 0,
     ) -> None:
         if not 0 < temperature < float("inf"):
             raise ValueError(f"expected temperature > 0, got {temperature}")
@@ -38,8 +40,9 @@ class RandomSampler:
             raise ValueError(f"expected top_k >= 1, got {top_k}")
         if top_p is not None and not 0 < top_p <= 1:
             raise ValueError(f"expected top_p in (0, 1], got {top_p}")
-        self.temperature, self.top_k, self.top_p, self.seed = temperature, top_k, top_p, seed
-        self._generator: torch.Generator | None = None
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        given = seed.tolist() if isinstance(seed, Tensor) else seed
+        self.seed = given if isinstance(given, int) else [int(s) for s in given]
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """The distribution drawn from. logits: (B, V). Returns (B, V) float32 or float64."""
@@ -56,12 +59,44 @@ class RandomSampler:
             logits = logits.masked_fill(drop, -torch.inf)
         return logits.softmax(-1)
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Draw one id per row. logits: (B, V). Returns (B,) int64."""
-        if self._generator is None:
-            self._generator = torch.Generator(logits.device).manual_seed(self.seed)
-        drawn = torch.multinomial(self.probabilities(logits), 1, generator=self._generator)
-        return drawn[:, 0]
+    def seeds(self, rows: int) -> list[int]:
+        """The seed of each of some rows. ValueError where there is one per row and not as many."""
+        if isinstance(self.seed, int):
+            return [self.seed + row for row in range(rows)]
+        if len(self.seed) != rows:
+            raise ValueError(f"expected seed to be an int or ({rows},), got ({len(self.seed)},)")
+        return self.seed
+
+    def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """The ids at which the cumulated probabilities pass some numbers, taken from nothing else.
+
+        logits: (B, V). uniform: (B,) float64 in [0, 1). Returns (B,) int64.
+        """
+        p = self.probabilities(logits).double()
+        # sums of a parallel scan may fall by a rounding: only ids that were kept can be drawn
+        cumulated = p.cumsum(-1).masked_fill(p <= 0, 0)
+        passed = cumulated > uniform[:, None] * cumulated.amax(-1, keepdim=True)
+        return passed.to(torch.uint8).argmax(-1)
+
+    def __call__(self, logits: Tensor, index: int) -> Tensor:
+        """What every row draws at an index, 0 for the first new token. logits: (B, V) -> (B,)."""
+        numbers = uniforms(self.seeds(len(logits)), index, index + 1)[0]
+        return self.draw(logits, numbers.to(logits.device))
+
+
+#: Logits (B, V) -> ids (B,) int64, or a `RandomSampler`, which draws by the index of the token.
+Sampler = Callable[[Tensor], Tensor] | RandomSampler
+
+
+def graph_key(sampler: Sampler) -> Hashable:
+    """What a CUDA graph of the sampler would bake in, equal for equal graphs; None where it cannot
+    be captured: nobody knows what a function of the caller's does.
+    """
+    if sampler is greedy:
+        return "greedy"
+    if type(sampler) is RandomSampler:
+        return sampler.temperature, sampler.top_k, sampler.top_p
+    return None
 
 
 def make_sampler(
@@ -69,7 +104,7 @@ def make_sampler(
     *,
     top_k: int | None = None,
     top_p: float | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] | Tensor = 0,
 ) -> Sampler:
     """`greedy` for temperature 0, else a `RandomSampler`."""
     if temperature == 0:

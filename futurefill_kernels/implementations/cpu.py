@@ -110,6 +110,16 @@ def make_step(state: StreamState) -> Step:
         if is_compiling():
             ops.step(state, u, y, pre=pre, post=post, rows=rows, layer=layer, advance=advance)
             return
+        # an address does not say that a negation is outstanding, as of the imaginary part of a
+        # conjugate
+        if u.is_neg():
+            u = u.resolve_neg()
+        if pre is not None and pre.is_neg():
+            pre = pre.resolve_neg()
+        if post is not None and post.is_neg():
+            post = post.resolve_neg()
+        if y.is_neg():
+            raise ValueError("expected out without a negation outstanding, got a negated view")
         if not bound:
             bound = bind(u)
         if pre is None and post is None and rows is None:

@@ -1,4 +1,5 @@
-"""``impl="cuda"``: the CUDA C++ kernels (csrc/cuda), one launch per layer's step and per fill.
+"""``impl="cuda"``: the CUDA C++ kernels (csrc/cuda); a launch per token, per layer of it and per
+future fill.
 
 Blocks above 8192 and those that are no powers of two are transformed by torch.fft.
 """
@@ -89,16 +90,16 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
     return spectra
 
 
-def make_history(state: StreamState) -> History | None:
-    """None: a step is one pass."""
-    return None
+def make_history(state: StreamState) -> History:
+    """What a token's layers share: one launch."""
+    return partial(ops.history, state)
 
 
 def make_step(state: StreamState) -> Step:
-    """One token of one layer; the last layer's also moves the rows' positions on."""
-    op = torch.ops.futurefill_kernels.short_range_step.default
+    """One token of one layer after the history; the last layer's also moves the rows' positions."""
+    op = torch.ops.futurefill_kernels.apply_step.default
     ring, taps, skip, positions = state.ring, state.taps, state.skip, state.positions
-    channels_per_filter = state.channels_per_filter
+    history, token_at, shared = state.history, state.token_at, state.channels_per_filter
 
     def step(
         u: Tensor,
@@ -110,7 +111,8 @@ def make_step(state: StreamState) -> Step:
         advance: bool,
     ) -> None:
         op(
-            u, pre, post, y, ring, taps, skip, positions, rows, layer, advance, channels_per_filter
+            u, pre, post, y, ring, taps, skip, history, token_at, positions, rows, layer, advance,
+            shared,
         )  # fmt: skip
 
     return step

@@ -1,4 +1,4 @@
-"""``impl="triton"``: Triton kernels; one launch per layer and token, one per future fill.
+"""``impl="triton"``: Triton kernels; a launch per token, per layer of it and per future fill.
 
 On a CPU it runs only under ``TRITON_INTERPRET=1``, for tests.
 """
@@ -68,20 +68,30 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
     return tiled_spectra(h, plan, layout, dtype)
 
 
-def make_history(state: StreamState) -> History | None:
-    """None: a step is one pass."""
-    return None
+def make_history(state: StreamState) -> History:
+    """What a token's layers share: one launch.
+
+    The cache has checked the arguments, so here and in a step the launch bypasses the op and its
+    dispatch.
+    """
+    return partial(_history, state)
 
 
 def make_step(state: StreamState) -> Step:
-    """One token of one layer: one launch, no allocation, no synchronisation.
-
-    The cache has checked the arguments, so the launch bypasses the op and its dispatch.
-    """
-    return partial(step, state)
+    """One token of one layer after the history: one launch, no allocation, no synchronisation."""
+    return partial(_step, state)
 
 
-def step(
+def _history(state: StreamState, rows: Tensor | None) -> None:
+    from .triton_kernels.launch import history_launch
+
+    history_launch(
+        state.ring, state.taps, state.positions, rows, state.token_at, state.undo, state.history,
+        state.channels_per_filter, ops.device_info(state.ring.device),
+    ).run()  # fmt: skip
+
+
+def _step(
     state: StreamState,
     u: Tensor,
     pre: Tensor | None,
@@ -91,12 +101,11 @@ def step(
     layer: int,
     advance: bool,
 ) -> None:
-    """Short-range convolution of one token (docs/algorithm.md, equation 2)."""
-    from .triton_kernels.launch import step_launch
+    from .triton_kernels.launch import apply_launch
 
-    step_launch(
-        u, pre, post, y, state.ring, state.taps, state.skip, state.positions, rows, layer, advance,
-        state.channels_per_filter, ops.device_info(state.ring.device),
+    apply_launch(
+        u, pre, post, y, state.ring, state.taps, state.skip, state.history, state.token_at,
+        state.positions, rows, layer, advance, state.channels_per_filter,
     ).run()  # fmt: skip
 
 

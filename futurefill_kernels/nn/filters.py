@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -24,11 +26,19 @@ def fft_conv(u: Tensor, h: Tensor) -> Tensor:
     return torch.fft.irfft(product, n)[..., :length].flatten(1, 2)
 
 
+def fixed(value: Tensor) -> Tensor:
+    """What a filter is computed from, where new parameters are made and at least in float32."""
+    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+    return value.to(torch.get_default_device(), dtype)
+
+
 class LongFilter(nn.Module):
     """Base of everything that convolves over the whole context; a mixer holds one or several.
 
     A subclass says in ``taps`` what its filter is. ``forward`` convolves: in parallel, or through a
-    `DecodingCache`, which finds these modules by walking the model.
+    `DecodingCache`, which finds these modules by walking the model. Taps, sums and gates are
+    float32 where weights and inputs are of half precision; so buffers, from which a subclass may
+    compute its taps, keep their dtype when that of the parameters changes.
 
     channels: ``D``. groups: filter rows ``G``, a divisor of ``D``. context_length: taps ``L``.
     skip: (D,) parameter that multiplies the input itself, or None.
@@ -49,6 +59,15 @@ class LongFilter(nn.Module):
             raise ValueError(f"expected groups to divide channels = {channels}, got {groups}")
         self.skip = nn.Parameter(torch.ones(channels)) if skip else None
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LongFilter:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            after = self._buffers[name]
+            if buffer is not None and after is not None and after.dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(after.device)
+        return self
+
     def taps(self, length: int) -> Tensor:
         """The first ``min(length, L)`` taps (G, ...); tap 0 multiplies the newest input."""
         raise TypeError(f"{type(self).__name__} must define taps(length)")
@@ -67,8 +86,9 @@ class LongFilter(nn.Module):
         """
         if cache is not None:
             return cache.long_conv(self, u, pre, post)
-        x = u if pre is None else pre * u
-        y = fft_conv(x, self.taps(x.shape[-1]))
+        dtype = torch.promote_types(u.dtype, torch.float32)
+        x = u.to(dtype) if pre is None else pre.to(dtype) * u
+        y = fft_conv(x, self.taps(x.shape[-1]).to(dtype))
         if self.skip is not None:
             y = y + self.skip[:, None] * x
-        return y if post is None else post * y
+        return (y if post is None else post * y).to(u.dtype)

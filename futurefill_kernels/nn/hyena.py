@@ -6,8 +6,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .filters import LongFilter
+from .filters import LongFilter, fixed
 from .interface import Cache
 from .short_conv import ShortConv
 
@@ -33,8 +34,7 @@ class ImplicitFilter(LongFilter):
     ) -> None:
         super().__init__(channels, context_length)
         self.frequency = sine_frequency
-        position = _lag_features(context_length, bands)
-        position = position.to(torch.get_default_device(), torch.get_default_dtype())
+        position = fixed(_lag_features(context_length, bands))
         self.register_buffer("position", position, persistent=False)
         self.input = nn.Linear(2 * bands + 1, hidden)
         self.hidden = nn.Linear(hidden, hidden)
@@ -45,13 +45,20 @@ class ImplicitFilter(LongFilter):
 
     def taps(self, length: int) -> Tensor:
         """The first ``min(length, L)`` taps, (D, min(length, L))."""
-        features = self.position[:length]  # (T, 2 bands + 1)
-        x = torch.sin(self.frequency * self.input(features))
-        x = torch.sin(self.hidden(x))
-        lags = torch.arange(len(features), device=x.device, dtype=x.dtype)
-        decay = torch.exp(-self.log_decay_length)[:, None]  # (D, 1)
+        dtype = torch.promote_types(self.log_decay_length.dtype, torch.float32)
+        features = self.position[:length].to(dtype)  # (T, 2 bands + 1)
+        x = torch.sin(self.frequency * _linear(self.input, features))
+        x = torch.sin(_linear(self.hidden, x))
+        lags = torch.arange(len(features), device=x.device, dtype=dtype)
+        decay = torch.exp(-self.log_decay_length.to(dtype))[:, None]  # (D, 1)
         # sqrt(decay): all windows have the same energy whatever their length
-        return self.output(x).T * torch.exp(-decay * lags) * decay.sqrt()
+        return _linear(self.output, x).T * torch.exp(-decay * lags) * decay.sqrt()
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The linear map in the dtype of x, whatever that of the weights."""
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return F.linear(x, layer.weight.to(x.dtype), bias)
 
 
 def _lag_features(length: int, bands: int) -> Tensor:

@@ -28,7 +28,8 @@ def save_model(model: LanguageModel, path: str | Path, record: dict[str, Any]) -
 
 
 def load_model(path: str | Path | None = None) -> LanguageModel:
-    """The model saved in ``path`` (default: the one that ships with the package), on the CPU.
+    """The model saved in ``path`` (default: the one that ships with the package), on the CPU
+    and in the dtype that it was saved in.
 
     Raises FileNotFoundError, and ValueError for a file that is corrupt, truncated or not ours.
     """
@@ -39,7 +40,7 @@ def load_model(path: str | Path | None = None) -> LanguageModel:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} carries no usable model configuration: {error!r}") from error
     with torch.device("cpu"):
-        model = LanguageModel(config).float()
+        model = LanguageModel(config)
         tensors = _tensors(path)
     expected = model.state_dict()
     if set(tensors) != set(expected):
@@ -53,7 +54,11 @@ def load_model(path: str | Path | None = None) -> LanguageModel:
             )
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"expected {name} in {path} to be finite, got NaN or infinity")
-    model.load_state_dict(tensors)
+    dtype, *others = {tensor.dtype for tensor in tensors.values()}
+    if others or not dtype.is_floating_point:
+        found = sorted(map(str, (dtype, *others)))
+        raise ValueError(f"expected tensors of one floating point dtype in {path}, got {found}")
+    model.to(dtype).load_state_dict(tensors)
     return model.eval()
 
 

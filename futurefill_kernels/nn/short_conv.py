@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -29,85 +30,110 @@ class ShortConv(nn.Module):
         """x: (B, C, T). Returns (B, C, T)."""
         if cache is not None:
             return cache.short_conv(self, x)
-        return convolve(F.pad(x, (self.weight.shape[1] - 1, 0)), self.weight)
+        width = self.weight.shape[1]
+        return _convolve(F.pad(x, (width - 1, 0)), self.weight.flip(1))
 
 
-def convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """Outputs that have all their inputs. x: (B, C, k-1 + T). weight: (C, k). Returns (B, C, T)."""
-    return F.conv1d(x, weight.flip(1)[:, None], groups=len(weight))
+def _convolve(x: Tensor, taps: Tensor) -> Tensor:
+    """Outputs that have all their inputs. x: (B, C, k-1 + T). taps: (C, k), the oldest input's tap
+    first. Returns (B, C, T).
+    """
+    return F.conv1d(x, taps[:, None], groups=len(taps))
 
 
 class ShortConvState:
-    """The last ``k`` inputs of every row in a ring: token ``n`` lives in slot ``n % k``.
+    """The last ``k`` inputs of every row; the state of one `ShortConv`.
 
-    ring: (B, k, C). The state of one `ShortConv`; `DecodingCache` counts the tokens of each row.
+    inputs: (B, k, C), oldest first, at one address for good. The next output needs the newest
+    ``k - 1``; the oldest is there so that a token can be taken back. A step or prompt stages what
+    the inputs become: `commit` lets it happen, ``drop_staged`` forgets it.
     """
 
     def __init__(self, conv: ShortConv, batch_size: int) -> None:
-        self.weight = conv.weight.detach()
-        channels, k = self.weight.shape
-        self.ring = self.weight.new_zeros(batch_size, k, channels)
-        # (B,) int64, what captured steps count: they cannot take a number from the host
-        self._counter = torch.zeros(batch_size, dtype=torch.int64, device=self.weight.device)
-        self._counting = False
-        # aligned[s, m]: the tap for slot m when the newest token is in slot s
-        slot = torch.arange(k, device=self.weight.device)
-        self.aligned = self.weight.T[(slot[:, None] - slot) % k].contiguous()  # (k, k, C)
+        self._taps = conv.weight.detach().flip(1).T.contiguous()  # (k, C), the oldest's first
+        self.inputs = self._taps.new_zeros(batch_size, *self._taps.shape)
+        self._staged: tuple[Tensor | None, Tensor] | None = None  # rows, and what they become
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the inputs and the taps."""
+        return self.inputs.nbytes + self._taps.nbytes
 
     def clone(self) -> ShortConvState:
-        """An independent state with the same inputs; the weights are shared."""
+        """An independent state with the same inputs, nothing staged; the taps are shared."""
         other = copy.copy(self)
-        other.ring = self.ring.clone()
-        other._counter = self._counter.clone()
+        other.inputs, other._staged = self.inputs.clone(), None
         return other
 
-    def step(self, x: Tensor, rows: list[int] | None, seen: list[int]) -> Tensor:
-        """One token. x: (R, C). rows: of the batch, None for all. seen: (R,) tokens before it."""
-        k = self.ring.shape[1]
-        if self._counting:
-            return self._step_counted(x)
-        if rows is None and seen.count(seen[0]) == len(seen):
-            slot = seen[0] % k
-            self.ring[:, slot] = x
-            return (self.ring * self.aligned[slot]).sum(1)
-        index = torch.tensor(range(len(seen)) if rows is None else rows, device=x.device)
-        slots = torch.tensor(seen, device=x.device) % k
-        self.ring[index, slots] = x
-        return (self.ring[index] * self.aligned[slots]).sum(1)
-
-    def begin_capture(self) -> None:
-        """Steps from here on count the tokens of each row on the device; nothing is launched."""
-        self._counting = True
-
-    def set_count(self, seen: list[int]) -> None:
-        """What captured steps start from, (B,). Copies from the host: never inside a capture."""
-        self._counter.copy_(torch.tensor(seen, device="cpu"))
-
-    def end_capture(self) -> None:
-        """Steps are counted by the caller again."""
-        self._counting = False
-
-    def _step_counted(self, x: Tensor) -> Tensor:
-        slots = self._counter % self.ring.shape[1]
-        self.ring.scatter_(1, slots[:, None, None].expand(-1, 1, x.shape[1]), x[:, None])
-        y = (self.ring * self.aligned[slots]).sum(1)
-        self._counter += 1
-        return y
+    def step(self, x: Tensor, rows: list[int] | None = None) -> Tensor:
+        """One token. x: (R, C). rows: of the batch, None for all. Returns (R, C)."""
+        index, inputs = self._select(rows)
+        inputs = torch.cat([inputs[:, 1:], x[:, None]], 1)
+        self._staged = index, inputs
+        return (inputs * self._taps).sum(1)
 
     def prefill(
-        self, x: Tensor, rows: list[int] | None, seen: list[int], lengths: list[int]
+        self, x: Tensor, rows: list[int] | None = None, lengths: list[int] | None = None
     ) -> Tensor:
-        """Many tokens. x: (R, C, T) right-padded to lengths (R,); the rest as in ``step``."""
-        k = self.ring.shape[1]
-        device = x.device
-        index = torch.tensor(range(len(seen)) if rows is None else rows, device=device)[:, None]
-        start = torch.tensor(seen, device=device)[:, None]
-        end = torch.tensor(lengths, device=device)[:, None]
-        past = torch.arange(1 - k, 0, device=device)  # (k-1,), relative to the first new token
-        tail = self.ring[index, (start + past) % k].transpose(1, 2)  # (R, C, k-1)
-        whole = torch.cat([tail, x], dim=2)
-        last = torch.arange(k, device=device) + end - 1  # (R, k), the newest k inputs in `whole`
-        newest = whole.gather(2, last[:, None].expand(-1, whole.shape[1], -1))
-        slots = (start + end - k + torch.arange(k, device=device)) % k
-        self.ring[index, slots] = newest.transpose(1, 2)
-        return convolve(whole, self.weight)
+        """Many tokens. x: (R, C, T), right-padded to lengths (R,) where they are given.
+
+        Returns (R, C, T); what stands behind a row's length is undefined.
+        """
+        index, inputs = self._select(rows)
+        k = inputs.shape[1]
+        whole = torch.cat([inputs[:, 1:].transpose(1, 2), x], 2)  # (R, C, k-1 + T)
+        if lengths is None:
+            newest = whole[..., -k:]
+        else:
+            end = torch.tensor(lengths, device=x.device)[:, None]
+            last = torch.arange(k, device=x.device) + end - 1  # (R, k)
+            newest = whole.gather(2, last[:, None].expand(-1, whole.shape[1], -1))
+        self._staged = index, newest.transpose(1, 2).contiguous()
+        return _convolve(whole, self._taps.T)
+
+    def drop_staged(self) -> None:
+        """Forget what the calls since the last `commit` staged."""
+        self._staged = None
+
+    def take_back(self, ran: Tensor) -> None:
+        """Undo the last committed token of the rows where ran (B,) bool is true.
+
+        Once between two tokens: the oldest input becomes zero, which the next outputs do not need.
+        """
+        before = F.pad(self.inputs[:, :-1], (0, 0, 1, 0))
+        self.inputs.copy_(torch.where(ran[:, None, None], before, self.inputs))
+
+    def reset(self, rows: list[int]) -> None:
+        """Forget all inputs of the rows, and what is staged."""
+        self.inputs[rows] = 0
+        self.drop_staged()
+
+    def reorder(self, rows: list[int]) -> None:
+        """Row ``b`` becomes what row ``rows[b]`` was. rows: (B,)."""
+        self.inputs.copy_(self.inputs[rows])
+
+    def _select(self, rows: list[int] | None) -> tuple[Tensor | None, Tensor]:
+        """The rows as an index, None for all, and their inputs (R, k, C)."""
+        if rows is None:
+            return None, self.inputs
+        index = torch.tensor(rows, device=self.inputs.device)
+        return index, self.inputs[index]
+
+
+def commit(states: Collection[ShortConvState]) -> None:
+    """Let happen what a call of all these states staged; one launch where it is about all rows."""
+    whole: list[Tensor] = []
+    staged: list[Tensor] = []
+    for state in states:
+        if state._staged is None:
+            continue
+        rows, inputs = state._staged
+        if rows is None:
+            whole.append(state.inputs)
+            staged.append(inputs)
+        else:
+            state.inputs[rows] = inputs
+    if whole:
+        torch._foreach_copy_(whole, staged)
+    for state in states:
+        state.drop_staged()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
-from .filters import LongFilter
+from .filters import LongFilter, fixed
 from .interface import Cache
 
 
@@ -37,11 +38,11 @@ def spectral_filters(length: int, count: int) -> Tensor:
 def _hankel_product(x: Tensor) -> Tensor:
     """``Z @ x`` for x (L, n): a convolution with the reversed columns."""
     length = len(x)
-    s = torch.arange(2, 2 * length + 1, dtype=torch.float64, device=x.device)[:, None]
-    entries = 2 / (s**3 - s)  # (2L - 1, 1), entry i + j - 2 of anti-diagonals
-    n = 1 << (3 * length).bit_length()
-    product = torch.fft.rfft(entries, n, dim=0) * torch.fft.rfft(x.flip(0), n, dim=0)
-    return torch.fft.irfft(product, n, dim=0)[length - 1 : 2 * length - 1]
+    s = torch.arange(2, 2 * length + 1, dtype=torch.float64, device=x.device)
+    entries = 2 / (s**3 - s)  # (2L - 1,), entry i + j - 2 of anti-diagonals
+    n = 1 << (2 * length - 2).bit_length()  # what wraps around stays below entry L - 1
+    product = torch.fft.rfft(entries, n) * torch.fft.rfft(x.flip(0).T.contiguous(), n)
+    return torch.fft.irfft(product, n)[:, length - 1 : 2 * length - 1].T
 
 
 class SpectralFilter(LongFilter):
@@ -55,15 +56,27 @@ class SpectralFilter(LongFilter):
 
     def __init__(self, channels: int, context_length: int, filters: int) -> None:
         super().__init__(channels, context_length, skip=False)
-        phi = spectral_filters(context_length, filters).clone()
-        phi[:, 1::2] = 0
-        phi = (2 * phi).to(torch.get_default_device(), torch.get_default_dtype())
-        self.register_buffer("phi", phi, persistent=False)
+        self.register_buffer("phi", _even_filters(context_length, filters), persistent=False)
         self.mix = nn.Parameter(torch.randn(channels, filters) / filters**0.5)
 
     def taps(self, length: int) -> Tensor:
         """The first ``min(length, L)`` taps, (D, min(length, L))."""
-        return self.mix @ self.phi[:, :length]
+        dtype = torch.promote_types(self.mix.dtype, torch.float32)
+        return self.mix.to(dtype) @ self.phi[:, :length].to(dtype)
+
+
+def _even_filters(length: int, count: int) -> Tensor:
+    """Twice the spectral filters (count, length) at even lags, one tensor for all layers."""
+    key = (length, count, torch.get_default_device(), torch.get_default_dtype())
+    phi = _shared.get(key)
+    if phi is None:
+        even = spectral_filters(length, count).clone()
+        even[:, 1::2] = 0
+        phi = _shared[key] = fixed(2 * even)
+    return phi
+
+
+_shared: WeakValueDictionary[tuple[object, ...], Tensor] = WeakValueDictionary()
 
 
 class SpectralBank(LongFilter):
@@ -78,9 +91,7 @@ class SpectralBank(LongFilter):
         super().__init__(2 * filters * channels, context_length, groups=2 * filters, skip=False)
         phi = spectral_filters(context_length, filters)
         sign = 1.0 - 2.0 * (torch.arange(context_length, device="cpu") % 2)
-        bank = torch.cat([phi, phi * sign])
-        bank = bank.to(torch.get_default_device(), torch.get_default_dtype())
-        self.register_buffer("bank", bank, persistent=False)
+        self.register_buffer("bank", fixed(torch.cat([phi, phi * sign])), persistent=False)
 
     def taps(self, length: int) -> Tensor:
         """The first ``min(length, L)`` taps, (2K, min(length, L))."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
+from collections.abc import Callable
+
 import torch
 
 from ..plan import Plan, transform_length
@@ -46,11 +50,44 @@ def level_nbytes(workload: Workload, block: int, radix: int) -> int:
     return spectra_nbytes(workload, n * spectra) + kept
 
 
-def check_memory(nbytes: int, device: torch.device) -> None:
-    """MemoryError before a state is allocated that the device cannot hold."""
-    total = DeviceInfo.of(device).memory_bytes if device.type in ("cpu", "cuda") else nbytes
-    if nbytes > total:
-        raise MemoryError(
-            f"the state needs {nbytes} bytes, {device} has {total}: use fewer rows, layers or "
-            "max_new_tokens, shared filters (channels=), or another plan"
-        )
+def check_memory(
+    nbytes: Callable[[int, Plan], int], batch_size: int, plan: Plan, device: torch.device
+) -> None:
+    """MemoryError before a state is allocated that the device cannot hold, with what would fit.
+
+    nbytes(batch_size, plan): of a state, for these and for smaller ones.
+    """
+    if device.type not in ("cpu", "cuda"):
+        return
+    needed, there = nbytes(batch_size, plan), available_nbytes(device)
+    if needed <= there:
+        return
+    rows = _largest(batch_size, lambda rows: nbytes(rows, plan) <= there)
+    tokens = _largest(plan.length, lambda n: nbytes(batch_size, _shortened(plan, n)) <= there)
+    fits = [f"batch_size {rows}"] if rows else []
+    fits += [f"max_new_tokens {tokens}"] if tokens else []
+    raise MemoryError(
+        f"the state needs {needed} bytes, {device} has {there}: "
+        + (f"{' or '.join(fits)} would fit; or " if fits else "")
+        + "use fewer layers, shared filters (channels=), or another plan"
+    )
+
+
+def available_nbytes(device: torch.device) -> int:
+    """Bytes that a state may take: all memory of a CPU, what a GPU has free for torch."""
+    if device.type == "cpu":
+        return DeviceInfo.of(device).memory_bytes
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + cached
+
+
+def _largest(below: int, fits: Callable[[int], bool]) -> int:
+    """Largest ``0 < n < below`` that fits, 0 for none; what fits is downward closed."""
+    return bisect.bisect_right(range(1, below), False, key=lambda n: not fits(n))
+
+
+def _shortened(plan: Plan, length: int) -> Plan:
+    """The same block sizes, as far as a stream of ``length`` tokens has them."""
+    sizes = tuple(size for size in plan.block_sizes if size < length) or (length,)
+    slack = plan.slack_from if plan.slack_from in sizes else None
+    return dataclasses.replace(plan, length=length, block_sizes=sizes, slack_from=slack)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from .capabilities import CAPABILITIES, on_gpus
 from .device import DeviceInfo
-from .gpu_cost import fill_bytes, fill_launches, workspace_bytes
+from .gpu_cost import apply_bytes, fill_bytes, fill_launches, history_bytes, workspace_bytes
 from .workload import Workload
 
 #: What costs are compared on: blocks 16, 32, ... of a model of Hyena's shape.
@@ -24,9 +24,8 @@ def token_seconds(name: str, info: DeviceInfo) -> float:
     if counted is None:
         raise ValueError(f"no kernels of {name!r} are counted; expected one of {on_gpus()}")
     workload = replace(_WORKLOAD, largest_fused=record.largest_fused)
-    # taps and inputs of half a block, u, y and the slot read and written
-    step = counted.step_traffic * 4 * workload.all_channels * (_FIRST_BLOCK + 4)
-    seconds = step / info.dram_bytes_per_second + workload.layers * info.launch_seconds
+    step = counted.history_traffic * history_bytes(workload, _FIRST_BLOCK) + apply_bytes(workload)
+    seconds = step / info.dram_bytes_per_second + (1 + workload.layers) * info.launch_seconds
     block = _FIRST_BLOCK
     while block < workload.length:
         moved = counted.fill_traffic * fill_bytes(workload, block, 1, False)

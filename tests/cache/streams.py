@@ -6,7 +6,7 @@ import torch
 
 import futurefill_kernels as ff
 from futurefill_kernels import FutureFillCache, Plan
-from tests.oracles import relative_error
+from tests.oracles import PRECISE, relative_error
 
 PLANS = [
     (1,),
@@ -35,7 +35,7 @@ def plan_of(length, sizes):
 class Stream:
     """Random filters, inputs and gates, and the parallel convolution they must reproduce."""
 
-    def __init__(self, seed, *, batch, channels, groups, layers, taps, total, dtype=torch.float64):
+    def __init__(self, seed, *, batch, channels, groups, layers, taps, total, dtype=PRECISE):
         g = torch.Generator().manual_seed(seed)
 
         def randn(*shape):

@@ -18,7 +18,7 @@ def _load(cache, **changes):
 BAD_CALLS = {
     "shape": (lambda c: c.step(ZEROS[:, :3]), ValueError, r"u_t \(B, D\) = \(2, 4\), got \(2, 3\)"),
     "dtype": (lambda c: c.step(ZEROS.double()), TypeError, "u_t of dtype torch.float32"),
-    "device": (lambda c: c.step(ZEROS.to("meta")), ValueError, "u_t on cpu, got meta"),
+    "device": (lambda c: c.step(ZEROS.to("meta")), ValueError, "u_t on (cpu|cuda:0), got meta"),
     "grad": (lambda c: c.step(ZEROS.clone().requires_grad_()), ValueError, "autograd-free"),
     "pre": (lambda c: c.step(ZEROS, pre=ZEROS[:, :3]), ValueError, "expected pre"),
     "post": (lambda c: c.step(ZEROS, post=ZEROS[:1]), ValueError, "expected post"),
@@ -36,7 +36,8 @@ BAD_CALLS = {
         ValueError,
         r"lengths \(2,\) in 1 .. 3",
     ),
-    "crop": (lambda c: c.crop(-1), ValueError, "length >= 0, got -1"),
+    "crop": (lambda c: c.crop(-1), ValueError, "length >= 0 of all rows.* got -1"),
+    "crops": (lambda c: c.crop([1]), ValueError, r"or \(B,\) = \(2,\) of them, got \[1\]"),
     "reorder": (lambda c: c.reorder([0]), ValueError, r"rows \(B,\) = \(2,\), got \(1,\)"),
     "reset": (lambda c: c.reset([5]), ValueError, r"rows in 0 .. 1, got \[5\]"),
     "keys": (lambda c: c.load_state_dict({}), ValueError, "expected state with keys"),
@@ -44,6 +45,21 @@ BAD_CALLS = {
         lambda c: _load(c, inputs=c.state_dict()["inputs"].double()),
         TypeError,
         "expected inputs of dtype torch.float32, got torch.float64",
+    ),
+    "other filters": (
+        lambda c: _load(c, fingerprint=c.state_dict()["fingerprint"] * torch.tensor([1 + 1e-3])),
+        ValueError,
+        "same filters and skip, got others: filters of layer 0, filters of layer 1",
+    ),
+    "state rows": (
+        lambda c: _load(c, in_prompt=torch.zeros(2)),
+        ValueError,
+        r"expected in_prompt \(B,\) = \(2,\) of torch.bool, got \(2,\) of torch.float32",
+    ),
+    "state prompt": (
+        lambda c: _load(c, **{"open_prompt.1": torch.zeros(2, 3, 5)}),
+        ValueError,
+        r"expected open_prompt.1 \(layers, D, P\) = \(2, 4, P\), got \(2, 3, 5\)",
     ),
     "state shape": (
         lambda c: _load(c, prompt_fill=torch.zeros(2, 2, 4, 9)),

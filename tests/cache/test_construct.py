@@ -56,12 +56,14 @@ def test_state_of_a_plan_with_slack(impl):
         assert cache.nbytes == state_nbytes(plan, cache.state.layout, layers=1, batch_size=2)
 
 
+@pytest.mark.cpu_only("the message has the CPU's bytes")
 def test_a_state_beyond_the_memory_is_refused_before_it_is_allocated():
     filters = torch.ones(1, 4)
     with pytest.raises(MemoryError, match=r"the state needs \d+ bytes, cpu has \d+"):
         ff.FutureFillCache(filters, 1 << 20, 1 << 20, channels=64, plan=ff.Plan(1 << 20, (1024,)))
 
 
+@pytest.mark.cpu_only("GPU implementations keep them")
 def test_spectra_in_other_dtypes_are_refused_where_there_are_none():
     h = torch.randn(4, 8)
     with pytest.raises(RuntimeError, match="reference keeps no filter spectra in bfloat16"):

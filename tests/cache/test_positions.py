@@ -11,7 +11,7 @@ from futurefill_kernels import FutureFillCache
 from futurefill_kernels.cache.positions import Positions
 from tests.cache.snapshot import snapshot
 from tests.cache.streams import Stream
-from tests.oracles import relative_error
+from tests.oracles import EXACT, relative_error
 
 
 @pytest.mark.parametrize("sizes", [(2, 6, 12), ((2, 4, 12), 4)])
@@ -48,7 +48,7 @@ def test_rows_have_their_own_positions(impl, sizes):
             taken[b] += 1
     for b, n in enumerate(lengths):
         whole = slice(0, n + length)
-        assert relative_error(stream.got[:, b, :, whole], stream.expected[:, b, :, whole]) < 1e-12
+        assert relative_error(stream.got[:, b, :, whole], stream.expected[:, b, :, whole]) < EXACT
 
 
 def test_no_step_beyond_max_new_tokens(impl):

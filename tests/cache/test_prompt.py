@@ -7,7 +7,7 @@ import torch
 
 import futurefill_kernels as ff
 from futurefill_kernels.cache.prompt import Call
-from tests.oracles import relative_error
+from tests.oracles import EXACT_TOKEN, PRECISE, relative_error
 
 
 def test_part_of_a_call():
@@ -27,8 +27,8 @@ def test_part_of_a_call():
 def test_rows_in_their_prompt_and_in_the_stream_in_one_call(impl, sizes):
     """Three rows: one deep in its prompt, one at its start, one that has made steps."""
     g = torch.Generator().manual_seed(0)
-    h = torch.randn(3, 40, generator=g, dtype=torch.float64) / 6
-    u = torch.randn(3, 3, 40, generator=g, dtype=torch.float64)
+    h = torch.randn(3, 40, generator=g, dtype=PRECISE) / 6
+    u = torch.randn(3, 3, 40, generator=g, dtype=PRECISE)
     expected = ff.causal_conv(u, h)
     cache = ff.FutureFillCache(h, 3, 24, plan=ff.Plan(24, sizes), impl=impl)
     taken = [0, 0, 0]
@@ -41,13 +41,13 @@ def test_rows_in_their_prompt_and_in_the_stream_in_one_call(impl, sizes):
         y = cache.prefill(chunk, rows=rows, lengths=lengths)
         for r, (row, n) in enumerate(zip(rows, lengths, strict=True)):
             found, right = y[r, :, :n], expected[row, :, taken[row] : taken[row] + n]
-            assert relative_error(found, right) < 1e-12
+            assert relative_error(found, right) < EXACT_TOKEN
             taken[row] += n
 
     prefill([0, 2], [7, 2])
     for _ in range(3):
         y = cache.step(u[2:, :, taken[2]], rows=[2])
-        assert relative_error(y, expected[2:, :, taken[2]]) < 1e-12
+        assert relative_error(y, expected[2:, :, taken[2]]) < EXACT_TOKEN
         taken[2] += 1
     assert [cache.in_prompt(row) for row in range(3)] == [True, True, False]
     prefill([2, 0, 1], [4, 6, 3])
@@ -56,6 +56,6 @@ def test_rows_in_their_prompt_and_in_the_stream_in_one_call(impl, sizes):
     for _ in range(10):
         y = cache.step(torch.stack([u[row, :, taken[row]] for row in range(3)]))
         right = torch.stack([expected[row, :, taken[row]] for row in range(3)])
-        assert relative_error(y, right) < 1e-12
+        assert relative_error(y, right) < EXACT_TOKEN
         taken = [n + 1 for n in taken]
     assert not any(cache.in_prompt(row) for row in range(3))

@@ -8,7 +8,7 @@ import torch
 import futurefill_kernels as ff
 from futurefill_kernels.implementations.select import cannot_run
 from tests.cache.streams import Stream
-from tests.oracles import relative_error
+from tests.oracles import EXACT, EXACT_TOKEN, PRECISE, relative_error
 
 
 @pytest.mark.parametrize("sizes", [(2, 6, 12), ((2, 4, 12), 4)])
@@ -23,10 +23,10 @@ def test_a_freed_row_starts_anew(impl, sizes):
     for t in range(5, 30):
         y = cache.step(stream.u[0, 1:, :, t], rows=[1])
         expected = ff.causal_conv(stream.u[0, 1:, :, : t + 1], stream.h[0], stream.skip[0])
-        assert relative_error(y, expected[..., -1]) < 1e-12
+        assert relative_error(y, expected[..., -1]) < EXACT_TOKEN
     y = cache.step(stream.u[0, :1, :, 13], rows=[0])
     expected = ff.causal_conv(stream.u[0, :1, :, :14], stream.h[0], stream.skip[0])
-    assert relative_error(y, expected[..., -1]) < 1e-12
+    assert relative_error(y, expected[..., -1]) < EXACT_TOKEN
 
 
 @pytest.mark.parametrize("sizes", [(2, 6, 12), ((2, 4, 12), 4)])
@@ -48,7 +48,7 @@ def test_state_moves_between_implementations():
     stream = Stream(6, batch=2, channels=8, groups=2, layers=1, taps=64, total=64)
     names = [
         name
-        for name, reasons in cannot_run(torch.device("cpu"), torch.float64).items()
+        for name, reasons in cannot_run(torch.get_default_device(), PRECISE).items()
         if not reasons
     ]
     caches = {name: stream.cache(64, (4, 16), name) for name in names}
@@ -59,4 +59,4 @@ def test_state_moves_between_implementations():
             other.load_state_dict(cache.state_dict())
             cache = other
         stream.step(cache, t)
-    assert stream.error() < 1e-12
+    assert stream.error() < EXACT

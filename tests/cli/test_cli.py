@@ -23,6 +23,10 @@ def test_every_command_has_help(command, capsys):
         (["plan", "--block-sizes", "4,6"], "got 4 then 6"),
         (["generate", "--tokens", "0"], "expected --tokens >= 1, got 0"),
         (["generate", "--weights", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["generate", "--device", "tpu"], "unknown device 'tpu'; expected auto"),
+        (["generate", "--device", "cuda:x"], "unknown device 'cuda:x'"),
+        (["evaluate", "--device", "cuda:99"], "device 'cuda:99' is not there: torch"),
+        (["generate", "--tokens", "50000000"], "would fit; or use fewer layers"),
         (["generate", "--impl", "fast", "--tokens", "4"], "unknown impl 'fast'"),
     ],
 )

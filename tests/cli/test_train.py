@@ -30,3 +30,16 @@ def test_training_learns_and_repeats(tmp_path, capsys):
     with torch.no_grad():
         loss = torch.nn.functional.cross_entropy(load_model(out)(ids)[0, :-1], ids[0, 1:])
     assert loss / math.log(2) < 7.0
+
+
+def test_an_stu_model_is_trained_and_evaluated(tmp_path, capsys):
+    out, card = tmp_path / "stu.safetensors", tmp_path / "card.md"
+    sizes = ["--channels", 8, "--layers", 1, "--mlp-hidden", 16, "--context-length", 128]
+    kind = ["--mixer", "stu", "--activation", "gelu", "--steps", 3, "--tokens-per-step", 128]
+    assert main(["train", *map(str, ["--out", out, *kind, *sizes])]) == 0
+    config = load_model(out).config
+    assert (config.mixer, config.activation) == ("stu", "gelu")
+    options = ["--weights", out, "--window", 24, "--limit", 2, "--batch-size", 2, "--card", card]
+    assert main(["evaluate", *map(str, options)]) == 0
+    assert card.read_text().startswith("# stdlib-stu\n")
+    assert "1 blocks of an STU mixer of 24 spectral filters" in card.read_text()

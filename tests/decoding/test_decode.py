@@ -7,6 +7,7 @@ from futurefill_kernels import nn as ffnn
 from futurefill_kernels.cache.fills import Fills
 from futurefill_kernels.decoding.decode import decode
 from futurefill_kernels.decoding.sampling import RandomSampler
+from tests.oracles import PRECISE
 from tests.recording import SideStreams
 
 
@@ -29,7 +30,7 @@ class Model(nn.Module):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return Model().double()
+    return Model().to(PRECISE)
 
 
 def greedy_without_a_cache(model, prompt, steps):

@@ -67,32 +67,53 @@ class ProductCase:
 
 
 @dataclass(frozen=True)
-class StepCase:
-    """One token of one layer at ``position`` in every row; no gates, no skip.
-
-    last: whether it is the last layer, which moves the positions on.
-    """
+class HistoryCase:
+    """What a token's layers share, at ``position`` in every row."""
 
     block: int
     channels: int
     batch: int
     position: int
+    layers: int = 1
+
+    @property
+    def compulsory(self) -> int:
+        """Bytes any implementation moves: ring slots of the block, taps, the pending outputs and
+        the sums written, positions.
+        """
+        taken = self.position % self.block
+        per_channel = self.batch * (4 * (taken + 1) + 8) + 4 * taken
+        return self.layers * (self.channels * per_channel + 8 * self.batch) + 8 * self.batch
+
+    @property
+    def nominal_flops(self) -> float:
+        """A multiplication and an addition per tap, and the pending output's addition."""
+        taken = self.position % self.block
+        return (2 * taken + 1) * self.layers * self.batch * self.channels
+
+
+@dataclass(frozen=True)
+class ApplyCase:
+    """One token of one layer after its history; no gates, no skip.
+
+    last: whether it is the last layer, which moves the positions on.
+    """
+
+    channels: int
+    batch: int
     dtype: torch.dtype = torch.float32
     last: bool = True
 
     @property
     def compulsory(self) -> int:
-        """Bytes any implementation moves: u, y, ring slots of the block, taps, positions."""
-        taken = self.position % self.block
-        row = 4 * taken + 8 + 2 * self.dtype.itemsize
-        return (
-            self.channels * (self.batch * row + 4 * (taken + 1)) + 8 * (1 + self.last) * self.batch
-        )
+        """Bytes any implementation moves: u, y, the sum, the ring's slot, a tap, positions."""
+        rows = self.batch * self.channels * (2 * self.dtype.itemsize + 8)
+        return rows + 4 * self.channels + 8 * (1 + self.last) * self.batch
 
     @property
     def nominal_flops(self) -> float:
-        """A multiplication and an addition per tap."""
-        return 2 * (self.position % self.block + 1) * self.batch * self.channels
+        """The newest tap's multiplication and addition."""
+        return 2 * self.batch * self.channels
 
 
 @dataclass(frozen=True)
@@ -131,6 +152,7 @@ class PrefillCase:
         return self.batch * self.channels * self.positions * (1 if self.part == "inputs" else 4)
 
 
+F32, BF16 = torch.float32, torch.bfloat16
 BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 FILL_CASES = (
     *(FillCase(block, 1024, 1, 1, 2) for block in BLOCKS),
@@ -148,12 +170,16 @@ PREFILL_CASES = (
     *(PrefillCase(part, 512, 128, 64, 4, torch.bfloat16) for part in ("inputs", "outputs")),
     *(PrefillCase(part, 509, 100, 100, 3) for part in ("inputs", "outputs")),
 )
-STEP_CASES = (
-    *(StepCase(64, 1024, 1, 64 + k) for k in (0, 32, 63)),
-    *(StepCase(64, 1024, 1, 64 + k, last=False) for k in (0, 32, 63)),
-    StepCase(64, 1024, 1, 96, torch.bfloat16),
-    StepCase(64, 1000, 1, 96),
-    StepCase(64, 1000, 1, 96, torch.bfloat16),
-    *(StepCase(64, 1024, 8, 64 + k) for k in (0, 32, 63)),
-    *(StepCase(16, 1024, batch, 24) for batch in (1, 8)),
+HISTORY_CASES = (
+    *(HistoryCase(64, 1024, 1, 64 + k) for k in (0, 32, 63)),
+    HistoryCase(64, 1000, 1, 96),
+    *(HistoryCase(64, 1024, 8, 64 + k, 12) for k in (0, 32, 63)),
+    HistoryCase(16, 1024, 1, 24),
+    HistoryCase(16, 1024, 8, 24, 12),
+    HistoryCase(256, 1024, 1, 384),
+)
+APPLY_CASES = (
+    *(ApplyCase(1024, batch, dtype) for batch in (1, 8) for dtype in (F32, BF16)),
+    ApplyCase(1024, 1, F32, last=False),
+    *(ApplyCase(1000, 1, dtype) for dtype in (F32, BF16)),
 )

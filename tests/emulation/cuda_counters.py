@@ -16,28 +16,23 @@ from typing import Any
 import torch
 
 from futurefill_kernels.plan import Plan
-from tests.emulation import prompt_counters
-from tests.emulation.cases import FillCase, PrefillCase, ProductCase, StepCase
+from futurefill_kernels.state.tensors import StreamState
+from tests.emulation import launch_shapes, prompt_counters, token_counters
+from tests.emulation.cases import ApplyCase, FillCase, HistoryCase, PrefillCase, ProductCase
 from tests.emulation.counters import Counters, Resources, counters
 from tests.emulation.cuda_compile import CAPABILITIES, Row, resources
 from tests.emulation.cuda_rig import (
     make_state,
+    run_apply,
     run_fill,
+    run_history,
     run_inputs,
     run_outputs,
     run_products,
-    run_step,
 )
-from tests.emulation.launch_shapes import (
-    MEMORIES,
-    CudaLaunch,
-    fill_config,
-    least_memory,
-    memories,
-    short_range_step,
-)
+from tests.emulation.launch_shapes import MEMORIES, fill_config, least_memory, memories
 from tests.emulation.product_counters import count_products, plan_of
-from tests.oracles import fill, short_range
+from tests.oracles import fill
 
 FILL_BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 #: blocks that only this implementation fuses
@@ -56,12 +51,26 @@ def count_fill(
     return found
 
 
-def count_step(
-    case: StepCase, capability: int = 80, checks: bool = False, compiled: bool = True
+def count_history(
+    case: HistoryCase, capability: int = 80, checks: bool = False, compiled: bool = True
 ) -> Counters:
-    """Counters of one step at ``case.position`` in every row."""
-    found, _ = _run_step(case, capability, checks, compiled)
+    """Counters of one launch at ``case.position`` in every row."""
+    found, _ = _run_history(case, capability, checks, compiled)
     return found
+
+
+def count_apply(
+    case: ApplyCase, capability: int = 80, checks: bool = False, compiled: bool = True
+) -> Counters:
+    """Counters of one token of one layer."""
+    state, h = _stream_of(Plan(8, (8,)), case.channels, case.batch, 1)
+
+    def run(state: StreamState, u: torch.Tensor, y: torch.Tensor) -> Any:
+        token = (u, None, None, y, None, 0, case.last)
+        return run_apply(state, *token, arch=f"sm_{capability}", checks=checks)
+
+    registers = _most("apply_step.cu", "apply_step")["registers"] if compiled else None
+    return token_counters.count_apply(case, state, h, run, _warps, lambda _: registers)
 
 
 def count_product(
@@ -95,7 +104,7 @@ def count_prefill(
 #: type of a case -> what counts one
 COUNT = {
     FillCase: count_fill, PrefillCase: count_prefill, ProductCase: count_product,
-    StepCase: count_step,
+    HistoryCase: count_history, ApplyCase: count_apply,
 }  # fmt: skip
 
 
@@ -129,38 +138,40 @@ def _run_fill(
     ), stats
 
 
-def _run_step(
-    case: StepCase, capability: int, checks: bool, compiled: bool
-) -> tuple[Counters, Any]:
-    plan = Plan(4 * case.block, (case.block,))
+def _stream_of(
+    plan: Plan, channels: int, batch: int, layers: int
+) -> tuple[StreamState, torch.Tensor]:
+    """A stream with random inputs in its ring, and the filters (D, L) of all its layers."""
     generator = torch.Generator().manual_seed(1)
-    h = torch.randn(case.channels, plan.length, generator=generator)
-    state = make_state([h], plan, case.batch)
-    state.ring[..., : case.channels].normal_(generator=generator)
-    state.positions.fill_(case.position)
-    u = torch.randn(case.batch, case.channels, generator=generator).to(case.dtype)
-    y = torch.full_like(u, float("nan"))
-    taken = case.position % case.block
-    slots = state.ring[0, :, 0, :, : case.channels]
-    recent = torch.cat([slots[:, case.position - taken : case.position], u[:, None].float()], 1)
-    expected = short_range(slots[:, case.position], recent, h)
-    token = (state, u, None, None, y, None, 0, case.last)
-    stats = run_step(*token, arch=f"sm_{capability}", checks=checks)
-    assert state.positions.tolist() == [case.position + case.last] * case.batch
-    warps = stats.blocks * stats.threads_per_block // 32
+    h = torch.randn(channels, plan.length, generator=generator)
+    state = make_state([h] * layers, plan, batch)
+    state.ring[..., :channels].normal_(generator=generator)
+    return state, h
+
+
+def _warps(stats: Any) -> int:
+    return int(stats.blocks * stats.threads_per_block // 32)
+
+
+def _run_history(
+    case: HistoryCase, capability: int, checks: bool, compiled: bool
+) -> tuple[Counters, Any]:
+    plan = token_counters.plan_of(case)
+    state, h = _stream_of(plan, case.channels, case.batch, case.layers)
     registers = None
     if compiled:
-        rows = _step_rows(short_range_step(*token))
-        registers = _most("short_range_step.cu", f"Li{rows}E")["registers"]
-    return counters(
-        stats, y, expected, case.compulsory, case.nominal_flops, stats.total_warp_insts / warps,
-        registers,
-    ), stats  # fmt: skip
+        kernel = launch_shapes.history(state, None).kernel
+        registers = _most("history.cu", f"ILi{_history_rows(kernel)}E")["registers"]
+
+    def run(state: StreamState) -> Any:
+        return run_history(state, arch=f"sm_{capability}", checks=checks)
+
+    return token_counters.count_history(case, state, h, run, _warps, lambda _: registers)
 
 
-def _step_rows(launch: CudaLaunch) -> int:
-    """Batch rows of a thread block of a step."""
-    return int(launch.kernel.split(", ")[1])
+def _history_rows(kernel: str) -> int:
+    """Batch rows of a warp."""
+    return int(kernel.split("<")[1].split(",")[0])
 
 
 def fill_row(block: int, memory: int = 1, channels: int = 32) -> Row:
@@ -201,20 +212,16 @@ def fill_rows() -> list[Row]:
     return [fill_row(block, memory) for block in FILL_BLOCKS for memory in memories(block)]
 
 
-def step_row(channels: int, batch: int, taps: int = 64, dtype: torch.dtype = torch.float32) -> Row:
-    """The step at the end of a block, where all taps count."""
-    case = StepCase(taps, channels, batch, 2 * taps - 1, dtype)
-    found, stats = _run_step(case, 80, False, False)
-    warps = stats.blocks * stats.threads_per_block // 32
+def history_row(channels: int, batch: int, layers: int, taps: int = 64) -> Row:
+    """The history at the end of a block, where all taps count."""
+    case = HistoryCase(taps, channels, batch, 2 * taps - 1, layers)
+    found, stats = _run_history(case, 80, False, False)
     return {
-        "channels": channels,
-        "batch": batch,
-        "dtype": str(dtype).removeprefix("torch."),
-        "blocks": stats.blocks,
+        "warps": _warps(stats),
         "sectors": found.traffic,
         "ideal": found.coalescing,
         "bytes": found.distinct,
-        "barriers": _block_barriers(stats) / warps,
+        "barriers": _block_barriers(stats),
     }
 
 
@@ -250,10 +257,12 @@ def resource_rows() -> Iterator[tuple[str, int, Resources]]:
         )
         only = "" if len(memories(block)) == 1 else f", from {memory} of shared memory"
         yield f"future_fill, block {block}{only}", devices[memory], used
-    for rows in (1, 2, 8):
-        most = _most("short_range_step.cu", f"Li{rows}E")
+    for rows in (1, 4):
+        most = _most("history.cu", f"ILi{rows}E")
         used = Resources(most["registers"], most["shared"], most["spilled"], 4)
-        yield f"short_range_step, T_0=64, {rows} rows a block", 80, used
+        yield f"history, rows of a warp: {rows}", 80, used
+    most = _most("apply_step.cu", "apply_step")
+    yield "apply_step", 80, Resources(most["registers"], most["shared"], most["spilled"], 4)
     for name, file in (
         ("spectrum_products", "spectrum_products.cu"),
         ("prefill_inputs", "prefill.cu"),

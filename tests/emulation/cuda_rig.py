@@ -93,7 +93,14 @@ def run_level(state: StreamState, level: Level, rows: Tensor | None = None, **op
     (run_fill if fused else run_fill_by_fft)(state, level, rows, **options)
 
 
-def run_step(
+def run_history(state: StreamState, rows: Tensor | None = None, **options: Any) -> Any:
+    """The history of all layers."""
+    tensors = (state.ring, state.taps, state.positions, rows)
+    written = (state.token_at, state.undo, state.history)
+    return _run(launch_shapes.history(state, rows), (*tensors, *written), **options)
+
+
+def run_apply(
     state: StreamState,
     u: Tensor,
     pre: Tensor | None,
@@ -104,11 +111,11 @@ def run_step(
     advance: bool,
     **options: Any,
 ) -> Any:
-    """One token of one layer."""
-    launch = launch_shapes.short_range_step(state, u, pre, post, y, rows, layer, advance)
+    """One token of one layer after its history."""
+    launch = launch_shapes.apply_step(state, u, pre, post, y, rows, layer, advance)
     skip = None if state.skip is None else state.skip[layer]
-    own = (state.ring[layer], state.taps[layer], skip, state.positions)
-    return _run(launch, (u, pre, post, y, *own, rows), **options)
+    own = (state.ring[layer], state.taps[layer], skip, state.history[layer], state.token_at[layer])
+    return _run(launch, (u, pre, post, y, *own, state.positions, rows), **options)
 
 
 def run_inputs(

@@ -23,12 +23,14 @@ struct TensorRow {
 };
 
 struct StateRow {
-  TensorRow ring, kept, spectra, taps, skip, positions;
+  TensorRow ring, kept, spectra, taps, skip, positions, token_at, undo, history;
 
   State state(int64_t channels_per_filter, int64_t length) const {
     State s{};
     s.ring = ring.at<float>(), s.kept = kept.at<float>(), s.spectra = spectra.at<float>();
     s.taps = taps.at<float>(), s.skip = skip.at<float>(), s.positions = positions.at<int64_t>();
+    s.token_at = token_at.at<int64_t>();
+    s.undo = undo.at<float>(), s.history = history.at<float>();
     s.layers = ring.sizes[0], s.batch = ring.sizes[1];
     s.slots = ring.sizes[3], s.lanes = ring.sizes[4];
     s.kept_rows = kept.sizes[3];
@@ -117,20 +119,34 @@ const char* spectrum_products(const StateRow* state, const TensorRow* tensors, c
                products_arguments(p));
 }
 
+const char* history(const StateRow* state, const TensorRow* rows, int64_t channels_per_filter,
+                    int64_t length) {
+  const State s = state->state(channels_per_filter, length);
+  const HistoryParams p = history_params(s, rows_of(*rows, s.batch));
+  const char* result = nullptr;
+  choose_history(p, [&](auto rows, auto vectors, auto unroll, auto shared) {
+    std::ostringstream kernel;
+    kernel << "history<" << rows << ", " << vectors << ", " << unroll << ", "
+           << (shared ? "true" : "false") << ">";
+    result = write("history.cuh", kernel.str(), history_launch(p), history_arguments(p));
+  });
+  return result;
+}
+
 // tensors: u, pre, post, y (rows, channels), rows.
-const char* short_range_step(const StateRow* state, const TensorRow* tensors, int64_t io,
-                             int64_t channels_per_filter, int64_t length, int64_t layer,
-                             int64_t advance) {
+const char* apply_step(const StateRow* state, const TensorRow* tensors, int64_t io,
+                       int64_t channels_per_filter, int64_t length, int64_t layer,
+                       int64_t advance) {
   const State s = state->state(channels_per_filter, length);
   const TensorRow &u = tensors[0], &pre = tensors[1], &post = tensors[2], &y = tensors[3];
   const Tokens tokens{u.at<void>(),   pre.at<void>(),  post.at<void>(), y.at<void>(), u.strides[0],
                       pre.strides[0], post.strides[0], y.strides[0],    u.sizes[1],   IoType(io)};
-  const StepParams p = step_params(s, tokens, rows_of(tensors[4], u.sizes[0]), layer, advance != 0);
+  const Rows rows = rows_of(tensors[4], u.sizes[0]);
+  const ApplyParams p = apply_params(s, tokens, rows, layer, advance != 0);
   const char* result = nullptr;
-  choose_step(p, [&](auto io, auto rows, auto shared) {
-    const std::string kernel = "short_range_step<" + io_name(io) + ", " + std::to_string(rows) +
-                               ", " + (shared ? "true" : "false") + ">";
-    result = write("short_range_step.cuh", kernel, step_launch(p.shape), step_arguments(p));
+  choose_apply(p, [&](auto io, auto vector) {
+    const std::string kernel = "apply_step<" + io_name(io) + ", " + std::to_string(vector) + ">";
+    result = write("apply_step.cuh", kernel, apply_launch(p), apply_arguments(p));
   });
   return result;
 }

@@ -91,7 +91,10 @@ def _rows(*tensors: Tensor | None) -> list[int]:
 
 def _state(state: StreamState) -> tuple[list[int], int, int]:
     """The tensors, channels per filter, and the plan's length."""
-    tensors = (state.ring, state.kept, state.spectra, state.taps, state.skip, state.positions)
+    tensors = (
+        *(state.ring, state.kept, state.spectra, state.taps, state.skip, state.positions),
+        *(state.token_at, state.undo, state.history),
+    )
     return _rows(*tensors), state.layout.channels // state.layout.groups, state.plan.length
 
 
@@ -119,7 +122,13 @@ def spectrum_products(
     return _launch("spectrum_products", *arguments)
 
 
-def short_range_step(
+def history(state: StreamState, rows: Tensor | None) -> CudaLaunch:
+    """Of all layers."""
+    tensors, *sizes = _state(state)
+    return _launch("history", tensors, _rows(rows), *sizes)
+
+
+def apply_step(
     state: StreamState,
     u: Tensor,
     pre: Tensor | None,
@@ -132,9 +141,7 @@ def short_range_step(
     """One token of one layer."""
     tensors, *sizes = _state(state)
     given = _rows(u, pre, post, y, rows)
-    return _launch(
-        "short_range_step", tensors, given, IO_TYPES[u.dtype], *sizes, layer, int(advance)
-    )
+    return _launch("apply_step", tensors, given, IO_TYPES[u.dtype], *sizes, layer, int(advance))
 
 
 def prefill_inputs(*tensors: Tensor | None) -> CudaLaunch:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.emulation import cuda_counters
-from tests.emulation.cases import ProductCase
+from tests.emulation.cases import ApplyCase, ProductCase
 from tests.emulation.cuda_compile import resources, unavailable
 from tests.emulation.launch_shapes import MEMORIES, fill_config, memories
 from tests.fast import combinations
@@ -49,26 +49,46 @@ def test_fill(block, memory):
 
 
 @pytest.mark.parametrize(
-    ("channels", "batch", "dtype", "limit"),
+    ("channels", "batch", "layers", "limit"),
     combinations(
         [
-            (1024, 1, torch.float32, 1.04),
-            (1024, 8, torch.float32, 1.04),
-            (4096, 1, torch.float32, 1.04),
-            (1000, 1, torch.float32, 1.04),
-            (1024, 1, torch.bfloat16, 1.05),
-            (256, 8, torch.float32, 1.37),
+            (1024, 1, 2, 1.02),
+            (4096, 1, 1, 1.02),
+            (1000, 1, 1, 1.05),  # padded channels, too
+            (1024, 8, 12, 1.12),  # two groups of rows read the taps
+            (1024, 4, 16, 1.01),
         ],
-        fast=[(1024, 1, torch.float32, 1.04)],
+        fast=[(1024, 1, 2, 1.02), (1024, 8, 12, 1.12)],
     ),
 )
-def test_step(channels, batch, dtype, limit):
-    row = cuda_counters.step_row(channels, batch, dtype=dtype)
+def test_history(channels, batch, layers, limit):
+    row = cuda_counters.history_row(channels, batch, layers)
+    print(row)
     assert row["sectors"] <= limit
-    assert row["ideal"] <= 1.01
-    assert row["bytes"] <= 1.01
-    assert row["barriers"] == 1
-    assert row["blocks"] >= 120
+    assert row["ideal"] == 1
+    assert row["bytes"] <= 1.03
+    assert row["barriers"] == 0
+    assert row["warps"] >= min(512, layers * batch * channels // 8)
+
+
+@pytest.mark.parametrize("capability", combinations([80, 90], fast=[80]))
+@pytest.mark.parametrize(
+    ("case", "traffic"),
+    [
+        (ApplyCase(1024, 1), 1.02),
+        (ApplyCase(1024, 8, torch.bfloat16), 1.31),  # every row reads the tap
+        (ApplyCase(1030, 2), 1.23),  # ragged sectors
+    ],
+    ids=str,
+)
+def test_apply_step(case, traffic, capability):
+    found = cuda_counters.count_apply(case, capability, checks=True, compiled=False)
+    print(found)
+    assert found.error <= (1e-7 if case.dtype == torch.float32 else 2e-3)
+    assert found.coalescing <= 1.05
+    assert found.distinct <= 1.001
+    assert found.traffic <= traffic
+    assert found.instructions <= 120
 
 
 @pytest.mark.parametrize("capability", combinations([80, 90], fast=[80]))
@@ -107,7 +127,9 @@ def test_registers_and_spills():
         assert row["registers"] <= 80
     for row in resources("prefill.cu"):
         assert row["registers"] <= 64
-    for row in resources("short_range_step.cu"):
+    for row in resources("history.cu"):
         assert row["spilled"] == 0
-        if "Li1E" in row["kernel"]:
-            assert row["registers"] <= 40
+        assert row["registers"] <= (80 if "historyILi1E" in row["kernel"] else 128)
+    for row in resources("apply_step.cu"):
+        assert row["spilled"] == 0
+        assert row["registers"] <= 40

@@ -59,32 +59,54 @@ def test_fill_of_some_rows_and_channels():
 
 
 @pytest.mark.parametrize(
-    ("batch", "channels", "rows"),
-    [(1, 1024, 1), (2, 64, 1), (2, 1024, 2), (8, 1024, 8), (9, 1000, 8), (8, 512, 2), (64, 8, 1)],
+    ("layers", "batch", "channels", "kernel", "grid"),
+    [
+        (24, 1, 1024, "1, 2, 4", (32, 1, 24)),  # a sector a warp
+        (8, 2, 1024, "1, 2, 4", (32, 2, 8)),  # 256 warps of several rows would be few
+        (16, 2, 1024, "4, 8, 2", (8, 1, 16)),
+        (3, 64, 1000, "4, 8, 2", (8, 16, 3)),
+        (1, 9, 33, "1, 2, 4", (2, 9, 1)),
+    ],
+)
+def test_history(layers, batch, channels, kernel, grid):
+    """Rows share the taps where enough warps are left for all SMs."""
+    state = state_of(Plan(128, (64,)), channels, batch, layers)
+    launch = launch_shapes.history(state, None)
+    assert launch.kernel == f"history<{kernel}, false>"
+    assert (launch.grid, launch.threads, launch.shared) == (grid, 128, 0)
+    written = (state.token_at, state.undo, state.history)
+    assert launch.arguments[3:7] == (0, *(x.data_ptr() for x in written))
+
+
+def test_history_of_some_rows_with_shared_filters():
+    state = make_state([torch.ones(4, 64)] * 2, Plan(64, (16,)), 5, 12)
+    launch = launch_shapes.history(state, torch.tensor([3, -1, 1]))
+    assert launch.kernel == "history<1, 2, 4, true>"
+    assert launch.grid == (1, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("channels", "vector", "blocks"), [(1024, 4, 2), (1000, 4, 2), (6, 1, 1), (1030, 1, 9)]
 )
 @pytest.mark.parametrize("dtype", list(launch_shapes.IO_TYPES))
-def test_step(batch, channels, rows, dtype):
-    """Rows share the taps where enough thread blocks are left for all SMs."""
-    state = state_of(Plan(128, (64,)), channels, batch)
-    u = torch.zeros(batch, channels, dtype=dtype)
-    launch = launch_shapes.short_range_step(state, u, None, None, u, None, 0, True)
+def test_apply_step(channels, vector, blocks, dtype):
+    """Whole vectors where every row starts at one, also in parts of wider tensors."""
+    state = state_of(Plan(128, (64,)), channels, 3, layers=2)
+    u, pre, post = torch.zeros(3, 3 * channels, dtype=dtype).chunk(3, 1)
+    launch = launch_shapes.apply_step(state, u, pre, post, u, None, 1, True)
     kind = launch_shapes.IO_TYPES[dtype]
-    assert launch.kernel == f"short_range_step<IoOf<IoType({kind})>, {rows}, false>"
-    assert launch.grid == (-(-channels // 8), -(-batch // rows), 1)
-    assert (launch.threads, launch.shared) == (128, 0)
-    assert launch.arguments[1:3] == (0, 0)
+    assert launch.kernel == f"apply_step<IoOf<IoType({kind})>, {vector}>"
+    assert (launch.grid, launch.threads, launch.shared) == ((blocks, 3, 1), 128, 0)
+    layer = [x[1].data_ptr() for x in (state.ring, state.taps, state.history, state.token_at)]
+    assert launch.arguments[4:9] == (*layer[:2], 0, *layer[2:])
 
 
-def test_step_of_a_layer_with_shared_filters():
-    plan = Plan(64, (16,))
-    skip = torch.ones(2, 12)
-    state = make_state([torch.ones(4, 64)] * 2, plan, 2, 12, skip)
-    u = torch.zeros(2, 12)
-    launch = launch_shapes.short_range_step(state, u, u, u, u, None, 1, True)
-    assert launch.kernel.endswith("1, true>")
-    layers = (state.ring[1], state.taps[1], state.skip[1])
-    assert launch.arguments[4:7] == tuple(x.data_ptr() for x in layers)
-    assert launch.threads == 32
+def test_apply_step_of_rows_that_start_anywhere():
+    state = state_of(Plan(128, (64,)), 8, 3)
+    token = torch.zeros(3, 17)
+    for u in (token[:, :8], token[:, 1:9], torch.zeros(25)[1:].view(3, 8)):
+        launch = launch_shapes.apply_step(state, u, None, None, u, None, 0, False)
+        assert launch.kernel.endswith(", 1>")
 
 
 def test_products_of_a_layer():

@@ -19,6 +19,7 @@ from tests.emulation.counters import Resources
 CAPABILITIES = (80, 90, 100, 120)
 _POINTERS = {
     torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64",
+    torch.int32: "*i32",
 }  # fmt: skip
 
 
@@ -43,21 +44,40 @@ def _signature(launch: Launch) -> tuple[dict[str, str], dict[Any, Any], dict[Any
     return types, constants, attributes
 
 
-def resources(launch: Launch, capability: int) -> Resources:
-    """Compile for ``sm_<capability>`` and read the machine code's resource usage."""
+def _compiled(launch: Launch, capability: int) -> Any:
     types, constants, attributes = _signature(launch)
     source = ASTSource(launch.kernel, types, constants, attributes)
     target = GPUTarget("cuda", capability, 32)
-    compiled = triton.compile(source, target=target, options=launch.options)
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage = subprocess.run(
-            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
-        ).stdout
+    return triton.compile(source, target=target, options=launch.options)
+
+
+def ptx(launch: Launch, capability: int) -> str:
+    """The launch's PTX for ``sm_<capability>``."""
+    return str(_compiled(launch, capability).asm["ptx"])
+
+
+def machine_code(launch: Launch, capability: int) -> str:
+    """The launch's disassembled machine code for ``sm_<capability>``."""
+    return _inspect("nvdisasm", _compiled(launch, capability), "-c")
+
+
+def resources(launch: Launch, capability: int) -> Resources:
+    """Compile for ``sm_<capability>`` and read the machine code's resource usage."""
+    compiled = _compiled(launch, capability)
+    usage = _inspect("cuobjdump", compiled, "--dump-resource-usage")
     found = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     return Resources(
         found["REG"], compiled.metadata.shared, found["STACK"] + found["LOCAL"],
         compiled.metadata.num_warps,
     )  # fmt: skip
+
+
+def _inspect(tool: str, compiled: Any, option: str) -> str:
+    """What a tool that comes with Triton says of the machine code."""
+    path = Path(triton.__file__).parent / "backends/nvidia/bin" / tool
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        return subprocess.run(
+            [path, option, file.name], capture_output=True, text=True, check=True
+        ).stdout

@@ -14,20 +14,21 @@ from futurefill_kernels.implementations.triton_kernels.config import fill_config
 from futurefill_kernels.implementations.triton_kernels.launch import (
     Fill,
     Launch,
+    apply_launch,
     fill_launch,
+    history_launch,
     multiply_launch,
     prefill_inputs_launch,
     prefill_outputs_launch,
-    step_launch,
 )
 from futurefill_kernels.plan import Level
 from futurefill_kernels.state.tensors import StreamState, allocate
-from tests.emulation import emulator, prompt_counters
-from tests.emulation.cases import FillCase, PrefillCase, ProductCase, StepCase
+from tests.emulation import emulator, prompt_counters, token_counters
+from tests.emulation.cases import ApplyCase, FillCase, HistoryCase, PrefillCase, ProductCase
 from tests.emulation.counters import Counters, Resources, counters
 from tests.emulation.product_counters import count_products, plan_of
 from tests.emulation.triton_compile import CAPABILITIES, resources
-from tests.oracles import fill, short_range
+from tests.oracles import fill
 
 #: name of the kernel between the transforms of torch.fft
 PRODUCTS = "multiply_accumulate"
@@ -118,30 +119,52 @@ def count_product(case: ProductCase, capability: int = 80, checks: bool = False)
     return count_products(case, state, run, lambda stats: stats.registers)
 
 
-def count_step(case: StepCase, capability: int = 80, checks: bool = False) -> Counters:
-    """Counters of one step at ``case.position`` in every row, and its error in float64."""
-    plan = Plan(4 * case.block, (case.block,))
-    state, h = state_of(plan, case.channels, case.batch, 1)
-    state.positions.fill_(case.position)
-    generator = torch.Generator().manual_seed(1)
-    u = torch.randn(case.batch, case.channels, generator=generator).to(case.dtype)
-    y = torch.full_like(u, float("nan"))
-    taken = case.position % case.block
-    slots = state.ring[0, :, 0, :, : case.channels]
-    recent = torch.cat([slots[:, case.position - taken : case.position], u[:, None].float()], 1)
-    expected = short_range(slots[:, case.position], recent, h)
-    launch = step_launch(
-        u, None, None, y, state.ring, state.taps, None, state.positions, None, 0, case.last,
+def history_of(case: HistoryCase) -> tuple[StreamState, torch.Tensor, Launch]:
+    """State, filters (D, L) of all layers, and the launch at the state's positions."""
+    state, h = state_of(token_counters.plan_of(case), case.channels, case.batch, case.layers)
+    launch = history_launch(
+        state.ring, state.taps, state.positions, None, state.token_at, state.undo, state.history,
         1, DeviceInfo.named("h100"),
     )  # fmt: skip
-    stats = emulate(launch, capability, checks)
-    assert state.positions.tolist() == [case.position + case.last] * case.batch
-    programs = math.prod(launch.grid) * launch.options["num_warps"]
-    nominal = case.nominal_flops
-    return counters(
-        stats, y, expected, case.compulsory, nominal, stats.total_warp_insts / programs,
-        stats.registers,
+    return state, h, launch
+
+
+def apply_of(state: StreamState, u: torch.Tensor, y: torch.Tensor, last: bool) -> Launch:
+    """The launch for one token of the first layer, without gates and skip."""
+    return apply_launch(
+        u, None, None, y, state.ring, state.taps, None, state.history, state.token_at,
+        state.positions, None, 0, last, 1,
     )  # fmt: skip
+
+
+def count_history(case: HistoryCase, capability: int = 80, checks: bool = False) -> Counters:
+    """Counters of one launch at ``case.position`` in every row."""
+    state, h, launch = history_of(case)
+
+    def run(state: StreamState) -> Any:
+        return emulate(launch, capability, checks)
+
+    found, _ = token_counters.count_history(case, state, h, run, _programs, _registers)
+    return found
+
+
+def count_apply(case: ApplyCase, capability: int = 80, checks: bool = False) -> Counters:
+    """Counters of one token of one layer."""
+    state, h = state_of(Plan(8, (8,)), case.channels, case.batch, 1)
+
+    def run(state: StreamState, u: torch.Tensor, y: torch.Tensor) -> Any:
+        return emulate(apply_of(state, u, y, case.last), capability, checks)
+
+    return token_counters.count_apply(case, state, h, run, _programs, _registers)
+
+
+def _programs(stats: Any) -> int:
+    """Those of one warp."""
+    return math.prod(stats.grid)
+
+
+def _registers(stats: Any) -> int:
+    return int(stats.registers)
 
 
 def prefill_of(case: PrefillCase, *arguments: Any) -> Launch:
@@ -162,7 +185,7 @@ def count_prefill(case: PrefillCase, capability: int = 80, checks: bool = False)
 #: type of a case -> what counts one
 COUNT = {
     FillCase: count_fill, PrefillCase: count_prefill, ProductCase: count_product,
-    StepCase: count_step,
+    HistoryCase: count_history, ApplyCase: count_apply,
 }  # fmt: skip
 
 
@@ -177,20 +200,13 @@ def shipped_launches() -> Iterator[tuple[str, Launch]]:
     for part in ("inputs", "outputs"):
         case = PrefillCase(part, 512, 128, 64, 1)
         yield f"prefill_{part}", prefill_of(case, *prompt_counters.arguments_of(case)[0])
-    info = DeviceInfo.named("a100")
-    for batch, channels, block, dtype in (
-        (1, 1024, 16, torch.float32), (1, 1024, 64, torch.float32), (1, 1024, 64, torch.bfloat16),
-        (2, 1024, 64, torch.float32), (8, 1024, 64, torch.float32), (8, 1000, 64, torch.bfloat16),
-        (1, 1024, 256, torch.float32), (8, 1024, 256, torch.float32),
-    ):  # fmt: skip
-        state, _ = state_of(Plan(2 * block, (block,)), channels, batch, 1)
-        u = torch.zeros(batch, channels, dtype=dtype)
-        launch = step_launch(
-            u, u, u, u, state.ring, state.taps, state.taps[:, 0, 0], state.positions, None, 0,
-            True, 1, info,
-        )  # fmt: skip
-        name = f"short_range_step, B={batch} D={channels} T_0={block} {str(dtype)[6:]}"
-        yield f"{name}, {launch.constants['ROWS']} rows a program", launch
+    for case in (HistoryCase(64, 1024, 1, 64), HistoryCase(64, 1024, 8, 64, 12)):
+        _, _, launch = history_of(case)
+        yield f"history, rows of a program: {launch.constants['ROWS']}", launch
+    state, _ = state_of(Plan(8, (8,)), 1024, 1, 1)
+    for dtype in (torch.float32, torch.bfloat16):
+        u = torch.zeros(1, 1024, dtype=dtype)
+        yield f"apply_step, {str(dtype)[6:]}", apply_of(state, u, u, True)
 
 
 def resource_rows() -> Iterator[tuple[str, int, Resources]]:

@@ -77,10 +77,17 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         pytest.skip(f"no CUDA emulation: {NOT_EMULATED}")
     launches: list[str] = []
 
+    def make_history(state):
+        def history(rows):
+            launches.append("history")
+            cuda_rig.run_history(state, rows, checks=False)
+
+        return history
+
     def make_step(state):
         def step(u, pre, post, y, rows, layer, advance):
             launches.append("step")
-            cuda_rig.run_step(state, u, pre, post, y, rows, layer, advance, checks=False)
+            cuda_rig.run_apply(state, u, pre, post, y, rows, layer, advance, checks=False)
 
         return step
 
@@ -104,6 +111,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         cannot_run=lambda device, dtype, plan: [],
         make_layout=cuda.make_layout,
         make_spectra=cuda.make_spectra,
+        make_history=make_history,
         make_step=make_step,
         fill=fill,
         fill_share=fill_share,
@@ -182,7 +190,7 @@ def test_rows_at_positions_of_their_own(emulated):
 
 
 def test_launches_per_token(emulated):
-    """One launch per layer and at most one fill for all layers."""
+    """A history for all layers, one launch per layer and at most one fill for all layers."""
     layers = 3
     plan = ff.Plan(64, (16, 32))
     cache = ff.FutureFillCache(
@@ -194,4 +202,4 @@ def test_launches_per_token(emulated):
             cache.step(torch.randn(1, 2), layer)
         level = next(iter(plan.levels_at(t)), None)
         fills = [] if level is None else [f"fill {plan.levels[level].block}"]
-        assert emulated.launches == ["step"] * layers + fills
+        assert emulated.launches == ["history", *["step"] * layers, *fills]

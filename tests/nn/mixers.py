@@ -11,8 +11,10 @@ import futurefill_kernels as ff
 from futurefill_kernels import nn as ffnn
 
 CHANNELS, CONTEXT = 6, 64
-#: largest difference between the two modes
-TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
+#: largest difference between the two modes, relative to the largest output
+TOLERANCE = {
+    torch.float32: 5e-6, torch.float64: 1e-13, torch.bfloat16: 4e-2, torch.float16: 5e-3,
+}  # fmt: skip
 
 MIXERS: dict[str, Callable[[], nn.Module]] = {
     "long-conv": lambda: ffnn.LongConv(CHANNELS, CONTEXT),
@@ -53,6 +55,14 @@ def run_split(model: nn.Module, x: Tensor, splits: Iterable[int], cache: object)
     return torch.cat(pieces, 1)
 
 
+def check_equal(streamed: Tensor, parallel: Tensor) -> None:
+    """The same up to the rounding of their dtype."""
+    difference = (streamed.double() - parallel.double()).abs().max()
+    error = (difference / parallel.double().abs().max()).item()
+    print(f"{parallel.dtype}: largest difference {error:.2e}")
+    assert error < TOLERANCE[parallel.dtype]
+
+
 @torch.no_grad()
 def check_modes(make: Callable[[], nn.Module], dtype: torch.dtype) -> None:
     """A prompt and 30 steps against the parallel form."""
@@ -61,7 +71,6 @@ def check_modes(make: Callable[[], nn.Module], dtype: torch.dtype) -> None:
     x = torch.randn(3, 47, CHANNELS, dtype=dtype)
     cache = ff.DecodingCache(model, 3, 30)
     streamed = run_split(model, x, range(17, 47), cache)
-    error = (streamed - model(x)).abs().max().item()
-    print(f"{dtype}: max difference {error:.2e}")
-    assert error < TOLERANCE[dtype]
+    assert streamed.dtype == dtype
+    check_equal(streamed, model(x))
     assert cache.positions.tolist() == [30, 30, 30]

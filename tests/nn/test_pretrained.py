@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -30,6 +30,26 @@ def test_saved_weights_come_back(saved):
     torch.manual_seed(0)
     for name, tensor in LanguageModel(SMALL).state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_comes_back_as_what_it_was(tmp_path, dtype):
+    config = replace(SMALL, mixer="stu", spectral_filters=3, activation="gelu", norm_eps=1e-4)
+    model = LanguageModel(config).to(dtype)
+    save_model(model, tmp_path / "model.safetensors", {})
+    again = load_model(tmp_path / "model.safetensors")
+    assert again.config == config
+    for name, tensor in model.state_dict().items():
+        assert again.state_dict()[name].dtype == dtype
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_other_configurations_are_refused(saved):
+    tensors = load_file(saved)
+    for config in ({**asdict(SMALL), "mixer": "attention"}, {**asdict(SMALL), "layers": -1}):
+        save_file(tensors, saved, {"config": json.dumps(config)})
+        with pytest.raises(ValueError, match="no usable model configuration"):
+            load_model(saved)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
@@ -64,6 +84,10 @@ def test_tensors_that_do_not_match_are_refused(saved):
     save_file({**tensors, "norm.weight": norm * float("nan")}, saved, config)
     with pytest.raises(ValueError, match=r"norm.weight in .* to be finite"):
         load_model(saved)
+    for wrong in (norm.double(), norm.int()):
+        save_file({**tensors, "norm.weight": wrong}, saved, config)
+        with pytest.raises(ValueError, match=r"one floating point dtype in .*torch.float32"):
+            load_model(saved)
 
 
 def test_the_shipped_model_knows_python():

@@ -7,7 +7,9 @@ import pytest
 from futurefill_kernels import DeviceInfo, Plan
 from futurefill_kernels.planning.capabilities import largest_fused, on_gpus
 from futurefill_kernels.planning.gpu_cost import (
+    APPLY_SECONDS,
     FFT_LAUNCHES,
+    HISTORY_SECONDS,
     GpuCost,
     fill_bytes,
     fill_launches,
@@ -55,11 +57,40 @@ def test_a_block_of_several_launches_costs_them(impl):
     assert workspace_bytes(workload, largest) == 0 < moved < workspace_bytes(workload, 2 * largest)
 
 
+@pytest.mark.parametrize(
+    ("block", "batch", "measured", "error"),
+    [
+        (16, 1, 1.32, 0.02),
+        (32, 1, 1.32, 0.02),
+        (64, 1, 1.35, 0.02),
+        (128, 1, 1.40, 0.06),
+        (256, 1, 1.68, 0.02),
+        (512, 1, 2.14, 0.03),
+        (64, 8, 1.93, 0.1),
+        (64, 64, 4.48, 0.16),
+    ],
+)
+def test_a_token_costs_what_was_measured(block, batch, measured, error):
+    """Microseconds per layer of 24 on an H200, history and steps."""
+    cost = GpuCost(Workload(65536, 65536, 1024, batch, 24, 1024), DeviceInfo.named("h200"))
+    assert cost.first(block) / 24 == pytest.approx(1e-6 * measured, rel=error)
+
+
+@pytest.mark.parametrize(("block", "measured"), [(64, 16.3), (256, 75)])
+def test_a_fill_costs_what_was_measured(block, measured):
+    """Microseconds of 24 layers on an H200, the first of a group, without the host's launch."""
+    info = DeviceInfo.named("h200")
+    cost = GpuCost(Workload(65536, 65536, 1024, 1, 24, 1024), info)
+    assert cost.fill(block, 1, False) - info.launch_seconds == pytest.approx(
+        1e-6 * measured, rel=0.16
+    )
+
+
 def test_a_plan_costs_its_first_block_and_its_levels():
     cost = GpuCost(Workload(65536, 65536, 256, 2, 3, 256), DeviceInfo.named("l4"))
     plan = Plan(65536, (16, 64, 2048))
     parts = [cost.first(16), cost.level(16, 4), cost.level(64, 32), cost.level(2048, 32)]
     assert cost.plan(plan) == pytest.approx(sum(parts))
-    # one launch per layer is all that a step of few taps waits for
-    assert cost.first(1) == pytest.approx(3 * cost.info.launch_seconds, rel=0.01)
+    # latencies are all that a token of few taps waits for
+    assert cost.first(1) == pytest.approx(3 * APPLY_SECONDS + HISTORY_SECONDS, rel=0.02)
     assert cost.firing(64, 4) == cost.fill(64, 2, True)

@@ -19,14 +19,14 @@ from futurefill_kernels.planning.workload import Workload
 @pytest.mark.parametrize(
     ("device", "length", "channels", "batch_size", "layers", "blocks"),
     [
-        ("h100", 2048, 1024, 1, 24, "16 .. 1024"),
-        ("h100", 65536, 1024, 1, 24, "16 .. 2048, 16384"),
-        ("h100", 65536, 1024, 1, 1, "128 .. 2048, 16384"),
+        ("h100", 2048, 1024, 1, 24, "32 .. 1024"),
+        ("h100", 65536, 1024, 1, 24, "32 .. 2048, 16384"),
+        ("h100", 65536, 1024, 1, 1, "256 .. 2048, 16384"),
         ("h100", 65536, 4096, 8, 1, "32 .. 2048, 16384"),
         ("a100", 65536, 1024, 1, 24, "16 .. 2048, 16384"),
         ("a100", 2048, 4096, 8, 24, "8 .. 1024"),
         ("b200", 65536, 4096, 1, 24, "16 .. 2048, 16384"),
-        ("b200", 1 << 20, 4096, 1, 1, "64 .. 2048, 16384, 131072"),
+        ("b200", 1 << 20, 4096, 1, 1, "256 .. 2048, 16384, 131072"),
         ("h200", 32, 64, 1, 1, "32"),
     ],
 )
@@ -99,7 +99,7 @@ def test_blocks_of_one_launch_differ_between_implementations():
         for impl in ("auto", "triton", "cuda")
     }
     assert plans["auto"] == plans["triton"]
-    assert blocks_text(plans["triton"].block_sizes) == "16 .. 2048, 16384"
+    assert blocks_text(plans["triton"].block_sizes) == "32 .. 2048, 16384"
     assert 8192 in plans["cuda"].block_sizes
 
 
@@ -120,8 +120,8 @@ def test_a_tight_memory_costs_time_before_it_refuses():
 @pytest.mark.parametrize(
     ("device", "length", "layers", "blocks", "slack_from"),
     [
-        ("h100", 65536, 24, "16 .. 256, 1024, 4096", 1024),
-        ("l4", 65536, 4, "16 .. 128, 512, 2048", 512),
+        ("h100", 65536, 24, "16 .. 64, 256, 1024, 4096", 256),
+        ("l4", 65536, 4, "16, 32, 128, 512, 2048", 128),
         ("h100", 1 << 20, 1, "16 .. 2048, 8192, 32768", 8192),
         ("a100", 2048, 1, "16 .. 1024", None),
     ],

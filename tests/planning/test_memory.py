@@ -7,6 +7,7 @@ import torch
 
 from futurefill_kernels import DeviceInfo, Plan
 from futurefill_kernels.planning.memory import (
+    available_nbytes,
     check_memory,
     level_nbytes,
     needed_nbytes,
@@ -51,10 +52,30 @@ def test_what_levels_hold_is_part_of_it(itemsize):
 
 
 def test_memory_is_checked_before_it_is_allocated():
-    total = DeviceInfo.of("cpu").memory_bytes
-    check_memory(total, torch.device("cpu"))
-    with pytest.raises(MemoryError, match=f"needs {total + 1} bytes, cpu has {total}"):
-        check_memory(total + 1, torch.device("cpu"))
+    total, device, plan = DeviceInfo.of("cpu").memory_bytes, torch.device("cpu"), Plan(4, (1,))
+    check_memory(lambda rows, plan: total, 1, plan, device)
+    with pytest.raises(MemoryError, match=f"needs {total + 1} bytes, cpu has {total}: use fewer"):
+        check_memory(lambda rows, plan: total + 1, 1, plan, device)
+    check_memory(lambda rows, plan: 1 << 60, 1, plan, torch.device("meta"))
+
+
+@pytest.mark.parametrize("sizes", [(16, 64, 256), (1000,), ((4, 8, 32), 8)])
+def test_what_would_fit_is_the_largest_that_does(sizes):
+    """Bytes grow with rows times tokens; at 600 a row and token, so many fit."""
+    slack = sizes[1] if isinstance(sizes[0], tuple) else None
+    plan = Plan(1000, sizes[0] if slack else sizes, slack_from=slack)
+    each = available_nbytes(torch.device("cpu")) // 600
+
+    def nbytes(rows, plan):
+        return rows * plan.length * each
+
+    with pytest.raises(MemoryError, match=r": max_new_tokens 600 would fit"):
+        check_memory(nbytes, 1, plan, torch.device("cpu"))
+    with pytest.raises(MemoryError, match=r": max_new_tokens 120 would fit"):
+        check_memory(nbytes, 5, plan, torch.device("cpu"))
+    few = Plan(100, (5,))
+    with pytest.raises(MemoryError, match=r": batch_size 6 or max_new_tokens 85 would fit; or use"):
+        check_memory(nbytes, 7, few, torch.device("cpu"))
 
 
 def test_a_tenth_of_a_gpu_is_left_to_others():

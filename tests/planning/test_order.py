@@ -23,14 +23,14 @@ def test_counts_are_those_of_the_documentation(name):
         dict(zip(columns, map(str.strip, x.strip("|").split("|")), strict=True)) for x in lines[2:]
     ]
     rows = [r for r in rows if (r["B"], r["D"], r["dtype"]) == ("1", "1024", "float32")]
-    (step,) = (r for r in rows if r["case"] == "block 64, t=96")
+    (history,) = (r for r in rows if r["case"] == "block 64, t=96")
     fills = [
         r for r in rows
         if r["case"].endswith("i=1") and int(r["case"].split()[1].strip(",")) <= 2048
     ]  # fmt: skip
     counted = CAPABILITIES[name].counted
     traffic = "32 x sectors / compulsory bytes"
-    assert counted.step_traffic == float(step[traffic])
+    assert counted.history_traffic == float(history[traffic])
     assert counted.fill_traffic == max(float(r[traffic]) for r in fills)
     assert counted.fill_instructions == max(float(r["instructions"]) for r in fills)
 

@@ -17,13 +17,14 @@ from ...planning.cpu_cost import TIERS, WORK
 from ...planning.device import DeviceInfo
 from ...planning.processor import processor_name
 from ...planning.rates import store_rates, tuning_mode
+from ..device import add_device_argument, resolve_device
 from .measure_cpu import measure_cpu, pieces
 from .measure_gpu import measure_gpu, measure_implementations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``tune``."""
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    add_device_argument(parser, default="cpu")
     parser.add_argument(
         "--seconds", type=float, default=30.0, help="about how long a CPU is measured"
     )
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print, store."""
-    device = torch.device(args.device)
+    device = resolve_device(args.device)
     if args.seconds <= 0:
         raise ValueError(f"expected --seconds > 0, got {args.seconds}")
     info = DeviceInfo.of(device)

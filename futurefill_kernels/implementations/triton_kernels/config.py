@@ -9,26 +9,25 @@ from ...planning.device import DeviceInfo
 
 #: Largest transform that one program holds in registers; 4096 spilled in every form tried.
 LARGEST_TRANSFORM = CAPABILITIES["triton"].largest_fused
-#: A sector of float32 values: channels of one warp of a step.
-STEP_CHANNELS = 8
-#: Taps of a step in registers at once.
-STEP_TAPS = 64
-#: Of them, those that the lanes of a warp share, with one vector of four channels per lane.
-STEP_SHARED = 16
-#: Most sectors of a program, for a single row.
-STEP_SECTORS = 8
-#: Rows that share one load of the taps; 8 would need more than 96 registers.
-STEP_ROWS = 4
+#: Warps of a history with several rows each that have enough bytes in flight, per multiprocessor.
+HISTORY_WARPS = 4
 
 
 @dataclass(frozen=True)
-class StepConfig:
-    """One program of short_range_step: channels and rows it does, taps at a time."""
+class HistoryConfig:
+    """One program, a warp, of history: channels, rows, taps side by side, and how many of those are
+    in flight.
+    """
 
     channels: int
     rows: int
-    tile: int
-    warps: int = 1
+    places: int
+    steps: int
+
+
+#: Sectors of 32 bytes and 64 taps at once; lines of 128 bytes, whose taps are read once for 4 rows.
+ONE_ROW = HistoryConfig(8, 1, 16, 4)
+SEVERAL_ROWS = HistoryConfig(32, 4, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -64,35 +63,11 @@ _FILL = {
 }
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
-def step_config(
-    block: int, channels: int, rows: int, info: DeviceInfo, last: bool = False
-) -> StepConfig:
-    """A warp per 8 channels; more rows per program while all SMs stay busy.
-
-    block: ``T_0``. rows: R of this step. Several rows read the taps once. last: whether it is the
-    last layer's, which also moves the positions on.
-    """
-    tile = min(_power_of_two(block), STEP_TAPS)
-    if rows == 1:
-        # Lanes of a sector. Programs of one warp spread over as many SMs as there are.
-        lanes = 2 * min(tile, STEP_SHARED)
-        sectors = max(1, 32 // lanes)
-        if last:
-            # Fewer programs read and count the position: at the start of a block of 64, programs of
-            # one warp would move 1.20 times the compulsory bytes in whole sectors, these 1.02.
-            sectors = STEP_SECTORS
-        sectors = min(sectors, STEP_SECTORS)
-        return StepConfig(sectors * STEP_CHANNELS, 1, tile, max(1, sectors * lanes // 32))
-    tiles = -(-channels // STEP_CHANNELS)
-    together = min(STEP_ROWS, _power_of_two(rows))
-    while together > 1 and tiles * -(-rows // together) < info.sm_count:
-        together //= 2
-    # four rows of 64 taps at a time take more than 96 registers
-    return StepConfig(STEP_CHANNELS, together, tile if together < STEP_ROWS else min(tile, 32))
+def history_config(layers: int, lanes: int, rows: int, info: DeviceInfo) -> HistoryConfig:
+    """Several rows per program while all SMs stay busy. lanes: padded channels."""
+    config = SEVERAL_ROWS
+    programs = layers * (lanes // config.channels) * -(-rows // config.rows)
+    return config if rows > 1 and programs >= HISTORY_WARPS * info.sm_count else ONE_ROW
 
 
 def fill_config(transform: int, info: DeviceInfo, ragged: bool = False) -> FillConfig | None:

@@ -18,13 +18,15 @@ from ...planning.device import DeviceInfo
 from ...state.layout import CHANNEL_UNIT
 from ...state.spectra import tree_order
 from .. import gpu_fill_by_fft
-from .config import STEP_CHANNELS, STEP_SHARED, FillConfig, step_config
+from .apply_step import apply_step_kernel
+from .config import FillConfig, history_config
 from .future_fill import future_fill_kernel
+from .history import history_kernel
 from .multiply_accumulate import multiply_accumulate_kernel
 from .prefill import prefill_inputs_kernel, prefill_outputs_kernel
-from .short_range_step import short_range_step_kernel
 from .tree import twiddle_table
 
+_APPLY_CHANNELS = 128
 _LEAVES, _MULTIPLY_CHANNELS = 32, 32
 _PREFILL_TILE = 1024
 _PREFILL_POSITIONS, _PREFILL_CHANNELS = 64, 32
@@ -67,7 +69,37 @@ class Fill:
         return self.ring.shape[3]
 
 
-def step_launch(
+def history_launch(
+    ring: Tensor,
+    taps: Tensor,
+    positions: Tensor,
+    rows: Tensor | None,
+    token_at: Tensor,
+    undo: Tensor,
+    history: Tensor,
+    channels_per_filter: int,
+    info: DeviceInfo,
+) -> Launch:
+    """history of all layers; tensors as of Layout.padded."""
+    layers, batch, _, slots, lanes = ring.shape
+    n_rows = batch if rows is None else len(rows)
+    config = history_config(layers, lanes, n_rows, info)
+    grid = (-(-lanes // config.channels), -(-n_rows // config.rows), layers)
+    arguments = (
+        ring, taps, positions, rows, token_at, undo, history,
+        batch, slots, n_rows, channels_per_filter, taps.shape[2], lanes, taps.shape[3],
+    )  # fmt: skip
+    constants = {
+        "GROUPED": channels_per_filter > 1,
+        "ROWS": config.rows,
+        "PLACES": config.places,
+        "STEPS": config.steps,
+        "CHANNELS": config.channels,
+    }
+    return Launch(history_kernel, grid, arguments, constants, {"num_warps": 1})
+
+
+def apply_launch(
     u: Tensor,
     pre: Tensor | None,
     post: Tensor | None,
@@ -75,35 +107,31 @@ def step_launch(
     ring: Tensor,
     taps: Tensor,
     skip: Tensor | None,
+    history: Tensor,
+    token_at: Tensor,
     positions: Tensor,
     rows: Tensor | None,
     layer: int,
     advance: bool,
     channels_per_filter: int,
-    info: DeviceInfo,
 ) -> Launch:
-    """short_range_step of one layer. u, pre, post, y: (R, D), contiguous."""
+    """apply_step of one layer. u, pre, post, y: (R, D), contiguous in D."""
     n_rows, channels = u.shape
-    block = taps.shape[2]
-    config = step_config(block, channels, n_rows, info, advance)
-    grid = (-(-channels // config.channels), -(-n_rows // config.rows))
+    grid = (-(-channels // _APPLY_CHANNELS), n_rows)
+    strides = [0 if x is None else x.stride(0) for x in (u, pre, post, y)]
+    vector = math.gcd(4, channels, *strides)
     arguments = (
-        u, pre, post, y, ring, taps, skip, positions, rows, layer, ring.shape[1], ring.shape[3],
-        n_rows, channels_per_filter, channels, ring.shape[4], taps.shape[3],
+        u, pre, post, y, ring, taps, skip, history, token_at, positions, rows,
+        layer, ring.shape[1], ring.shape[3], taps.shape[2], channels_per_filter,
+        channels // vector, *(stride // vector for stride in strides), ring.shape[4], taps.shape[3],
     )  # fmt: skip
     constants = {
         "ADVANCE": advance,
         "GROUPED": channels_per_filter > 1,
-        "T": block,
-        "TILE": config.tile,
-        "ROWS": config.rows,
-        "S": min(config.tile, STEP_SHARED),
-        "SECTORS": config.channels // STEP_CHANNELS,
-        "VECTORS": STEP_CHANNELS // 4,
-        "VECTOR": math.gcd(channels, 4),
+        "CHANNELS": _APPLY_CHANNELS,
+        "VECTOR": vector,
     }
-    options = {"num_warps": config.warps, "enable_fp_fusion": True}
-    return Launch(short_range_step_kernel, grid, arguments, constants, options)
+    return Launch(apply_step_kernel, grid, arguments, constants, {"num_warps": 1})
 
 
 def fill_launch(fill: Fill, config: FillConfig, first: int, last: int) -> Launch:

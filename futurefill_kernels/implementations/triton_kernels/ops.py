@@ -80,7 +80,46 @@ def device_info(device: torch.device) -> DeviceInfo:
     return DeviceInfo.of(device) if device.type == "cuda" else DeviceInfo.named("a100")
 
 
-def _short_range_step(
+def _check_token(ring: Tensor, taps: Tensor, token_at: Tensor, history: Tensor) -> None:
+    """A state's ring and taps, and what a token's first launch leaves for its others."""
+    expect(ring.ndim == 5 and ring.shape[2] == 1, "ring", "(layers, B, 1, N, C)", ring.shape)
+    layers, batch, _, _, lanes = ring.shape
+    expect(taps.ndim == 4 and len(taps) == layers, "taps", f"({layers}, 1, T_0, F)", taps.shape)
+    for label, x, shape in (
+        ("token_at", token_at, (layers, batch)),
+        ("history", history, (layers, batch, lanes)),
+    ):
+        expect(x.shape == shape, label, str(shape), tuple(x.shape))
+        expect(x.device == ring.device, label, f"on {ring.device}", x.device)
+        expect(x.is_contiguous(), label, "contiguous", f"strides {x.stride()}")
+    expect(token_at.dtype == torch.int64, "token_at", "of dtype int64", token_at.dtype)
+
+
+def _history(
+    ring: Tensor,
+    taps: Tensor,
+    positions: Tensor,
+    rows: Tensor | None,
+    token_at: Tensor,
+    undo: Tensor,
+    history: Tensor,
+    channels_per_filter: int,
+) -> None:
+    check_state(positions, rows, ring=ring, taps=taps, undo=undo, history=history)
+    _check_token(ring, taps, token_at, history)
+    shape = ring.shape[:3] + ring.shape[4:]
+    expect(undo.shape == shape, "undo", str(tuple(shape)), tuple(undo.shape))
+    expect(len(positions) == ring.shape[1], "positions", f"of {ring.shape[1]} rows", positions)
+    _check_sharing(channels_per_filter, ring.shape[4], taps=taps)
+    from .launch import history_launch
+
+    history_launch(
+        ring, taps, positions, rows, token_at, undo, history, channels_per_filter,
+        device_info(ring.device),
+    ).run()  # fmt: skip
+
+
+def _apply_step(
     u: Tensor,
     pre: Tensor | None,
     post: Tensor | None,
@@ -88,15 +127,18 @@ def _short_range_step(
     ring: Tensor,
     taps: Tensor,
     skip: Tensor | None,
+    history: Tensor,
+    token_at: Tensor,
     positions: Tensor,
     rows: Tensor | None,
     layer: int,
     advance: bool,
     channels_per_filter: int,
 ) -> None:
-    check_state(positions, rows, ring=ring, taps=taps, skip=skip)
-    expect(ring.ndim == 5 and ring.shape[2] == 1, "ring", "(layers, B, 1, N, C)", ring.shape)
+    check_state(positions, rows, ring=ring, taps=taps, skip=skip, history=history)
+    _check_token(ring, taps, token_at, history)
     layers, batch, _, _, lanes = ring.shape
+    expect(len(positions) == batch, "positions", f"of {batch} rows", positions)
     expect(u.ndim == 2 and lanes - 32 < u.shape[1] <= lanes, "u", f"(R, D <= {lanes})", u.shape)
     expect(u.dtype in IO_DTYPES, "u", "of 16 or 32 bits", u.dtype)
     n_rows = batch if rows is None else len(rows)
@@ -106,17 +148,19 @@ def _short_range_step(
             expect(x.shape == u.shape, label, f"(R, D) = {tuple(u.shape)}", tuple(x.shape))
             expect(x.dtype == u.dtype, label, f"of dtype {u.dtype}", x.dtype)
             expect(x.device == ring.device, label, f"on {ring.device}", x.device)
-            expect(x.is_contiguous(), label, "contiguous", f"strides {x.stride()}")
+            in_a_row = x.shape[1] == 1 or x.stride(1) == 1
+            expect(in_a_row, label, "contiguous in its last dimension", f"strides {x.stride()}")
+    if skip is not None:
+        expect(skip.shape == (layers, lanes), "skip", f"({layers}, {lanes})", tuple(skip.shape))
     _check_sharing(channels_per_filter, lanes, taps=taps)
     whole = u.shape[1] % channels_per_filter == 0
     expect(whole, "channels_per_filter", f"to divide {u.shape[1]}", channels_per_filter)
-    expect(taps.ndim == 4, "taps", "(layers, 1, T_0, F)", tuple(taps.shape))
     expect(0 <= layer < layers, "layer", f"in 0 .. {layers - 1}", layer)
-    from .launch import step_launch
+    from .launch import apply_launch
 
-    step_launch(
-        u, pre, post, y, ring, taps, skip, positions, rows, layer, advance, channels_per_filter,
-        device_info(ring.device),
+    apply_launch(
+        u, pre, post, y, ring, taps, skip, history, token_at, positions, rows, layer, advance,
+        channels_per_filter,
     ).run()  # fmt: skip
 
 
@@ -277,11 +321,16 @@ def _prefill_outputs(
 
 #: Those of the compiled ops without the prefix; see csrc/bindings/schemas.cpp.
 _OPS = {
-    "triton_short_range_step": (
-        _short_range_step,
+    "triton_history": (
+        _history,
+        "(Tensor ring, Tensor taps, Tensor positions, Tensor? rows, Tensor(a!) token_at, "
+        "Tensor(b!) undo, Tensor(c!) history, int channels_per_filter) -> ()",
+    ),
+    "triton_apply_step": (
+        _apply_step,
         "(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "
-        "Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
-        "int channels_per_filter) -> ()",
+        "Tensor? skip, Tensor history, Tensor token_at, Tensor(c!) positions, Tensor? rows, "
+        "int layer, bool advance, int channels_per_filter) -> ()",
     ),
     "triton_future_fill": (
         _future_fill,

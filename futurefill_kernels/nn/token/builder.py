@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..filters import LongFilter
 from ..hyena import Hyena
 from ..language_model import Block, LanguageModel
+from ..stu import STU
 from . import program
 from .program import Buffer, Instruction, LongConv, Program
 
@@ -33,50 +34,54 @@ class _Builder:
         self.batch_size, self.panel = batch_size, panel
         self.weights: list[Tensor] = []
         self.weight_count = self.scratch = 0
-        self.rings: dict[nn.Module, int] = {}
+        self.short_inputs: dict[nn.Module, int] = {}
         self.convs: list[LongConv] = []
         self.segments: list[tuple[Instruction, ...]] = []
         self.segment: list[Instruction] = []
 
     def language_model(self, model: LanguageModel) -> Program:
         """The whole program; a builder makes one."""
-        config = model.config
-        x, normed = self.buffer(config.channels), self.buffer(config.channels)
+        vocabulary, channels = model.embedding.weight.shape
+        x, normed = self.buffer(channels), self.buffer(channels)
         table = self.constant(model.embedding.weight)
-        self.segment.append(program.Embed(x, table, config.vocabulary, config.channels))
+        self.segment.append(program.Embed(x, table, vocabulary, channels))
         for block in model.blocks:
             assert isinstance(block, Block)
             self.norm(block.mixer_norm, x, normed)
-            self.hyena(block.mixer, normed, residual=x)
+            if isinstance(block.mixer, STU):
+                self.stu(block.mixer, normed, residual=x)
+            else:
+                self.hyena(block.mixer, normed, residual=x)
             self.norm(block.mlp_norm, x, normed)
-            wide = self.dense(block.mlp.gate_up.weight, None, normed)
-            gated = self.buffer(config.mlp_hidden)
-            self.segment.append(program.Gate(wide, gated, config.mlp_hidden))
-            self.dense(block.mlp.down.weight, None, gated, residual=x)
+            wide, hidden = self.dense(block.mlp.gate_up, normed), block.mlp.down.in_features
+            gated = self.buffer(hidden)
+            gelu = block.mlp.activation == "gelu"
+            self.segment.append(program.Gate(wide, gated, hidden, gelu))
+            self.dense(block.mlp.down, gated, residual=x)
         self.norm(model.norm, x, normed)
-        logits = self.dense(model.embedding.weight, None, normed)
-        self.segment.append(program.Advance())
+        logits = self.product(model.embedding.weight, None, normed)
         self.close()
         return Program(
             segments=tuple(self.segments),
             convs=tuple(self.convs),
             weights=torch.cat(self.weights),
             scratch=self.scratch,
-            rings=self.rings,
+            short_inputs=self.short_inputs,
             logits=logits,
-            vocabulary=config.vocabulary,
+            vocabulary=vocabulary,
         )
 
     def hyena(self, mixer: Hyena, x: Buffer, residual: Buffer) -> None:
-        projected = self.dense(mixer.in_proj.weight, mixer.in_proj.bias, x)
+        projected = self.dense(mixer.in_proj, x)
         channels, weight = mixer.out_proj.in_features, mixer.short_conv.weight
         width, taps = weight.shape
         line = self.take(width)
         first, piece = self.take(self.batch_size * width), self.batch_size * channels
-        ring = self.rings[mixer.short_conv] = self.take(self.batch_size * taps * width)
+        inputs = self.take(self.batch_size * taps * width)
+        self.short_inputs[mixer.short_conv] = inputs
         self.segment.append(
             program.ShortConv(
-                *(projected, first, line, ring, self.constant(weight.T)),
+                *(projected, first, line, inputs, self.constant(weight.T)),
                 *(width, taps, mixer.order + 1),
             )
         )
@@ -86,22 +91,35 @@ class _Builder:
         last = len(mixer.filters) - 1
         for i, module in enumerate(mixer.filters):
             assert isinstance(module, LongFilter)
-            y = Buffer(self.take(self.batch_size * channels), channels)
-            post = output_gate if i == last else None
-            self.convs.append(LongConv(module, v, gates[last - i], post, y))
-            self.close()
-            v = y
-        self.dense(mixer.out_proj.weight, mixer.out_proj.bias, v, residual)
+            v = self.long_conv(module, v, gates[last - i], output_gate if i == last else None)
+        self.dense(mixer.out_proj, v, residual)
+
+    def stu(self, mixer: STU, x: Buffer, residual: Buffer) -> None:
+        y = self.long_conv(mixer.filter, self.dense(mixer.proj, x))
+        self.segment.append(program.Add(y, residual, mixer.filter.channels))
+
+    def long_conv(
+        self, module: LongFilter, u: Buffer, pre: Buffer | None = None, post: Buffer | None = None
+    ) -> Buffer:
+        """The end of a segment, and the convolution behind it."""
+        y = Buffer(self.take(self.batch_size * module.channels), module.channels)
+        self.convs.append(LongConv(module, u, pre, post, y))
+        self.close()
+        return y
 
     def norm(self, norm: nn.RMSNorm, x: Buffer, y: Buffer) -> None:
         eps = torch.finfo(norm.weight.dtype).eps if norm.eps is None else float(norm.eps)
         scale = self.constant(norm.weight)
         self.segment.append(program.Norm(x, y, scale, len(norm.weight), eps))
 
-    def dense(
+    def dense(self, linear: nn.Linear, x: Buffer, residual: Buffer | None = None) -> Buffer:
+        """The linear map in a new buffer, or added to the residual."""
+        return self.product(linear.weight, linear.bias, x, residual)
+
+    def product(
         self, weight: Tensor, bias: Tensor | None, x: Buffer, residual: Buffer | None = None
     ) -> Buffer:
-        """The product in a new buffer, or added to the residual. weight: (outputs, inputs)."""
+        """The same of a weight (outputs, inputs) and a bias (outputs,)."""
         outputs, inputs = weight.shape
         pad = -outputs % self.panel
         panels = nn.functional.pad(weight, (0, 0, 0, pad)).unflatten(0, (-1, self.panel))
@@ -121,7 +139,7 @@ class _Builder:
         return y
 
     def close(self) -> None:
-        """End of a segment: a long convolution comes, or the token is done."""
+        """End of a segment."""
         self.segments.append(tuple(self.segment))
         self.segment = []
 

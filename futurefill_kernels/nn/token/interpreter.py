@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ..language_model import ACTIVATIONS
 from .program import (
-    Advance,
+    Add,
     Dense,
     Embed,
     Gate,
@@ -25,35 +25,30 @@ def run_token(
     program: Program,
     ids: Tensor,
     scratch: Tensor,
-    seen: Tensor,
-    long_conv: Callable[[LongConv, Tensor, Tensor, Tensor | None], Tensor],
+    long_conv: Callable[[LongConv, Tensor, Tensor | None, Tensor | None], Tensor],
 ) -> Tensor:
     """One token of every row. Returns logits (B, vocabulary), a view of scratch.
 
-    ids, scratch, seen: as in `run_segment`. long_conv: gets conv, u, pre, post and returns y, all
+    ids, scratch: as in `run_segment`. long_conv: gets conv, u, pre, post and returns y, all
     (B, D); it has the history of u and pre.
     """
-    run_segment(program.segments[0], ids, program.weights, scratch, seen)
+    run_segment(program.segments[0], ids, program.weights, scratch)
     for conv, segment in zip(program.convs, program.segments[1:], strict=True):
         u, pre, post, y = conv.views(scratch, len(ids))
         y.copy_(long_conv(conv, u, pre, post))
-        run_segment(segment, ids, program.weights, scratch, seen)
+        run_segment(segment, ids, program.weights, scratch)
     return program.logits.rows(scratch, len(ids), program.vocabulary)
 
 
 def run_segment(
-    segment: Sequence[Instruction], ids: Tensor, weights: Tensor, scratch: Tensor, seen: Tensor
+    segment: Sequence[Instruction], ids: Tensor, weights: Tensor, scratch: Tensor
 ) -> None:
-    """Run the instructions in order.
-
-    ids: (B, 1) int64. weights, scratch: flat, of one dtype. seen: (B,) int64 tokens of each row
-    before this one.
-    """
+    """Run the instructions in order. ids: (B, 1) int64. weights, scratch: flat, of one dtype."""
     for instruction in segment:
-        _run(instruction, ids[:, 0], weights, scratch, seen)
+        _run(instruction, ids[:, 0], weights, scratch)
 
 
-def _run(i: Instruction, ids: Tensor, weights: Tensor, scratch: Tensor, seen: Tensor) -> None:
+def _run(i: Instruction, ids: Tensor, weights: Tensor, scratch: Tensor) -> None:
     batch_size = len(ids)
     match i:
         case Embed():
@@ -75,19 +70,19 @@ def _run(i: Instruction, ids: Tensor, weights: Tensor, scratch: Tensor, seen: Te
             y[:] = y + product if i.accumulate else product
         case ShortConv():
             x = i.x.rows(scratch, batch_size, i.channels)
-            ring = _block(scratch, i.ring, batch_size, i.taps, i.channels)
+            inputs = _block(scratch, i.inputs, batch_size, i.taps, i.channels)
             weight = _block(weights, i.weight, i.taps, i.channels)
             width = i.channels // i.projections
-            y = _block(scratch, i.y, i.projections, batch_size, width)
-            for row, n in enumerate(seen.tolist()):
-                ring[row, n % i.taps] = x[row]
-                newest_first = ring[row, [(n - lag) % i.taps for lag in range(i.taps)]]
-                y[:, row] = (weight * newest_first).sum(0).view(i.projections, width)
+            inputs[:] = torch.cat([inputs[:, 1:], x[:, None]], 1)
+            y = (weight.flip(0) * inputs).sum(1).view(batch_size, i.projections, width)
+            _block(scratch, i.y, i.projections, batch_size, width)[:] = y.transpose(0, 1)
         case Gate():
             gate, up = i.x.rows(scratch, batch_size, 2 * i.channels).chunk(2, dim=1)
-            i.y.rows(scratch, batch_size, i.channels)[:] = F.silu(gate) * up
-        case Advance():
-            seen += 1
+            activation = ACTIVATIONS["gelu" if i.gelu else "silu"]
+            i.y.rows(scratch, batch_size, i.channels)[:] = activation(gate) * up
+        case Add():
+            y = i.y.rows(scratch, batch_size, i.channels)
+            y += i.x.rows(scratch, batch_size, i.channels)
 
 
 def _block(flat: Tensor, offset: int, *shape: int) -> Tensor:

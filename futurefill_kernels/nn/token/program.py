@@ -75,14 +75,15 @@ class ShortConv:
     """A depthwise convolution with the newest inputs, dealt out to ``projections`` of a mixer.
 
     x: (B, channels). y: offset of (projections, B, channels / projections). line: offset of room
-    for (channels,), undefined afterwards. ring: offset of (B, taps, channels), token ``n`` in slot
-    ``n % taps``. weight: (taps, channels) of weights, tap 0 for the newest input.
+    for (channels,), undefined afterwards. inputs: offset of (B, taps, channels), the last inputs,
+    oldest first; x becomes the newest. weight: (taps, channels) of weights, tap 0 for the newest
+    input.
     """
 
     x: Buffer
     y: int
     line: int
-    ring: int
+    inputs: int
     weight: int
     channels: int
     taps: int
@@ -91,22 +92,30 @@ class ShortConv:
 
 @dataclass(frozen=True)
 class Gate:
-    """``y = silu(x[:, :channels]) * x[:, channels:]``. x: (B, 2 channels). y: (B, channels)."""
+    """``y = activation(x[:, :channels]) * x[:, channels:]``.
+
+    x: (B, 2 channels). y: (B, channels). gelu: with tanh, otherwise silu.
+    """
+
+    x: Buffer
+    y: Buffer
+    channels: int
+    gelu: bool
+
+
+@dataclass(frozen=True)
+class Add:
+    """``y = y + x``. x, y: (B, channels)."""
 
     x: Buffer
     y: Buffer
     channels: int
 
 
-@dataclass(frozen=True)
-class Advance:
-    """The token is done: every row has seen one more."""
-
-
-Instruction = Embed | Norm | Dense | ShortConv | Gate | Advance
+Instruction = Embed | Norm | Dense | ShortConv | Gate | Add
 
 #: An instruction's place here is its opcode; csrc/bindings/cpu_token.cpp has the same list.
-INSTRUCTIONS = (Embed, Norm, Dense, ShortConv, Gate, Advance)
+INSTRUCTIONS = (Embed, Norm, Dense, ShortConv, Gate, Add)
 #: Columns of a row: the opcode and the fields of the longest, `Dense`.
 WIDTH = 11
 
@@ -115,40 +124,41 @@ WIDTH = 11
 class LongConv:
     """A long convolution between two segments: ``y = post * (conv(pre * u) + skip * pre * u)``.
 
-    All (B, channels of the filter) in scratch.
+    All (B, channels of the filter) in scratch; there may be no pre and no post.
     """
 
     filter: LongFilter
     u: Buffer
-    pre: Buffer
+    pre: Buffer | None
     post: Buffer | None
     y: Buffer
 
     def views(
         self, scratch: Tensor, batch_size: int
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """The places of u, pre, post and y."""
 
         def rows(buffer: Buffer) -> Tensor:
             return buffer.rows(scratch, batch_size, self.filter.channels)
 
+        pre = None if self.pre is None else rows(self.pre)
         post = None if self.post is None else rows(self.post)
-        return rows(self.u), rows(self.pre), post, rows(self.y)
+        return rows(self.u), pre, post, rows(self.y)
 
 
 @dataclass(frozen=True)
 class Program:
     """A token of a model: a segment, then a long convolution and a segment for each of ``convs``.
 
-    weights: flat. scratch: values, zero at first. rings: offset in scratch of every
-    `nn.ShortConv`'s ring. logits: (B, vocabulary), there after the last segment.
+    weights: flat. scratch: values, zero at first. short_inputs: offset in scratch of the
+    last inputs of every `nn.ShortConv`. logits: (B, vocabulary), there after the last segment.
     """
 
     segments: tuple[tuple[Instruction, ...], ...]
     convs: tuple[LongConv, ...]
     weights: Tensor
     scratch: int
-    rings: Mapping[nn.Module, int]
+    short_inputs: Mapping[nn.Module, int]
     logits: Buffer
     vocabulary: int
 

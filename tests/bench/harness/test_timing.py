@@ -24,12 +24,36 @@ def test_variants_are_timed_in_turns():
     order = []
     times = timing.measure(
         {name: lambda name=name: order.append(name) for name in "ab"},
+        device=CPU,
         repeats=3,
         warmup=0,
-        clock="cpu",
+        replayed="b",
     )
     assert order == list("ababab")
     assert {len(t.seconds) for t in times.values()} == {3}
+
+
+def test_cold_calls_come_after_their_preparation():
+    order, read = [], torch.Tensor.sum
+
+    def reading(x):
+        order.append(("read", x.nbytes))
+        return read(x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "sum", reading)
+        timing.measure(
+            {"a": lambda: order.append("call")},
+            device=CPU,
+            repeats=1,
+            warmup=0,
+            cold=True,
+            before={"a": lambda: order.append("before")},
+        )
+    assert order == ["before", ("read", 128 << 20), "call"]
+
+
+CPU = torch.device("cpu")
 
 
 class FakeGpu:
@@ -64,38 +88,39 @@ class FakeGpu:
             yield
             log.append("captured")
 
-        empty = torch.empty
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "Event", Event)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
         monkeypatch.setattr(torch.cuda, "graph", capture)
-        monkeypatch.setattr(torch, "empty", lambda *a, device, **k: log.append(device) or empty(*a))
+        monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+        zeros = torch.zeros
+        monkeypatch.setattr(
+            torch, "zeros", lambda *a, device, **k: log.append(str(device)) or zeros(*a, **k)
+        )
 
 
 def test_cuda_clocks_with_a_stand_in(monkeypatch):
     """Events around every call, or around the replay of what was captured once."""
-    gpu = FakeGpu(monkeypatch)
+    gpu, device = FakeGpu(monkeypatch), torch.device("cuda", 0)
     call = partial(gpu.log.append, "call")
-    times = timing.measure({"a": call}, repeats=2, clock="auto")
+    times = timing.measure({"a": call}, device=device, repeats=2)
     timed = ["record", "call", "record", "synchronize"]
-    assert gpu.log == ["cuda", "call", *timed, *timed]
+    assert gpu.log == ["cuda:0", "call", *timed, *timed]
     assert times["a"].seconds == (2e-3, 2e-3)
     gpu.log.clear()
-    times = timing.measure({"a": call}, repeats=1, clock="graph")
-    assert gpu.log[:4] == ["cuda", "call", "capture", "call"]
+    times = timing.measure({"a": call}, device=device, repeats=1, replayed=["a"])
+    assert gpu.log[:4] == ["cuda:0", "call", "capture", "call"]
     assert gpu.log[4:] == ["captured", "record", "replay", "record", "synchronize"]
     assert times["a"].p50 == 2e-3
 
 
-@pytest.mark.parametrize("clock", ["sundial", "graph"])
-def test_clocks_that_are_not_there(clock):
-    if clock == "graph" and torch.cuda.is_available():
-        return
-    with pytest.raises((ValueError, RuntimeError), match=clock):
-        timing.measure({"a": lambda: None}, repeats=1, clock=clock)
+def test_steps_between_events(monkeypatch):
+    gpu = FakeGpu(monkeypatch)
+    times = timing.step_times(torch.device("cuda", 0), lambda t: gpu.log.append(t), 3)
+    assert gpu.log == ["record", 0, "record", 1, "record", 2, "record", "synchronize"]
+    assert times.seconds == (2e-3, 2e-3, 2e-3)
 
 
 def test_step_times():
-    times = timing.step_times(lambda t: None, 200)
+    times = timing.step_times(CPU, lambda t: None, 200)
     assert len(times.seconds) == 200
     assert 0 <= times.p50 <= times.quantile(0.99) <= max(times.seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.__main__ import main
+from bench.harness.rows import read
 from bench.pages import docs
 
 
@@ -23,6 +24,24 @@ def test_the_page_is_written_from_rows(tmp_path, capsys):
     assert part.endswith("after\n")
     assert "old" not in part
     assert "naive dot product, torch" in part
+
+
+def test_rows_of_a_gpu_are_apart(tmp_path):
+    """A page of CPU rows stays as it is, the card's rows come behind them and in the README."""
+    files = [tmp_path / f"{name}.csv" for name in ("decode", "stream")]
+    assert main(["decode", "--quick", "--csv", str(files[0])]) == 0
+    assert main(["stream", "--quick", "--peers", "none", "--csv", str(files[1])]) == 0
+    (own, *_) = rows = read(files)
+    there = {**own, "device": "NVIDIA T1000"}
+    page, readme = docs.page_of(rows), docs.readme_of(rows, f"{docs.BEGIN}{docs.END}")
+    both = docs.page_of([*rows, there])
+    assert "T1000" not in page + readme
+    assert "On an NVIDIA T1000:" in both
+    assert (
+        both.replace("\n", " ").count("| ours |") == page.replace("\n", " ").count("| ours |") + 1
+    )
+    part = docs.readme_of([*rows, there], f"{docs.BEGIN}{docs.END}")
+    assert "| NVIDIA T1000 | decode | ours | 2 |" in part
 
 
 def test_pages_of_this_commit_come_from_its_rows(capsys):

@@ -19,7 +19,7 @@ from futurefill_kernels.implementations import triton
 from futurefill_kernels.state.spectra import inverse_twisted_transform, twisted_transform
 from futurefill_kernels.state.tensors import LEVEL_COLUMNS, StreamState, allocate
 from tests.fast import combinations
-from tests.oracles import TOLERANCE, fill, relative_error, short_range
+from tests.oracles import TOLERANCE, fill, history, poison_history, relative_error
 
 if "TRITON_INTERPRET" not in os.environ:
     pytest.skip("runs with TRITON_INTERPRET=1, see test_triton.py", allow_module_level=True)
@@ -48,61 +48,122 @@ def make_state(
     return state, filters
 
 
-def expected_step(
-    state: StreamState, h: torch.Tensor, layer: int, b: int, x: torch.Tensor
-) -> torch.Tensor:
-    """Equation 2 of docs/algorithm.md in float64. x: (D,)."""
-    channels = state.layout.channels
-    p, block = int(state.positions[b]), state.taps.shape[2]
-    slots = state.ring[layer, b, 0, :, :channels].double()
-    result = short_range(slots[p], torch.cat([slots[p - p % block : p], x[None]]), h)
-    return result if state.skip is None else result + state.skip[layer, :channels].double() * x
+def run_history(state: StreamState, rows: torch.Tensor | None) -> None:
+    OPS.triton_history(
+        *(state.ring, state.taps, state.positions, rows),
+        *(state.token_at, state.undo, state.history, state.channels_per_filter),
+    )
 
 
-STEP_SHAPES = list(itertools.product((1, 7, 64, 100, 1000, 1024), (1, 3, 8), IO_DTYPES))
-#: numbers of small cases that have every dtype, batch, kind of block, groups, gates and listed rows
-FAST_STEPS = {2, 7, 12, 17, 19, 28, 30, 33}
+HISTORY_SHAPES = list(itertools.product((1, 7, 64, 100, 1000, 1024), (1, 3, 8), (1, 2, 5)))
+#: numbers of small cases that have every kind of block, one row and several per program, groups,
+#: and listed rows
+FAST_HISTORIES = {1, 5, 12, 21, 26, 35}
+
+
+@pytest.mark.parametrize(
+    ("case", "channels", "batch", "layers"),
+    [
+        (case, *shape)
+        if case in FAST_HISTORIES
+        else pytest.param(case, *shape, marks=pytest.mark.slow)
+        for case, shape in enumerate(HISTORY_SHAPES)
+    ],
+)
+def test_history(case, channels, batch, layers, monkeypatch):
+    """Rows at the edges of their blocks, at the end of the stream, listed, padding; both kinds of
+    programs.
+    """
+    torch.manual_seed(case)
+    draw = random.Random(case)
+    if case % 2:  # as if there were enough programs
+        monkeypatch.setattr(
+            "futurefill_kernels.implementations.triton_kernels.config.HISTORY_WARPS", 0
+        )
+    block = [1, 2, 3, 16, 24, 96][case % 6]
+    groups = draw.choice([g for g in (1, 5, 7, 20, channels) if channels % g == 0])
+    plan = Plan(2 * block + 1, (block,), draw.choice([None, block // 2 + 1]))
+    state, filters = make_state(plan, channels, batch, groups, layers)
+    edges = [0, block - 1, block, block + block // 2, 2 * block, plan.length]
+    state.positions.copy_(torch.tensor([draw.choice(edges) for _ in range(batch)]))
+    state.positions[0] = block + block // 2
+    rows = [*draw.sample(range(1, batch), k=batch // 2), -1, 0] if draw.random() < 0.5 else None
+    poison_history(state)
+    ring, positions = state.ring.clone(), state.positions.clone()
+    run_history(state, None if rows is None else torch.tensor(rows))
+    assert torch.equal(state.ring.nan_to_num(9.0), ring.nan_to_num(9.0))
+    assert torch.equal(state.positions, positions)
+    got, expected = [], []
+    for layer, b in itertools.product(range(layers), range(batch)):
+        p = int(positions[b])
+        named = rows is None or b in rows
+        assert state.token_at[layer, b] == (p if named else -7)
+        if not named or p >= plan.length:
+            assert torch.isnan(state.undo[layer, b]).all()
+            assert torch.isnan(state.history[layer, b]).all()
+            continue
+        assert torch.equal(state.undo[layer, b, 0], ring[layer, b, 0, p])
+        got.append(state.history[layer, b, :channels])
+        expected.append(history(state, filters[layer], layer, b))
+    assert relative_error(torch.cat(got), torch.cat(expected)) < 2e-7
+
+
+APPLY_SHAPES = list(itertools.product((1, 7, 64, 100, 300), (1, 3), IO_DTYPES))
 
 
 @pytest.mark.parametrize(
     ("case", "channels", "batch", "dtype"),
     [
-        (case, *shape) if case in FAST_STEPS else pytest.param(case, *shape, marks=pytest.mark.slow)
-        for case, shape in enumerate(STEP_SHAPES)
+        (case, *shape) if case % 4 == 1 else pytest.param(case, *shape, marks=pytest.mark.slow)
+        for case, shape in enumerate(APPLY_SHAPES)
     ],
     ids=lambda value: str(value).removeprefix("torch."),
 )
-def test_step(case, channels, batch, dtype):
+def test_apply_step(case, channels, batch, dtype):
+    """One layer from what its history left: gates and skip, rows of wider tensors, rows without
+    room.
+    """
     torch.manual_seed(case)
     draw = random.Random(case)
-    block = draw.choice([1, 2, 3, 16, 24, 64, 96])
-    groups = draw.choice([g for g in (1, 5, 7, 20, channels) if channels % g == 0])
-    plan = Plan(2 * block + 1, (block,), draw.choice([None, block // 2 + 1]))
-    layers, layer = 2, case % 2
+    groups = draw.choice([g for g in (1, 5, 7, channels) if channels % g == 0])
+    plan, layers, layer = Plan(7, (3,), 5), 2, case % 2
     state, filters = make_state(plan, channels, batch, groups, layers, skip=case % 3 > 0)
-    # the first, the middle and the last position of a block
-    edges = [0, block - 1, block, block + block // 2, 2 * block]
-    state.positions.copy_(torch.tensor([draw.choice(edges) for _ in range(batch)]))
-    rows = draw.sample([*range(batch), -1], k=batch) if batch > 1 and case % 2 else None
-    indices = list(range(batch)) if rows is None else rows
-    u, y, pre, post = torch.randn(4, len(indices), channels).to(dtype)
-    y = y.fill_(float("nan"))
+    state.history.normal_()
+    state.token_at.copy_(torch.randint(7, (layers, batch)))
+    state.positions.copy_(state.token_at[layer])
+    rows = [*draw.sample(range(batch), k=batch - 1), -1] if case % 2 else list(range(batch))
+    if batch > 2:
+        state.token_at[layer, rows[0]] = 7
+    wide = torch.randn(batch, 3 * channels).to(dtype)
+    u, pre, post = wide.chunk(3, 1)
     pre, post = (pre, post) if case % 4 < 2 else (None, None)
-    expected = torch.zeros(len(indices), channels, dtype=torch.float64)
-    inputs = u.double() if pre is None else (u.double() * pre.double()).float().double()
+    y = torch.full((batch, channels), torch.nan, dtype=dtype)
     ring, positions = state.ring.clone(), state.positions.clone()
-    for r, b in enumerate(indices):
-        if b >= 0:
-            value = expected_step(state, filters[layer], layer, b, inputs[r])
-            expected[r] = value if post is None else value * post[r].double()
-            ring[layer, b, 0, positions[b], :channels] = inputs[r].float()
-            positions[b] += layer == layers - 1
-    OPS.triton_short_range_step(
-        *(u, pre, post, y, state.ring, state.taps, state.skip, state.positions),
-        *(None if rows is None else torch.tensor(rows), layer, layer == layers - 1),
-        channels // groups,
+    weight = filters[layer][:, 0].double().repeat_interleave(channels // groups)
+    if state.skip is not None:
+        weight = weight + state.skip[layer, :channels].double()
+    x = u.double() if pre is None else (u.double() * pre.double()).float().double()
+    expected = torch.zeros(batch, channels, dtype=torch.float64)
+    for r, b in enumerate(rows):
+        if b < 0:
+            continue
+        p = int(state.token_at[layer, b])
+        if p >= plan.length:
+            expected[r] = torch.nan
+            continue
+        expected[r] = state.history[layer, b, :channels].double() + weight * x[r]
+        if post is not None:
+            expected[r] *= post[r].double()
+        ring[layer, b, 0, p, :channels] = x[r].float()
+        positions[b] = p + 1 if layer else positions[b]
+    OPS.triton_apply_step(
+        *(u, pre, post, y, state.ring, state.taps, state.skip, state.history, state.token_at),
+        state.positions,
+        *(torch.tensor(rows) if case % 2 else None, layer, layer == 1, channels // groups),
     )
-    assert relative_error(y, expected) < max(2e-7, TOLERANCE[dtype] * (dtype != torch.float32))
+    assert torch.equal(torch.isnan(y), torch.isnan(expected))
+    limit = max(2e-7, TOLERANCE[dtype] * (dtype != torch.float32))
+    assert relative_error(y.nan_to_num(), expected.nan_to_num()) < limit
     assert torch.equal(state.ring, ring)
     assert torch.equal(state.positions, positions)
 
@@ -229,12 +290,14 @@ def test_opcheck_and_compile():
     state.kept.zero_()
 
     def step(u, y):
-        OPS.triton_short_range_step(
-            *(u * 2, None, u, y, state.ring, state.taps, state.skip, state.positions, None),
-            *(0, True, 2),
-        )
+        run_history(state, None)
+        OPS.triton_apply_step(*(u * 2, None, u, y), *token)
         return y + 1
 
+    token = (
+        *(state.ring, state.taps, state.skip, state.history, state.token_at, state.positions),
+        *(None, 0, True, 2),
+    )
     stream = (state.ring, state.kept, state.spectra, state.positions)
 
     def fill(scale):
@@ -254,9 +317,19 @@ def test_opcheck_and_compile():
         assert torch.equal(state.positions, after[1])
     state.positions.fill_(4)
     torch.library.opcheck(
-        OPS.triton_short_range_step.default,
-        (u, None, u, y, state.ring, state.taps, state.skip, state.positions, None, 0, True, 2),
+        OPS.triton_history.default,
+        (
+            state.ring,
+            state.taps,
+            state.positions,
+            None,
+            state.token_at,
+            state.undo,
+            state.history,
+            2,
+        ),
     )
+    torch.library.opcheck(OPS.triton_apply_step.default, (u, None, u, y, *token))
     state.positions.fill_(4)
     torch.library.opcheck(
         OPS.triton_future_fill.default, (*stream, None, state.levels, 40, 0, 0, 6, 2)
@@ -265,29 +338,47 @@ def test_opcheck_and_compile():
 
 def test_wrong_arguments_change_nothing():
     state, _ = make_state(Plan(8, (2, 4)), 6, 2, 3)
-    good = {
+    shared = {
+        "ring": state.ring, "taps": state.taps, "positions": state.positions, "rows": None,
+        "token_at": state.token_at, "history": state.history, "channels_per_filter": 2,
+    }  # fmt: skip
+    tokens = {
         "u": torch.ones(2, 6), "pre": None, "post": None, "y": torch.zeros(2, 6),
-        "ring": state.ring, "taps": state.taps, "skip": state.skip,
-        "positions": state.positions, "rows": None, "layer": 0, "advance": True,
-        "channels_per_filter": 2,
+        "skip": state.skip, "layer": 0, "advance": True,
     }  # fmt: skip
     before = state.ring.clone()
+    in_both = [
+        ({"ring": state.ring.double()}, "expected ring of dtype float32, got torch.float64"),
+        ({"ring": state.ring[..., :6]}, "expected ring contiguous"),
+        ({"taps": state.taps[:0]}, r"expected taps \(1, 1, T_0, F\), got"),
+        ({"rows": torch.tensor([0, 1], dtype=torch.int32)}, "expected rows of dtype int64"),
+        ({"positions": torch.zeros(3).long()}, "expected positions of 2 rows, got"),
+        ({"token_at": torch.zeros(1, 3).long()}, r"expected token_at \(1, 2\), got \(1, 3\)"),
+        ({"token_at": torch.zeros(1, 2)}, "expected token_at of dtype int64, got torch.float32"),
+        ({"history": torch.zeros(1, 2, 64)}, r"expected history \(1, 2, 32\), got \(1, 2, 64\)"),
+        ({"channels_per_filter": 0}, "expected taps with a filter for every 0 of 32 channels"),
+    ]
     for change, message in [
+        *in_both,
+        ({"undo": torch.zeros(1, 2, 32)}, r"expected undo \(1, 2, 1, 32\), got \(1, 2, 32\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            OPS.triton_history(**(shared | {"undo": state.undo} | change))
+    for change, message in [
+        *in_both,
         ({"u": torch.ones(3, 6)}, "expected u with 2 rows, got 3"),
         ({"u": torch.ones(2, 40)}, r"expected u \(R, D <= 32\), got"),
         ({"u": torch.ones(2, 6).double()}, "expected u of 16 or 32 bits, got torch.float64"),
         ({"y": torch.zeros(2, 6).half()}, "expected y of dtype torch.float32, got torch.float16"),
-        ({"y": torch.zeros(6, 2).T}, r"expected y contiguous, got strides \(1, 2\)"),
+        ({"y": torch.zeros(6, 2).T}, "expected y contiguous in its last dimension, got strides"),
         ({"pre": torch.ones(2, 5)}, r"expected pre \(R, D\) = \(2, 6\), got \(2, 5\)"),
-        ({"ring": state.ring.double()}, "expected ring of dtype float32, got torch.float64"),
-        ({"ring": state.ring[..., :6]}, "expected ring contiguous"),
-        ({"rows": torch.tensor([0, 1], dtype=torch.int32)}, "expected rows of dtype int64"),
+        ({"skip": torch.ones(2, 32)}, r"expected skip \(1, 32\), got \(2, 32\)"),
         ({"layer": 1}, r"expected layer in 0 \.\. 0, got 1"),
         ({"channels_per_filter": 4}, "expected channels_per_filter to divide 6, got 4"),
-        ({"channels_per_filter": 0}, "expected taps with a filter for every 0 of 32 channels"),
     ]:
         with pytest.raises(ValueError, match=message):
-            OPS.triton_short_range_step(**(good | change))
+            OPS.triton_apply_step(**(shared | tokens | change))
+    assert state.token_at.tolist() == [[-1, -1]]
     stream = (state.ring, state.kept, state.spectra, state.positions, None)
     for column, value, message in [
         ("n_spectra", 2, r"expected n_spectra in 1 \.\. 1, got 2"),

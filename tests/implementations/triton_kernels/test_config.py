@@ -6,35 +6,29 @@ import pytest
 
 from futurefill_kernels import DeviceInfo
 from futurefill_kernels.implementations.triton_kernels.config import (
+    ONE_ROW,
+    SEVERAL_ROWS,
     FillConfig,
-    StepConfig,
     fill_config,
-    step_config,
+    history_config,
 )
 
 
 @pytest.mark.parametrize(
-    ("device", "block", "channels", "rows", "last", "expected"),
+    ("device", "layers", "lanes", "rows", "expected"),
     [
-        ("a100", 64, 1024, 1, False, StepConfig(8, 1, 64, 1)),  # 128 programs
-        ("a100", 64, 1024, 1, True, StepConfig(64, 1, 64, 8)),  # 16 count the position
-        ("a100", 64, 1024, 8, True, StepConfig(8, 4, 32)),  # 256 programs for 108 SMs
-        ("h100", 64, 1024, 4, False, StepConfig(8, 2, 64)),  # 4 rows together: 128 < 132 SMs
-        ("h100", 64, 1024, 8, False, StepConfig(8, 4, 32)),
-        ("h100", 16, 256, 8, True, StepConfig(8, 1, 16)),
-        ("h100", 16, 256, 64, True, StepConfig(8, 4, 16)),
-        ("l4", 16, 768, 3, False, StepConfig(8, 4, 16)),
-        ("l4", 16, 64, 3, False, StepConfig(8, 1, 16)),
-        ("b200", 1, 4096, 2, True, StepConfig(8, 2, 1)),
-        ("b200", 96, 1, 1, True, StepConfig(64, 1, 64, 8)),
-        ("h200", 24, 7, 1, True, StepConfig(64, 1, 32, 8)),
-        ("h200", 5, 512, 1, True, StepConfig(64, 1, 8, 4)),
-        ("h200", 5, 512, 1, False, StepConfig(16, 1, 8, 1)),
-        ("h100", 2, 512, 1, False, StepConfig(64, 1, 2, 1)),
+        ("h100", 24, 1024, 1, ONE_ROW),
+        ("h100", 24, 1024, 2, SEVERAL_ROWS),  # 768 programs for 132 SMs
+        ("h100", 16, 1024, 4, ONE_ROW),  # 512
+        ("a100", 16, 1024, 4, SEVERAL_ROWS),
+        ("h100", 24, 256, 8, ONE_ROW),
+        ("h100", 24, 256, 64, SEVERAL_ROWS),
+        ("l4", 1, 1024, 8, ONE_ROW),
+        ("l4", 1, 1024, 32, SEVERAL_ROWS),
     ],
 )
-def test_step_configuration(device, block, channels, rows, last, expected):
-    assert step_config(block, channels, rows, DeviceInfo.named(device), last) == expected
+def test_history_configuration(device, layers, lanes, rows, expected):
+    assert history_config(layers, lanes, rows, DeviceInfo.named(device)) == expected
 
 
 @pytest.mark.parametrize(

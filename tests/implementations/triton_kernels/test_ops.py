@@ -15,8 +15,13 @@ if importlib.util.find_spec("triton") is None:
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="Triton's interpreter is on")
 def test_ops_refuse_cpu_tensors():
     state = torch.zeros(1, 1, 1, 8, 32)
-    arguments = (torch.zeros(1, 5), None, None, torch.zeros(1, 5), state, state[0], None)
-    with pytest.raises(RuntimeError, match="triton kernels run on a CUDA device, not on cpu"):
-        torch.ops.futurefill_kernels.triton_short_range_step(
-            *arguments, torch.zeros(1, dtype=torch.int64), None, 0, True, 1
+    row, sums, at = torch.zeros(1, dtype=torch.int64), torch.zeros(1, 1, 32), torch.zeros(1, 1)
+    stream = (state, state[0], row, None, at.long(), sums[None], sums)
+    message = "triton kernels run on a CUDA device, not on cpu"
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.futurefill_kernels.triton_history(*stream, 1)
+    u = torch.zeros(1, 5)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.futurefill_kernels.triton_apply_step(
+            u, None, None, u, state, state[0], None, sums, at.long(), row, None, 0, True, 1
         )

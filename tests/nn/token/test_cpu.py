@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +12,8 @@ from torch import nn
 import futurefill_kernels as ff
 from futurefill_kernels import DecodingCache, Plan, native
 from futurefill_kernels.nn import LanguageModel, LanguageModelConfig
+from futurefill_kernels.nn.language_model import GatedMLP
+from futurefill_kernels.nn.token.cpu import cannot_fuse
 
 from .models import CONFIGS, make_model
 
@@ -132,6 +137,49 @@ def test_ids_outside_the_vocabulary_change_nothing():
         assert torch.equal(model(token, cache=cache), model(token, cache=other))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("config", "order", "taps"),
+    [*((CONFIGS[0], o, t) for o in (2, 3) for t in (1, 2, 4)), (CONFIGS[3], 1, 0)],
+)
+def test_an_unfinished_token_is_taken_back(config, order, taps, monkeypatch):
+    """Wherever it stops: the inputs that the next outputs need are those from before, bit for bit,
+    and the token begun again is the one of a cache that never stopped.
+    """
+    model = make_model(config, order=order, short_taps=taps)
+    ids, tokens = torch.randint(50, (3, 9)), torch.randint(50, (2, 3, 1))
+    cache = DecodingCache(model, 3, 20, fused=True)
+    model(ids, cache=cache)
+    model(tokens[0], cache=cache)
+    for n in range(len(cache.fused.program.convs)):
+        broken, whole = cache.clone(), cache.clone()
+        before = [state.inputs.clone() for state in broken._short.values()]
+        with monkeypatch.context() as inside:
+            fail_at(n, inside)
+            with pytest.raises(InterruptedError):
+                model(tokens[1], cache=broken)
+        broken.fused.abort()
+        for state, then in zip(broken._short.values(), before, strict=True):
+            assert torch.equal(state.inputs[:, 1:], then[:, 1:])
+        kept = [state.inputs.clone() for state in broken._short.values()]
+        broken.fused.abort()  # nothing is left to take back
+        assert all(map(torch.equal, kept, [s.inputs for s in broken._short.values()]))
+        fresh = broken.fused(tokens[1], cache.clone().caches)
+        assert torch.equal(fresh, model(tokens[1], cache=whole))
+
+
+def fail_at(n, patch):
+    """The n-th step of a long convolution raises, before it moves anything."""
+    step, calls = ff.FutureFillCache.step, iter(range(n + 1))
+
+    def failing(self, *arguments, **options):
+        if next(calls) == n:
+            raise InterruptedError
+        return step(self, *arguments, **options)
+
+    patch.setattr(ff.FutureFillCache, "step", failing)
+
+
 def test_gradients_are_refused_as_layer_by_layer():
     model = make_model(CONFIGS[0]).requires_grad_(True)
     cache = DecodingCache(model, 1, 9)
@@ -147,17 +195,80 @@ def test_what_is_not_fused_says_why():
 
     config = CONFIGS[0]
     assert DecodingCache(Other(config), 1, 4).not_fused == ["Other is not an ff.nn.LanguageModel"]
-    model = make_model(config)
-    model.blocks[0].mlp = nn.Identity()
-    assert DecodingCache(model, 1, 4).not_fused == ["a Identity inside the model"]
-    model = make_model(config)
-    model.norm.register_forward_hook(lambda *a: None)
-    assert DecodingCache(model, 1, 4).not_fused == ["modules with forward hooks"]
     assert DecodingCache(make_model(config).double(), 1, 4).not_fused == [
         "parameters that are not float32 on the CPU"
     ]
     model = make_model(config)
     assert DecodingCache(model, 1, 4, impl="reference").not_fused == ["impl='reference'"]
+    full = LanguageModel(replace(CONFIGS[3], tensorised=False))
+    assert DecodingCache(full, 1, 4).not_fused == [
+        f"blocks.{i}.mixer.filter is futurefill_kernels.nn.stu.SpectralBank, not SpectralFilter"
+        for i in range(3)
+    ]
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def hook(*arguments):
+    return None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: setattr(m, "norm", nn.Identity()), "norm is torch.* not RMSNorm"),
+        (lambda m: setattr(m, "norm", nn.Linear(24, 24)), "norm is .*Linear, not RMSNorm"),
+        (
+            lambda m: setattr(m.blocks[1].mlp, "down", Doubled(40, 24, bias=False)),
+            r"blocks.1.mlp.down is tests\..*Doubled, not Linear",
+        ),
+        (
+            lambda m: setattr(m.blocks[0], "mixer", ff.nn.LongConv(24, 64)),
+            "blocks.0.mixer is .*LongConv, not Hyena or STU",
+        ),
+        (
+            lambda m: setattr(m.blocks[0], "extra", nn.Linear(2, 2)),
+            "blocks.0.extra is torch.*Linear, not known",
+        ),
+        (
+            lambda m: nn.utils.parametrizations.weight_norm(m.blocks[0].mlp.down),
+            "mlp.down is .*ParametrizedLinear, not Linear",
+        ),
+        (lambda m: m.norm.register_forward_hook(hook), "norm has forward hooks"),
+        (lambda m: m.register_forward_pre_hook(hook), "the model has forward hooks"),
+        (
+            lambda m: setattr(m.blocks[1].mixer.out_proj, "forward", hook),
+            "blocks.1.mixer.out_proj has forward hooks or a forward of its own",
+        ),
+        (lambda m: setattr(m, "norm", nn.RMSNorm(24, elementwise_affine=False)), "norm has no wei"),
+        (lambda m: setattr(m.embedding, "max_norm", 1.0), "embedding has a max_norm"),
+    ],
+)
+def test_other_modules_are_never_fused(change, reason):
+    model = make_model(CONFIGS[0])
+    change(model)
+    (first, *_) = cannot_fuse(model, [])
+    assert re.search(reason, first), first
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[3]])
+def test_biases_and_sizes_are_those_of_the_modules(config):
+    """Not those of the configuration, which may have been left behind."""
+    model = make_model(config)
+    model.embedding = nn.Embedding(77, config.channels)
+    for block in model.blocks:
+        block.mlp = GatedMLP(config.channels, 21, "gelu")
+        block.mlp.down = nn.Linear(21, config.channels)
+        if config.mixer == "stu":
+            block.mixer.proj = nn.Linear(config.channels, config.channels)
+    ids = torch.randint(77, (2, 12))
+    cache = DecodingCache(model, 2, 9)
+    assert cache.not_fused == []
+    assert_close(logits_of(model, cache, ids, 3), model(ids)[:, 3:])
 
 
 def test_the_shipped_model_gives_the_tokens_of_the_parallel_form():

@@ -58,8 +58,8 @@ def test_rows():
             program.Dense(x, y, 5, None, 7, 8, 9, True),
             program.Dense(x, y, 5, 6, 7, 8, 9, False),
             program.ShortConv(x, 3, 4, 5, 6, 7, 8, 9),
-            program.Gate(x, y, 5),
-            program.Advance(),
+            program.Gate(x, y, 5, True),
+            program.Add(x, y, 5),
         ]
     )
     (quarter,) = struct.unpack("q", struct.pack("d", 0.25))
@@ -70,8 +70,8 @@ def test_rows():
         [2, 1, 2, 3, 4, 5, -1, 7, 8, 9, 1],
         [2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0],
         [3, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0],
-        [4, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0],
-        [5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [4, 1, 2, 3, 4, 5, 1, 0, 0, 0, 0],
+        [5, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0],
     ]
     assert encode([]).shape == (0, WIDTH)
 
@@ -83,14 +83,14 @@ def test_a_segment_ends_where_a_long_convolution_comes(order):
     token = build(model, 3, 16)
     mixers = [block.mixer for block in model.blocks]
     assert [conv.filter for conv in token.convs] == [f for m in mixers for f in m.filters]
-    assert list(token.rings) == [m.short_conv for m in mixers]
+    assert list(token.short_inputs) == [m.short_conv for m in mixers]
     names = [[type(i).__name__ for i in segment] for segment in token.segments]
     mixer = ["Norm", "Dense", "ShortConv"]
     mlp = ["Dense", "Norm", "Dense", "Gate", "Dense"]
     between = [[]] * (order - 2)
     assert names == [
         *(["Embed", *mixer], *between, [*mlp, *mixer], *between),
-        [*mlp, "Norm", "Dense", "Advance"],
+        [*mlp, "Norm", "Dense"],
     ]
     for first, second in zip(token.convs, token.convs[1:], strict=False):
         chained = first.post is None
@@ -98,14 +98,38 @@ def test_a_segment_ends_where_a_long_convolution_comes(order):
     assert [conv.post is None for conv in token.convs] == ([True] * (order - 2) + [False]) * 2
 
 
+def test_segments_of_an_stu_model():
+    model = make_model(CONFIGS[3])
+    token = build(model, 3, 16)
+    assert [conv.filter for conv in token.convs] == [b.mixer.filter for b in model.blocks]
+    assert all(conv.pre is None and conv.post is None for conv in token.convs)
+    assert token.short_inputs == {}
+    names = [[type(i).__name__ for i in segment] for segment in token.segments]
+    mixer, mlp = ["Norm", "Dense"], ["Add", "Norm", "Dense", "Gate", "Dense"]
+    assert names == [
+        ["Embed", *mixer], [*mlp, *mixer], [*mlp, *mixer], [*mlp, "Norm", "Dense"]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[3]])
+def test_a_gate_has_its_models_activation(config):
+    segments = build(make_model(config), 3, 16).segments
+    gates = {i.gelu for s in segments for i in s if isinstance(i, program.Gate)}
+    assert gates == {config.activation == "gelu"}
+
+
 def test_a_program_has_the_dtype_of_its_model():
-    model = make_model(CONFIGS[0])
+    model = make_model(dataclasses.replace(CONFIGS[0], norm_eps=1e-5))
     token = build(model, 3, 16)
     double = build(model.double(), 3, 16)
     assert (token.weights.dtype, double.weights.dtype) == (torch.float32, torch.float64)
     assert torch.equal(token.weights.double(), double.weights)
-    (norm,) = {i.eps for s in double.segments for i in s if isinstance(i, program.Norm)}
-    assert norm == torch.finfo(torch.float64).eps
+    for program_, expected in ((token, 1e-5), (double, 1e-5)):
+        (eps,) = {i.eps for s in program_.segments for i in s if isinstance(i, program.Norm)}
+        assert eps == expected
+    model.norm.eps = None
+    last = [i for i in build(model, 3, 16).segments[-1] if isinstance(i, program.Norm)][-1]
+    assert last.eps == torch.finfo(torch.float64).eps
 
 
 def test_a_program_is_of_its_model_alone():
@@ -126,9 +150,9 @@ SIZE = 128  # of weights and of scratch, enough for the instructions below with 
 def run(segment, *, ids=((1,), (2,))):
     """Run rows or instructions on zeros."""
     rows = segment if isinstance(segment, torch.Tensor) else encode(segment)
-    values, seen = torch.zeros(SIZE), torch.zeros(2, dtype=torch.int64)
+    progress = torch.zeros(1, dtype=torch.int64)
     op = torch.ops.futurefill_kernels.token_segment
-    op(rows, torch.tensor(ids), torch.zeros(SIZE), values, seen)
+    op(rows, torch.tensor(ids), torch.zeros(SIZE), torch.zeros(SIZE), progress)
 
 
 def fitting(kind):
@@ -139,8 +163,8 @@ def fitting(kind):
         program.Norm: program.Norm(Buffer(0, 8), Buffer(16, 8), 0, 8, 1e-5),
         program.Dense: program.Dense(Buffer(0, 2), Buffer(8, panel), 0, 64, 2, 5, panel, False),
         program.ShortConv: program.ShortConv(Buffer(0, 4), 8, 16, 20, 0, 4, 2, 2),
-        program.Gate: program.Gate(Buffer(0, 8), Buffer(16, 8), 4),
-        program.Advance: program.Advance(),
+        program.Gate: program.Gate(Buffer(0, 8), Buffer(16, 8), 4, False),
+        program.Add: program.Add(Buffer(0, 8), Buffer(16, 8), 4),
     }[kind]
 
 
@@ -153,7 +177,7 @@ def test_what_fits_runs(kind):
 @needs_engine
 @pytest.mark.parametrize("opcode", [-1, len(INSTRUCTIONS)])
 def test_unknown_opcodes_are_refused(opcode):
-    rows = encode([program.Advance()])
+    rows = encode([fitting(program.Gate)])
     rows[0, 0] = opcode
     with pytest.raises(RuntimeError, match=rf"expected an opcode in 0 \.\. 5, got {opcode}"):
         run(rows)
@@ -178,7 +202,7 @@ def test_rows_of_another_width_are_refused(width):
         (program.ShortConv, "weight", "weights"),
         (program.ShortConv, "y", "scratch"),
         (program.ShortConv, "line", "scratch"),
-        (program.ShortConv, "ring", "scratch"),
+        (program.ShortConv, "inputs", "scratch"),
     ],
 )
 def test_offsets_outside_are_refused(kind, field, place, wrong):
@@ -235,13 +259,26 @@ def test_ids_outside_the_vocabulary_are_refused(wrong):
 
 @needs_engine
 def test_other_dtypes_and_sizes_are_refused():
-    op, rows = torch.ops.futurefill_kernels.token_segment, encode([program.Advance()])
-    ids, values, seen = torch.tensor([[1], [2]]), torch.zeros(SIZE), torch.tensor([0, 0])
+    op, rows = torch.ops.futurefill_kernels.token_segment, encode([fitting(program.Gate)])
+    ids, values, progress = torch.tensor([[1], [2]]), torch.zeros(SIZE), torch.tensor([0])
     with pytest.raises(RuntimeError, match="weights and scratch of dtype float32"):
-        op(rows, ids, values.double(), values, seen)
+        op(rows, ids, values.double(), values, progress)
     with pytest.raises(RuntimeError, match="weights and scratch of dtype float32"):
-        op(rows, ids, values, values.double(), seen)
+        op(rows, ids, values, values.double(), progress)
     with pytest.raises(RuntimeError, match="expected ids of dtype int64"):
-        op(rows, ids.int(), values, values, seen)
-    with pytest.raises(RuntimeError, match="expected seen with size 2"):
-        op(rows, ids, values, values, seen[:1])
+        op(rows, ids.int(), values, values, progress)
+    with pytest.raises(RuntimeError, match="expected progress with size 1"):
+        op(rows, ids, values, values, torch.tensor([0, 0]))
+
+
+@needs_engine
+def test_a_refused_segment_has_moved_nothing():
+    op = torch.ops.futurefill_kernels.token_segment
+    conv, late = fitting(program.ShortConv), program.Add(Buffer(-1, 8), Buffer(16, 8), 4)
+    scratch, progress = torch.ones(SIZE), torch.tensor([5])
+    with pytest.raises(RuntimeError, match="from offset -1 on inside scratch"):
+        op(encode([conv, late]), torch.tensor([[1], [2]]), torch.ones(SIZE), scratch, progress)
+    assert torch.equal(scratch, torch.ones(SIZE))
+    op(encode([conv]), torch.tensor([[1], [2]]), torch.ones(SIZE), scratch, progress)
+    assert not torch.equal(scratch, torch.ones(SIZE))
+    assert progress.item() == 6

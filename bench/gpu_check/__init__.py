@@ -1,0 +1,1 @@
+"""``make gpu-check``: everything that only a device can show, in six minutes."""

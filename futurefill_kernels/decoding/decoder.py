@@ -1,0 +1,153 @@
+"""Decoder: a model made ready for generations, one request after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from ..plan import Plan
+from . import graphs
+from .long_convs import CacheOptions
+from .model_cache import DecodingCache
+from .request import Callback, Request, make_request
+from .sampling import Sampler, greedy
+from .token_loop import TokenLoop
+
+
+class Decoder:
+    """Generates with a model; state, packed weights and graphs are made once and kept.
+
+    model: a module called as ``model(ids, cache=cache) -> logits (B, T, V)`` whose mixers are ff.nn
+        modules. Parameters and buffers that have changed are noticed at the next request, which
+        then makes everything anew (not what is written through ``.data``).
+    batch_size: the most prompts of a request, ``B``. max_new_tokens: the most new tokens, ``N``.
+    plan, impl, spectra_dtype: as in `FutureFillCache`.
+    cuda_graph: a token is one replay of a CUDA graph: embedding of the token before, layers,
+        logits, sampling, stops, store. Default: where that is possible; True: RuntimeError with the
+        reasons where it is not. A sampler of one's own runs behind the graph.
+    fill_stream: as in `FutureFillCache`, for tokens without a graph (cuda_graph=False).
+
+    Raises what `DecodingCache` raises.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch_size: int,
+        max_new_tokens: int,
+        *,
+        plan: Plan | None = None,
+        impl: str = "auto",
+        cuda_graph: bool | None = None,
+        fill_stream: torch.cuda.Stream | None = None,
+        spectra_dtype: torch.dtype | None = None,
+    ) -> None:
+        if fill_stream is not None and cuda_graph is not False:
+            raise ValueError(
+                "fill_stream gains nothing in a token graph: the sums over older inputs are its "
+                "first node, and fills are launched between replays; expected cuda_graph=False "
+                "with it"
+            )
+        self.model, self.batch_size, self.max_new_tokens = model, batch_size, max_new_tokens
+        self._options: CacheOptions = {
+            "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
+        }  # fmt: skip
+        self._cuda_graph = cuda_graph
+        self._make()
+
+    @property
+    def cache(self) -> DecodingCache:
+        """The state. After a request: prompts and all new tokens but the last; unused rows hold
+        padding. Made anew when the model has changed.
+        """
+        return self._cache
+
+    def __call__(
+        self,
+        prompt: Tensor | Sequence[Tensor],
+        max_new_tokens: int | None = None,
+        *,
+        sampler: Sampler | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        stop_ids: Sequence[int] = (),
+        pad_id: int = 0,
+        progress: bool = False,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """New ids (R, N) int64 after prompts (R, P), or a list of (P_r,), R at most batch_size.
+
+        max_new_tokens: ``N``, default and at most the decoder's. The rest as in `decode`.
+
+        When the callback for token ``t`` runs, token ``t + 1`` may have been computed; it is
+        neither returned nor reported if a stop id ends the request, the callback raises or Ctrl-C
+        comes (which waits for the end of a token). ``cache`` then holds everything that was
+        reported but its last token, and the decoder takes the next request.
+        """
+        steps = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        if not 0 <= steps <= self.max_new_tokens:
+            raise ValueError(
+                f"expected max_new_tokens in 0 .. {self.max_new_tokens}, which the decoder has "
+                f"room for, got {steps}"
+            )
+        request = make_request(
+            self.model, prompt, steps, sampler=greedy if sampler is None else sampler,
+            lengths=lengths, stop_ids=stop_ids, pad_id=pad_id, progress=progress, callback=callback,
+        )  # fmt: skip
+        if len(request.ids) > self.batch_size:
+            raise ValueError(
+                f"expected at most batch_size = {self.batch_size} prompts, got {len(request.ids)}"
+            )
+        if self._cuda_graph:
+            _refuse(graphs.cannot_capture_sampler(request.sampler))
+        if steps == 0:
+            return request.ids.new_empty(len(request.ids), 0)
+        with torch.no_grad():
+            if _versions(self.model) != self._versions:
+                self._make()
+            self._cache.reset()
+            try:
+                logits = self._prompt(request)
+            except BaseException:
+                self._cache.reset()
+                raise
+            return self._loop.run(request, logits).to(request.ids.device)
+
+    def _make(self) -> None:
+        """Everything that depends on the model's weights."""
+        tensors = chain(self.model.parameters(), self.model.buffers())
+        device = next((t.device for t in tensors), torch.device("cpu"))
+        cache = DecodingCache(self.model, self.batch_size, self.max_new_tokens, **self._options)
+        reasons = graphs.cannot_capture(cache, device)
+        if self._cuda_graph:
+            _refuse(reasons)
+        captured = None if reasons or self._cuda_graph is False else graphs.CudaGraphs(device)
+        self._cache, self._device = cache, device
+        self._loop = TokenLoop(self.model, cache, device, captured)
+        self._versions = _versions(self.model)
+
+    def _prompt(self, request: Request) -> Tensor:
+        """Feed the prompts. Returns logits (B, V) after each of them."""
+        model, cache, rows = self.model, self._cache, len(request.ids)
+        with cache.select(rows=range(rows), lengths=request.lengths):
+            logits = model(request.ids.to(self._device), cache=cache)  # (R, P, V)
+        logits = logits[list(range(rows)), [n - 1 for n in request.lengths]]
+        if rows < self.batch_size:
+            unused = range(rows, self.batch_size)
+            padding = request.ids.new_full((len(unused), 1), request.pad_id).to(self._device)
+            with cache.select(rows=unused, lengths=[1] * len(unused)):
+                logits = torch.cat([logits, model(padding, cache=cache)[:, 0]])
+        return logits
+
+
+def _refuse(reasons: list[str]) -> None:
+    if reasons:
+        raise RuntimeError("the token cannot be captured: " + "; ".join(reasons))
+
+
+def _versions(model: nn.Module) -> list[tuple[int, int]]:
+    """Address and version of every parameter and buffer: other weights, other numbers."""
+    tensors = chain(model.parameters(), model.buffers())
+    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]

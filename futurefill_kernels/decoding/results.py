@@ -1,0 +1,35 @@
+"""Tokens on their way to the host, without waiting for those that follow."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Results:
+    """The rows of a tensor on the host.
+
+    stored: (N, width) int64. cuda: whether it is on a GPU, where ``send`` starts a copy to pinned
+    memory behind what has been launched and ``receive`` waits for that copy alone. Two can be under
+    way.
+    """
+
+    def __init__(self, stored: Tensor, cuda: bool) -> None:
+        self._stored, self._cuda = stored, cuda
+        if cuda:
+            width = stored.shape[1]
+            self._host = torch.empty(2, width, dtype=stored.dtype, device="cpu", pin_memory=True)
+            self._arrived = [torch.cuda.Event() for _ in range(2)]
+
+    def send(self, index: int) -> None:
+        """Row ``index`` is on its way, of what has been launched up to here."""
+        if self._cuda:
+            self._host[index % 2].copy_(self._stored[index], non_blocking=True)
+            self._arrived[index % 2].record()
+
+    def receive(self, index: int) -> Tensor:
+        """Row ``index``, (width,) on the host; overwritten later."""
+        if not self._cuda:
+            return self._stored[index]
+        self._arrived[index % 2].synchronize()
+        return self._host[index % 2]

@@ -1,0 +1,194 @@
+"""The loop over the tokens of a request: launched one by one, or one graph replay each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .graphs import Graphs, cannot_capture_sampler
+from .interrupts import Interrupts
+from .model_cache import DecodingCache
+from .request import Request
+from .results import Results
+from .sampling import graph_key
+from .tail import Tail
+
+
+class TokenLoop:
+    """Tokens of a model and its cache, one request after the other.
+
+    device: of the model. graphs: how tokens are captured; None launches each of them from the host.
+    A graph holds the embedding of the token before, the layers, the logits and the `Tail`; a
+    sampler that cannot be captured runs behind it, with the rest of the tail. Fills are launched
+    between replays.
+
+    With graphs the host is one token ahead of what it looks at. A request that ends by a stop id or
+    an exception takes back the token that it has begun, so the cache is left the same either way:
+    everything but the newest token that was reported has been fed.
+    """
+
+    def __init__(
+        self, model: nn.Module, cache: DecodingCache, device: torch.device, graphs: Graphs | None
+    ) -> None:
+        self._model, self._cache, self._device, self._graphs = model, cache, device, graphs
+        self._tail = Tail(cache.batch_size, cache.max_new_tokens, device)
+        self._cuda = device.type == "cuda"
+        self._results = Results(self._tail.stored, self._cuda)
+        self._captured: dict[Hashable, _CapturedToken] = {}
+        self._open = False  # whether there is a token to take back
+
+    def run(self, request: Request, logits: Tensor) -> Tensor:
+        """The tokens of a request whose prompt is in the cache.
+
+        logits: (B, V), of the last token of every prompt. Returns (R, N).
+        """
+        rows = len(request.ids)
+        bar = tqdm(total=request.steps, unit="tok", disable=not request.progress, leave=False)
+        on_device = torch.cuda.device(self._device) if self._cuda else nullcontext()
+        with on_device, bar, Interrupts() as interrupts:
+            self._open = False
+            self._tail.begin(request, logits.shape[-1])
+            watch = _Watch(request, self._results, bar, interrupts)
+            try:
+                count = self._tokens(request, logits, watch)
+            except BaseException:
+                self._take_back()
+                raise
+        new = self._tail.stored.new_full((rows, request.steps), request.pad_id)
+        new[:, :count] = self._tail.stored[:count, :rows].T
+        return new
+
+    def _tokens(self, request: Request, logits: Tensor, watch: _Watch) -> int:
+        """Make tokens and let the watch see them; returns how many the request has."""
+        token = self._launch if self._graphs is None else self._replay(request, self._graphs)
+        self._tail.prepare(0)
+        self._tail(logits)
+        watch.send(0)
+        for t in range(1, request.steps):
+            # one that is launched begins when the one before was seen, a replay before it is seen
+            if self._graphs is None and not watch(t - 1):
+                return t
+            self._tail.prepare(t)
+            token()
+            watch.send(t)
+            if self._graphs is not None and not watch(t - 1):
+                self._take_back()
+                return t
+        self._finish()
+        watch(request.steps - 1)
+        return request.steps
+
+    def _launch(self) -> None:
+        """A token from the host; the cache keeps its books."""
+        self._open = True
+        logits = self._model(self._tail.ids, cache=self._cache)
+        self._open = False
+        self._tail(logits[:, 0])
+
+    def _replay(self, request: Request, graphs: Graphs) -> Callable[[], None]:
+        """A token as a replay. Its books stay open until the next one begins."""
+        whole = not cannot_capture_sampler(request.sampler)
+        key = (graph_key(request.sampler), bool(request.stop_ids)) if whole else None
+        if key not in self._captured:
+            tail = self._tail if whole else None
+            self._captured[key] = _CapturedToken(
+                self._model, self._cache, self._tail.ids, tail, graphs
+            )
+        captured = self._captured[key]
+
+        def token() -> None:
+            self._finish()
+            self._cache.begin_token()
+            self._open = True
+            captured()
+            if not whole:
+                self._tail(captured.logits)
+
+        return token
+
+    def _finish(self) -> None:
+        if self._open:
+            self._cache.finish_token()
+            self._open = False
+
+    def _take_back(self) -> None:
+        """The token that has begun, if there is one, when everything that was launched is over."""
+        if self._cuda:
+            torch.cuda.synchronize(self._device)
+        if self._open:
+            self._open = False
+            self._cache.abort()
+
+
+class _CapturedToken:
+    """A token of the model on ids (B, 1), and the tail if it is given, as one graph.
+
+    The first call launches it, so that kernels are compiled and loaded; the second captures it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cache: DecodingCache,
+        ids: Tensor,
+        tail: Tail | None,
+        graphs: Graphs,
+    ) -> None:
+        self.logits = ids.new_empty(0)  # (B, V) of the newest token
+        self._graphs = graphs
+        self._warm = False
+        self._replay: Callable[[], None] | None = None
+
+        def launches() -> None:
+            with cache.capture():
+                cache.sum_history(graphs.side)
+                self.logits = model(ids, cache=cache)[:, 0]
+                if tail is not None:
+                    tail(self.logits, cache.draw_greedy)
+
+        self._launches = launches
+
+    def __call__(self) -> None:
+        if not self._warm:
+            self._graphs.warm(self._launches)
+            self._warm = True
+            return
+        if self._replay is None:
+            self._replay = self._graphs.capture(self._launches)
+        self._replay()
+
+
+class _Watch:
+    """Shows tokens to the bar and the callback of a request."""
+
+    def __init__(
+        self, request: Request, results: Results, bar: tqdm, interrupts: Interrupts
+    ) -> None:
+        self._request, self._results, self._bar, self._interrupts = (
+            request,
+            results,
+            bar,
+            interrupts,
+        )
+
+    def send(self, index: int) -> None:
+        """A token has been launched."""
+        if self._request.watched:
+            self._results.send(index)
+
+    def __call__(self, index: int) -> bool:
+        """See a token; returns whether a row goes on. KeyboardInterrupt if there was Ctrl-C."""
+        request, going = self._request, True
+        if request.watched:
+            line = self._results.receive(index)
+            going = not request.stop_ids or int(line[-1]) > 0
+            self._bar.update()
+            if request.callback is not None:
+                with self._interrupts.at_once():
+                    request.callback(line[: len(request.ids)].clone(), index)
+        self._interrupts.check()
+        return going

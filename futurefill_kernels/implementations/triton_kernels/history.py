@@ -1,0 +1,62 @@
+"""What of a token's convolutions does not depend on the token, of all layers at once."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["batch", "length", "n_rows", "channels_per_filter", "block"])
+def history_kernel(
+    ring, taps, positions, rows, token_at, undo, history,
+    batch, length, n_rows, channels_per_filter, block,
+    lanes, filter_lanes,
+    GROUPED: tl.constexpr, ROWS: tl.constexpr, PLACES: tl.constexpr, STEPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Grid: (lanes / CHANNELS, rows / ROWS, layers).
+
+    ring: (layers, B, N, lanes). taps: (layers, block, filter_lanes). positions: (B,). rows:
+    (n_rows,) or None; -1 is padding. token_at: (layers, B). undo, history: (layers, B, lanes).
+    PLACES taps are side by side in a warp, STEPS of them in flight.
+    """
+    # Tiles are [ROWS, PLACES, CHANNELS], of one warp: no sum crosses warps.
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[None, None, :]
+    filter_row = channel // channels_per_filter if GROUPED else channel
+    layer = tl.program_id(2).to(tl.int64)
+    # also of ints, as torch.compile gives them
+    lanes, filter_lanes = tl.cast(lanes, tl.int64), tl.cast(filter_lanes, tl.int64)
+    index = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    if rows is None:
+        row = tl.where(index < n_rows, index, -1).to(tl.int64)
+    else:
+        row = tl.load(rows + index, mask=index < n_rows, other=-1)
+    position = tl.load(positions + row, mask=row >= 0, other=-1)
+    once = tl.where(tl.program_id(0) == 0, row, -1)
+    tl.store(token_at + layer * batch + once, position, mask=once >= 0)
+    # earlier inputs of the block, -1 where there is no slot
+    position = tl.where((position >= 0) & (position < length), position, -1)
+    taken = tl.where(position < 0, -1, position.to(tl.int32) % block)
+    most = tl.max(taken, axis=0)
+
+    row, position, taken = row[:, None, None], position[:, None, None], taken[:, None, None]
+    place = tl.arange(0, PLACES)[None, :, None]
+    state = layer * batch + row
+    slot = ring + (state * length + position) * lanes + channel
+    own = state * lanes + channel
+    # the pending outputs are in the first of the PLACES: read and written once
+    first = (place == 0) & (taken >= 0)
+    slot = slot.broadcast_to(ROWS, PLACES, CHANNELS)
+    own = own.broadcast_to(ROWS, PLACES, CHANNELS)
+    pending = tl.load(slot, mask=first, other=0.0)
+    total = pending
+    past = slot - (1 + place) * lanes
+    tap = taps + (layer * block + 1 + place) * filter_lanes + filter_row
+    for start in range(0, most, PLACES * STEPS):
+        for step in tl.static_range(STEPS):
+            s = start + step * PLACES
+            h = tl.load(tap + s * filter_lanes, mask=place < most - s, other=0.0)
+            total += tl.load(past - s * lanes, mask=place < taken - s, other=0.0) * h
+    result = tl.sum(total, axis=1)[:, None, :].broadcast_to(ROWS, PLACES, CHANNELS)
+    tl.store(undo + own, pending, mask=first)  # here: it must not hold up the loads of the loop
+    tl.store(history + own, result, mask=first)

@@ -1,0 +1,1 @@
+"""What stands between two long convolutions of a token, as Triton kernels."""

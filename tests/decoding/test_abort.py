@@ -1,0 +1,206 @@
+"""Calls of a model that stop inside are taken back: nothing of them is left anywhere."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import futurefill_kernels as ff
+from futurefill_kernels.decoding.model_cache import DecodingCache
+from futurefill_kernels.nn.language_model import LanguageModel, LanguageModelConfig
+from futurefill_kernels.nn.token import gpu
+
+BATCH, PROMPT, NEW = 2, 6, 24
+
+
+class Failure(Exception):
+    """Injected."""
+
+
+class Mixed(nn.Module):
+    """Filters of two shapes, a mixer after the last of one of them, and layers that can raise."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(11, 8)
+        self.first = ff.nn.Hyena(8, 40)
+        self.wide = ff.nn.STU(8, 40, filters=3, tensorised=False)
+        self.second = ff.nn.Hyena(8, 40, order=3)
+        self.last = ff.nn.ShortConv(8)
+        self.head = nn.Linear(8, 11)
+
+    def forward(self, ids, cache=None):
+        x = self.embedding(ids)
+        for layer in (self.first, self.wide, self.second):
+            x = x + layer(x, cache)
+        x = self.last(x.transpose(1, 2), cache).transpose(1, 2)
+        return self.head(x)
+
+
+def small(mixer):
+    torch.manual_seed(1)
+    if mixer == "mixed":
+        return Mixed().eval()
+    return LanguageModel(LanguageModelConfig(11, 40, 8, 2, 16, 8)).eval()
+
+
+def state_of(cache):
+    """Everything that later calls depend on."""
+    found = [cache.positions]
+    for part in cache.caches:
+        found += [part.state.ring, part.state.prompt_fill, part.state.positions]
+    # the oldest input is there for one abort only
+    found += [state.inputs[:, 1:] for state in cache._short.values()]
+    return [x.clone() for x in found]
+
+
+def prepared(name, impl, fused=True):
+    """A model and two caches after a prompt and three tokens, of which one is for comparison."""
+    model = small(name)
+    caches = [DecodingCache(model, BATCH, NEW, impl=impl, fused=fused) for _ in range(2)]
+    ids = torch.randint(0, 11, (BATCH, PROMPT), generator=torch.Generator().manual_seed(2))
+    for cache in caches:
+        model(ids, cache=cache)
+        for t in range(3):
+            model(ids[:, t : t + 1], cache=cache)
+    return model, *caches, ids
+
+
+def expect_same(model, cache, other, ids):
+    for a, b in zip(state_of(cache), state_of(other), strict=True):
+        assert torch.equal(a, b)
+    for t in range(PROMPT):
+        torch.testing.assert_close(
+            model(ids[:, t : t + 1], cache=cache), model(ids[:, t : t + 1], cache=other)
+        )
+
+
+def convolutions(model):
+    return [m for m in model.modules() if isinstance(m, ff.nn.LongFilter | ff.nn.ShortConv)]
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("name", ["hyena", "mixed"])
+@torch.no_grad()
+def test_a_call_that_stops_at_any_layer(impl, monkeypatch, name, width, after):
+    """Before a convolution has run, or right after it."""
+    model, cache, other, ids = prepared(name, impl, fused=False)
+    for module in convolutions(model):
+        forward = module.forward
+
+        def failing(*args, forward=forward, **kwargs):
+            if after:
+                forward(*args, **kwargs)
+            raise Failure
+
+        with monkeypatch.context() as inside:
+            inside.setattr(module, "forward", failing)
+            with pytest.raises(Failure):
+                model(ids[:, :width], cache=cache)
+        cache.abort()
+        finished = after and module is convolutions(model)[-1]
+        if finished:  # nothing was under way
+            model(ids[:, :width], cache=other)
+    expect_same(model, cache, other, ids)
+
+
+@pytest.mark.parametrize("name", ["hyena", "mixed"])
+@torch.no_grad()
+def test_a_prompt_that_stops_at_any_layer(impl, monkeypatch, name):
+    model = small(name)
+    cache, other = (DecodingCache(model, BATCH, NEW, impl=impl) for _ in range(2))
+    ids = torch.randint(0, 11, (BATCH, PROMPT))
+    for start, stop in ((0, 4), (4, PROMPT)):
+        for module in convolutions(model):
+            with monkeypatch.context() as inside:
+
+                def failing(*args, **kwargs):
+                    raise Failure
+
+                inside.setattr(module, "forward", failing)
+                with pytest.raises(Failure):
+                    model(ids[:, start:stop], cache=cache)
+            cache.abort()
+        for c in (cache, other):
+            logits = model(ids[:, start:stop], cache=c)
+        assert torch.isfinite(logits).all()
+    expect_same(model, cache, other, ids)
+
+
+@pytest.mark.parametrize("error", [Failure, KeyboardInterrupt])
+@torch.no_grad()
+def test_a_fused_token_that_stops_anywhere(monkeypatch, error):
+    """Between any two calls of the engine that it is made of."""
+    model, cache, other, ids = prepared("hyena", "cpu")
+    if cache.fused is None:
+        pytest.skip(f"no fused token here: {'; '.join(cache.not_fused)}")
+    for n in itertools.count():
+        calls = itertools.count()
+
+        def counted(call, n=n, calls=calls):
+            def wrapped(*args, **kwargs):
+                if next(calls) == n:
+                    raise error
+                return call(*args, **kwargs)
+
+            return wrapped
+
+        with monkeypatch.context() as inside:
+            inside.setattr(cache.fused, "_op", counted(cache.fused._op))
+            for part in cache.caches:
+                inside.setattr(part, "step", counted(part.step))
+            try:
+                model(ids[:, :1], cache=cache)
+            except error:
+                cache.abort()
+                continue
+        break
+    assert n == 2 * len(model.blocks) + 1
+    model(ids[:, :1], cache=other)
+    expect_same(model, cache, other, ids)
+
+
+@torch.no_grad()
+def test_a_language_model_takes_back_by_itself(impl, monkeypatch):
+    model, cache, other, ids = prepared("hyena", impl)
+    for fail in range(2):
+        with monkeypatch.context() as inside:
+
+            def failing(*args, **kwargs):
+                raise Failure
+
+            fused_on_gpu = isinstance(cache.fused, gpu.FusedToken)
+            first = "join_history" if fused_on_gpu else "step"
+            inside.setattr(cache.caches[0], first, failing)
+            with pytest.raises(Failure):
+                model(ids[:, :1], cache=cache)
+        if fail:
+            with pytest.raises(ValueError, match=r"stopped inside \(abort takes it back\)"):
+                cache.reorder([1, 0])
+        model(ids[:, 1:2], cache=cache), model(ids[:, 1:2], cache=other)
+    expect_same(model, cache, other, ids)
+
+
+@pytest.mark.parametrize("name", ["hyena", "mixed"])
+@torch.no_grad()
+def test_a_replayed_token_is_taken_back(launches, name):
+    model, cache, other, ids = prepared(name, "recorder")
+    for _ in range(2):
+        cache.begin_token()
+        with cache.capture():
+            model(ids[:, 3:4], cache=cache)
+        cache.abort()
+    cache.begin_token()
+    cache.abort()  # nothing was replayed
+    for a, b in zip(state_of(cache), state_of(other), strict=True):
+        assert torch.equal(a, b)
+    cache.begin_token()
+    with cache.capture():
+        model(ids[:, 3:4], cache=cache)
+    cache.finish_token()
+    model(ids[:, 3:4], cache=other)
+    expect_same(model, cache, other, ids)
