@@ -45,6 +45,7 @@ CPU_ONLY = {
     "cpu-vs-torch": "times the CPU's kernels: leave out --device",
     "threads": "times the CPU's threads: leave out --device",
     "token": "takes the CPU's program of a token apart; `decode` times whole tokens of a GPU",
+    "volterra": "measures float64, which is the CPU's: leave out --device",
     "gpu-counters": "counts in an emulator: leave out --device",
 }
 

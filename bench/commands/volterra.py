@@ -18,6 +18,7 @@ from torch import Tensor
 import futurefill_kernels as ff
 from futurefill_kernels.volterra.sde import euler_weights
 
+from ..harness.machine import CPU
 from ..harness.rows import relative_error
 from ..harness.timing import Times, measure
 from ..peers.fractional import ALPHA, PEERS, Peer
@@ -81,7 +82,7 @@ def _equations(
     # 0.05: a bound of the method's error, of order 1 + alpha
     error, allowed = relative_error(ours, exact), 0.05 * (16 / steps) ** 1.5
     calls = {"ours": partial(_ours, args, rates, steps)}
-    times = measure(calls, repeats=args.repeats, warmup=0)["ours"]
+    times = measure(calls, device=CPU, repeats=args.repeats, warmup=0)["ours"]
     args.report.add(
         "ours", **fields, impl=args.impl, times=times, tokens=steps * equations, error=error,
         tolerance=allowed, note="error against the exact solution; tokens are value-steps",
@@ -113,7 +114,10 @@ def _small(peer: Peer, args: argparse.Namespace, rates: Tensor, exact: Tensor) -
     """The time of as many steps as are run of a peer, where that is far from those asked for."""
     steps, found = peer.most[len(rates) > 1], []
     times = measure(
-        {"": lambda: found.append(peer.solve(rates, steps))}, repeats=args.repeats, warmup=1
+        {"": lambda: found.append(peer.solve(rates, steps))},
+        device=CPU,
+        repeats=args.repeats,
+        warmup=1,
     )[""]
     args.report.add(
         peer.name, B=1, D=len(rates), L=steps, dtype=torch.float64, impl="torch", times=times,
@@ -134,7 +138,7 @@ def _peer(
         found[n] = peer.solve(rates, n)
 
     solve(16)  # imports
-    parts = measure({str(n): partial(solve, n) for n in sizes}, repeats=turns, warmup=0)
+    parts = measure({str(n): partial(solve, n) for n in sizes}, device=CPU, repeats=turns, warmup=0)
     if steps <= most:
         return found[steps], parts[str(steps)], ""
     few, many = sizes
@@ -186,7 +190,9 @@ def _paths(args: argparse.Namespace, paths: int, steps: int) -> None:
             torch.mv(u[:n].T, taps[0, 0, :n], out=out)
 
     calls = {"ours": ours, "sums": sums, "direct": direct_sums}
-    times = measure(calls, repeats=args.repeats, warmup=0, before={"sums": memory.cache.reset})
+    times = measure(
+        calls, device=CPU, repeats=args.repeats, warmup=0, before={"sums": memory.cache.reset}
+    )
     whole, history = times["ours"], times["sums"]
     direct = times["direct"] * (steps * (steps + 1) / 2 / sum(at))
     rest = Times(
@@ -247,7 +253,8 @@ def _waste(args: argparse.Namespace, paths: int, steps: int) -> None:
             memory.advance()
 
     times = measure(
-        {name: partial(march, memory) for name, (memory, _) in calls.items()}, repeats=args.repeats,
+        {name: partial(march, memory) for name, (memory, _) in calls.items()}, device=CPU,
+        repeats=args.repeats,
         warmup=0, before={name: memory.cache.reset for name, (memory, _) in calls.items()},
     )  # fmt: skip
     for name, (memory, count) in calls.items():
