@@ -60,7 +60,7 @@ $(VENV)/installed: $(VENV)/ready $(SOURCES)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) 'pytest>=8' 'hypothesis>=6.100' 'scipy>=1.11' 'matplotlib>=3.8' \
+	$(PIP) 'pytest>=8' 'hypothesis>=6.100' 'scipy>=1.11' 'mpmath>=1.3' 'matplotlib>=3.8' \
 	  'triton>=3.6; platform_system == "Linux"'
 	touch $@
 

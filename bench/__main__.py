@@ -36,6 +36,7 @@ BENCHES = {
     "latency": ("latency", "the slowest steps: objective='latency' against 'throughput'"),
     "plan": ("plan", "planned block sizes against the best of a sweep"),
     "memory": ("memory", "bytes of state after prompts of different length"),
+    "volterra": ("volterra", "equations with memory against packages and direct sums"),
     "gpu-counters": ("gpu_counters", "counts of the GPU kernels in a PTX emulator"),
 }
 
@@ -44,6 +45,7 @@ CPU_ONLY = {
     "cpu-vs-torch": "times the CPU's kernels: leave out --device",
     "threads": "times the CPU's threads: leave out --device",
     "token": "takes the CPU's program of a token apart; `decode` times whole tokens of a GPU",
+    "volterra": "measures float64, which is the CPU's: leave out --device",
     "gpu-counters": "counts in an emulator: leave out --device",
 }
 

@@ -1,6 +1,6 @@
 """Exact, fast autoregressive decoding of long-convolution sequence models."""
 
-from . import nn, ops, reference
+from . import nn, ops, reference, volterra
 from ._version import __version__
 from .cache.cache import FutureFillCache
 from .decoding.decode import decode
@@ -27,4 +27,5 @@ __all__ = [
     "nn",
     "ops",
     "reference",
+    "volterra",
 ]

@@ -57,6 +57,15 @@ def draw(rows: Rows, folder: Path) -> None:
             curves, folder / "paper.svg", xlabel="tokens generated, L",
             ylabel="whole generation (s)", highlight="mixed", title=title_of(found, "L"),
         )  # fmt: skip
+    curves = {}
+    for row in rows:
+        if row["bench"] == "volterra" and row["D"] == "1" and row["error"] and row["p50"]:
+            curves.setdefault(row["variant"], []).append((float(row["L"]), float(row["p50"])))
+    if curves:
+        curve_plot(
+            curves, folder / "volterra.svg", xlabel="steps", ylabel="whole solution (s)",
+            title="one fractional equation, float64, CPU",
+        )  # fmt: skip
 
 
 def widest(rows: Rows, x: str) -> Rows:

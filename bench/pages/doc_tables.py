@@ -183,6 +183,67 @@ def paper_table(rows: Rows) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def equations_table(rows: Rows) -> str:
+    """Times of every solver, one column per number of equations and steps; then errors."""
+    timed = [row for row in rows if row["error"] and row["L"] and "rough" not in row["variant"]]
+    small = [row for row in timed if "not run" in row["note"]]
+    timed = [row for row in timed if row not in small]
+    columns = sorted({(int(row["D"]), int(row["L"])) for row in timed})
+    names = list(dict.fromkeys(row["variant"] for row in timed))
+    cells: dict[tuple[str, int, int], tuple[str, str]] = {}
+    for row in timed:
+        scaled = "*" if row["note"].startswith("scaled") else ""
+        ratio = f", {times_faster(row)}" if row["ratio"] else ""
+        found = (seconds(row) + ratio + scaled, number(row["error"], 2) + scaled)
+        cells[row["variant"], int(row["D"]), int(row["L"])] = found
+    sizes = [f"{d} x {n:,}" if d > 1 else f"{n:,} steps" for d, n in columns]
+    missing = ("", "")
+    tables = [
+        markdown(
+            [title, *sizes],
+            [[n, *(cells.get((n, *c), missing)[i] for c in columns)] for n in names],
+        )
+        for i, title in enumerate(("time, and its time over ours", "error"))
+    ]
+    slopes = [
+        [r["variant"], number(r["value"]), r["note"]] for r in rows if "slope" in r["quantity"]
+    ]
+    tables.append(markdown(["", "slope of log time over log steps", ""], slopes))
+    few = [
+        [r["variant"], r["D"], r["L"], seconds(r), number(r["error"], 2), r["note"]] for r in small
+    ]
+    tables.append(markdown(["", "equations", "steps", "time", "error", ""], few))
+    tables.append(f"![seconds over steps]({PLOTS}/volterra.svg)")
+    return "\n\n".join(part for part in tables if part)
+
+
+def paths_table(rows: Rows) -> str:
+    """Rough Heston, and what paths of one filter row cost."""
+    paths = [
+        [
+            r["variant"],
+            r["D"],
+            r["L"],
+            seconds(r),
+            number(r["tokens_per_s"]),
+            times_faster(r),
+            r["note"],
+        ]
+        for r in rows
+        if "rough" in r["variant"]
+    ]
+    head = ["", "paths", "steps", "time", "paths/s", "its time over ours", ""]
+    waste = [
+        [r["variant"], r["G"], number(r["value"]), r["note"]]
+        for r in rows
+        if "path" in r["quantity"]
+    ]
+    return "\n\n".join([
+        markdown(head, paths),
+        markdown(["", "filter rows stored", "ns per step and path", ""], waste),
+    ])  # fmt: skip
+
+
 #: title, bench, text, tables
 def on_a_gpu(row: dict[str, str]) -> bool:
     """A processor's name comes with its cores, see ``harness.machine.device_name``."""
@@ -227,6 +288,13 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
     ("Single fills", "fill", "The first fill of every block size.", [general]),
     ("Prompts", "prefill", "Outputs of the prompt and its future fill.", [general]),
     ("Memory", "memory", "The state does not depend on the prompt.", [general]),
+    ("Equations with memory", "volterra",
+     "`D^(1/2) y = -y` up to t = 1 by the predictor-corrector in float64, one equation or a batch "
+     "with rates 1 .. 2. Every package does the same sums, so its error is ours; not torchfde, "
+     "whose weights are float32. Starred: run with fewer steps, twice, and scaled by "
+     "`a n + b n^2`; the error is that of the fewer. Direct sums are written for this bench, "
+     "without a package's overhead: one or two matrix products per step.",
+     [equations_table, paths_table]),
     ("GPU kernels, counted", "gpu-counters", "Counters of the compiled kernels.", [general]),
     ("Against an offline FFT convolution", "cpu-vs-torch",
      "The whole online generation beside one offline convolution of all inputs.", [general]),
