@@ -216,7 +216,7 @@ class FutureFillCache:
                 self.abort()
             if self._launches_fills:
                 self._fills.join()
-            if self._held_before:
+            if self._held_before and not self._capturing:
                 self._held_before = {}
         # else one more of all rows, or a graph that takes steps down
         if (row_list is not None or self._positions.plain <= 0) and not self._capturing:
@@ -278,6 +278,7 @@ class FutureFillCache:
         elif self._token != token:
             raise ValueError(f"expected the rows and lengths of layer 0 for layer {layer}")
         if layer == 0:
+            self._history.drop()
             self._positions.settle()
             self._token, self._held_before = token, self._prefill.held(row_list)
         self._next_layer = layer + 1
@@ -451,7 +452,12 @@ class FutureFillCache:
         older inputs that all its layers need, where the implementation makes them.
 
         stream: launch it there, beside what follows on the current stream until layer 0.
+        ValueError inside a token.
         """
+        if not self._capturing:
+            self._check_between("sum_history")
+            self._fills.join()
+            self._prefill.clean(range(self.batch_size))
         self._history.sum(None, stream)
 
     def join_history(self) -> None:
@@ -517,7 +523,12 @@ class FutureFillCache:
         return any(device[row] != position for row, position in positions.items())
 
     def _between_tokens(self, method: str) -> None:
+        """No token is under way, no fill is running, and no sums are kept of what may change."""
+        self._check_between(method)
         self._fills.join()
+        self._history.drop()
+
+    def _check_between(self, method: str) -> None:
         if self._next_layer:
             raise ValueError(
                 f"{method} needs a finished token, but layer {self._next_layer} is next"

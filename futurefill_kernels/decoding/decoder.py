@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,7 @@ class Decoder:
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
         }  # fmt: skip
         self._cuda_graph = cuda_graph
+        self._free = Lock()
         self._make()
 
     @property
@@ -85,6 +87,8 @@ class Decoder:
         neither returned nor reported if a stop id ends the request, the callback raises or Ctrl-C
         comes (which waits for the end of a token). ``cache`` then holds everything that was
         reported but its last token, and the decoder takes the next request.
+
+        RuntimeError while another request is running, in its callback or another thread.
         """
         steps = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         if not 0 <= steps <= self.max_new_tokens:
@@ -104,16 +108,27 @@ class Decoder:
             _refuse(graphs.cannot_capture_sampler(request.sampler))
         if steps == 0:
             return request.ids.new_empty(len(request.ids), 0)
-        with torch.no_grad():
-            if _versions(self.model) != self._versions:
-                self._make()
+        if not self._free.acquire(blocking=False):
+            raise RuntimeError(
+                "the decoder is inside another request; expected one at a time, or a second Decoder"
+            )
+        try:
+            return self._generate(request)
+        finally:
+            self._free.release()
+
+    @torch.no_grad()
+    def _generate(self, request: Request) -> Tensor:
+        """Prompts, then tokens."""
+        if _versions(self.model) != self._versions:
+            self._make()
+        self._cache.reset()
+        try:
+            logits = self._prompt(request)
+        except BaseException:
             self._cache.reset()
-            try:
-                logits = self._prompt(request)
-            except BaseException:
-                self._cache.reset()
-                raise
-            return self._loop.run(request, logits).to(request.ids.device)
+            raise
+        return self._loop.run(request, logits).to(request.ids.device)
 
     def _make(self) -> None:
         """Everything that depends on the model's weights."""

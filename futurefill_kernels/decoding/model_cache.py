@@ -75,6 +75,7 @@ class DecodingCache:
         self._capturing = self._replaying = False
         # of the call under way: what its caches had finished, and where their rows were
         self._before: tuple[list[int], list[int]] | None = None
+        self._counts: list[int] = []  # of a replayed token: what the caches had finished
         # whether a row has seen anything
         self._seen = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
         self._all_seen = False
@@ -226,6 +227,7 @@ class DecodingCache:
         """Before a replay. ValueError when it would be one position too many in some row."""
         if self._before is not None or self._replaying:
             self.abort()
+        self._counts = [cache.calls for cache in self._caches]
         for cache in self._caches:
             cache.begin_token()
         self._replaying = True
@@ -265,22 +267,25 @@ class DecodingCache:
         token is under way until ``finish_token``. `ff.nn.LanguageModel` does this by itself at its
         next call; to the cache alone a second call and a layer called twice look alike.
         """
+        before, first = self._before, self._caches[0]
+        if self._replaying:  # a cache whose books are done is one position further
+            done = first.calls - self._counts[0]
+            before = self._counts, [p - done for p in first.taken]
+        if before is None:
+            return
         if self._replaying and self._fused is not None and self._captured_fused:
             self._fused.abort()
         elif self._replaying:
-            first = self._caches[0]
-            here = torch.tensor(first.taken, dtype=torch.int64, device=first.device)
+            here = torch.tensor(before[1], dtype=torch.int64, device=first.device)
             ran = first.state.positions > here  # a replay has run as a whole or not at all
             for state in self._short.values():
                 state.take_back(ran)
-        elif self._before is None:
-            return
         elif self._call is not None:
             for state in self._short.values():
                 state.drop_staged()
         elif self._fused is not None:
             self._fused.abort()
-        counts, positions = self._before or self._here()
+        counts, positions = before
         for cache, count in zip(self._caches, counts, strict=True):
             cache.abort()
             if cache.calls != count:  # its part of the call was done

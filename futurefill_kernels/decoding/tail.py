@@ -55,7 +55,8 @@ class Tail:
 
     def prepare(self, index: int) -> None:
         """Before the token of an index, from the host: the draws of many at once."""
-        if self._uniforms is not None and index % _DRAWS == 0:
+        if index % _DRAWS == 0 and isinstance(self._sampler, RandomSampler):
+            assert self._uniforms is not None
             end = min(index + _DRAWS, len(self._uniforms))
             self._uniforms[index:end] = uniforms(self._seeds, index, end).to(self._uniforms.device)
 

@@ -139,27 +139,26 @@ class _CapturedToken:
         graphs: Graphs,
     ) -> None:
         self.logits = ids.new_empty(0)  # (B, V) of the newest token
+        self._model, self._cache, self._ids, self._tail = model, cache, ids, tail
         self._graphs = graphs
         self._warm = False
         self._replay: Callable[[], None] | None = None
 
-        def launches() -> None:
-            with cache.capture():
-                cache.sum_history(graphs.side)
-                self.logits = model(ids, cache=cache)[:, 0]
-                if tail is not None:
-                    tail(self.logits, cache.draw_greedy)
-
-        self._launches = launches
-
     def __call__(self) -> None:
         if not self._warm:
-            self._graphs.warm(self._launches)
+            self._graphs.warm(self._launch)
             self._warm = True
             return
         if self._replay is None:
-            self._replay = self._graphs.capture(self._launches)
+            self._replay = self._graphs.capture(self._launch)
         self._replay()
+
+    def _launch(self) -> None:
+        with self._cache.capture():
+            self._cache.sum_history(self._graphs.side)
+            self.logits = self._model(self._ids, cache=self._cache)[:, 0]
+            if self._tail is not None:
+                self._tail(self.logits, self._cache.draw_greedy)
 
 
 class _Watch:

@@ -70,6 +70,50 @@ def test_an_aborted_token_is_summed_again(cache, launches):
     assert history(launches)[5:] == TOKEN
 
 
+def prompted(cache):
+    for layer in range(LAYERS):
+        cache.prefill(torch.ones(2, 3, 2), layer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cache: cache.crop(1), lambda cache: cache.reset(), lambda cache: cache.reset([0]),
+        lambda cache: cache.reorder([1, 0]), prompted,
+    ],
+    ids=["crop", "reset", "reset of a row", "reorder", "prefill"],
+)  # fmt: skip
+def test_sums_are_of_no_use_after_rows_have_changed(cache, launches, change):
+    step(cache), step(cache)
+    cache.sum_history()
+    change(cache)
+    launches.clear()
+    step(cache)
+    assert history(launches) == TOKEN
+
+
+def test_sums_wait_for_fills_and_find_no_earlier_stream(cache, launches, monkeypatch):
+    streams = SideStreams(monkeypatch, launches)
+    cache._fills.join = lambda: launches.append("fills joined")
+    cache.sum_history()
+    assert launches == ["fills joined", TOKEN[0]]
+    assert not streams.calls
+    step(cache)
+    cache.reset()
+    cache.sum_history()
+    assert not cache.state.ring.any()
+
+
+def test_there_are_no_sums_inside_a_token(cache):
+    cache.step(torch.ones(2, 3), 0)
+    with pytest.raises(ValueError, match="sum_history needs a finished token, but layer 1"):
+        cache.sum_history()
+    cache.abort()
+    cache.begin_token()
+    with pytest.raises(ValueError, match="sum_history needs finish_token or abort"):
+        cache.sum_history()
+
+
 @torch.no_grad()
 def test_implementations_whose_step_is_one_pass_sum_nothing(impl):
     if impl in ("cuda", "triton"):

@@ -204,3 +204,46 @@ def test_a_replayed_token_is_taken_back(launches, name):
     cache.finish_token()
     model(ids[:, 3:4], cache=other)
     expect_same(model, cache, other, ids)
+
+
+@torch.no_grad()
+def test_the_first_replayed_token_gives_the_prompt_back(launches):
+    """After it, as before it, the prompt may go on."""
+    model = small("mixed")
+    cache, other = (DecodingCache(model, BATCH, NEW, impl="recorder") for _ in range(2))
+    ids = torch.randint(0, 11, (BATCH, PROMPT))
+    for part in (cache, other):
+        model(ids, cache=part)
+    cache.begin_token()
+    with cache.capture():
+        model(ids[:, 3:4], cache=cache)
+    cache.abort()
+    for part in (cache, other):
+        model(ids[:, :2], cache=part)
+    assert cache.positions.tolist() == [0] * BATCH
+    expect_same(model, cache, other, ids)
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+@torch.no_grad()
+def test_a_replayed_token_whose_fills_fail(launches, monkeypatch, fails):
+    """Of the first cache, or of the second when the first has done its books."""
+    model, cache, other, ids = prepared("mixed", "recorder")
+    (block, *_), (second, *_) = (c.plan.block_sizes for c in cache.caches)
+    assert block == second
+    while (int(cache.positions[0]) + 1) % block:
+        model(ids[:, :1], cache=cache), model(ids[:, :1], cache=other)
+    cache.begin_token()
+    with cache.capture():
+        model(ids[:, 3:4], cache=cache)
+    with monkeypatch.context() as inside:
+        part = cache.caches[fails - 1]
+
+        def failing(*args):
+            raise Failure
+
+        inside.setattr(part._fills, "launch_all", failing)
+        with pytest.raises(Failure):
+            cache.finish_token()
+    cache.abort()
+    expect_same(model, cache, other, ids)

@@ -4,8 +4,10 @@ where the plain loop leaves it.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
+import weakref
 
 import pytest
 import torch
@@ -359,6 +361,35 @@ def test_a_model_that_fails_inside_a_token(decoder_of, monkeypatch):
     fed = 1 if decoder_of.captured else heard[-1]
     rows_as_if_fed(decoder, model, prompts, expected[:, :fed])
     assert torch.equal(decoder(prompts), expected)
+
+
+def test_a_request_inside_another_is_refused(decoder_of):
+    model, prompts = make("stu"), prompts_of(3, 6)
+    decoder, refused = decoder_of(model, 2), []
+
+    def callback(ids, t):
+        with pytest.raises(RuntimeError, match="inside another request"):
+            decoder(prompts, 2)
+        refused.append(t)
+
+    expected = plain(model, prompts, STEPS)
+    assert torch.equal(decoder(prompts, callback=callback), expected)
+    assert len(refused) == STEPS
+    assert torch.equal(decoder(prompts), expected)
+
+
+def test_memory_is_free_as_soon_as_a_decoder_is_gone(graphs, monkeypatch):
+    """Without a collection of cycles, which a GPU's memory does not ask for."""
+    monkeypatch.setattr(capturing.Tapes, "capture", lambda self, call: lambda: None)
+    decoder = ff.Decoder(make("stu"), 2, STEPS, plan=PLAN, impl="device-books", cuda_graph=True)
+    decoder(prompts_of(3, 6))
+    state = weakref.ref(decoder.cache.caches[0].state)
+    gc.disable()
+    try:
+        del decoder
+        assert state() is None
+    finally:
+        gc.enable()
 
 
 def test_decode_reuses_a_decoder(decoder_of):

@@ -43,8 +43,13 @@ class Launch:
     options: dict[str, Any]
 
     def run(self) -> None:
-        """Launch on the current stream of the arguments' device."""
-        self.kernel[self.grid](*self.arguments, **self.constants, **self.options)
+        """Launch on the current stream of the first argument's device."""
+        there = self.arguments[0].get_device()  # -1 is the CPU
+        if there < 0 or there == torch.cuda.current_device():
+            self.kernel[self.grid](*self.arguments, **self.constants, **self.options)
+        else:  # Triton launches on the current device
+            with torch.cuda.device(there):
+                self.run()
 
 
 @dataclass(frozen=True)

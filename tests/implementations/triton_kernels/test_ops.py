@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 
@@ -25,3 +26,31 @@ def test_ops_refuse_cpu_tensors():
         torch.ops.futurefill_kernels.triton_apply_step(
             u, None, None, u, state, state[0], None, sums, at.long(), row, None, 0, True, 1
         )
+
+
+def test_a_launch_is_on_the_device_of_its_tensors(monkeypatch):
+    """Triton launches on the current device, whatever the tensors' is."""
+    from futurefill_kernels.implementations.triton_kernels.launch import Launch
+
+    current, launched = [0], []
+
+    class Tensor:
+        def __init__(self, index):
+            self.get_device = lambda: index
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda x: launched.append((x.get_device(), current[0]))
+
+    @contextlib.contextmanager
+    def device(index):
+        before, current[0] = current[0], index
+        yield
+        current[0] = before
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    monkeypatch.setattr(torch.cuda, "device", device)
+    for index in (0, 1):
+        Launch(Kernel(), (1,), (Tensor(index),), {}, {}).run()
+    assert launched == [(0, 0), (1, 1)]
+    assert current == [0]
