@@ -117,6 +117,7 @@ class Decoder:
         finally:
             self._free.release()
 
+    @torch.inference_mode(False)  # what is kept could else be changed in that mode alone
     @torch.no_grad()
     def _generate(self, request: Request) -> Tensor:
         """Prompts, then tokens."""
@@ -130,6 +131,7 @@ class Decoder:
             raise
         return self._loop.run(request, logits).to(request.ids.device)
 
+    @torch.inference_mode(False)
     def _make(self) -> None:
         """Everything that depends on the model's weights."""
         tensors = chain(self.model.parameters(), self.model.buffers())

@@ -143,7 +143,7 @@ def test_fewer_prompts_and_tokens_than_there_is_room_for(decoder_of, steps):
     rows_as_if_fed(decoder, model, prompts, expected[:, :-1])
 
 
-@pytest.mark.parametrize("name", ["language-model", "stu"])
+@pytest.mark.parametrize("name", ["language-model", "stu", "hyena-3"])
 def test_requests_of_every_implementation(impl, name):
     """In float32, launched or by real graphs, as the implementation and the device have it."""
     model, prompts = make(name).float(), prompts_of(3, 7, 2)
@@ -376,6 +376,16 @@ def test_a_request_inside_another_is_refused(decoder_of):
     assert torch.equal(decoder(prompts, callback=callback), expected)
     assert len(refused) == STEPS
     assert torch.equal(decoder(prompts), expected)
+
+
+def test_requests_in_inference_mode_and_out_of_it(decoder_of):
+    model, prompts = make("stu"), prompts_of(3, 6)
+    options = {"sampler": RandomSampler(0.8, seed=1), "stop_ids": [5]}
+    expected = plain(model, prompts, STEPS, **options)
+    with torch.inference_mode():
+        decoder = decoder_of(model, 2)
+        assert torch.equal(decoder(prompts, **options), expected)
+    assert torch.equal(decoder(prompts, **options), expected)
 
 
 def test_memory_is_free_as_soon_as_a_decoder_is_gone(graphs, monkeypatch):
