@@ -50,6 +50,16 @@ def small_stream(device: torch.device) -> None:
         print(f"{impl} ran")
 
 
+@torch.no_grad()
+def small_tokens(device: torch.device) -> None:
+    """Tokens of the shipped model, of one row and of several, whose layers are fused kernels."""
+    model = ff.nn.load_model().to(device)
+    for rows in (1, 16):
+        prompt = torch.full((rows, 5), 32, device=device)
+        new = ff.decode(model, prompt, 4, plan=ff.Plan(4, (2,)), cuda_graph=False)
+        print(f"{new.numel()} tokens of {rows} rows")
+
+
 def errors_of(output: str) -> int | None:
     """Errors or hazards that the tool counted; None where it did not come that far."""
     found = re.findall(r"(?:ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard)", output)
@@ -64,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     device = resolve_device(args.device)
     small_stream(device)
+    small_tokens(device)
     if args.stream:
         return 0
     tool = find() if device.type == "cuda" else None

@@ -17,6 +17,9 @@ from .results import Results
 from .sampling import graph_key
 from .tail import Tail
 
+#: Graphs that are kept: one for each kind of sampler, with and without stops, those used last.
+_GRAPHS = 8
+
 
 class TokenLoop:
     """Tokens of a model and its cache, one request after the other.
@@ -93,12 +96,15 @@ class TokenLoop:
         """A token as a replay. Its books stay open until the next one begins."""
         whole = not cannot_capture_sampler(request.sampler)
         key = (graph_key(request.sampler), bool(request.stop_ids)) if whole else None
-        if key not in self._captured:
+        captured = self._captured.pop(key, None)
+        if captured is None:
+            if len(self._captured) == _GRAPHS:
+                if self._cuda:  # its last replay may be under way
+                    torch.cuda.synchronize(self._device)
+                del self._captured[next(iter(self._captured))]
             tail = self._tail if whole else None
-            self._captured[key] = _CapturedToken(
-                self._model, self._cache, self._tail.ids, tail, graphs
-            )
-        captured = self._captured[key]
+            captured = _CapturedToken(self._model, self._cache, self._tail.ids, tail, graphs)
+        self._captured[key] = captured  # the one used last stands last
 
         def token() -> None:
             self._finish()

@@ -229,6 +229,20 @@ def test_one_capture_serves_many_requests(graphs):
     assert len(made) == 1
 
 
+def test_graphs_of_samplers_that_are_used_no_more_go(graphs):
+    model, (_, made) = make("language-model"), graphs
+    decoder = ff.Decoder(model, 2, STEPS, plan=PLAN, impl="device-books", cuda_graph=True)
+    prompts = prompts_of(4, 3)
+    for round_ in range(2):
+        for n in range(10):  # greedy is used all the time
+            sampler = RandomSampler(0.5 + n / 10)
+            decoder(prompts)
+            got = decoder(prompts, sampler=sampler)
+            assert torch.equal(got, plain(model, prompts, STEPS, sampler=sampler))
+            assert len(decoder._loop._captured) <= 8
+        assert made[0].captures == 1 + 10 * (round_ + 1)
+
+
 def test_fills_are_launched_between_replays(graphs):
     implementation, made = graphs
     model = make("stu")
