@@ -11,8 +11,9 @@ from .draws import uniforms
 from .request import Request
 from .sampling import RandomSampler, Sampler, greedy
 
-#: Draws that are made at once, by a hundred small operations of the host.
-_DRAWS = 256
+#: Draws that are made at once, by a hundred small operations of the host: 64 take 0.14 ms on one
+#: core of an EPYC, 256 take 0.27, and the first token waits for them.
+_DRAWS = 64
 
 
 class Tail:

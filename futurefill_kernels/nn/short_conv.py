@@ -105,7 +105,10 @@ class ShortConvState:
 
     def reset(self, rows: list[int]) -> None:
         """Forget all inputs of the rows, and what is staged."""
-        self.inputs[rows] = 0
+        if len(rows) == len(self.inputs):
+            self.inputs.zero_()
+        else:
+            self.inputs[rows] = 0
         self.drop_staged()
 
     def reorder(self, rows: list[int]) -> None:

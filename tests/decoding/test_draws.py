@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from futurefill_kernels.decoding.draws import philox, uniforms
+from futurefill_kernels.decoding.request import Request
+from futurefill_kernels.decoding.sampling import RandomSampler
+from futurefill_kernels.decoding.tail import Tail
 
 # of Random123's kat_vectors, "philox4x32 10": counter, key, result
 KNOWN = [
@@ -72,3 +75,18 @@ def test_uniforms_are_uniform():
     assert 20 < chi_square < 90  # 49 degrees of freedom: beyond 90 in one of 3000 sets
     pairs = found[:-1] * found[1:]
     assert abs(float(pairs.mean()) - 0.25) < 0.003
+
+
+def test_a_request_of_many_draws_makes_them_in_pieces():
+    """The table of a request, whatever piece a draw is in, and nothing of the request before."""
+    tail = Tail(2, 150, torch.device("cpu"))
+    logits = torch.linspace(-1, 1, 50).expand(2, 50)
+    for seed in (9, 5):
+        sampler = RandomSampler(seed=[seed, seed + 1])
+        ids = torch.ones(2, 3, dtype=torch.int64)
+        request = Request(ids, [3, 3], 150, sampler, sampler.seeds(2), (), 0, False, None)
+        tail.begin(request, 50)
+        for t in range(150):
+            tail.prepare(t)
+            tail(logits)
+            assert torch.equal(tail.ids[:, 0], sampler(logits, t))
