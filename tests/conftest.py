@@ -1,13 +1,18 @@
-"""Settings of every run, outputs poisoned with NaN so that unwritten ones fail, and ``--device``.
+"""Settings of every run, outputs poisoned with NaN so that unwritten ones fail, ``--device`` and
+``--part``.
 
 ``pytest --device cuda`` runs what concerns a device there: tensors of the tests are made on it, and
 ``impl`` is what runs on it. Left out are the tests of `NOT_ON_A_DEVICE`, those with
 `STAND_INS` and those marked ``cpu_only(reason)``.
+
+``pytest --part K/N`` runs the K-th of N parts of what was selected, the same one every time.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import zlib
 from pathlib import Path
 
 import pytest
@@ -64,8 +69,9 @@ Generator = torch.Generator
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--device``."""
+    """``--device`` and ``--part``."""
     parser.addoption("--device", default="cpu", help="run what concerns a device there: cuda")
+    parser.addoption("--part", default="1/1", help="run the K-th of N parts: K/N")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -80,13 +86,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what a device does not change."""
+    """Leave out the other parts, and what a device does not change."""
+    k, n = _part(config.getoption("--part"))
+    if n > 1:
+        mine = [zlib.crc32(item.nodeid.encode()) % n == k - 1 for item in items]
+        config.hook.pytest_deselected(items=[i for i, m in zip(items, mine, strict=True) if not m])
+        items[:] = [i for i, m in zip(items, mine, strict=True) if m]
     if torch.get_default_device().type == "cpu":
         return
     left_out = [item for item in items if _cpu_only(item)]
     config.hook.pytest_deselected(items=left_out)
     there = [item for item in items if item not in left_out]
     items[:] = sorted(there, key=lambda item: not _path(item).startswith(FIRST_ON_A_DEVICE))
+
+
+def _part(text: str) -> tuple[int, int]:
+    """``"K/N"`` as numbers, 1 <= K <= N."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    k, n = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= k <= n:
+        raise pytest.UsageError(f"expected --part K/N with 1 <= K <= N, got {text!r}")
+    return k, n
 
 
 def _path(item: pytest.Item) -> str:
