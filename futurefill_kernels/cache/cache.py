@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,26 +21,13 @@ from .checks import (
     check_room,
     check_sizes,
     checked_input,
-    crop_lengths,
 )
 from .construct import choose, make_state
-from .fills import Fills
-from .history import History
-from .positions import Positions
-from .prompt import Call, Prefill
-from .replay import move_rows
-from .rows import reorder, rewind, take_back
-from .saved import check_state_dict, fingerprint, held_prompts, restore, state_dict
+from .prompt import Call
+from .stream import Stream, Token
 
 
-class _Token(NamedTuple):
-    """The call whose layers are under way: its rows (None: all), and lengths if it is a prefill."""
-
-    rows: list[int] | None
-    lengths: list[int] | None = None
-
-
-class FutureFillCache:
+class FutureFillCache(Stream):
     """Streaming state of causal convolutions whose inputs arrive one at a time.
 
     After any mix of ``prefill`` and ``step`` calls the outputs are those of one parallel
@@ -86,30 +73,15 @@ class FutureFillCache:
         self.dtype = check_dtype(layers[0].dtype if dtype is None else dtype)
         self.device = layers[0].device if device is None else torch.empty(0, device=device).device
         spectra = self._spectra_dtype = check_spectra_dtype(spectra_dtype, self.dtype)
-        self._implementation, self.plan = choose(
+        implementation, self.plan = choose(
             sizes, plan, impl, self.device, self.dtype, spectra_dtype
         )
         check_fill_stream(fill_stream, self.device)
         taps = [h.detach().to(self.device, state_dtype(self.dtype)) for h in layers]
-        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
-        self.channels, self.layers = sizes.channels, sizes.layers
+        state = make_state(sizes, self.plan, implementation, taps, skip, spectra)
+        super().__init__(implementation, state, taps, fill_stream)
         self._step_shape = torch.Size((batch_size, self.channels))
-        self._last_layer = self.layers - 1
-        self._state = make_state(sizes, self.plan, self._implementation, taps, skip, spectra)
-        self._step = self._implementation.make_step(self._state)
-        self._history = History(self._state, self._implementation)
-        self._launches_fills = not self._implementation.capabilities.fuses_fill
-        self._fills = Fills(self._state, self._implementation, fill_stream)
-        self._prefill = Prefill(self._state, self._implementation, taps)
-        self._positions = Positions(batch_size, max_new_tokens)
-        self._prefill.open(range(batch_size), stale=False)
-        self._next_layer, self._token, self._capturing = 0, _Token(None), False
-        #: Tokens and prompt calls that are finished.
-        self.calls = 0
-        # of a token: whether it is replayed, and whether its fills are being launched
-        self._replaying = self._filling = False
-        # what was held of prompts before the call that is under way
-        self._held_before: dict[int, list[Tensor | None]] = {}
+        self._last_layer, self._capturing = self.layers - 1, False
 
     @property
     def impl(self) -> str:
@@ -130,11 +102,6 @@ class FutureFillCache:
     def state(self) -> StreamState:
         """Every tensor of the cache, for those who prove and measure: the cache keeps its books."""
         return self._state
-
-    @property
-    def positions(self) -> Tensor:
-        """(B,) int64: positions taken since the prompt."""
-        return torch.tensor(self._positions.rows, dtype=torch.int64, device="cpu")
 
     @property
     def taken(self) -> list[int]:
@@ -222,7 +189,7 @@ class FutureFillCache:
         if (row_list is not None or self._positions.plain <= 0) and not self._capturing:
             if layer == 0:
                 self.begin_token(row_list)
-            elif self._token != _Token(row_list):
+            elif self._token != Token(row_list):
                 raise ValueError(
                     f"expected the rows of layer 0 for layer {layer}, got rows={row_list}"
                 )
@@ -266,7 +233,7 @@ class FutureFillCache:
         )
         check_prefill(u, pre, post, (len(row_list), self.channels), self.dtype, self.device)
         valid = valid_lengths(lengths, len(row_list), u.shape[2])
-        token = _Token(row_list, valid)
+        token = Token(row_list, valid)
         self._fills.join()
         if layer == 0:
             self.abort()
@@ -296,46 +263,6 @@ class FutureFillCache:
             self.calls += 1
         return y
 
-    def reset(self, rows: Rows | None = None) -> None:
-        """Forget everything the rows (default all) have seen; what filters prepared stays."""
-        if rows is None:
-            self._forget_call()
-        self._between_tokens("reset")
-        row_list = (
-            list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
-        )
-        rewind(self._state, row_list)
-        self._positions.update(dict.fromkeys(row_list, 0))
-        self._prefill.open(row_list)
-
-    def clone(self) -> FutureFillCache:
-        """An independent cache in the same state; prepared filters are shared."""
-        self._fills.join()
-        other = type(self).__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other._state = self._state.clone()
-        other._step = self._implementation.make_step(other._state)
-        other._history = History(other._state, self._implementation)
-        other._fills = Fills(other._state, self._implementation, self._fills.stream)
-        other._prefill = self._prefill.clone(other._state)
-        other._positions = self._positions.clone()
-        return other
-
-    def reorder(self, rows: Rows) -> None:
-        """Row ``b`` becomes what row ``rows[b]`` was (beam search). rows: (B,)."""
-        self._between_tokens("reorder")
-        row_list = row_indices(rows, self.batch_size, unique=False)
-        if len(row_list) != self.batch_size:
-            raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(row_list)},)")
-        reorder(self._state, row_list)
-        self._positions.reorder(row_list)
-        self._prefill.reorder(row_list)
-
-    __copy__ = clone
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FutureFillCache:
-        return self.clone()
-
     def __reduce__(self) -> tuple[Callable[..., FutureFillCache], tuple[Any, ...]]:
         """What pickle writes: filters, options, and the state as ``state_dict`` saves it."""
         if self._fills.stream is not None:
@@ -352,44 +279,6 @@ class FutureFillCache:
         }
         sizes = (self.batch_size, self.max_new_tokens)
         return _unpickled, (self._prefill.filters, *sizes, options, self.state_dict())
-
-    def crop(self, length: int | Sequence[int] | Tensor) -> None:
-        """Take back all positions from ``length`` on, counted since the prompt.
-
-        length: of every row, or (B,) one for each.
-        """
-        self._between_tokens("crop")
-        lengths = crop_lengths(length, self.batch_size)
-        here = zip(self._positions.rows, lengths, strict=True)
-        self._move({row: n for row, (p, n) in enumerate(here) if p > n})
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What determines the state, independent of plan, implementation and device.
-
-        inputs: (layers, B, D, n), gated inputs since the prompt, n the largest position.
-        prompt_fill: (layers, B, D, N), what the prompt adds to each position. positions: (B,)
-        int64. fingerprint: (layers, 6) of filters and skip. in_prompt: (B,) bool, rows that wait
-        for their first step; of those that have begun their prompt open_prompt.ROW (layers, D, P),
-        its gated inputs.
-        """
-        self._between_tokens("state_dict")
-        self._prefill.clean(range(self.batch_size))
-        held = self._prefill.held(range(self.batch_size))
-        return state_dict(self._state, self.positions, self._prints(), held)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what ``state_dict`` of a cache with equal filters and sizes returned.
-
-        ValueError where sizes, filters or skip are others.
-        """
-        sizes = (self.layers, self.batch_size, self.channels, self.max_new_tokens)
-        check_state_dict(state, sizes, self._state.ring.dtype, self._prints())
-        self._forget_call()
-        self._fills.join()
-        self._prefill.replaced()
-        restore(self._state, state)
-        self._move(dict(enumerate(state["positions"].tolist())))
-        self._prefill.reopen(held_prompts(state, self._state))
 
     @contextmanager
     def capture(self) -> Iterator[None]:
@@ -422,7 +311,7 @@ class FutureFillCache:
         for row in everyone:
             if row >= 0 and taken[row] >= most:
                 raise ValueError(f"no room for another step: all max_new_tokens = {most} are taken")
-        self._token, self._held_before = _Token(rows), self._prefill.held(everyone)
+        self._token, self._held_before = Token(rows), self._prefill.held(everyone)
         self._prefill.close(everyone)
         self._replaying = True
         if rows is None:
@@ -464,82 +353,11 @@ class FutureFillCache:
         """The sums of this token are there for what follows on the current stream."""
         self._history.join(None)
 
-    def abort(self) -> None:
-        """Take back the token or prompt call that is under way: its rows are as before it.
-
-        For use after an exception inside it; without one under way nothing happens. A replayed
-        token is under way until ``finish_token``.
-        """
-        self._fills.join()
-        if not self._next_layer and not self._replaying:
-            return
-        token, at = self._token, self._positions.rows
-        rows = [r for r in (range(self.batch_size) if token.rows is None else token.rows) if r >= 0]
-        here = {row: at[row] for row in rows}
-        if token.lengths is not None:
-            self.take_back(here)
-        else:
-            if (self._filling or not self._launches_fills) and self._past(here):
-                self._move(here)  # fills have followed: from the inputs before it
-            else:
-                take_back(self._state, list(here), list(here.values()))
-            self._prefill.reopen(self._held_before)
-        self._forget_call()
-
-    def take_back(self, positions: Mapping[int, int]) -> None:
-        """Take back the last token or prompt call although its last layer has run.
-
-        positions: of its rows before it; those in their prompt have none.
-        """
-        self._fills.join()
-        if self._token.lengths is not None:
-            self._prefill.take_back(self._held_before)
-            positions = {row: p for row, p in positions.items() if not self.in_prompt(row)}
-        self._move(positions)
-        if self._token.lengths is None:
-            self._prefill.reopen(self._held_before)
-
     def _wrong_layer(self, layer: int) -> ValueError:
         return ValueError(
             f"layers of a token come in order: expected layer {self._next_layer} "
             f"of {self.layers}, got {layer}"
         )
-
-    def _prints(self) -> Tensor:
-        """What tells these filters and skip from others."""
-        skip = self._state.skip
-        return fingerprint(
-            self._prefill.filters, None if skip is None else skip[:, : self.channels]
-        )
-
-    def _forget_call(self) -> None:
-        """No token or prompt call is under way."""
-        self._next_layer, self._replaying, self._filling = 0, False, False
-        self._history.drop()
-
-    def _past(self, positions: Mapping[int, int]) -> bool:
-        """Whether some row is further than that on the device."""
-        device = self._state.positions.tolist()
-        return any(device[row] != position for row, position in positions.items())
-
-    def _between_tokens(self, method: str) -> None:
-        """No token is under way, no fill is running, and no sums are kept of what may change."""
-        self._check_between(method)
-        self._fills.join()
-        self._history.drop()
-
-    def _check_between(self, method: str) -> None:
-        if self._next_layer:
-            raise ValueError(
-                f"{method} needs a finished token, but layer {self._next_layer} is next"
-            )
-        if self._replaying:
-            raise ValueError(f"{method} needs finish_token or abort after a replay")
-
-    def _move(self, targets: Mapping[int, int]) -> None:
-        """Rows to new positions, from the inputs that are stored."""
-        move_rows(self._state, self._implementation, targets)
-        self._positions.update(targets)
 
 
 def _unpickled(

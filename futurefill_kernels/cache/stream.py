@@ -1,0 +1,217 @@
+"""Rows of a stream taken back, moved, forgotten, saved and copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..checks import Rows, row_indices
+from ..implementations.base import Implementation
+from ..state.tensors import StreamState
+from .checks import crop_lengths
+from .fills import Fills
+from .history import History
+from .positions import Positions
+from .prompt import Prefill
+from .replay import move_rows
+from .rows import reorder, rewind, take_back
+from .saved import check_state_dict, fingerprint, held_prompts, restore, state_dict
+
+_Stream = TypeVar("_Stream", bound="Stream")
+
+
+class Token(NamedTuple):
+    """The call whose layers are under way: its rows (None: all), and lengths if it is a prefill."""
+
+    rows: list[int] | None
+    lengths: list[int] | None = None
+
+
+class Stream:
+    """The parts of a cache, and what it does to them between calls of a token or prompt.
+
+    implementation, state: of all layers. filters: per layer the taps (G, L), of the state's dtype.
+    fill_stream: as in `FutureFillCache`.
+    """
+
+    def __init__(
+        self,
+        implementation: Implementation,
+        state: StreamState,
+        filters: Sequence[Tensor],
+        fill_stream: torch.cuda.Stream | None,
+    ) -> None:
+        self.layers, self.batch_size = state.token_at.shape
+        self.max_new_tokens, self.channels = state.length, state.channels
+        self._implementation, self._state = implementation, state
+        self._step = implementation.make_step(state)
+        self._history = History(state, implementation)
+        self._launches_fills = not implementation.capabilities.fuses_fill
+        self._fills = Fills(state, implementation, fill_stream)
+        self._prefill = Prefill(state, implementation, filters)
+        self._positions = Positions(self.batch_size, state.length)
+        self._prefill.open(range(self.batch_size), stale=False)
+        self._next_layer, self._token = 0, Token(None)
+        #: Tokens and prompt calls that are finished.
+        self.calls = 0
+        # of a token: whether it is replayed, and whether its fills are being launched
+        self._replaying = self._filling = False
+        # what was held of prompts before the call that is under way
+        self._held_before: dict[int, list[Tensor | None]] = {}
+
+    @property
+    def positions(self) -> Tensor:
+        """(B,) int64: positions taken since the prompt."""
+        return torch.tensor(self._positions.rows, dtype=torch.int64, device="cpu")
+
+    def abort(self) -> None:
+        """Take back the token or prompt call that is under way: its rows are as before it.
+
+        For use after an exception inside it; without one under way nothing happens. A replayed
+        token is under way until ``finish_token``.
+        """
+        self._fills.join()
+        if not self._next_layer and not self._replaying:
+            return
+        token, at = self._token, self._positions.rows
+        rows = [r for r in (range(self.batch_size) if token.rows is None else token.rows) if r >= 0]
+        here = {row: at[row] for row in rows}
+        if token.lengths is not None:
+            self.take_back(here)
+        else:
+            if (self._filling or not self._launches_fills) and self._past(here):
+                self._move(here)  # fills have followed: from the inputs before it
+            else:
+                take_back(self._state, list(here), list(here.values()))
+            self._prefill.reopen(self._held_before)
+        self._forget_call()
+
+    def take_back(self, positions: Mapping[int, int]) -> None:
+        """Take back the last token or prompt call although its last layer has run.
+
+        positions: of its rows before it; those in their prompt have none.
+        """
+        self._fills.join()
+        if self._token.lengths is not None:
+            self._prefill.take_back(self._held_before)
+            positions = {row: p for row, p in positions.items() if not self._prefill.in_prompt(row)}
+        self._move(positions)
+        if self._token.lengths is None:
+            self._prefill.reopen(self._held_before)
+
+    def reset(self, rows: Rows | None = None) -> None:
+        """Forget everything the rows (default all) have seen; what filters prepared stays."""
+        if rows is None:
+            self._forget_call()
+        self._between_tokens("reset")
+        row_list = (
+            list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
+        )
+        rewind(self._state, row_list)
+        self._positions.update(dict.fromkeys(row_list, 0))
+        self._prefill.open(row_list)
+
+    def clone(self: _Stream) -> _Stream:
+        """An independent cache in the same state; prepared filters are shared."""
+        self._fills.join()
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._state = self._state.clone()
+        other._step = self._implementation.make_step(other._state)
+        other._history = History(other._state, self._implementation)
+        other._fills = Fills(other._state, self._implementation, self._fills.stream)
+        other._prefill = self._prefill.clone(other._state)
+        other._positions = self._positions.clone()
+        return other
+
+    def reorder(self, rows: Rows) -> None:
+        """Row ``b`` becomes what row ``rows[b]`` was (beam search). rows: (B,)."""
+        self._between_tokens("reorder")
+        row_list = row_indices(rows, self.batch_size, unique=False)
+        if len(row_list) != self.batch_size:
+            raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(row_list)},)")
+        reorder(self._state, row_list)
+        self._positions.reorder(row_list)
+        self._prefill.reorder(row_list)
+
+    __copy__ = clone
+
+    def __deepcopy__(self: _Stream, memo: dict[int, Any]) -> _Stream:
+        return self.clone()
+
+    def crop(self, length: int | Sequence[int] | Tensor) -> None:
+        """Take back all positions from ``length`` on, counted since the prompt.
+
+        length: of every row, or (B,) one for each.
+        """
+        self._between_tokens("crop")
+        lengths = crop_lengths(length, self.batch_size)
+        here = zip(self._positions.rows, lengths, strict=True)
+        self._move({row: n for row, (p, n) in enumerate(here) if p > n})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What determines the state, independent of plan, implementation and device.
+
+        inputs: (layers, B, D, n), gated inputs since the prompt, n the largest position.
+        prompt_fill: (layers, B, D, N), what the prompt adds to each position. positions: (B,)
+        int64. fingerprint: (layers, 6) of filters and skip. in_prompt: (B,) bool, rows that wait
+        for their first step; of those that have begun their prompt open_prompt.ROW (layers, D, P),
+        its gated inputs.
+        """
+        self._between_tokens("state_dict")
+        self._prefill.clean(range(self.batch_size))
+        held = self._prefill.held(range(self.batch_size))
+        return state_dict(self._state, self.positions, self._prints(), held)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what ``state_dict`` of a cache with equal filters and sizes returned.
+
+        ValueError where sizes, filters or skip are others.
+        """
+        sizes = (self.layers, self.batch_size, self.channels, self.max_new_tokens)
+        check_state_dict(state, sizes, self._state.ring.dtype, self._prints())
+        self._forget_call()
+        self._fills.join()
+        self._prefill.replaced()
+        restore(self._state, state)
+        self._move(dict(enumerate(state["positions"].tolist())))
+        self._prefill.reopen(held_prompts(state, self._state))
+
+    def _prints(self) -> Tensor:
+        """What tells these filters and skip from others."""
+        skip = self._state.skip
+        return fingerprint(
+            self._prefill.filters, None if skip is None else skip[:, : self.channels]
+        )
+
+    def _forget_call(self) -> None:
+        """No token or prompt call is under way."""
+        self._next_layer, self._replaying, self._filling = 0, False, False
+        self._history.drop()
+
+    def _past(self, positions: Mapping[int, int]) -> bool:
+        """Whether some row is further than that on the device."""
+        device = self._state.positions.tolist()
+        return any(device[row] != position for row, position in positions.items())
+
+    def _between_tokens(self, method: str) -> None:
+        """No token is under way, no fill is running, and no sums are kept of what may change."""
+        self._check_between(method)
+        self._fills.join()
+        self._history.drop()
+
+    def _check_between(self, method: str) -> None:
+        if self._next_layer:
+            raise ValueError(
+                f"{method} needs a finished token, but layer {self._next_layer} is next"
+            )
+        if self._replaying:
+            raise ValueError(f"{method} needs finish_token or abort after a replay")
+
+    def _move(self, targets: Mapping[int, int]) -> None:
+        """Rows to new positions, from the inputs that are stored."""
+        move_rows(self._state, self._implementation, targets)
+        self._positions.update(targets)
