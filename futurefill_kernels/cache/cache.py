@@ -312,8 +312,8 @@ class FutureFillCache(Stream):
             if row >= 0 and taken[row] >= most:
                 raise ValueError(f"no room for another step: all max_new_tokens = {most} are taken")
         self._token, self._held_before = Token(rows), self._prefill.held(everyone)
+        self._replaying = True  # before: an interrupt in what follows leaves something to abort
         self._prefill.close(everyone)
-        self._replaying = True
         if rows is None:
             self._positions.grant()
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..implementations.base import Implementation, PromptKernels
 from ..implementations.gpu_prompt_by_fft import prompt_by_fft
@@ -217,11 +218,14 @@ class Prefill:
 
         x: (R, D, P) gated inputs from ``position`` on; they are stored. Returns (R, D, P).
         """
-        state, layer, rows, stop = self._state, call.layer, call.rows, position + x.shape[2]
-        state.ring[layer, rows, :, position:stop] = to_tiles(x, state.layout)
+        state, layer, rows = self._state, call.layer, call.rows
+        stop = position + max(call.lengths)  # padding may reach behind the stream's end
+        given = x[..., : stop - position]
+        state.ring[layer, rows, :, position:stop] = to_tiles(given, state.layout)
         inputs = from_tiles(state.ring[layer, rows, :, :stop], state.layout)
         filled = from_tiles(state.prompt_fill[layer, rows, :, position:stop], state.layout)
-        return filled + fast_conv_range(inputs, self.filters[layer], position, stop)
+        y = filled + fast_conv_range(inputs, self.filters[layer], position, stop)
+        return pad(y, (0, x.shape[2] - given.shape[2]))
 
     def _earlier(self, call: Call) -> tuple[list[Tensor | None], list[int]]:
         """What is held of each row's prompt, and how many positions that are."""

@@ -86,7 +86,7 @@ class Stream:
                 self._move(here)  # fills have followed: from the inputs before it
             else:
                 take_back(self._state, list(here), list(here.values()))
-            self._prefill.reopen(self._held_before)
+            self._reopen()
         self._forget_call()
 
     def take_back(self, positions: Mapping[int, int]) -> None:
@@ -100,7 +100,7 @@ class Stream:
             positions = {row: p for row, p in positions.items() if not self._prefill.in_prompt(row)}
         self._move(positions)
         if self._token.lengths is None:
-            self._prefill.reopen(self._held_before)
+            self._reopen()
 
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen; what filters prepared stays."""
@@ -186,6 +186,12 @@ class Stream:
         return fingerprint(
             self._prefill.filters, None if skip is None else skip[:, : self.channels]
         )
+
+    def _reopen(self) -> None:
+        """Rows whose prompts the token had ended wait for their first step again."""
+        if self._held_before:
+            self._prefill.reopen(self._held_before)
+            self._positions.settle()  # the next step has to end them
 
     def _forget_call(self) -> None:
         """No token or prompt call is under way."""

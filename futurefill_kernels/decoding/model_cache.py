@@ -165,6 +165,8 @@ class DecodingCache:
         if isinstance(fused, gpu.FusedToken) and self._capturing:
             self._captured_fused = True
             return fused(ids.contiguous())
+        if isinstance(fused, cpu.FusedToken):
+            fused.begin()
         self._call, self._before = None, self._here()
         if isinstance(fused, cpu.FusedToken):
             logits = fused(ids.contiguous(), self._caches)

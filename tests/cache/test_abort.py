@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from bench.campaign.interrupts import Interrupt, interrupted
 from tests.cache.streams import Stream
 
 LAYERS, TOTAL, PROMPT = 3, 48, 7
@@ -149,6 +150,51 @@ def test_a_finished_prompt_call_is_taken_back(impl, inside):
     for t in range(PROMPT + 11 * inside, TOTAL):
         stream.step(cache, t)
     assert stream.error() < 2e-6
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_an_interrupt_at_any_call_of_a_first_token(impl, retry):
+    """Of rows that held another stream before, one of them inside a prompt."""
+    stream, cache, _ = streams(impl, (4, 8, 16))
+    for n in itertools.count():
+        cache.reset()
+        stream.got[:, :, :, :PROMPT] = stream.expected[:, :, :, :PROMPT]
+        stream.prefill(cache, 0, PROMPT)
+        try:
+            with interrupted(n):
+                cache.step(stream.u[0, ..., 0], 0)
+        except Interrupt:
+            if not retry:
+                cache.abort()
+                assert [cache.in_prompt(row) for row in range(2)] == [True, True]
+        else:
+            break
+        for t in range(PROMPT, PROMPT + 9):
+            stream.step(cache, t)
+            assert not any(cache.in_prompt(row) for row in range(2))
+        assert stream.error(PROMPT, PROMPT + 9) < 2e-6, n
+        assert cache.positions.tolist() == [9, 9]
+    assert n > 5
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_an_interrupt_at_any_call_of_an_empty_rows_first_token(impl, layer):
+    stream, cache, _ = streams(impl, (4, 8, 16))
+    for n in itertools.count():
+        cache.reset()
+        try:
+            if layer:
+                cache.step(stream.u[0, ..., 0], 0)
+            with interrupted(n):
+                cache.step(stream.u[layer, ..., 0], layer)
+        except Interrupt:
+            cache.abort()
+        else:
+            break
+        for t in range(9):
+            stream.step(cache, t)
+        assert stream.error(0, 9) < 2e-6, n
+    assert n > 5
 
 
 def test_nothing_of_a_prompt_is_held_once_a_second_token_begins(impl):

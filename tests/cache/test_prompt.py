@@ -59,3 +59,22 @@ def test_rows_in_their_prompt_and_in_the_stream_in_one_call(impl, sizes):
         assert relative_error(y, right) < EXACT_TOKEN
         taken = [n + 1 for n in taken]
     assert not any(cache.in_prompt(row) for row in range(3))
+
+
+def test_padding_that_reaches_behind_the_end_of_the_stream(impl):
+    """A row with room for one position beside one that takes six."""
+    g = torch.Generator().manual_seed(0)
+    h = torch.randn(3, 40, generator=g, dtype=PRECISE) / 6
+    u = torch.randn(2, 3, 18, generator=g, dtype=PRECISE)
+    expected = ff.causal_conv(u, h)
+    cache = ff.FutureFillCache(h, 2, 10, plan=ff.Plan(10, (2, 4)), impl=impl)
+    for t in range(9):
+        cache.step(u[:1, :, t], rows=[0])
+    for t in range(4):
+        cache.step(u[1:, :, t], rows=[1])
+    chunk = torch.full((2, 3, 6), torch.nan, dtype=PRECISE)
+    chunk[0, :, :1], chunk[1] = u[0, :, 9:10], u[1, :, 4:10]
+    y = cache.prefill(chunk, lengths=[1, 6])
+    assert relative_error(y[0, :, :1], expected[0, :, 9:10]) < EXACT_TOKEN
+    assert relative_error(y[1], expected[1, :, 4:10]) < EXACT_TOKEN
+    assert cache.positions.tolist() == [10, 10]

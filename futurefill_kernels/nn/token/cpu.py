@@ -79,11 +79,16 @@ class FusedToken:
         other._bind(short)
         return other
 
+    def begin(self) -> None:
+        """A token is next of which nothing has run: `abort` is about it from here on."""
+        self._progress.zero_()
+
     def __call__(self, ids: Tensor, caches: list[FutureFillCache]) -> Tensor:
-        """ids: (B, 1) int64. Returns logits (B, 1, V). After an exception comes `abort`."""
+        """ids: (B, 1) int64. Returns logits (B, 1, V). After `begin`; after an exception comes
+        `abort`.
+        """
         op, segments = self._op, self._segments
         weights, scratch, progress = self._program.weights, self._scratch, self._progress
-        progress.zero_()
         op(segments[0], ids, weights, scratch, progress)
         for segment, (cache, layer, u, pre, post, y) in enumerate(self._calls, 1):
             caches[cache].step(u, layer, pre=pre, post=post, out=y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import futurefill_kernels as ff
+from bench.campaign.interrupts import Interrupt, interrupted
 from futurefill_kernels import DecodingCache, Plan, native
 from futurefill_kernels.nn import LanguageModel, LanguageModelConfig
 from futurefill_kernels.nn.language_model import GatedMLP
@@ -166,6 +168,26 @@ def test_an_unfinished_token_is_taken_back(config, order, taps, monkeypatch):
         assert all(map(torch.equal, kept, [s.inputs for s in broken._short.values()]))
         fresh = broken.fused(tokens[1], cache.clone().caches)
         assert torch.equal(fresh, model(tokens[1], cache=whole))
+
+
+@torch.no_grad()
+def test_an_interrupt_before_a_token_has_run_leaves_the_one_before_it():
+    model = make_model(CONFIGS[0])
+    ids, tokens = torch.randint(50, (3, 9)), torch.randint(50, (2, 3, 1))
+    for n in itertools.count():
+        cache = DecodingCache(model, 3, 20)
+        model(ids, cache=cache)
+        model(tokens[0], cache=cache)
+        whole = cache.clone()
+        try:
+            with interrupted(n):
+                model(tokens[1], cache=cache)
+        except Interrupt:
+            cache.abort()
+        else:
+            break
+        torch.testing.assert_close(model(tokens[1], cache=cache), model(tokens[1], cache=whole))
+    assert n > 10
 
 
 def fail_at(n, patch):

@@ -1,0 +1,1 @@
+"""Random programs over the whole surface of the caches, compared with direct sums in float64."""
