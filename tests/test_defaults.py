@@ -67,6 +67,7 @@ def default_dtype(dtype):
 DEFAULTS = {
     "meta": lambda: torch.device("meta"),
     "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
 }
 
 
@@ -112,6 +113,48 @@ def test_a_stream(impl, defaults):
     for x, y in zip(found, expected, strict=True):
         assert x.dtype == y.dtype
         assert torch.equal(x, y)
+
+
+def test_a_stream_that_is_made_in_inference_mode_goes_on_outside(impl):
+    h, u = random(4, 30), random(2, 8, 30, seed=1)
+    expected = stream(h, u, impl)
+    with torch.inference_mode():
+        cache = ff.FutureFillCache(h, 2, 40, channels=8, impl=impl)
+        cache.prefill(u[..., :9])
+        cache.step(u[..., 9])
+        inner = cache.clone()
+        saved = cache.state_dict()
+    for c in (cache, inner):
+        c.reset([1])
+        c.reset()
+        c.prefill(u[..., :9])
+        c.step(u[..., 9])
+        c.reorder([1, 0])
+        c.crop(0)
+        c.reset()
+        c.load_state_dict(saved)
+        c.step(u[..., 10])
+        c.reset()
+        y = c.prefill(u[..., :9], lengths=[9, 4])
+        assert torch.equal(y[0], expected[0][0])
+
+
+def test_a_model_s_cache_that_is_made_in_inference_mode_goes_on_outside():
+    model, ids = ff.nn.load_model(), torch.tensor([list(b"def f(x"), list(b"import ")])
+    with torch.inference_mode():
+        cache = DecodingCache(model, 2, 12)
+        model(ids, cache=cache)
+        model(ids[:, :1], cache=cache)
+        caches = [cache, cache.clone()]
+    for c in caches:
+        with torch.no_grad():
+            expected = model(ids[:, :2], cache=c)
+            c.reorder([1, 0])
+            c.reset([1])
+            c.reset()
+            model(ids, cache=c)
+            model(ids[:, :1], cache=c)
+            torch.testing.assert_close(model(ids[:, :2], cache=c), expected)
 
 
 def test_the_shipped_model(defaults):

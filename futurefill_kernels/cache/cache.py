@@ -13,6 +13,7 @@ from ..checks import Rows, check_dtype, check_spectra_dtype, row_indices, state_
 from ..implementations.base import Implementation
 from ..plan import Plan
 from ..planning.capabilities import Capabilities
+from ..state.lasting import lasting
 from ..state.tensors import StreamState
 from .checks import (
     check_fill_stream,
@@ -53,6 +54,7 @@ class FutureFillCache(Stream):
     names the argument, what was expected and what came; a rejected call leaves the cache as it was.
     """
 
+    @lasting
     def __init__(
         self,
         filters: Tensor | Sequence[Tensor],
@@ -262,6 +264,16 @@ class FutureFillCache(Stream):
             self._next_layer = 0
             self.calls += 1
         return y
+
+    def widen(self, dtype: torch.dtype) -> None:
+        """Take inputs of another dtype from now on. TypeError unless its state is the same."""
+        if state_dtype(dtype) != state_dtype(self.dtype):
+            raise TypeError(
+                f"expected a dtype with {state_dtype(self.dtype)} state like {self.dtype}, "
+                f"got {dtype}"
+            )
+        self.dtype = check_dtype(dtype)
+        self._step = self._implementation.make_step(self._state)
 
     def __reduce__(self) -> tuple[Callable[..., FutureFillCache], tuple[Any, ...]]:
         """What pickle writes: filters, options, and the state as ``state_dict`` saves it."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..checks import Rows, row_indices
 from ..implementations.base import Implementation
+from ..state.lasting import lasting
 from ..state.tensors import StreamState
 from .checks import crop_lengths
 from .fills import Fills
@@ -114,6 +115,7 @@ class Stream:
         self._positions.update(dict.fromkeys(row_list, 0))
         self._prefill.open(row_list)
 
+    @lasting
     def clone(self: _Stream) -> _Stream:
         """An independent cache in the same state; prepared filters are shared."""
         self._fills.join()

@@ -121,7 +121,7 @@ class Decoder:
     @torch.no_grad()
     def _generate(self, request: Request) -> Tensor:
         """Prompts, then tokens."""
-        if _versions(self.model) != self._versions:
+        if _versions(self.model, self._device) != self._versions:
             self._make()
         self._cache.reset()
         try:
@@ -143,7 +143,7 @@ class Decoder:
         captured = None if reasons or self._cuda_graph is False else graphs.CudaGraphs(device)
         self._cache, self._device = cache, device
         self._loop = TokenLoop(self.model, cache, device, captured)
-        self._versions = _versions(self.model)
+        self._versions = _versions(self.model, device)
 
     def _prompt(self, request: Request) -> Tensor:
         """Feed the prompts. Returns logits (B, V) after each of them."""
@@ -164,7 +164,14 @@ def _refuse(reasons: list[str]) -> None:
         raise RuntimeError("the token cannot be captured: " + "; ".join(reasons))
 
 
-def _versions(model: nn.Module) -> list[tuple[int, int]]:
-    """Address and version of every parameter and buffer: other weights, other numbers."""
+def _versions(model: nn.Module, device: torch.device) -> list[tuple[object, object]]:
+    """Address and version of every parameter and buffer, and autocast: other numbers come of
+    others, and a graph holds the casts that it was captured with.
+    """
     tensors = chain(model.parameters(), model.buffers())
-    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+    found: list[tuple[object, object]] = [
+        (t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors
+    ]
+    kind = device.type
+    cast_to = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return [*found, ("autocast", cast_to)]

@@ -6,7 +6,8 @@ on finished tokens, so the host launches it between replays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -39,6 +40,17 @@ def cannot_capture_sampler(sampler: Sampler) -> list[str]:
         f"sampler={name} may read the host or wait for the device, so it runs after the graph; "
         "expected greedy or a RandomSampler"
     ]
+
+
+@contextmanager
+def uncached_casts() -> Iterator[None]:
+    """Inside, autocast keeps no copies of weights: they end with its context, a graph would not."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 class Graphs(Protocol):

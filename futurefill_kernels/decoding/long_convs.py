@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cache.cache import FutureFillCache
+from ..checks import DTYPES, state_dtype
 from ..nn.filters import LongFilter
 from ..plan import Plan
 
@@ -32,24 +33,57 @@ def equal_filters(modules: Iterable[nn.Module]) -> list[list[LongFilter]]:
     return list(groups.values())
 
 
+def activations_of(model: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Dtype and device of what a model's layers hand on: those of its first weights outside the
+    filters, which may be of another dtype; else of the filters; else float32 on the CPU.
+    """
+    modules = list(model.modules())
+    inside = {p for m in modules if isinstance(m, LongFilter) for p in m.parameters()}
+    weights = [p for p in model.parameters() if p.dtype in DTYPES]
+    weights.sort(key=lambda p: p in inside)  # keeps their order otherwise
+    tensors = [*weights, *model.buffers()]
+    dtype = weights[0].dtype if weights else torch.float32
+    return dtype, tensors[0].device if tensors else torch.device("cpu")
+
+
 @torch.no_grad()
 def cache_of_filters(
     filters: list[LongFilter],
     batch_size: int,
     max_new_tokens: int,
     options: CacheOptions,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> FutureFillCache:
-    """One cache whose layers are filters of equal shape. dtype: of their inputs, default that of
-    their parameters, or of their taps where they have none.
-    """
+    """One cache whose layers are filters of equal shape. dtype, device: of their inputs."""
     skips: list[Tensor] = [module.skip for module in filters if module.skip is not None]
+    state = state_dtype(dtype)
     return FutureFillCache(
-        [module.taps(module.context_length) for module in filters],
+        [module.taps_on(module.context_length, device, state) for module in filters],
         batch_size,
         max_new_tokens,
         channels=filters[0].channels,
-        dtype=next((p.dtype for p in filters[0].parameters()), dtype),
+        dtype=dtype,
         skip=torch.stack(skips) if skips else None,
         **options,
     )
+
+
+def common_dtype(cache: FutureFillCache, *inputs: Tensor | None) -> torch.dtype:
+    """The dtype that inputs of a cache's convolution meet in; the cache takes it from here on.
+
+    Inputs are rounded nowhere: narrower ones are widened, and a cache is widened where they are
+    wider. TypeError for float64 beside float32 state.
+    """
+    dtype = cache.dtype
+    for x in inputs:
+        if x is not None and x.dtype is not dtype:
+            dtype = torch.promote_types(dtype, x.dtype)
+    if dtype is not cache.dtype:
+        if state_dtype(dtype) is not state_dtype(cache.dtype):
+            raise TypeError(
+                f"expected activations of at most torch.float32 beside {cache.dtype} weights, got "
+                f"{dtype}: model.double() makes state and arithmetic float64"
+            )
+        cache.widen(dtype)
+    return dtype

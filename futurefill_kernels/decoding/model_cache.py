@@ -17,8 +17,15 @@ from ..nn.token import cpu, gpu
 from ..nn.token.fuse import fuse
 from ..plan import Plan
 from ..planning.capabilities import Capabilities
+from ..state.lasting import lasting
 from .calls import Call, Selection, begin_call
-from .long_convs import CacheOptions, cache_of_filters, equal_filters
+from .long_convs import (
+    CacheOptions,
+    activations_of,
+    cache_of_filters,
+    common_dtype,
+    equal_filters,
+)
 
 
 class DecodingCache:
@@ -35,6 +42,7 @@ class DecodingCache:
     (`FusedToken`) where ``not_fused`` has no reason against it.
     """
 
+    @lasting
     def __init__(
         self,
         model: nn.Module,
@@ -55,9 +63,9 @@ class DecodingCache:
         options: CacheOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
         }  # fmt: skip
-        dtype = next((p.dtype for p in model.parameters()), None)
+        dtype, device = activations_of(model)
         self._caches = [
-            cache_of_filters(f, batch_size, max_new_tokens, options, dtype) for f in groups
+            cache_of_filters(f, batch_size, max_new_tokens, options, dtype, device) for f in groups
         ]
         self._place = {
             module: (index, layer)
@@ -159,6 +167,7 @@ class DecodingCache:
             or ids.shape != (self.batch_size, 1)
             or ids.dtype is not torch.int64
             or torch.is_grad_enabled()
+            or torch.is_autocast_enabled(ids.device.type)
             or any(cache.full for cache in self._caches)
         ):
             return None
@@ -186,7 +195,12 @@ class DecodingCache:
         """What ``module(u, pre=pre, post=post)`` adds for these tokens. u: (R, D, T)."""
         call = self._enter(module, u)
         index, layer = self._place[module]
-        cache, rows = self._caches[index], call.rows
+        cache, rows, dtype = self._caches[index], call.rows, u.dtype
+        common = common_dtype(cache, u, pre, post)
+        if common is not dtype:
+            u = u.to(common)
+        pre = pre if pre is None else pre.to(common)
+        post = post if post is None else post.to(common)
         if call.stepping:
             pre = pre if pre is None else pre[..., 0]
             post = post if post is None else post[..., 0]
@@ -195,7 +209,7 @@ class DecodingCache:
             lengths = call.lengths if call.padded else None
             y = cache.prefill(u, layer, pre=pre, post=post, rows=rows, lengths=lengths)
         self._leave(call)
-        return y
+        return y.to(dtype)
 
     def short_conv(self, module: ShortConv, x: Tensor) -> Tensor:
         """What ``module(x)`` gives for these tokens. x: (R, C, T)."""
@@ -311,6 +325,7 @@ class DecodingCache:
         self._seen[chosen] = False
         self._all_seen = False
 
+    @lasting
     def clone(self) -> DecodingCache:
         """An independent cache in the same state; prepared filters are shared."""
         self._between_calls("clone")
@@ -332,7 +347,7 @@ class DecodingCache:
             cache.reorder(chosen)
         for state in self._short.values():
             state.reorder(chosen)
-        self._seen = self._seen[chosen]
+        self._seen[:] = self._seen[chosen]
         self._all_seen = bool(self._seen.all())
 
     def _between_calls(self, method: str) -> None:

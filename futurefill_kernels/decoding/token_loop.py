@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .graphs import Graphs, cannot_capture_sampler
+from .graphs import Graphs, cannot_capture_sampler, uncached_casts
 from .interrupts import Interrupts
 from .model_cache import DecodingCache
 from .request import Request
@@ -160,7 +160,7 @@ class _CapturedToken:
         self._replay()
 
     def _launch(self) -> None:
-        with self._cache.capture():
+        with uncached_casts(), self._cache.capture():
             self._cache.sum_history(self._graphs.side)
             self.logits = self._model(self._ids, cache=self._cache)[:, 0]
             if self._tail is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +27,15 @@ def fft_conv(u: Tensor, h: Tensor) -> Tensor:
     return torch.fft.irfft(product, n)[..., :length].flatten(1, 2)
 
 
-def fixed(value: Tensor) -> Tensor:
-    """What a filter is computed from, where new parameters are made and at least in float32."""
-    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-    return value.to(torch.get_default_device(), dtype)
-
-
 class LongFilter(nn.Module):
     """Base of everything that convolves over the whole context; a mixer holds one or several.
 
     A subclass says in ``taps`` what its filter is. ``forward`` convolves: in parallel, or through a
     `DecodingCache`, which finds these modules by walking the model. Taps, sums and gates are
-    float32 where weights and inputs are of half precision; so buffers, from which a subclass may
-    compute its taps, keep their dtype when that of the parameters changes.
+    float32 where weights or inputs are of half precision, and inside autocast: position 16,384 does
+    not exist in bfloat16. So buffers, from which a subclass may compute its taps, keep their dtype
+    when that of the parameters changes. What follows from sizes alone is computed in ``taps``: a
+    buffer that is not saved would be lost between ``meta`` and ``load_state_dict``.
 
     channels: ``D``. groups: filter rows ``G``, a divisor of ``D``. context_length: taps ``L``.
     skip: (D,) parameter that multiplies the input itself, or None.
@@ -72,6 +69,12 @@ class LongFilter(nn.Module):
         """The first ``min(length, L)`` taps (G, ...); tap 0 multiplies the newest input."""
         raise TypeError(f"{type(self).__name__} must define taps(length)")
 
+    def taps_on(self, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The same on a device and in a dtype, computed outside autocast."""
+        known = torch.amp.is_autocast_available(device.type)  # not for meta
+        with torch.autocast(device.type, enabled=False) if known else nullcontext():
+            return self.taps(length).to(device, dtype)
+
     def forward(
         self,
         u: Tensor,
@@ -88,7 +91,7 @@ class LongFilter(nn.Module):
             return cache.long_conv(self, u, pre, post)
         dtype = torch.promote_types(u.dtype, torch.float32)
         x = u.to(dtype) if pre is None else pre.to(dtype) * u
-        y = fft_conv(x, self.taps(x.shape[-1]).to(dtype))
+        y = fft_conv(x, self.taps_on(x.shape[-1], x.device, dtype))
         if self.skip is not None:
             y = y + self.skip[:, None] * x
         return (y if post is None else post * y).to(u.dtype)

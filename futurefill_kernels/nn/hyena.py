@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .filters import LongFilter, fixed
+from .filters import LongFilter
 from .interface import Cache
 from .short_conv import ShortConv
 
@@ -21,8 +21,6 @@ class ImplicitFilter(LongFilter):
     sine_frequency: multiplies the first layer, the Hyena paper's ``omega``.
     """
 
-    position: Tensor
-
     def __init__(
         self,
         channels: int,
@@ -33,9 +31,7 @@ class ImplicitFilter(LongFilter):
         sine_frequency: float = 4.0,
     ) -> None:
         super().__init__(channels, context_length)
-        self.frequency = sine_frequency
-        position = fixed(_lag_features(context_length, bands))
-        self.register_buffer("position", position, persistent=False)
+        self.frequency, self.bands = sine_frequency, bands
         self.input = nn.Linear(2 * bands + 1, hidden)
         self.hidden = nn.Linear(hidden, hidden)
         self.output = nn.Linear(hidden, channels, bias=False)
@@ -46,7 +42,7 @@ class ImplicitFilter(LongFilter):
     def taps(self, length: int) -> Tensor:
         """The first ``min(length, L)`` taps, (D, min(length, L))."""
         dtype = torch.promote_types(self.log_decay_length.dtype, torch.float32)
-        features = self.position[:length].to(dtype)  # (T, 2 bands + 1)
+        features = self._lag_features(length).to(dtype)  # (T, 2 bands + 1)
         x = torch.sin(self.frequency * _linear(self.input, features))
         x = torch.sin(_linear(self.hidden, x))
         lags = torch.arange(len(features), device=x.device, dtype=dtype)
@@ -54,20 +50,24 @@ class ImplicitFilter(LongFilter):
         # sqrt(decay): all windows have the same energy whatever their length
         return _linear(self.output, x).T * torch.exp(-decay * lags) * decay.sqrt()
 
+    def _lag_features(self, length: int) -> Tensor:
+        """(T, 2 bands + 1): log of the lag, then sines and cosines from period ``2 L`` to 4.
+
+        float64, since the arguments of the fastest are as large as the context.
+        """
+        context, device = self.context_length, self.log_decay_length.device
+        lag = torch.arange(min(length, context), dtype=torch.float64, device=device)[:, None]
+        slowest, fastest = math.log(math.pi / context), math.log(math.pi / 2)
+        rates = torch.linspace(slowest, fastest, self.bands, dtype=torch.float64, device=device)
+        angles = lag * rates.exp()
+        log_lag = torch.log1p(lag) / math.log1p(context)
+        return torch.cat([log_lag, torch.sin(angles), torch.cos(angles)], dim=1)
+
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """The linear map in the dtype of x, whatever that of the weights."""
     bias = None if layer.bias is None else layer.bias.to(x.dtype)
     return F.linear(x, layer.weight.to(x.dtype), bias)
-
-
-def _lag_features(length: int, bands: int) -> Tensor:
-    """(length, 2 bands + 1): log of the lag, then sines and cosines from period ``2 L`` to 4."""
-    lag = torch.arange(length, dtype=torch.float64, device="cpu")[:, None]
-    slowest, fastest = math.log(math.pi / length), math.log(math.pi / 2)
-    rates = torch.linspace(slowest, fastest, bands, dtype=torch.float64, device="cpu").exp()
-    log_lag = torch.log1p(lag) / math.log1p(length)
-    return torch.cat([log_lag, torch.sin(lag * rates), torch.cos(lag * rates)], dim=1)
 
 
 class Hyena(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import state_dtype
 from .interface import Cache
 
 
@@ -50,8 +51,9 @@ class ShortConvState:
     """
 
     def __init__(self, conv: ShortConv, batch_size: int) -> None:
-        self._taps = conv.weight.detach().flip(1).T.contiguous()  # (k, C), the oldest's first
-        self.inputs = self._taps.new_zeros(batch_size, *self._taps.shape)
+        weight = conv.weight.detach().flip(1).T.contiguous()  # (k, C), the oldest's first
+        self.inputs = weight.new_zeros(batch_size, *weight.shape)
+        self._taps = weight.to(state_dtype(weight.dtype))
         self._staged: tuple[Tensor | None, Tensor] | None = None  # rows, and what they become
 
     @property
@@ -70,7 +72,7 @@ class ShortConvState:
         index, inputs = self._select(rows)
         inputs = torch.cat([inputs[:, 1:], x[:, None]], 1)
         self._staged = index, inputs
-        return (inputs * self._taps).sum(1)
+        return (inputs * self._taps).sum(1).to(x.dtype)
 
     def prefill(
         self, x: Tensor, rows: list[int] | None = None, lengths: list[int] | None = None
@@ -89,7 +91,7 @@ class ShortConvState:
             last = torch.arange(k, device=x.device) + end - 1  # (R, k)
             newest = whole.gather(2, last[:, None].expand(-1, whole.shape[1], -1))
         self._staged = index, newest.transpose(1, 2).contiguous()
-        return _convolve(whole, self._taps.T)
+        return _convolve(whole, self._taps.T.to(whole.dtype)).to(x.dtype)
 
     def drop_staged(self) -> None:
         """Forget what the calls since the last `commit` staged."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
-from .filters import LongFilter, fixed
+from .filters import LongFilter
 from .interface import Cache
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept could else not be trained with
+@torch.no_grad()
 def spectral_filters(length: int, count: int) -> Tensor:
     """Top eigenvectors of the Hankel matrix ``Z_ij = 2 / ((i+j)^3 - (i+j))``, i and j from 1.
 
@@ -52,31 +53,18 @@ class SpectralFilter(LongFilter):
     weights they add up to ``2 phi_s`` at even and zero at odd lags, one convolution.
     """
 
-    phi: Tensor
-
     def __init__(self, channels: int, context_length: int, filters: int) -> None:
         super().__init__(channels, context_length, skip=False)
-        self.register_buffer("phi", _even_filters(context_length, filters), persistent=False)
         self.mix = nn.Parameter(torch.randn(channels, filters) / filters**0.5)
 
     def taps(self, length: int) -> Tensor:
         """The first ``min(length, L)`` taps, (D, min(length, L))."""
         dtype = torch.promote_types(self.mix.dtype, torch.float32)
-        return self.mix.to(dtype) @ self.phi[:, :length].to(dtype)
-
-
-def _even_filters(length: int, count: int) -> Tensor:
-    """Twice the spectral filters (count, length) at even lags, one tensor for all layers."""
-    key = (length, count, torch.get_default_device(), torch.get_default_dtype())
-    phi = _shared.get(key)
-    if phi is None:
-        even = spectral_filters(length, count).clone()
-        even[:, 1::2] = 0
-        phi = _shared[key] = fixed(2 * even)
-    return phi
-
-
-_shared: WeakValueDictionary[tuple[object, ...], Tensor] = WeakValueDictionary()
+        phi = spectral_filters(self.context_length, self.mix.shape[1])[:, :length]
+        even = 2 * phi[:, ::2].to(self.mix.device, dtype)
+        taps = self.mix.new_zeros(self.channels, phi.shape[1], dtype=dtype)
+        taps[:, ::2] = self.mix.to(dtype) @ even
+        return taps
 
 
 class SpectralBank(LongFilter):
@@ -85,17 +73,15 @@ class SpectralBank(LongFilter):
     Channel ``k * D + d`` is copy ``k`` of input channel ``d``: ``2K`` groups of ``D`` channels.
     """
 
-    bank: Tensor
-
     def __init__(self, channels: int, context_length: int, filters: int) -> None:
         super().__init__(2 * filters * channels, context_length, groups=2 * filters, skip=False)
-        phi = spectral_filters(context_length, filters)
-        sign = 1.0 - 2.0 * (torch.arange(context_length, device="cpu") % 2)
-        self.register_buffer("bank", fixed(torch.cat([phi, phi * sign])), persistent=False)
 
     def taps(self, length: int) -> Tensor:
-        """The first ``min(length, L)`` taps, (2K, min(length, L))."""
-        return self.bank[:, :length]
+        """The first ``min(length, L)`` taps, (2K, min(length, L)) float64, on the CPU."""
+        phi = spectral_filters(self.context_length, self.groups // 2)[:, :length]
+        minus = phi.clone()
+        minus[:, 1::2] *= -1
+        return torch.cat([phi, minus])
 
 
 class STU(nn.Module):
@@ -110,6 +96,10 @@ class STU(nn.Module):
         self, channels: int, context_length: int, *, filters: int = 24, tensorised: bool = True
     ) -> None:
         super().__init__()
+        if not 1 <= filters <= context_length:
+            raise ValueError(
+                f"expected 1 <= filters <= context_length = {context_length}, got {filters}"
+            )
         self.tensorised = tensorised
         self.copies = 1 if tensorised else 2 * filters
         self.filter: LongFilter

@@ -39,19 +39,28 @@ def test_stu_branches_written_out():
         return fft_conv(u, h), sign * fft_conv(sign * u, h)
 
     full = MIXERS["stu-full"]().double()
-    phi = spectral_filters(CONTEXT, 3).float().double()
+    phi = spectral_filters(CONTEXT, 3)
     plus, minus = zip(*(branches(phi[k : k + 1], u) for k in range(3)), strict=True)
     weights = full.proj.weight.T.reshape(6, CHANNELS, CHANNELS)
     terms = [y.transpose(1, 2) @ w for y, w in zip([*plus, *minus], weights, strict=True)]
     torch.testing.assert_close(full(x), sum(terms), rtol=0, atol=1e-12)
 
     tensorised = MIXERS["stu-tensorised"]().double()
-    h = tensorised.filter.mix @ spectral_filters(CONTEXT, 4).float().double()
+    h = tensorised.filter.mix @ spectral_filters(CONTEXT, 4)
     plus, minus = branches(h, tensorised.proj(x).transpose(1, 2))
     torch.testing.assert_close(tensorised(x), (plus + minus).transpose(1, 2), rtol=0, atol=1e-12)
     assert tensorised.filter.taps(CONTEXT)[:, 1::2].abs().max() == 0
 
 
 def test_more_filters_than_positions_are_refused():
-    with pytest.raises(ValueError, match="count <= length = 8, got 9"):
+    with pytest.raises(ValueError, match="filters <= context_length = 8, got 9"):
         STU(4, 8, filters=9)
+
+
+def test_spectral_filters_are_found_once_and_can_be_trained_with():
+    with torch.inference_mode():
+        first = spectral_filters(40, 3)
+    assert spectral_filters(40, 3) is first
+    model = STU(4, 40, filters=3).double()
+    model(torch.randn(1, 9, 4, dtype=torch.float64)).sum().backward()
+    assert model.filter.mix.grad.abs().sum() > 0
