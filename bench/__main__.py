@@ -37,6 +37,7 @@ BENCHES = {
     "plan": ("plan", "planned block sizes against the best of a sweep"),
     "memory": ("memory", "bytes of state after prompts of different length"),
     "volterra": ("volterra", "equations with memory against packages and direct sums"),
+    "fuzz": ("fuzz", "random programs over the whole surface against direct sums"),
     "gpu-counters": ("gpu_counters", "counts of the GPU kernels in a PTX emulator"),
 }
 
@@ -46,6 +47,7 @@ CPU_ONLY = {
     "threads": "times the CPU's threads: leave out --device",
     "token": "takes the CPU's program of a token apart; `decode` times whole tokens of a GPU",
     "volterra": "measures float64, which is the CPU's: leave out --device",
+    "fuzz": "compares with sums on the CPU: leave out --device",
     "gpu-counters": "counts in an emulator: leave out --device",
 }
 

@@ -295,6 +295,11 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
      "`a n + b n^2`; the error is that of the fewer. Direct sums are written for this bench, "
      "without a package's overhead: one or two matrix products per step.",
      [equations_table, paths_table]),
+    ("Random programs", "fuzz",
+     "Steps, rows, prompts, chunks, gates, `crop`, `reorder`, copies, saved states, interrupts at "
+     "any call and refused calls, in random order on random sizes, plans, dtypes and "
+     "implementations. A case is one compared operation; its error is over the bound in "
+     "`bench/campaign/direct.py`, and above 1 it is a failure.", [general]),
     ("GPU kernels, counted", "gpu-counters", "Counters of the compiled kernels.", [general]),
     ("Against an offline FFT convolution", "cpu-vs-torch",
      "The whole online generation beside one offline convolution of all inputs.", [general]),

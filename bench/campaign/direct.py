@@ -1,0 +1,132 @@
+"""Direct sums in float64, and how far a stream's outputs may be from them.
+
+An output of a channel that has seen n inputs x through taps h, in arithmetic of unit roundoff e:
+
+    |error| <= 4 e log2(4 + n) |h| |x|  +  rounding of skip, gates and of the output's own dtype
+
+with Euclidean norms: a transform's error is relative to its largest output, not to each of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+CONSTANT = 4.0
+ROUNDING = {
+    torch.float64: 2.0**-53,
+    torch.float32: 2.0**-24,
+    torch.float16: 2.0**-11,
+    torch.bfloat16: 2.0**-8,
+}
+#: Half of the smallest positive number.
+TINY = {torch.float64: 0.0, torch.float32: 0.0, torch.float16: 2.0**-25, torch.bfloat16: 0.0}
+
+
+class DirectSums:
+    """All gated inputs of every row and layer, the prompt's too, and sums over them.
+
+    filters: (D, L) float64 for each layer. skip: (layers, D) or None. length: positions that a row
+    can take after its prompt. dtype: of inputs and outputs.
+    """
+
+    def __init__(
+        self,
+        filters: Sequence[np.ndarray],
+        skip: np.ndarray | None,
+        batch_size: int,
+        length: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self._skip, self._length, self._dtype = skip, length, dtype
+        self._newest_last = [np.ascontiguousarray(h[:, ::-1]) for h in filters]
+        self._norms = [np.sqrt((h**2).sum(1)) for h in filters]
+        self._state_rounding = min(ROUNDING[dtype], ROUNDING[torch.float32])
+        self._reach = max(h.shape[1] for h in filters)  # zeros in front of the first input
+        self._empty = np.zeros((len(filters), filters[0].shape[0], self._reach))
+        self._inputs = [self._empty] * batch_size
+        self.seen = [0] * batch_size
+        #: Tokens of the prompt; None while a row waits for its first step.
+        self.prompts: list[int | None] = [None] * batch_size
+
+    @property
+    def positions(self) -> list[int]:
+        """(B,) positions taken since the prompt."""
+        return [0 if p is None else n - p for n, p in zip(self.seen, self.prompts, strict=True)]
+
+    def room(self, row: int) -> int:
+        """Positions that a row can still take."""
+        return self._length - self.positions[row]
+
+    def outputs(
+        self, layer: int, row: int, x: np.ndarray, post: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Outputs of gated inputs x (D, T) that follow what the row has seen, and their bounds.
+
+        Bounds are NaN where a NaN has come. Everything is (D, T).
+        """
+        width, end = x.shape[1], self.seen[row] + x.shape[1]
+        inputs = self._with(layer, row, x)
+        h = self._newest_last[layer]
+        taps = h.shape[1]
+        if width == 1:
+            y = np.einsum("dl,dl->d", inputs[:, -taps:], h)[:, None]
+        else:
+            windows = np.lib.stride_tricks.sliding_window_view(
+                inputs[:, -(taps + width - 1) :], taps, axis=1
+            )
+            y = np.einsum("dtl,dl->dt", windows, h)
+        norm = self._norms[layer] * np.sqrt(np.einsum("dn,dn->d", inputs, inputs))
+        scale = CONSTANT * self._state_rounding * np.log2(4 + end)
+        bound = np.repeat((scale * norm)[:, None], width, 1)
+        if self._skip is not None:
+            direct = self._skip[layer][:, None] * x
+            y = y + direct
+            bound += 2 * self._state_rounding * np.abs(direct)
+        if post is not None:
+            y, bound = y * post, bound * np.abs(post) + self._state_rounding * np.abs(y * post)
+        bound += ROUNDING[self._dtype] * (np.abs(y) + bound) + TINY[self._dtype] + 1e-300
+        return y, bound
+
+    def _with(self, layer: int, row: int, x: np.ndarray) -> np.ndarray:
+        """Everything up to and with x that follows what the row has seen, zeros in front."""
+        begin = self._reach + self.seen[row]
+        end = begin + x.shape[1]
+        held = self._inputs[row]
+        if held.shape[2] < end:
+            held = np.zeros((*held.shape[:2], 2 * end))
+            held[..., :begin] = self._inputs[row][..., :begin]
+            self._inputs[row] = held
+        held[layer, :, begin:end] = x
+        return held[layer, :, :end]
+
+    def commit(self, row: int, width: int, *, step: bool) -> None:
+        """A call is finished: the row has seen its inputs, and a step has ended its prompt."""
+        if step and self.prompts[row] is None:
+            self.prompts[row] = self.seen[row]
+        self.seen[row] += width
+
+    def crop(self, row: int, length: int) -> None:
+        """Take back all positions from length on."""
+        if self.positions[row] > length:
+            self.seen[row] -= self.positions[row] - length
+
+    def reset(self, row: int) -> None:
+        """Nothing has come."""
+        self.seen[row], self.prompts[row], self._inputs[row] = 0, None, self._empty
+
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Row ``b`` becomes what row ``rows[b]`` was."""
+        self.seen = [self.seen[r] for r in rows]
+        self.prompts = [self.prompts[r] for r in rows]
+        self._inputs = [self._inputs[r].copy() for r in rows]
+
+    def clone(self) -> DirectSums:
+        """An independent copy."""
+        other = copy.copy(self)
+        other.seen, other.prompts = list(self.seen), list(self.prompts)
+        other._inputs = [x.copy() for x in self._inputs]
+        return other

@@ -1,0 +1,129 @@
+"""Random programs for streams."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from .program import Operation, Program
+from .values import KINDS, VIEWS
+
+
+def plan(rng: random.Random, length: int) -> list[Any] | None:
+    """Block sizes of random radices and where slack begins, or None for the planner's."""
+    if rng.random() < 0.25:
+        return None
+    sizes = [rng.choice([1, 2, 3, 4, 5, 7, 8, 16, 24, 32, 48])]
+    while sizes[-1] < length and rng.random() < 0.85:
+        sizes.append(sizes[-1] * rng.choice([2, 2, 2, 3, 4, 5, 8]))
+    slack = rng.choice(sizes[1:]) if len(sizes) > 1 and rng.random() < 0.3 else None
+    return [sizes, slack]
+
+
+def stream_program(rng: random.Random, impl: str, dtype: str, others: list[str]) -> Program:
+    """A program for a FutureFillCache. others: implementations that saved states move to."""
+    size = rng.choices(["tiny", "small", "large"], [5, 4, 1])[0]
+    if impl == "triton":
+        size = "tiny"
+    most = {"tiny": 40, "small": 220, "large": 3000}[size]
+    length = rng.randint(1, most)
+    layers, batch = rng.randint(1, 3), rng.randint(1, 5)
+    groups, expand = rng.randint(1, 6), rng.choice([1, 1, 2, 3, 8])
+    if size == "large":
+        layers, batch, expand = 1, min(batch, 2), 1
+    elif rng.random() < 0.1:
+        groups, expand = rng.choice([(17, 1), (1, 17), (2, 16), (33, 1)])
+    setup = {
+        "seed": rng.getrandbits(32), "impl": impl, "dtype": dtype, "batch": batch,
+        "groups": groups, "expand": expand, "length": length, "skip": rng.random() < 0.5,
+        "taps": [
+            rng.choice([1, rng.randint(1, length), length, length + rng.randint(1, 60)])
+            for _ in range(layers)
+        ],
+        "plan": plan(rng, length), "values": rng.choice(KINDS),
+    }  # fmt: skip
+    count = 6 if impl == "triton" else rng.randint(8, 40)
+    operations = [_operation(rng, batch, length, others) for _ in range(count)]
+    return Program("stream", setup, operations)
+
+
+def _operation(rng: random.Random, batch: int, length: int, others: list[str]) -> Operation:
+    kinds = {
+        "steps": 10, "many": 5, "reset": 1, "crop": 1.5, "reorder": 1, "branch": 1, "switch": 0.7,
+        "save": 0.7, "load": 1, "bad": 1,
+    }  # fmt: skip
+    do = rng.choices(list(kinds), list(kinds.values()))[0]
+    if do in ("steps", "many"):
+        return _tokens(rng, do, batch, length)
+    if do == "reset":
+        return {"do": do, "rows": None if rng.random() < 0.3 else _rows(rng, batch)}
+    if do == "crop":
+        back = [rng.choice([0, 1, 2, rng.randint(0, length)]) for _ in range(batch)]
+        return {"do": do, "back": back[:1] if rng.random() < 0.3 else back}
+    if do == "reorder":
+        return {"do": do, "rows": [rng.randrange(batch) for _ in range(batch)]}
+    if do == "branch":
+        return {"do": do, "how": rng.choice(["clone", "copy", "deepcopy", "pickle"])}
+    if do == "load" and rng.random() < 0.6:
+        return {"do": do, "impl": rng.choice(others), "plan": plan(rng, length)}
+    return {"do": do, "which": rng.randrange(100)} if do == "bad" else {"do": do}
+
+
+def _tokens(rng: random.Random, do: str, batch: int, length: int) -> Operation:
+    some: dict[str, Any] = {}
+    if do == "many":
+        longest = rng.choice([3, 10, length])
+        lengths = [rng.randint(1, longest) for _ in range(batch)]
+        some["lengths"] = lengths[:1] if rng.random() < 0.5 else lengths
+    else:
+        some["count"] = min(int(rng.expovariate(0.1)) + 1, length)
+        some["out"] = rng.random() < 0.2
+    if rng.random() < 0.4:
+        some["rows"] = _rows(rng, batch)
+        if do == "steps" and rng.random() < 0.4:
+            some["rows"].insert(rng.randrange(len(some["rows"]) + 1), -1)
+    some["gates"] = rng.choice([0, 0, 0, 1, 2, 3])
+    if rng.random() < 0.2:
+        some["view"] = rng.choice(VIEWS)
+    if rng.random() < 0.03:
+        some["poison"] = rng.randrange(batch)
+    if rng.random() < 0.15:
+        some["stop"] = [rng.randrange(3), int(rng.expovariate(0.05)), rng.randrange(2)]
+    return {"do": do, **some}
+
+
+def _rows(rng: random.Random, batch: int) -> list[int]:
+    return rng.sample(range(batch), rng.randint(1, batch))
+
+
+def model_program(rng: random.Random, impl: str, dtype: str) -> Program:
+    """A program for a DecodingCache."""
+    batch, length = rng.randint(1, 4), rng.randint(1, 50)
+    setup = {
+        "seed": rng.getrandbits(32), "impl": impl, "dtype": dtype, "batch": batch,
+        "length": length, "plan": plan(rng, length), "fused": rng.random() < 0.7,
+        "model": rng.choice(["hyena", "hyena", "stu", "stu-full", "mixed"]),
+    }  # fmt: skip
+    count = 5 if impl == "triton" else rng.randint(8, 40)
+    return Program("model", setup, [_model_operation(rng, batch) for _ in range(count)])
+
+
+def _model_operation(rng: random.Random, batch: int) -> Operation:
+    kinds = {"tokens": 10, "reset": 1, "reorder": 1, "branch": 1, "switch": 1}
+    do = rng.choices(list(kinds), list(kinds.values()))[0]
+    if do == "tokens":
+        some: dict[str, Any] = {"count": min(int(rng.expovariate(0.15)) + 1, 20)}
+        if rng.random() < 0.3:
+            longest = rng.choice([2, 8, 40])
+            lengths = [rng.randint(1, longest) for _ in range(batch)]
+            some |= {"count": 1, "lengths": lengths[:1] if rng.random() < 0.5 else lengths}
+        if rng.random() < 0.3:
+            some["rows"] = _rows(rng, batch)
+        if rng.random() < 0.15:
+            some["stop"] = [int(rng.expovariate(0.02)), rng.randrange(2)]
+        return {"do": do, **some}
+    if do == "reset":
+        return {"do": do, "rows": None if rng.random() < 0.3 else _rows(rng, batch)}
+    if do == "reorder":
+        return {"do": do, "rows": [rng.randrange(batch) for _ in range(batch)]}
+    return {"do": do}

@@ -1,0 +1,127 @@
+"""Random programs over the whole surface of the caches, every output against direct sums.
+
+A case is one compared operation: the outputs of one step, prompt or chunk of a layer, or the logits
+of one call of a model. Failing programs are shrunk and printed with the command that repeats them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from futurefill_kernels.implementations.select import IMPLEMENTATIONS, cannot_run
+
+from ..campaign.draw import model_program, stream_program
+from ..campaign.program import Program, parse
+from ..campaign.runs import outcome_of
+from ..campaign.shrink import shrunk
+
+#: How often programs of an implementation are drawn: the interpreter needs a second for one.
+WEIGHTS = {"cpu": 100.0, "reference": 30.0, "triton": 0.4}
+
+
+@dataclass
+class Count:
+    """Of the programs of one kind and implementation."""
+
+    programs: int = 0
+    cases: int = 0
+    failures: int = 0
+    worst: float = 0.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``fuzz``."""
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long")
+    parser.add_argument("--seed", type=int, default=0, help="of the programs")
+    parser.add_argument("--program", type=int, help="only this one of the seed's programs")
+    parser.add_argument("--replay", metavar="TEXT", help="a program that was printed, once")
+    parser.add_argument("--shrink", type=float, default=60.0, help="seconds for each failure")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw and run programs until the time is over; one row for each kind and implementation."""
+    if args.replay is not None:
+        return _replay(args)
+    names = _implementations(args.impl)
+    seconds = 2.0 if args.quick else args.seconds
+    counts: dict[tuple[str, str], Count] = {}
+    numbers = itertools.count() if args.program is None else [args.program]
+    begin = time.monotonic()
+    for number, program in _programs(args.seed, names, numbers):
+        count = counts.setdefault((program.kind, program.setup["impl"]), Count())
+        outcome = outcome_of(program)
+        count.programs += 1
+        count.cases += outcome.cases
+        count.worst = max(count.worst, outcome.worst)
+        if outcome.failure is not None:
+            count.failures += 1
+            _explain(program, outcome.failure, f"seed {args.seed}, program {number}", args.shrink)
+        if time.monotonic() - begin > seconds:
+            break
+    took = time.monotonic() - begin
+    for (kind, impl), count in sorted(counts.items()):
+        args.report.add(
+            f"{kind} programs, {impl}", impl=impl, error=float("nan") if count.failures else
+            count.worst, tolerance=1.0, quantity="compared operations", value=float(count.cases),
+            unit="cases", note=f"{count.programs:,} programs, {count.failures} failures; the error "
+            f"is the largest over its bound; all in {took / 60:.1f} min",
+        )  # fmt: skip
+
+
+def _implementations(asked: str) -> list[str]:
+    """What runs here, or the one asked for. RuntimeError where it does not run."""
+    reasons = cannot_run(torch.device("cpu"), torch.float32)
+    if asked == "auto":
+        return [name for name in WEIGHTS if not reasons[name]]
+    if asked not in IMPLEMENTATIONS or reasons[asked]:
+        raise RuntimeError(f"impl={asked!r} does not run here: {reasons.get(asked, 'no such one')}")
+    return [asked]
+
+
+def _programs(
+    seed: int, names: list[str], numbers: Iterator[int] | list[int]
+) -> Iterator[tuple[int, Program]]:
+    """The seed's programs."""
+    others = [name for name in names if name != "triton"] or names
+    for number in numbers:
+        rng = random.Random(f"{seed}:{number}")
+        impl = rng.choices(names, [WEIGHTS[name] for name in names])[0]
+        dtypes = ["float32", "float32", "bfloat16"]
+        if impl != "triton":
+            dtypes.append("float64")
+        if rng.random() < 0.15:
+            yield number, model_program(rng, impl, rng.choice(dtypes))
+        else:
+            dtypes.append("float16")
+            yield number, stream_program(rng, impl, rng.choice(dtypes), others)
+
+
+def _explain(program: Program, failure: str, name: str, seconds: float) -> None:
+    """Print a failing program and the shortest one found that fails like it."""
+    print(f"FAILED {name}: {failure}", file=sys.stderr)
+    short = shrunk(program, lambda p: outcome_of(p).failure is not None, seconds)
+    print(f"  shrunk: {outcome_of(short).failure}", file=sys.stderr)
+    print(
+        f"  python -m bench fuzz --replay {shlex.quote(short.text())}", file=sys.stderr, flush=True
+    )
+
+
+def _replay(args: argparse.Namespace) -> None:
+    program = parse(args.replay)
+    outcome = outcome_of(program)
+    if outcome.failure is not None:
+        print(f"operation {outcome.at}: {outcome.failure}", file=sys.stderr)
+    args.report.add(
+        "replay", impl=program.setup["impl"], error=float("nan") if outcome.failure else
+        outcome.worst, tolerance=1.0, quantity="compared operations", value=float(outcome.cases),
+        unit="cases",
+    )  # fmt: skip
