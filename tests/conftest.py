@@ -55,6 +55,7 @@ NOT_ON_A_DEVICE = {
     "test_ops.py": "ops of the CPU; those of a GPU are in implementations/test_on_a_device.py",
     "test_plan.py": "numbers",
     "test_reference.py": "plain torch against numpy",
+    "test_soak.py": "direct sums of numpy",
 }
 #: Fixtures that stand in for a device: what needs them says nothing on a real one.
 STAND_INS = {"launches", "graphs", "decoder_of"}
