@@ -26,9 +26,8 @@ from ..harness.machine import check_memory
 from ..harness.rows import relative_error
 from ..harness.timing import measure
 from ..peers.modal import Modal
-from ..peers.modal_triton import ModalTriton
 from . import distill
-from .stream import PEER_TOLERANCE, modal
+from .stream import PEER_TOLERANCE, modal, modal_kind
 
 STATES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 800)
 
@@ -164,7 +163,7 @@ def _distilled(args: argparse.Namespace, states: list[int]) -> None:
     }
     calls = {"ours": partial(_steps, cache, u, len(filters), length)}
     tokens = 16 if args.quick else 256
-    kind = ModalTriton if args.device.type == "cuda" else Modal
+    kind = modal_kind(args.device)
     for s in states:
         peers = [kind(poles, weights, 1) for poles, weights in modes[s]]
         calls[str(s)] = partial(_modal_steps, peers, u, tokens)

@@ -16,9 +16,10 @@ _OVERSAMPLING, _ROUNDS = 8, 3
 
 
 def to_modes(h: Tensor, states: int) -> tuple[Tensor, Tensor]:
-    """Poles and weights (D, s) complex64 with ``h_t ~ Re sum_j c_j p_j^t``; h (D, L) real.
+    """Poles and weights (D, n) complex64 with ``h_t ~ Re sum_j c_j p_j^t``; h (D, L) real.
 
-    A complex pair counts as two states. Poles outside the unit circle are moved onto it.
+    Of s states a complex pair is two, and one mode: ``s / 2 <= n <= s``, as many as the channel
+    with the most real poles needs. Poles outside the unit circle are moved onto it.
     """
     taps = h.double()
     basis = _hankel_basis(taps, states)  # (D, n, s)
@@ -31,13 +32,23 @@ def to_modes(h: Tensor, states: int) -> tuple[Tensor, Tensor]:
         rows = powers[d].T
         target = taps[d].to(rows.dtype)[:, None]
         weights[d] = torch.linalg.lstsq(rows, target, driver="gelsd").solution[:, 0]
-    return poles.to(torch.complex64), weights.to(torch.complex64)
+    return _one_of_each_pair(poles, weights)
 
 
 def taps_of(poles: Tensor, weights: Tensor, length: int) -> Tensor:
     """The filter (D, length) float32 that the modes stand for."""
     powers = _powers(poles.to(torch.complex128), length)
     return torch.einsum("ds,dst->dt", weights.to(torch.complex128), powers).real.float()
+
+
+def _one_of_each_pair(poles: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """(D, s) -> (D, n): a pair's two terms have the same real part. Zero weights fill up."""
+    upper = poles.imag > 0
+    kept = upper | (poles.imag == 0)
+    weights = torch.where(kept, torch.where(upper, 2 * weights, weights), 0)
+    first = kept.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    first = first[:, : int(kept.sum(1).max())]
+    return poles.gather(1, first).to(torch.complex64), weights.gather(1, first).to(torch.complex64)
 
 
 def _powers(poles: Tensor, length: int) -> Tensor:

@@ -22,28 +22,34 @@ from ..harness.machine import check_memory
 from ..harness.replayed import ReplayedStream
 from ..harness.rows import relative_error
 from ..harness.timing import measure, weighted
-from ..peers import Part, expected_output
+from ..peers import Part, compiled, expected_output
 from ..peers.attention import Attention
 from ..peers.causal_conv1d_update import CausalConv1d
 from ..peers.continuous import Continuous
 from ..peers.epoched import Epoched
 from ..peers.flash_fft_conv import FlashFFTConvolution
 from ..peers.modal import Modal
+from ..peers.modal_compiled import ModalCompiled
 from ..peers.modal_triton import ModalTriton
 from ..peers.naive import Naive
 from ..peers.naive_fused import NaiveFused
 from ..peers.naive_triton import NaiveTriton
-from ..peers.oaconvolve import OverlapAdd
-from ..peers.published_epoched import PublishedEpoched
 from ..peers.recompute import Recompute
 
 #: Relative error of single outputs that a float32 peer may have.
 PEER_TOLERANCE = 1e-4
 
 
+def modal_kind(device: torch.device) -> type[Modal]:
+    """The fused recurrence of the device: Triton's, C++, or torch's where neither can be had."""
+    if device.type == "cuda":
+        return ModalTriton
+    return ModalCompiled if compiled.is_available(device) else Modal
+
+
 def modal(states: int, complex_poles: bool, h: Tensor, batch: int) -> Modal:
-    """A modal recurrence of the same width, fused on a GPU."""
-    kind = ModalTriton if h.is_cuda else Modal
+    """A modal recurrence of the same width."""
+    kind = modal_kind(h.device)
     return kind.random(h.shape[0], states, batch, complex_poles, h.device)
 
 
@@ -56,9 +62,7 @@ PEERS: dict[str, Callable[[Tensor, int], Any]] = {
     "naive": naive,
     "naive-fused": NaiveFused,
     "recompute": Recompute,
-    "oaconvolve": OverlapAdd,
     "epoched": Epoched,
-    "published": PublishedEpoched,
     "continuous": Continuous,
     "modal-16": partial(modal, 16, False),
     "modal-128": partial(modal, 128, False),
@@ -121,8 +125,6 @@ def compare(
     peers, parts, errors = {}, {}, {}
     for name in names:
         reason = getattr(PEERS[name], "unavailable", lambda device: None)(args.device)
-        if reason is None and batch != 1 and name == "published":
-            reason = "batch 1 only"
         if reason is not None:
             args.report.add(name, status=reason, **fields)
             continue

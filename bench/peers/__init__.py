@@ -3,7 +3,7 @@
 A peer holds filters and state of one layer and offers
 
     load(u)       as if the inputs u (t, B, D) had been taken; not timed
-    step(u_t)     (B, D) -> (B, D), one token
+    step(u_t)     (B, D) -> (B, D), one token; the next step may overwrite the result
     parts(rows)   a whole generation in parts short enough to time, see `Part`
 
 ``exact`` peers compute the convolution with the given filters; the others are models of their own,
@@ -50,9 +50,12 @@ def windows(peer: object, rows: Tensor, count: int, tokens: int) -> list[Part]:
 def window(peer: object, rows: Tensor, start: int, tokens: int, weight: float) -> Part:
     """The steps ``start .. start + tokens - 1`` as one part."""
 
+    inputs = rows[start : start + tokens].unbind(0)
+
     def call() -> Tensor:
-        for t in range(start, start + tokens):
-            y_t = peer.step(rows[t])  # type: ignore[attr-defined]
+        step = peer.step  # type: ignore[attr-defined]
+        for u_t in inputs:
+            y_t = step(u_t)
         return y_t
 
     def prepare() -> None:

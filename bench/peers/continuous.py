@@ -6,27 +6,28 @@ import torch
 from torch import Tensor
 
 from . import Part, window
-from .history import History
+from .dot import dot_step
+from .history import History, zeros
 
-BASE = 32
+BASE = 64
 
 
 class Continuous(History):
     """At ``t`` the last T inputs fill the next T outputs, T the largest power of two dividing t.
 
-    Blocks below 32 are a dot product; tiles are cyclic real FFTs of length 2 T with the filter's
+    Blocks below 64 are a dot product; tiles are cyclic real FFTs of length 2 T with the filter's
     spectra kept; buffers are allocated once.
     """
 
-    name = "Continuous-FutureFill, torch"
+    name = "Continuous-FutureFill, torch.fft"
     exact = True
     copies = 10
 
     def __init__(self, h: Tensor, batch: int) -> None:
         super().__init__(h, batch)
         self.base = min(BASE, self.length)
-        self.near = h[:, : self.base].flip(1).contiguous()
-        self.pending = h.new_zeros(batch, *h.shape)
+        self.pending = zeros(h, batch, self.length)
+        self.near = dot_step(self.u, h[:, : self.base].flip(1).contiguous(), self.pending)
         self.spectra = {}
         block = self.base
         while block < self.length:
@@ -54,10 +55,8 @@ class Continuous(History):
         t, k = self.position, self.position % self.base
         if t and k == 0:
             self.fill(t, t & -t)
-        self.take(u_t)
-        recent = self.u[..., t - k : t + 1]
-        near = torch.einsum("bdk,dk->bd", recent, self.near[:, self.base - k - 1 :])
-        return near.add_(self.pending[..., t])
+        self.position = t + 1
+        return self.near(u_t, t, k + 1, self.base - k - 1, t)
 
     def parts(self, rows: Tensor) -> list[Part]:
         """The first tokens, which repeat in every stretch, and one tile of each larger size."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from . import Part, next_power_of_two, window
-from .history import History
+from .dot import dot_step
+from .history import History, zeros
 
 
 def epoch_length(length: int) -> int:
@@ -22,15 +23,16 @@ class Epoched(History):
     Buffers are allocated once, filter spectra are kept for every FFT length.
     """
 
-    name = "Epoched-FutureFill, torch"
+    name = "Epoched-FutureFill, torch.fft"
     exact = True
     copies = 12
 
     def __init__(self, h: Tensor, batch: int) -> None:
         super().__init__(h, batch)
         self.epoch = epoch_length(self.length)
-        self.near = h[:, : self.epoch].flip(1).contiguous()
-        self.pending = h.new_zeros(batch, len(h), self.epoch)
+        self.pending = zeros(h, batch, self.epoch)
+        near = h[:, : self.epoch].flip(1).contiguous()
+        self.near, self.taps = dot_step(self.u, near, self.pending), near.shape[1]
         self.spectra: dict[int, Tensor] = {}
         self.filled = 0
 
@@ -66,14 +68,12 @@ class Epoched(History):
         t, k = self.position, self.position % self.epoch
         if k == 0:
             self.fill(t)
-        self.take(u_t)
-        recent = self.u[..., t - k : t + 1]
-        near = torch.einsum("bdk,dk->bd", recent, self.near[:, self.near.shape[1] - k - 1 :])
-        return near.add_(self.pending[..., k])
+        self.position = t + 1
+        return self.near(u_t, t, k + 1, self.taps - k - 1, k)
 
     def parts(self, rows: Tensor) -> list[Part]:
         """The fill of one epoch for every FFT length, and windows of tokens within an epoch."""
-        return fill_parts(self, rows) + token_parts(self, rows, windows_per_stream=1)
+        return fill_parts(self, rows) + token_parts(self, rows)
 
 
 def fill_parts(peer: Epoched, rows: Tensor) -> list[Part]:
@@ -96,19 +96,14 @@ def fill_parts(peer: Epoched, rows: Tensor) -> list[Part]:
     return parts
 
 
-def token_parts(
-    peer: Epoched, rows: Tensor, windows_per_stream: int, tokens: int = 16
-) -> list[Part]:
-    """Windows of tokens at four places of an epoch, in epochs spread over the stream."""
+def token_parts(peer: Epoched, rows: Tensor, tokens: int = 16) -> list[Part]:
+    """Windows of tokens at four places of an epoch in the middle of the stream."""
     length, epoch = len(rows) - 1, min(peer.epoch, len(rows) - 1)
     tokens = max(1, min(tokens, epoch // 4))
+    start = length // 2 // epoch * epoch
     parts = []
-    for i in range(windows_per_stream):
-        start = int((2 * i + 1) * length / (2 * windows_per_stream)) // epoch * epoch
-        for j in range(4):
-            offset = min((2 * j + 1) * epoch // 8, length - start - tokens)
-            # not at the first token of an epoch, whose fill is a part of its own
-            begin = start + max(1, offset)
-            weight = length / (4 * windows_per_stream * tokens)
-            parts.append(window(peer, rows, begin, tokens, weight))
+    for j in range(4):
+        offset = min((2 * j + 1) * epoch // 8, length - start - tokens)
+        # not at the first token of an epoch, whose fill is a part of its own
+        parts.append(window(peer, rows, start + max(1, offset), tokens, length / (4 * tokens)))
     return parts

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
+#: Values between rows: rows a power of two apart would share few lines of a cache.
+_GAP = 16
+
+
+def zeros(h: Tensor, batch: int, length: int) -> Tensor:
+    """(B, D, length) for filters h (D, L)."""
+    return h.new_zeros(batch, len(h), length + _GAP)[..., :length]
+
 
 class History:
     """u: (B, D, L). A peer is always loaded from one sequence, so what is there stays valid."""
 
     def __init__(self, h: Tensor, batch: int) -> None:
         self.h, self.length = h, h.shape[1]
-        self.u = h.new_zeros(batch, *h.shape)
+        self.u = zeros(h, batch, self.length)
         self.position = self.known = 0
 
     def load(self, u: Tensor) -> None:

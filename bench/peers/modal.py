@@ -58,7 +58,7 @@ class Modal:
     def parts(self, rows: Tensor) -> list[Part]:
         """Every token costs the same: the first ones stand for all."""
         length = len(rows) - 1
-        tokens = min(max(32, 2**20 // self.x.numel()), length)
+        tokens = min(max(64, 2**22 // self.x.numel()), length)
         return [window(self, rows, 0, tokens, length / tokens)]
 
     def expected(self, rows: Tensor, t: int, channels: int = 32) -> Tensor:

@@ -12,8 +12,6 @@ from bench.peers import expected_output
 
 
 def make(name, channels, length, batch):
-    if name == "published":
-        batch = 1
     unavailable = getattr(PEERS[name], "unavailable", lambda device: None)(torch.device("cpu"))
     if unavailable:
         pytest.skip(f"{name}: {unavailable}")
