@@ -17,6 +17,7 @@ from futurefill_kernels.cli.device import resolve_device
 
 from .harness import base, plots
 from .harness.rows import Report
+from .harness.timing import use_processor_time
 
 #: name -> (module, help). Modules are imported when they are asked for.
 BENCHES = {
@@ -89,6 +90,10 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="of inputs and outputs")
     group.add_argument("--threads", type=positive, default=1, help="of torch and of the kernels")
     group.add_argument("--quick", action="store_true", help="small sizes, for a check")
+    group.add_argument(
+        "--processor-time", action="store_true",
+        help="of the one thread, not the wall's: for a machine that others use too",
+    )  # fmt: skip
     group.add_argument("--json", type=Path, metavar="F", help="also write the rows here")
     group.add_argument("--csv", type=Path, metavar="F", help="also write the rows here")
     group.add_argument("--plots", type=Path, metavar="DIR", help="draw the rows (matplotlib)")
@@ -117,6 +122,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(given)
     args.dtype = DTYPES[args.dtype]
     torch.set_num_threads(args.threads)
+    if args.processor_time and args.threads > 1:
+        print("error: --processor-time needs --threads 1, got", args.threads, file=sys.stderr)
+        return 2
+    use_processor_time(args.processor_time)
     try:
         args.device = resolve_device(args.device)
     except (ValueError, RuntimeError) as error:

@@ -108,7 +108,7 @@ def _speed(
     for key, (peer, part) in peers.items():
         found_times = times[key] * part.weight if key in times else None
         args.report.add(
-            peer.name, **fields, impl="torch", states=peer.states, times=found_times,
+            peer.name, **fields, states=peer.states, times=found_times,
             tokens=batch * length, error=errors[key], tolerance=PEER_TOLERANCE,
             baseline=None if ours is None or found_times is None else ("ours", ours),
             note="" if part.weight <= 1 else f"sampled: 1/{part.weight:.0f} of its tokens were run",
@@ -186,7 +186,7 @@ def _distilled(args: argparse.Namespace, states: list[int]) -> None:
             bits = sum(parallel_bits(model, *batch) for batch in batches) / scored
         per_token = times[str(s)] * (1 / tokens)
         args.report.add(
-            "distilled to s states", **fields, L=length, states=s, impl="torch", times=per_token,
+            "distilled to s states", **fields, L=length, states=s, times=per_token,
             tokens=1, baseline=("ours, exact filters", times["ours"] * (1 / length)),
             error=float(difference.norm() / torch.cat(taps).norm()), quantity="bits per byte lost",
             value=bits - exact, note="per token; error is the filters'",

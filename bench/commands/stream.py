@@ -181,7 +181,7 @@ def compare(
             found = weighted([(part.weight, t) for part, t in zip(parts[name], each, strict=True)])
             run_share = sum(t.p50 for t in each) / found.p50
         args.report.add(
-            peer.name, **fields, impl="torch", times=found, tokens=batch * length,
+            peer.name, **fields, times=found, tokens=batch * length,
             states=getattr(peer, "states", ""), error=errors[name],
             tolerance=peer_tolerance(peer, args.device),
             baseline=None if ours is None or found is None else ("ours", ours),

@@ -12,6 +12,9 @@ from functools import partial
 
 import torch
 
+#: What times calls on a CPU, see `use_processor_time`.
+_clock: Callable[[], float] = time.perf_counter
+
 _COLD_BYTES = 128 << 20  # more than any GPU's second-level cache
 
 
@@ -44,6 +47,14 @@ class Times:
         return Times(tuple(a + b for a, b in zip(self.seconds, other.seconds, strict=True)))
 
 
+def use_processor_time(use: bool) -> None:
+    """Whether a CPU's times are those that the calling thread had a processor, not the wall's: the
+    same on a quiet machine, and on one whose cores others use too the part that is the call's own.
+    """
+    global _clock
+    _clock = time.thread_time if use else time.perf_counter
+
+
 def measure(
     variants: Mapping[str, Callable[[], object]],
     *,
@@ -56,10 +67,10 @@ def measure(
 ) -> dict[str, Times]:
     """Time every variant ``repeats`` times, one after the other in every turn.
 
-    device: whose time it is. On a CPU the wall time of the call; on a GPU what lies between two
-    CUDA events around the call, or, for names in ``replayed``, around the replay of a CUDA graph
-    captured from it: then the host's launches are not timed. warmup: untimed calls of each.
-    cold: before every call, after ``before``, 128 MiB are read, so that nothing is left in the
+    device: whose time it is. On a CPU the wall time of the call, see `use_processor_time`; on a GPU
+    what lies between two CUDA events around the call, or, for names in ``replayed``, around the
+    replay of a CUDA graph captured from it: then the host's launches are not timed. warmup:
+    untimed calls of each. cold: before every call, after ``before``, 128 MiB are read, so that nothing is left in the
     caches. before: untimed preparation of every call.
     """
     gpu = device.type == "cuda"
@@ -128,9 +139,9 @@ def _nothing() -> None:
 
 
 def _wall(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = _clock()
     call()
-    return time.perf_counter() - start
+    return _clock() - start
 
 
 def _events(device: torch.device, call: Callable[[], object]) -> float:

@@ -20,6 +20,11 @@ def test_quick(name, capsys, tmp_path):
     assert all(row["command"] == f"python -m bench {name} --quick" for row in rows)
 
 
+def test_processor_time_is_of_one_thread(capsys):
+    assert main(["step", "--quick", "--processor-time", "--threads", "2"]) == 2
+    assert "--processor-time needs --threads 1, got 2" in capsys.readouterr().err
+
+
 def test_unknown_names_list_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         main(["speed"])

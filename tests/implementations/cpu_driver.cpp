@@ -1,6 +1,7 @@
-// A stream through the CPU kernels without torch, for sanitizer builds (tests/sanitize.sh); exits 1
-// when it is wrong.
+// The CPU kernels without torch against plain loops, for sanitizer builds (tests/sanitize.sh) and
+// for other processors under an emulator (test_aarch64.py); exits 1 when they are wrong.
 #include <cmath>
+#include <complex>
 #include <cstdio>
 #include <thread>
 #include <vector>
@@ -110,6 +111,77 @@ double stages_error(int64_t block, int threads) {
   return worst;
 }
 
+// Values of z, complex polynomials (n), at the roots of x^n = i in the tree's order, over n: what a
+// filter spectrum is (docs/algorithm.md).
+template <class S>
+std::vector<std::complex<double>> spectrum(const std::vector<std::complex<S>>& z) {
+  const size_t n = z.size();
+  std::vector<double> turns{0.25};
+  while (turns.size() < n) {
+    std::vector<double> children;
+    for (double t : turns) children.insert(children.end(), {t / 2, t / 2 + 0.5});
+    turns = children;
+  }
+  std::vector<std::complex<double>> values(n);
+  for (size_t r = 0; r < n; ++r) {
+    for (size_t k = 0; k < n; ++k) {
+      const double angle = 2 * M_PI * std::fmod(turns[r] * double(k), 1.0);
+      values[r] += std::complex<double>(z[k]) * std::polar(1.0 / double(n), angle);
+    }
+  }
+  return values;
+}
+
+// The first fill of a block by transforms, two rows of a batch and three tiles, one filter per lane
+// or one for all channels.
+template <class S>
+double transform_error(int64_t block, bool shared) {
+  constexpr int64_t W = FF_VECTOR_BYTES / sizeof(S), tiles = 3, batch = 2;
+  int64_t n = 1;
+  while (n < block) n *= 2;
+  const int64_t filter_tiles = shared ? 1 : tiles, lanes = shared ? 1 : W;
+  std::vector<S> ring(batch * tiles * 2 * block * W), spectra(filter_tiles * n * 2 * lanes),
+      kept(1);
+  for (size_t i = 0; i < ring.size(); ++i) ring[i] = S(std::sin(0.3 * double(i)));
+  const auto tap = [&](int64_t filter, int64_t s) {
+    return std::cos(0.7 * double(filter) + 0.9 * double(s));
+  };
+  for (int64_t filter = 0; filter < filter_tiles * lanes; ++filter) {
+    std::vector<double> packed(2 * n);
+    for (int64_t s = 0; s < 2 * block; ++s) packed[n - block + s] = tap(filter, s);
+    std::vector<std::complex<double>> z(n);
+    for (int64_t k = 0; k < n; ++k) z[k] = {packed[k], packed[k + n]};
+    const auto values = spectrum(z);
+    for (int64_t k = 0; k < n; ++k) {
+      S* at = spectra.data() + (filter / lanes * n + k) * 2 * lanes + filter % lanes;
+      at[0] = S(values[k].real()), at[lanes] = S(values[k].imag());
+    }
+  }
+  std::vector<S> found(ring);
+  const RowAt rows[] = {{0, 0, block}, {1, 1, block}};
+  FillParams f{};
+  f.state = sizeof(S) == 8 ? Scalar::kFloat64 : Scalar::kFloat32;
+  f.rows = rows, f.n_rows = batch, f.ring = found.data(), f.kept = kept.data();
+  f.spectra = spectra.data(), f.layers = 1, f.batch = batch, f.tiles = tiles;
+  f.filter_tiles = filter_tiles, f.slots = f.length = 2 * block, f.spectra_rows = n;
+  f.channels_per_filter = shared ? tiles * W : 0;
+  f.block = block, f.radix = 2, f.n_spectra = 1;
+  FF_ISA::future_fill(f, 0, tiles);
+  double worst = 0;
+  for (int64_t tile = 0; tile < batch * tiles; ++tile) {
+    for (int64_t lane = 0; lane < W; ++lane) {
+      const int64_t filter = shared ? 0 : tile % tiles * W + lane;
+      const auto slot = [&](int64_t t) { return (tile * 2 * block + t) * W + lane; };
+      for (int64_t t = block; t < 2 * block; ++t) {
+        double expected = ring[slot(t)];
+        for (int64_t s = 0; s < block; ++s) expected += tap(filter, t - s) * ring[slot(s)];
+        worst = std::fmax(worst, std::fabs(expected - found[slot(t)]) / double(block));
+      }
+    }
+  }
+  return worst;
+}
+
 double offline_error(int64_t length, int64_t taps, int64_t block, int threads) {
   constexpr int64_t W = FF_VECTOR_BYTES / 4, channels = 2 * W + 1;
   const int64_t start = length / 3, stop = length + taps / 2;
@@ -144,6 +216,12 @@ int main() {
   double worst = 0;
   for (int64_t block : {1, 5, 8, 16, 48}) {
     for (int threads : {1, 3}) worst = std::fmax(worst, worst_error(101, block, threads));
+  }
+  for (int64_t block : {1, 8, 24, 64, 100, 256}) {
+    for (bool shared : {false, true}) {
+      worst = std::fmax(worst, transform_error<float>(block, shared));
+      worst = std::fmax(worst, 1e6 * transform_error<double>(block, shared));
+    }
   }
   for (int64_t block : {48, 2048, 16384}) worst = std::fmax(worst, stages_error(block, 3));
   for (int64_t block : {1, 4, 16, 128}) {

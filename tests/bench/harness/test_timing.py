@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from functools import partial
 
 import pytest
@@ -31,6 +32,15 @@ def test_variants_are_timed_in_turns():
     )
     assert order == list("ababab")
     assert {len(t.seconds) for t in times.values()} == {3}
+
+
+def test_processor_time_leaves_out_what_others_have():
+    try:
+        timing.use_processor_time(True)
+        found = timing.measure({"sleep": lambda: time.sleep(0.2)}, device=CPU, repeats=1, warmup=0)
+    finally:
+        timing.use_processor_time(False)
+    assert found["sleep"].p50 < 0.1
 
 
 def test_cold_calls_come_after_their_preparation():

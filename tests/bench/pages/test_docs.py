@@ -23,7 +23,7 @@ def test_the_page_is_written_from_rows(tmp_path, capsys):
     assert part.startswith("before\n")
     assert part.endswith("after\n")
     assert "old" not in part
-    assert "naive dot product, torch" in part
+    assert "| naive dot product, " in part
 
 
 def test_rows_of_a_gpu_are_apart(tmp_path):
