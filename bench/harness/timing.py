@@ -70,8 +70,8 @@ def measure(
     device: whose time it is. On a CPU the wall time of the call, see `use_processor_time`; on a GPU
     what lies between two CUDA events around the call, or, for names in ``replayed``, around the
     replay of a CUDA graph captured from it: then the host's launches are not timed. warmup:
-    untimed calls of each. cold: before every call, after ``before``, 128 MiB are read, so that nothing is left in the
-    caches. before: untimed preparation of every call.
+    untimed calls of each. cold: before every call, after ``before``, 128 MiB are read, so that
+    nothing is left in the caches. before: untimed preparation of every call.
     """
     gpu = device.type == "cuda"
     prepare = before or {}

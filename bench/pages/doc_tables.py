@@ -285,7 +285,7 @@ def gpu_tokens(rows: Rows) -> str:
 SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
     ("Whole generations against peers", "stream",
      "One layer, `u_{t+1} = y_t`, one step per token. Peers are in `bench/peers/`: each is what a "
-     "competent user would write or install, preallocated, with dot products and recurrences in C++ "
+     "competent user would write or install, preallocated, dot products and recurrences in C++ "
      "compiled for this machine, FFTs and attention by torch, float32. The modal recurrences and "
      "attention compute another function; their rows say what a model of that kind pays per layer, "
      "projections left out. Recomputing is what a model without a cache does.", [peers, by_length]),
@@ -294,8 +294,8 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
      "A filter that is a sum of s exponentials decodes in O(s) per token. Below the crossover size "
      "the recurrence is faster, above it exact decoding is. The recurrence is one fused loop a "
      "token, vectorised over channels, that reads poles, weights and state once: C++ compiled for "
-     "this machine on a CPU, Triton on a GPU. A complex state is two real numbers. Distilled filters "
-     "store one mode of a conjugate pair.",
+     "this machine on a CPU, Triton on a GPU. A complex state is two real numbers. Distilled "
+     "filters store one mode of a conjugate pair.",
      [crossing_table, distilled_table]),
     ("The paper's experiments", "paper",
      "Time against length runs in our kernels for all four algorithms.", [paper_table]),

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from ..harness.machine import ROOT
 from ..harness.rows import read
+from . import doc_tables
 from .doc_plots import draw
-from .doc_tables import (
-    PLOTS, SECTIONS, Rows, crossover_sentence, general, gpu_tokens, on_a_gpu, peers
-)  # fmt: skip
+from .doc_tables import PLOTS, SECTIONS, Rows, general, gpu_tokens, on_a_gpu, peers
 
 RESULTS = ROOT / "bench" / "results"
 BEGIN, END = "<!-- benchmarks: python -m bench.pages.docs -->", "<!-- end of benchmarks -->"
@@ -74,9 +73,9 @@ HEADER = """# Benchmarks
 Written by `python -m bench.pages.docs` from `bench/results/*.csv`. Every row there has the machine,
 the versions, the commit, the plan, the error against float64 and the command that repeats it. A
 variant whose check fails has no time. Variants take turns in one process; ratios are medians of the
-turns' ratios. With `--processor-time` they are times of the thread instead of the wall's, for
-a machine that others use too. A variant that would take hours is timed in parts that stand for the rest, and its
-row says which share was run.
+turns' ratios. With `--processor-time` they are the time that the one thread had a processor, on a
+machine whose cores others use too. A variant that would take hours is timed in parts that stand for
+the rest, and its row says which share was run.
 
 "Of the bandwidth" and "of the FLOP/s" are a row's compulsory bytes and nominal FLOPs (a transform's
 are 5 n log2 n) in its median time, over what sums of a large array and a matrix product reached on
@@ -133,7 +132,7 @@ def readme_of(rows: Rows, text: str) -> str:
         return text
     found = [row for row in rows if row["bench"] == "stream" and not on_a_gpu(row)]
     there = gpu_tokens([row for row in rows if on_a_gpu(row)])
-    crossings = crossover_sentence([row for row in rows if not on_a_gpu(row)])
+    crossings = doc_tables.crossover_sentence([row for row in rows if not on_a_gpu(row)])
     part = f"""{BEGIN}
 {peers(found)}
 
