@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,33 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def dtype_names(dtypes: tuple[torch.dtype, ...]) -> str:
     """Readable list of dtypes."""
     return ", ".join(str(d).removeprefix("torch.") for d in dtypes)
+
+
+def integer(name: str, value: Any) -> int:
+    """A whole number as an int; TypeError for anything else, bools among it."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return index(value)
+    except TypeError:
+        raise TypeError(f"expected {name} to be an integer, got {value!r}") from None
+
+
+def integers(name: str, values: Any) -> list[int]:
+    """Whole numbers as a list. values: a sequence of them, or a tensor of an integer dtype."""
+    given = values.tolist() if isinstance(values, Tensor) else values
+    try:
+        if bool in map(type, given):
+            raise TypeError
+        return list(map(index, given))
+    except TypeError:
+        raise TypeError(f"expected {name} to be a sequence of integers, got {values!r}") from None
+
+
+def check_tensor(name: str, x: Any) -> None:
+    """TypeError unless it is a tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"expected {name} to be a tensor, got {type(x).__name__}")
 
 
 def refuse_grad(**tensors: Tensor | None) -> None:
@@ -57,6 +86,8 @@ def check_spectra_dtype(spectra_dtype: torch.dtype | None, dtype: torch.dtype) -
 
 def check_conv(u: Tensor, h: Tensor, skip: Tensor | None) -> None:
     """Check the arguments of a parallel convolution."""
+    for name, x in (("u", u), ("h", h), *([("skip", skip)] if skip is not None else [])):
+        check_tensor(name, x)
     if u.ndim != 3 or 0 in u.shape:
         raise ValueError(f"expected u (B, D, T) with no empty dimension, got {tuple(u.shape)}")
     if h.ndim != 2 or 0 in h.shape:
@@ -75,14 +106,26 @@ def check_conv(u: Tensor, h: Tensor, skip: Tensor | None) -> None:
             raise ValueError(f"expected {name} on {u.device} like u, got {tensor.device}")
 
 
+def filter_list(filters: Any) -> list[Any]:
+    """A tensor or a sequence of them as a list; TypeError for anything else."""
+    if isinstance(filters, Tensor):
+        return [filters]
+    try:
+        return list(filters)
+    except TypeError:
+        raise TypeError(
+            f"expected filters to be a tensor or a sequence of tensors, "
+            f"got {type(filters).__name__}"
+        ) from None
+
+
 def check_filters(filters: Sequence[Tensor]) -> None:
     """Check the filters of a cache: (G, L) each, finite, without gradients."""
     if not filters:
         raise ValueError("expected filters to be a tensor or a non-empty sequence of tensors")
     for layer, h in enumerate(filters):
         name = f"filters[{layer}]"
-        if not isinstance(h, Tensor):
-            raise TypeError(f"expected {name} to be a tensor, got {type(h).__name__}")
+        check_tensor(name, h)
         if h.ndim != 2 or 0 in h.shape:
             raise ValueError(f"expected {name} (G, L), not empty, got {tuple(h.shape)}")
         if h.shape[0] != filters[0].shape[0]:
@@ -100,7 +143,7 @@ def row_indices(
     rows: Rows, batch_size: int, *, padding: bool = False, unique: bool = True
 ) -> list[int]:
     """Rows of the batch as a list; -1 only where padding is allowed."""
-    found = [int(r) for r in (rows.tolist() if isinstance(rows, Tensor) else rows)]
+    found = integers("rows", rows)
     low = -1 if padding else 0
     if not found or any(not low <= r < batch_size for r in found):
         raise ValueError(f"expected rows in {low} .. {batch_size - 1}, got {found}")
@@ -114,7 +157,7 @@ def valid_lengths(lengths: Tensor | Sequence[int] | None, rows: int, width: int)
     """Valid positions of each right-padded row as a list."""
     if lengths is None:
         return [width] * rows
-    found = [int(n) for n in (lengths.tolist() if isinstance(lengths, Tensor) else lengths)]
+    found = integers("lengths", lengths)
     if len(found) != rows or any(not 1 <= n <= width for n in found):
         raise ValueError(f"expected lengths ({rows},) in 1 .. {width}, got {found}")
     return found

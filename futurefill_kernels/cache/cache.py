@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import Rows, check_dtype, check_spectra_dtype, row_indices, state_dtype, valid_lengths
+from ..checks import (
+    Rows,
+    check_dtype,
+    check_spectra_dtype,
+    filter_list,
+    row_indices,
+    state_dtype,
+    valid_lengths,
+)
 from ..implementations.base import Implementation
 from ..plan import Plan
 from ..planning.capabilities import Capabilities
@@ -70,7 +78,7 @@ class FutureFillCache(Stream):
         fill_stream: torch.cuda.Stream | None = None,
         spectra_dtype: torch.dtype | None = None,
     ) -> None:
-        layers = [filters] if isinstance(filters, Tensor) else list(filters)
+        layers = filter_list(filters)
         sizes = check_sizes(layers, batch_size, max_new_tokens, channels, skip)
         self.dtype = check_dtype(layers[0].dtype if dtype is None else dtype)
         self.device = layers[0].device if device is None else torch.empty(0, device=device).device
@@ -82,7 +90,7 @@ class FutureFillCache(Stream):
         taps = [h.detach().to(self.device, state_dtype(self.dtype)) for h in layers]
         state = make_state(sizes, self.plan, implementation, taps, skip, spectra)
         super().__init__(implementation, state, taps, fill_stream)
-        self._step_shape = torch.Size((batch_size, self.channels))
+        self._step_shape = torch.Size((sizes.batch_size, self.channels))
         self._last_layer, self._capturing = self.layers - 1, False
 
     @property
@@ -156,7 +164,8 @@ class FutureFillCache(Stream):
         # checked_input written out for u_t and out: the calls would be a fifth of a step
         dtype, device = self.dtype, self.device
         if (
-            u_t.shape != shape
+            not isinstance(u_t, Tensor)
+            or u_t.shape != shape
             or u_t.dtype is not dtype
             or u_t.device != device
             or u_t.requires_grad
@@ -172,7 +181,8 @@ class FutureFillCache(Stream):
             out = torch.empty_like(u_t)
         else:
             if (
-                out.shape != shape
+                not isinstance(out, Tensor)
+                or out.shape != shape
                 or out.dtype is not dtype
                 or out.device != device
                 or out.requires_grad

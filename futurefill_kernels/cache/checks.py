@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checks import check_filters, refuse_grad
+from ..checks import check_filters, check_tensor, integer, integers, refuse_grad
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,17 @@ def check_sizes(
     """Check filters, sizes and skip of a new cache. channels: default ``G``."""
     check_filters(filters)
     groups = filters[0].shape[0]
-    channels = groups if channels is None else channels
+    channels = groups if channels is None else integer("channels", channels)
+    batch_size = integer("batch_size", batch_size)
+    max_new_tokens = integer("max_new_tokens", max_new_tokens)
     if channels < 1 or channels % groups:
         raise ValueError(f"expected channels to be a multiple of G = {groups}, got {channels}")
     for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if value < 1:
             raise ValueError(f"expected {name} >= 1, got {value}")
     layers, taps = len(filters), max(h.shape[1] for h in filters)
+    if skip is not None:
+        check_tensor("skip", skip)
     if skip is not None and skip.shape not in ((channels,), (layers, channels)):
         raise ValueError(
             f"expected skip (D,) = ({channels},) or (layers, D) = ({layers}, {channels}), "
@@ -68,6 +72,7 @@ def check_input(
     name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> None:
     """Check shape, dtype, device and gradient of a token's or a prompt's tensor."""
+    check_tensor(name, x)
     if x.shape != shape:
         dims = {2: "(B, D)", 3: "(B, D, P)"}[len(shape)]
         raise ValueError(f"expected {name} {dims} = {tuple(shape)}, got {tuple(x.shape)}")
@@ -83,7 +88,13 @@ def checked_input(
     name: str, x: Tensor, shape: torch.Size, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """The same tensor, contiguous; the whole check only where a part of it fails."""
-    if x.shape != shape or x.dtype is not dtype or x.device != device or x.requires_grad:
+    if (
+        not isinstance(x, Tensor)
+        or x.shape != shape
+        or x.dtype is not dtype
+        or x.device != device
+        or x.requires_grad
+    ):
         check_input(name, x, shape, dtype, device)
     return x if x.is_contiguous() else x.contiguous()
 
@@ -97,6 +108,7 @@ def check_prefill(
     device: torch.device,
 ) -> None:
     """Check u and gates of many tokens: (R, D, P) with P >= 1. sizes: (R, D)."""
+    check_tensor("u", u)
     if u.ndim != 3:
         raise ValueError(f"expected u (B, D, P), got {tuple(u.shape)}")
     if u.shape[2] < 1:
@@ -108,9 +120,10 @@ def check_prefill(
 
 def crop_lengths(length: int | Sequence[int] | Tensor, batch_size: int) -> list[int]:
     """A length for every row from one for all, or (B,)."""
-    if isinstance(length, Tensor):
-        length = length.tolist()
-    lengths = [length] * batch_size if isinstance(length, int) else [int(n) for n in length]
+    if isinstance(length, int) or (isinstance(length, Tensor) and length.ndim == 0):
+        lengths = [integer("length", length)] * batch_size
+    else:
+        lengths = integers("length", length)
     if len(lengths) != batch_size or min(lengths) < 0:
         raise ValueError(
             f"expected length >= 0 of all rows, or (B,) = ({batch_size},) of them, got {length}"

@@ -31,6 +31,8 @@ def choose(
     dtype: of the inputs. Raises ValueError for a plan of another length, and RuntimeError with the
     reasons when the implementation cannot run.
     """
+    if plan is not None and not isinstance(plan, Plan):
+        raise TypeError(f"expected plan to be a Plan, got {type(plan).__name__}")
     implementation = resolve(impl, device, dtype, plan, spectra_dtype)
     if plan is None:
         plan = make_plan(

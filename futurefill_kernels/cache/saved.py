@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..checks import check_tensor
 from ..state.layout import from_tiles, to_tiles
 from ..state.tensors import StreamState
 
@@ -87,6 +88,8 @@ def check_state_dict(
 
     sizes: (layers, B, D, N). dtype: of its state. prints: its filters' ``fingerprint``.
     """
+    if not isinstance(saved, Mapping):
+        raise TypeError(f"expected state to be a state_dict, got {type(saved).__name__}")
     *front, length = sizes
     layers, batch, channels = front
     rows = [f"{_OPEN}{row}" for row in range(batch)]
@@ -96,6 +99,8 @@ def check_state_dict(
             f"expected state with keys {sorted(expected)}, and {_OPEN}0 .. {batch - 1} for rows "
             f"inside their prompts, got {sorted(saved)}"
         )
+    for name, x in saved.items():
+        check_tensor(name, x)
     inputs, filled, positions = saved["inputs"], saved["prompt_fill"], saved["positions"]
     if filled.shape != (*front, length):
         raise ValueError(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..cache.cache import FutureFillCache
-from ..checks import valid_lengths
+from ..checks import integer, valid_lengths
 from ..plan import Plan
 from .decoder import Decoder
 from .long_convs import CacheOptions
@@ -54,6 +54,7 @@ def decode(
     Raises ValueError or TypeError for prompts that are empty or have ids outside the vocabulary,
     and for options of the other form.
     """
+    max_new_tokens = integer("max_new_tokens", max_new_tokens)
     if max_new_tokens < 0:
         raise ValueError(f"expected max_new_tokens >= 0, got {max_new_tokens}")
     options: CacheOptions = {

@@ -9,6 +9,7 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
+from ..checks import integer
 from ..plan import Plan
 from . import graphs
 from .long_convs import CacheOptions
@@ -90,7 +91,9 @@ class Decoder:
 
         RuntimeError while another request is running, in its callback or another thread.
         """
-        steps = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        steps = self.max_new_tokens
+        if max_new_tokens is not None:
+            steps = integer("max_new_tokens", max_new_tokens)
         if not 0 <= steps <= self.max_new_tokens:
             raise ValueError(
                 f"expected max_new_tokens in 0 .. {self.max_new_tokens}, which the decoder has "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cache.cache import FutureFillCache
-from ..checks import Rows, row_indices
+from ..checks import Rows, integer, row_indices
 from ..nn.filters import LongFilter
 from ..nn.short_conv import ShortConv, ShortConvState, commit
 from ..nn.token import cpu, gpu
@@ -55,6 +55,8 @@ class DecodingCache:
         fill_stream: torch.cuda.Stream | None = None,
         spectra_dtype: torch.dtype | None = None,
     ) -> None:
+        batch_size = integer("batch_size", batch_size)
+        max_new_tokens = integer("max_new_tokens", max_new_tokens)
         self._modules = [m for m in model.modules() if isinstance(m, LongFilter | ShortConv)]
         groups = equal_filters(self._modules)
         if not groups:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import valid_lengths
+from ..checks import integer, integers, valid_lengths
 from .sampling import RandomSampler, Sampler
 
 #: callback(token, index): new ids (B,) or inputs (B, D), and their index 0 .. N-1
@@ -54,7 +54,7 @@ def make_request(
 ) -> Request:
     """The request, or a ValueError or TypeError that says what is wrong with it."""
     ids, valid = pad(prompt, lengths)
-    stops = tuple(int(stop) for stop in stop_ids)
+    stops, pad_id = tuple(integers("stop_ids", stop_ids)), integer("pad_id", pad_id)
     _check_ids(model, ids, stops, pad_id)
     seeds = sampler.seeds(len(ids)) if isinstance(sampler, RandomSampler) else []
     return Request(ids, valid, steps, sampler, seeds, stops, pad_id, progress, callback)
@@ -67,7 +67,10 @@ def pad(
     if not isinstance(prompt, Tensor):
         if lengths is not None:
             raise ValueError("lengths belong to a padded prompt (B, P); a list has its own")
-        rows = list(prompt)
+        try:
+            rows = list(prompt)
+        except TypeError:
+            rows = []
         if not rows or any(not isinstance(row, Tensor) or row.ndim != 1 for row in rows):
             raise ValueError("expected prompt ids (B, P) or a non-empty list of 1-D tensors")
         if any(len(row) == 0 for row in rows):

@@ -7,11 +7,23 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
+from ..checks import integer, integers
 from .draws import uniforms
 
 
+def refuse_nan(logits: Tensor) -> None:
+    """ValueError for logits (B, V) with NaN on the host; a GPU is not waited for."""
+    if logits.device.type == "cpu" and bool(logits.isnan().any()):
+        rows = logits.isnan().any(-1).nonzero()[:, 0].tolist()
+        raise ValueError(f"expected logits without NaN, got NaN in rows {rows}")
+
+
 def greedy(logits: Tensor) -> Tensor:
-    """The most likely id of every row; the lowest one among equals. logits: (B, V) -> (B,)."""
+    """The most likely id of every row; the lowest one among equals. logits: (B, V) -> (B,).
+
+    ValueError for NaN on the CPU.
+    """
+    refuse_nan(logits)
     return logits.argmax(-1)
 
 
@@ -41,12 +53,15 @@ class RandomSampler:
         if top_p is not None and not 0 < top_p <= 1:
             raise ValueError(f"expected top_p in (0, 1], got {top_p}")
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-        given = seed.tolist() if isinstance(seed, Tensor) else seed
-        self.seed = given if isinstance(given, int) else [int(s) for s in given]
+        one = isinstance(seed, int) or (isinstance(seed, Tensor) and seed.ndim == 0)
+        self.seed = integer("seed", seed) if one else integers("seed", seed)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """The distribution drawn from. logits: (B, V). Returns (B, V) float32 or float64."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # from the largest, or a low temperature lifts logits beyond every number
+        temperature = max(self.temperature, torch.finfo(logits.dtype).tiny)
+        logits = (logits - logits.amax(-1, keepdim=True)) / temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             smallest = logits.topk(self.top_k).values[..., -1:]
             logits = logits.masked_fill(logits < smallest, -torch.inf)
@@ -72,6 +87,7 @@ class RandomSampler:
 
         logits: (B, V). uniform: (B,) float64 in [0, 1). Returns (B,) int64.
         """
+        refuse_nan(logits)
         p = self.probabilities(logits).double()
         # sums of a parallel scan may fall by a rounding: only ids that were kept can be drawn
         cumulated = p.cumsum(-1).masked_fill(p <= 0, 0)
