@@ -1,16 +1,20 @@
 """The compiled library: found and loaded on import, or the reason why there is none.
 
 Loading it registers the ops of ``csrc/bindings/schemas.cpp``. It uses torch's stable ABI and no
-Python API, so one file serves several versions of both.
+Python API, so one file serves several versions of both; so does ``_plain_step``, the one module
+that uses Python's limited API.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
+import platform
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -98,6 +102,36 @@ def bound_step() -> tuple[Callable[..., Any], Callable[..., Any]]:
     plain.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64]
     step.restype = plain.restype = ctypes.c_char_p
     return step, plain
+
+
+@lru_cache(maxsize=1)
+def _plain_step() -> ModuleType | str:
+    """The module of csrc/python/plain_step.cpp, or why a step goes without it."""
+    if unavailable_reason is not None:
+        return unavailable_reason
+    try:
+        module = importlib.import_module("._plain_step", __package__)
+        module.check(torch)
+    except (ImportError, AttributeError, RuntimeError) as error:
+        return f"torch {torch.__version__}, Python {platform.python_version()}: {error}"
+    return module
+
+
+def plain_step() -> ModuleType | None:
+    """The module whose steps need no Python between call and engine, or None."""
+    found = _plain_step()
+    return None if isinstance(found, str) else found
+
+
+def plain_step_unavailable_reason() -> str | None:
+    """Why steps go through Python, or None."""
+    found = _plain_step()
+    return found if isinstance(found, str) else None
+
+
+def address_of(function: Any) -> int:
+    """Where a function of `bound_step` is."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def cpu_isa() -> str:

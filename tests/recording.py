@@ -31,6 +31,9 @@ class Recorder:
 
         return recorded
 
+    def make_plain_step(self, state, dtype, books):
+        return None
+
     def fill(self, state, level, rows):
         self.launches.append(("fill", level.block))
         reference.fill(state, level, rows)

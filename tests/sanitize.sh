@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs tests/implementations/{pool,cpu}_driver.cpp, the second for every instruction set that this machine has,
-# under the address and the thread sanitizer. Exits non-zero at the first report.
+# under the address and the thread sanitizer, and where there is a torch, the tests of the step without
+# Python with that compiled under the address sanitizer. Exits non-zero at the first report.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,7 +18,8 @@ if grep -q '^flags.* avx2 ' /proc/cpuinfo && grep -q '^flags.* fma ' /proc/cpuin
 if grep -q '^flags.* avx512f .*avx512bw ' /proc/cpuinfo; then isas+=(avx512); fi
 
 program="$(mktemp)"
-trap 'rm -f "$program"' EXIT
+package="$(mktemp -d)"
+trap 'rm -rf "$program" "$package"' EXIT
 for sanitizer in address,undefined thread; do
   "${CXX:-c++}" -std=c++17 -g -O1 -fsanitize="$sanitizer" -fno-sanitize-recover=all -Icsrc \
     tests/implementations/pool_driver.cpp csrc/infra/pool.cpp -pthread -o "$program"
@@ -35,3 +37,22 @@ for isa in "${isas[@]}"; do
     echo "$isa, $sanitizer$extra sanitizer: $("$program")"
   done
 done
+
+python="${PYTHON:-python3}"
+if [ -x .venv/bin/python ]; then python="$PWD/.venv/bin/python"; fi
+if ! "$python" -c "import torch, pytest; import futurefill_kernels.native as n; exit(n.plain_step() is None)"; then
+  echo "step without Python: not checked, as $python has no built package with torch and pytest"
+  exit 0
+fi
+mkdir "$package/futurefill_kernels"
+ln -s "$PWD"/futurefill_kernels/* "$package/futurefill_kernels"
+ln -s "$PWD"/{tests,pyproject.toml} "$package"
+rm "$package"/futurefill_kernels/_plain_step*.so
+mapfile -t include < <("$python" -c "import sysconfig, torch.utils.cpp_extension as c
+print(*c.include_paths(), sysconfig.get_paths()['include'], sep='\n')")
+"${CXX:-c++}" -std=c++17 -g -O1 -fPIC -shared -fsanitize=address,undefined -fno-sanitize-recover=all \
+  "${include[@]/#/-I}" csrc/python/plain_step.cpp -o "$package/futurefill_kernels/_plain_step.abi3.so"
+# torch's own allocations outlive the process
+cd "$package"
+ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$("${CXX:-c++}" -print-file-name=libasan.so):$("${CXX:-c++}" -print-file-name=libubsan.so)" \
+  "$python" -m pytest -q -p no:cacheprovider tests/implementations/test_plain_step.py

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from ..checks import (
     Rows,
@@ -24,6 +25,7 @@ from ..planning.capabilities import Capabilities
 from ..state.lasting import lasting
 from ..state.tensors import StreamState
 from .checks import (
+    check_apart,
     check_fill_stream,
     check_input,
     check_prefill,
@@ -89,7 +91,7 @@ class FutureFillCache(Stream):
         check_fill_stream(fill_stream, self.device)
         taps = [h.detach().to(self.device, state_dtype(self.dtype)) for h in layers]
         state = make_state(sizes, self.plan, implementation, taps, skip, spectra)
-        super().__init__(implementation, state, taps, fill_stream)
+        super().__init__(implementation, state, taps, self.dtype, fill_stream)
         self._step_shape = torch.Size((sizes.batch_size, self.channels))
         self._last_layer, self._capturing = self.layers - 1, False
 
@@ -149,12 +151,17 @@ class FutureFillCache(Stream):
         """One token of one layer: ``post * (conv(pre * u) + skip * pre * u)`` at the next position.
 
         u_t, pre, post: (B, D), or (R, D) with rows. rows: R rows of the batch, each at its own
-        position; -1 is padding, whose output is zero. out: written and returned when given; without
-        it the result is the only allocation. The layers of a token come in order; the last one
-        advances the position. Layer 0 again before it takes the unfinished token back (``abort``).
+        position; -1 is padding, whose output is zero. out: written and returned when given, one of
+        the inputs or apart from them; without it the result is the only allocation. The layers of a
+        token come in order; the last one advances the position. Layer 0 again before it takes the
+        unfinished token back (``abort``).
         Source: docs/algorithm.md, equations 2 and 3.
         """
-        if layer != self._next_layer and layer:
+        if self._plain_step is not None and not is_dynamo_compiling():
+            done = self._plain_step(u_t, layer, pre, post, rows, out)
+            if done is not None:
+                return done
+        if layer != self._positions.layer and layer:
             raise self._wrong_layer(layer)
         row_list, shape, index = None, self._step_shape, None
         if rows is not None:
@@ -190,8 +197,9 @@ class FutureFillCache(Stream):
                 check_input("out", out, shape, self.dtype, self.device)
             if not out.is_contiguous():
                 raise ValueError(f"expected out to be contiguous, got strides {out.stride()}")
+            check_apart(out, u_t=u_t, pre=pre, post=post)
         if layer == 0:
-            if (self._next_layer or self._replaying) and not self._capturing:
+            if (self._positions.layer or self._replaying) and not self._capturing:
                 self.abort()
             if self._launches_fills:
                 self._fills.join()
@@ -208,16 +216,19 @@ class FutureFillCache(Stream):
         if layer == 0 and self._history.needed:
             self._history.join(index)
         advance = layer == self._last_layer
-        self._next_layer = layer + 1  # before: an interrupt must not hide that the layer has begun
+        self._positions.layer = (
+            layer + 1
+        )  # before: an interrupt must not hide that the layer has begun
         try:
             self._step(u_t, pre, post, out, index, layer, advance)
         except Exception:
-            self._next_layer = layer
+            self._positions.layer = layer
             raise
         if advance:
             if not self._capturing:  # nothing has run yet; who replays keeps the books
                 self.finish_token(row_list)
-            self._next_layer = 0
+                self._positions.open = not self._held_before
+            self._positions.layer = 0
         return out
 
     def prefill(
@@ -238,7 +249,7 @@ class FutureFillCache(Stream):
         other. After it they are positions of the stream like steps. Layer 0 again before the last
         one takes the unfinished call back. Returns y like u.
         """
-        if layer != self._next_layer and layer:
+        if layer != self._positions.layer and layer:
             raise self._wrong_layer(layer)
         row_list = (
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
@@ -260,19 +271,19 @@ class FutureFillCache(Stream):
             self._history.drop()
             self._positions.settle()
             self._token, self._held_before = token, self._prefill.held(row_list)
-        self._next_layer = layer + 1
+        self._positions.layer = layer + 1
         try:
             y = self._prefill.tokens(Call(layer, row_list, valid, u, pre, post), positions)
         except Exception:
             if layer:
-                self._next_layer = layer
+                self._positions.layer = layer
             else:
                 self.abort()
             raise
         if layer == self._last_layer:
             self._move({row: positions[row] + taken for row, taken in in_stream.items()})
-            self._next_layer = 0
-            self.calls += 1
+            self._positions.layer = 0
+            self._other_calls += 1
         return y
 
     def widen(self, dtype: torch.dtype) -> None:
@@ -322,9 +333,10 @@ class FutureFillCache(Stream):
         """Before a token of the rows (default all; -1 is padding): their prompts are over, and what
         follows on the current stream waits for fills. ValueError where a row has no room.
         """
-        if self._next_layer or self._replaying:
+        if self._positions.layer or self._replaying:
             self.abort()
         self._fills.join()
+        self._positions.open = False
         if rows is None and self._positions.plain > 0:
             self._replaying, self._held_before = True, {}
             return
@@ -355,8 +367,8 @@ class FutureFillCache(Stream):
             self._positions.plain -= 1
         else:
             self._positions.advance(range(self.batch_size) if rows is None else rows)
+            self._other_calls += 1
         self._replaying = self._filling = False
-        self.calls += 1
 
     def sum_history(self, stream: torch.cuda.Stream | None = None) -> None:
         """Launch now what layer 0 of the next token of all rows would launch first: the sums over
@@ -377,7 +389,7 @@ class FutureFillCache(Stream):
 
     def _wrong_layer(self, layer: int) -> ValueError:
         return ValueError(
-            f"layers of a token come in order: expected layer {self._next_layer} "
+            f"layers of a token come in order: expected layer {self._positions.layer} "
             f"of {self.layers}, got {layer}"
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from ..checks import check_filters, check_tensor, integer, integers, refuse_grad
 
@@ -97,6 +98,19 @@ def checked_input(
     ):
         check_input(name, x, shape, dtype, device)
     return x if x.is_contiguous() else x.contiguous()
+
+
+def check_apart(out: Tensor, **inputs: Tensor | None) -> None:
+    """Check that ``out`` is an input's very memory, which is right, or none of it."""
+    if is_dynamo_compiling():  # addresses are not traced
+        return
+    y = out.data_ptr()
+    for name, x in inputs.items():
+        if x is None or x is out:
+            continue
+        at = x.data_ptr()
+        if at != y and y < at + x.nbytes and at < y + out.nbytes:
+            raise ValueError(f"expected out to be {name} itself or apart from it, got an overlap")
 
 
 def check_prefill(

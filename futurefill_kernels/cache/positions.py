@@ -1,4 +1,6 @@
-"""The books of a stream: how many positions every row has taken since its prompt."""
+"""The books of a stream: how many positions every row has taken since its prompt, and which layer
+of a token comes next.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,21 @@ class Positions:
     A step of all rows is common and has to be cheap: ``grant`` says how many of them can follow
     each other, and each lowers ``plain`` by one instead of writing to every row. Whoever changes
     the positions of some rows, or begins with some, takes back what is left of the grant
-    (``settle``).
+    (``settle``). Steps in compiled code (``Implementation.make_plain_step``) write ``plain`` and
+    ``layer``, and only while ``open`` says that all of a step is in these two.
     """
 
-    __slots__ = ("_granted", "_known", "_together", "length", "plain")
+    __slots__ = (
+        "_granted", "_known", "_settled", "_together", "layer", "length", "open", "plain",
+    )  # fmt: skip
 
     def __init__(self, batch_size: int, length: int) -> None:
         self.length = length
         self.plain = 0  # steps of all rows left in the grant
+        self.layer = 0  # that comes next
+        self.open = False
         self._granted = 0
+        self._settled = 0  # tokens of earlier grants
         self._known = [0] * batch_size  # before the steps of the grant
         self._together = False  # whether the grant is to rows that are all at one position
 
@@ -34,6 +42,7 @@ class Positions:
     def settle(self) -> None:
         """End the grant."""
         self._known = self.rows
+        self._settled += self._granted - self.plain
         self._granted = self.plain = 0
         self._together = False
 
@@ -46,6 +55,11 @@ class Positions:
     def common(self) -> int | None:
         """The position that all rows are at, as far as the grant knows."""
         return self._known[0] + self._granted - self.plain if self._together else None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows that the grants so far were used for."""
+        return self._settled + self._granted - self.plain
 
     def room(self, row: int) -> int:
         """Positions that a row can still take."""
@@ -79,5 +93,5 @@ class Positions:
     def clone(self) -> Positions:
         """An independent copy."""
         other = Positions(len(self._known), self.length)
-        other._known = list(self.rows)
+        other._known, other._settled = list(self.rows), self.tokens
         return other

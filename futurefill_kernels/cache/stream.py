@@ -35,6 +35,7 @@ class Stream:
     """The parts of a cache, and what it does to them between calls of a token or prompt.
 
     implementation, state: of all layers. filters: per layer the taps (G, L), of the state's dtype.
+    dtype: of the inputs.
     fill_stream: as in `FutureFillCache`.
     """
 
@@ -43,30 +44,41 @@ class Stream:
         implementation: Implementation,
         state: StreamState,
         filters: Sequence[Tensor],
+        dtype: torch.dtype,
         fill_stream: torch.cuda.Stream | None,
     ) -> None:
         self.layers, self.batch_size = state.token_at.shape
         self.max_new_tokens, self.channels = state.length, state.channels
-        self._implementation, self._state = implementation, state
-        self._step = implementation.make_step(state)
+        self._implementation, self._state, self.dtype = implementation, state, dtype
+        self._positions = Positions(self.batch_size, state.length)
+        self._bind()
         self._history = History(state, implementation)
         self._launches_fills = not implementation.capabilities.fuses_fill
         self._fills = Fills(state, implementation, fill_stream)
         self._prefill = Prefill(state, implementation, filters)
-        self._positions = Positions(self.batch_size, state.length)
         self._prefill.open(range(self.batch_size), stale=False)
-        self._next_layer, self._token = 0, Token(None)
-        #: Tokens and prompt calls that are finished.
-        self.calls = 0
+        self._token = Token(None)
+        self._other_calls = 0  # beside the tokens that `Positions` counts
         # of a token: whether it is replayed, and whether its fills are being launched
         self._replaying = self._filling = False
         # what was held of prompts before the call that is under way
         self._held_before: dict[int, list[Tensor | None]] = {}
 
+    def _bind(self) -> None:
+        """Make the functions of a step, for the tensors and books that are there now."""
+        make = self._implementation
+        self._step = make.make_step(self._state)
+        self._plain_step = make.make_plain_step(self._state, self.dtype, self._positions)
+
     @property
     def positions(self) -> Tensor:
         """(B,) int64: positions taken since the prompt."""
         return torch.tensor(self._positions.rows, dtype=torch.int64, device="cpu")
+
+    @property
+    def calls(self) -> int:
+        """Tokens and prompt calls that are finished."""
+        return self._positions.tokens + self._other_calls
 
     def abort(self) -> None:
         """Take back the token or prompt call that is under way: its rows are as before it.
@@ -75,7 +87,7 @@ class Stream:
         token is under way until ``finish_token``.
         """
         self._fills.join()
-        if not self._next_layer and not self._replaying:
+        if not self._positions.layer and not self._replaying:
             return
         token, at = self._token, self._positions.rows
         rows = [r for r in (range(self.batch_size) if token.rows is None else token.rows) if r >= 0]
@@ -122,11 +134,11 @@ class Stream:
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._state = self._state.clone()
-        other._step = self._implementation.make_step(other._state)
+        other._positions = self._positions.clone()
+        other._bind()
         other._history = History(other._state, self._implementation)
         other._fills = Fills(other._state, self._implementation, self._fills.stream)
         other._prefill = self._prefill.clone(other._state)
-        other._positions = self._positions.clone()
         return other
 
     def reorder(self, rows: Rows) -> None:
@@ -197,7 +209,7 @@ class Stream:
 
     def _forget_call(self) -> None:
         """No token or prompt call is under way."""
-        self._next_layer, self._replaying, self._filling = 0, False, False
+        self._positions.layer, self._replaying, self._filling = 0, False, False
         self._history.drop()
 
     def _past(self, positions: Mapping[int, int]) -> bool:
@@ -212,9 +224,9 @@ class Stream:
         self._history.drop()
 
     def _check_between(self, method: str) -> None:
-        if self._next_layer:
+        if self._positions.layer:
             raise ValueError(
-                f"{method} needs a finished token, but layer {self._next_layer} is next"
+                f"{method} needs a finished token, but layer {self._positions.layer} is next"
             )
         if self._replaying:
             raise ValueError(f"{method} needs finish_token or abort after a replay")

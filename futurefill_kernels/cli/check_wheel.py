@@ -65,6 +65,11 @@ def problems(architectures: set[int]) -> list[str]:
                 print(f"{key:<5} {op}")
             else:
                 missing.append(f"{op} has no kernel for the {key} key")
+    reason = native.plain_step_unavailable_reason()
+    if reason is None:
+        print("CPU   step without Python")
+    else:
+        missing.append(f"step without Python: {reason}")
     if native.cuda_unavailable_reason() is not None:
         return [*missing, str(native.cuda_unavailable_reason())]
     library = native.library_file()

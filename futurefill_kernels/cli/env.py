@@ -35,6 +35,8 @@ def report() -> str:
         lines.append("cuda: no device that torch can use")
     if native.cpu_unavailable_reason() is None:
         lines.append(f"instruction set: {native.cpu_isa()}")
+        reason = native.plain_step_unavailable_reason()
+        lines.append(f"step without Python: {'available' if reason is None else reason}")
     if native.cuda_unavailable_reason() is None:
         lines.append(f"CUDA kernels: {native.cuda_architectures()}")
     for device in devices:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,11 @@ from .gpu_prompt_by_fft import Inputs, Outputs
 #: step(u, pre, post, y, rows, layer, advance): one token of one layer, written to y
 Step = Callable[[Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None, int, bool], None]
 
+#: plain_step(u, layer, pre, post, rows, out): a step of all rows that does all of
+#: ``FutureFillCache.step``, books included; None where the call is not the common one, and nothing
+#: has happened
+PlainStep = Callable[[Tensor, int, Tensor | None, Tensor | None, Any, Tensor | None], Tensor | None]
+
 #: history(rows): before a token of some rows, None for all, the sums over older inputs that the
 #: steps of all its layers need
 History = Callable[[Tensor | None], None]
@@ -27,6 +32,14 @@ class PromptKernels(NamedTuple):
 
     inputs: Inputs
     outputs: Outputs
+
+
+class Books(Protocol):
+    """What a step of all rows reads and writes of a stream's books; see cache/positions.py."""
+
+    plain: int
+    layer: int
+    open: bool
 
 
 class Implementation(Protocol):
@@ -52,6 +65,12 @@ class Implementation(Protocol):
 
     def make_step(self, state: StreamState) -> Step:
         """The function for one token of one layer; see reference.make_step."""
+        ...
+
+    def make_plain_step(
+        self, state: StreamState, dtype: torch.dtype, books: Books
+    ) -> PlainStep | None:
+        """A step without Python, or None where there is none. dtype: of the inputs."""
         ...
 
     def fill(self, state: StreamState, level: Level, rows: Tensor | None) -> None:

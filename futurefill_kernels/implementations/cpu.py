@@ -13,7 +13,7 @@ from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout, tile_filters
 from ..state.spectra import filter_spectra
 from ..state.tensors import StreamState
-from .base import History, PromptKernels, Step
+from .base import Books, History, PlainStep, PromptKernels, Step
 
 capabilities = CAPABILITIES["cpu"]
 
@@ -73,10 +73,15 @@ def make_history(state: StreamState) -> History | None:
     return None
 
 
-class _Owner:
-    """What a bound stream lives as long as."""
+class _Bound:
+    """A state that the engine has checked, at an address that lives as long as this object."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "_state", "address")
+
+    def __init__(self, state: StreamState, like: Tensor) -> None:
+        self._state = state
+        self.address = ops.bind(state, like)
+        weakref.finalize(self, ops.unbind, self.address)
 
 
 def make_step(state: StreamState) -> Step:
@@ -86,16 +91,11 @@ def make_step(state: StreamState) -> Step:
     After that a step is one C call without the dispatcher, whose work on sixteen arguments takes
     longer than a token of few channels. A graph of torch.compile gets the op instead.
     """
-    bound = 0  # address of the checked state
-    owner = _Owner()  # goes with the function, which itself would be a cycle
+    bound: _Bound | None = None
+    address = 0
     call, plain_call = native.bound_step()
     is_compiling = torch.compiler.is_dynamo_compiling  # one call where is_compiling takes two
     count = state.positions.shape[0]
-
-    def bind(u: Tensor) -> int:
-        address = ops.bind(state, u)
-        weakref.finalize(owner, ops.unbind, address)
-        return address
 
     def step(
         u: Tensor,
@@ -106,7 +106,7 @@ def make_step(state: StreamState) -> Step:
         layer: int,
         advance: bool,
     ) -> None:
-        nonlocal bound
+        nonlocal bound, address
         if is_compiling():
             ops.step(state, u, y, pre=pre, post=post, rows=rows, layer=layer, advance=advance)
             return
@@ -120,13 +120,14 @@ def make_step(state: StreamState) -> Step:
             post = post.resolve_neg()
         if y.is_neg():
             raise ValueError("expected out without a negation outstanding, got a negated view")
-        if not bound:
-            bound = bind(u)
+        if bound is None:
+            bound = _Bound(state, u)
+            address = bound.address
         if pre is None and post is None and rows is None:
-            error = plain_call(bound, u.data_ptr(), y.data_ptr(), layer)
+            error = plain_call(address, u.data_ptr(), y.data_ptr(), layer)
         else:
             error = call(
-                bound,
+                address,
                 u.data_ptr(),
                 None if pre is None else pre.data_ptr(),
                 None if post is None else post.data_ptr(),
@@ -139,6 +140,17 @@ def make_step(state: StreamState) -> Step:
             raise RuntimeError(error.decode())
 
     return step
+
+
+def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> PlainStep | None:
+    """A step of all rows in one C call (csrc/python/plain_step.cpp), where that is built."""
+    module = native.plain_step()
+    if module is None:
+        return None
+    like = torch.empty(0, dtype=dtype, device=state.ring.device)
+    bound, engine = _Bound(state, like), native.bound_step()[0]
+    sizes = state.positions.shape[0], state.channels, state.ring.shape[0]
+    return module.make(native.address_of(engine), bound.address, bound, books, torch, *sizes, like)
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:

@@ -17,7 +17,7 @@ from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout
 from ..state.spectra import tiled_spectra
 from ..state.tensors import StreamState
-from .base import History, PromptKernels, Step
+from .base import Books, History, PlainStep, PromptKernels, Step
 from .gpu_fill_by_fft import fill_by_fft
 
 capabilities = CAPABILITIES["cuda"]
@@ -116,6 +116,11 @@ def make_step(state: StreamState) -> Step:
         )  # fmt: skip
 
     return step
+
+
+def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> PlainStep | None:
+    """None: only the CPU's engine has a step without Python."""
+    return None
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:

@@ -16,7 +16,7 @@ from ..planning.capabilities import CAPABILITIES
 from ..state.convolve import conv_range
 from ..state.layout import Layout
 from ..state.tensors import StreamState
-from .base import History, PromptKernels, Step
+from .base import Books, History, PlainStep, PromptKernels, Step
 
 capabilities = CAPABILITIES["reference"]
 
@@ -75,8 +75,8 @@ def step(
         newest = taps[0] if state.skip is None else taps[0] + state.skip[layer]
         result = block[:, -1] + newest * x[members]
         result += (block[:, :-1].flip(1) * taps[1 : p - first + 1]).sum(1)
+        state.ring[layer, at, 0, p] = x[members]  # before: y may be u
         y[members] = (result if post is None else post[members] * result).to(y.dtype)
-        state.ring[layer, at, 0, p] = x[members]
         if advance:
             state.positions[at] = p + 1
 
@@ -89,6 +89,11 @@ def _by_position(state: StreamState, rows: Iterable[int]) -> dict[int, list[int]
         if row >= 0:
             groups.setdefault(positions[row], []).append(r)
     return groups
+
+
+def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> PlainStep | None:
+    """None: only the CPU's engine has a step without Python."""
+    return None
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:

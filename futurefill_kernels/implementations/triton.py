@@ -17,7 +17,7 @@ from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout
 from ..state.spectra import tiled_spectra
 from ..state.tensors import StreamState
-from .base import History, PromptKernels, Step
+from .base import Books, History, PlainStep, PromptKernels, Step
 from .triton_kernels import ops
 
 capabilities = CAPABILITIES["triton"]
@@ -111,6 +111,11 @@ def _step(
         u, pre, post, y, state.ring, state.taps, state.skip, state.history, state.token_at,
         state.positions, rows, layer, advance, state.channels_per_filter,
     ).run()  # fmt: skip
+
+
+def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> PlainStep | None:
+    """None: only the CPU's engine has a step without Python."""
+    return None
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:

@@ -31,6 +31,7 @@ def fail(cache, monkeypatch, at_call, error, *, after):
             raise error
 
     monkeypatch.setattr(cache, "_step", failing)
+    monkeypatch.setattr(cache, "_plain_step", None)
 
 
 def same_state(cache, other):

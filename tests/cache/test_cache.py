@@ -161,3 +161,18 @@ def test_a_token_begins_where_the_last_one_was_finished():
     cache.step(torch.ones(1, 2))
     cache.begin_token()
     assert not cache.state.ring.any()
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("place", ["u", "pre", "post"])
+def test_out_may_be_an_input(name, place):
+    if cannot_run(torch.get_default_device(), PRECISE)[name]:
+        pytest.skip(f"{name} does not run here in {PRECISE}")
+    stream = Stream(7, batch=2, channels=5, groups=5, layers=1, taps=20, total=12)
+    cache = stream.cache(12, (2, 4), name)
+    for t in range(12):
+        inputs = {key: getattr(stream, key)[0, ..., t].contiguous() for key in ("u", "pre", "post")}
+        out = inputs[place]
+        cache.step(inputs["u"], pre=inputs["pre"], post=inputs["post"], out=out)
+        stream.got[0, ..., t] = out
+    assert stream.error() < TOLERANCE[PRECISE]

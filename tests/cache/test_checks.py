@@ -9,6 +9,7 @@ from futurefill_kernels import FutureFillCache, Plan
 from tests.cache.snapshot import snapshot
 
 ZEROS = torch.zeros(2, 4)
+ONES = torch.ones(3, 4)
 
 
 def _load(cache, **changes):
@@ -24,6 +25,7 @@ BAD_CALLS = {
     "post": (lambda c: c.step(ZEROS, post=ZEROS[:1]), ValueError, "expected post"),
     "out": (lambda c: c.step(ZEROS, out=ZEROS[:1]), ValueError, "expected out"),
     "out strides": (lambda c: c.step(ZEROS, out=torch.zeros(4, 2).T), ValueError, "contiguous"),
+    "out overlap": (lambda c: c.step(ONES[:2], out=ONES[1:]), ValueError, "apart from it, got an"),
     "layer": (lambda c: c.step(ZEROS, layer=1), ValueError, "expected layer 0 of 2, got 1"),
     "rows": (lambda c: c.step(ZEROS[:1], rows=[2]), ValueError, r"rows in -1 .. 1, got \[2\]"),
     "twice": (lambda c: c.step(ZEROS, rows=[1, 1]), ValueError, "each row once"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from futurefill_kernels import native
 from futurefill_kernels.__main__ import main
+from futurefill_kernels.cli.env import report
 from futurefill_kernels.implementations.select import IMPLEMENTATIONS
 
 
@@ -10,3 +12,11 @@ def test_env_names_every_implementation(capsys):
     assert main(["env"]) == 0
     report = capsys.readouterr().out
     assert all(name in report for name in IMPLEMENTATIONS)
+
+
+def test_env_says_why_a_step_goes_through_python(monkeypatch):
+    assert native.cpu_unavailable_reason() is not None or "step without Python: " in report()
+    monkeypatch.setattr(native, "cpu_unavailable_reason", lambda: None)
+    monkeypatch.setattr(native, "cpu_isa", lambda: "portable")
+    monkeypatch.setattr(native, "plain_step_unavailable_reason", lambda: "no header")
+    assert "step without Python: no header" in report().splitlines()

@@ -71,6 +71,9 @@ class DeviceBooks:
 
         return step
 
+    def make_plain_step(self, state, dtype, books):
+        return None
+
     def fill(self, state, level, rows):
         self.fills.append((int(state.positions[0]), level.block))
         reference.fill(state, level, rows)

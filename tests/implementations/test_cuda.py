@@ -113,6 +113,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         make_spectra=cuda.make_spectra,
         make_history=make_history,
         make_step=make_step,
+        make_plain_step=cuda.make_plain_step,
         fill=fill,
         fill_share=fill_share,
         prompt_kernels=prompt_kernels,
