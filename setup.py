@@ -37,9 +37,10 @@ SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp"]
 # compiled once for every instruction set, with its flags
 KERNELS = ["csrc/cpu/short_range_step.cpp", "csrc/cpu/future_fill.cpp"]
 KERNELS += ["csrc/cpu/fill_stages.cpp", "csrc/cpu/offline_conv.cpp", "csrc/cpu/dense.cpp"]
+KERNELS += ["csrc/cpu/token_rows.cpp"]
 ISA_FLAGS = {
     "portable": ["-DFF_VECTOR_BYTES=16"],
-    "avx2": ["-DFF_VECTOR_BYTES=32", "-mavx2", "-mfma"],
+    "avx2": ["-DFF_VECTOR_BYTES=32", "-mavx2", "-mfma", "-mf16c"],
     "avx512": [
         *("-DFF_VECTOR_BYTES=64", "-mprefer-vector-width=512", "-mfma"),
         *("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"),

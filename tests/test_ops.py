@@ -35,9 +35,11 @@ def _stream(taken: int, slack_from: int | None = None):
 def _segment() -> tuple:
     """The first run of layers of a small model's token."""
     config = LanguageModelConfig(32, 16, channels=8, layers=1, mlp_hidden=8)
-    token = build(LanguageModel(config), 2, OPS.dense_panel())
+    token = build(LanguageModel(config), 2, OPS.dense_panel(False))
     ids, progress = torch.tensor([[1], [2]]), torch.zeros(1, dtype=torch.int64)
-    return encode(token.segments[0]), ids, token.weights, torch.zeros(token.scratch), progress
+    memory = token.memory()
+    places = memory.weights, memory.scratch, memory.io
+    return encode(token.segments[0]), ids, torch.tensor([1, 0]), *places, progress
 
 
 def _arguments(name: str, state) -> tuple:

@@ -25,7 +25,8 @@ from ..harness.timing import Times
 _COPIES = 64
 _PARTS = {
     program.Embed: "embedding", program.Norm: "norms", program.Dense: "matrix products",
-    program.ShortConv: "short convolutions", program.Gate: "MLP gates", program.Add: "residuals",
+    program.ShortConv: "short convolutions", program.Gate: "MLP gates", program.Load: "copies",
+    program.Store: "copies", program.Add: "residuals",
 }  # fmt: skip
 
 
@@ -90,11 +91,12 @@ def _instruction_seconds(
     """One instruction of a token's program, without the call that runs it."""
     op = torch.ops.futurefill_kernels.token_segment.default
     progress = torch.zeros(1, dtype=torch.int64)
-    scratch = torch.zeros(whole.scratch)
+    memory = whole.memory()
 
     def run(copies: int) -> Callable[[], object]:
-        rows = program.encode([instruction] * copies)
-        return lambda: op(rows, ids, whole.weights, scratch.zero_(), progress)
+        code = program.encode([instruction] * copies)
+        places = memory.weights, memory.scratch.zero_(), memory.io
+        return lambda: op(code, ids, None, *places, progress)
 
     return max(_seconds(run(_COPIES + 1)) - _seconds(run(1)), 0.0) / _COPIES
 

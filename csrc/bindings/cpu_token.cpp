@@ -15,9 +15,9 @@ namespace {
 
 // A row of a program is the opcode and then the fields of its struct, in their order. What they
 // mean is said in futurefill_kernels/nn/token/program.py and interpreter.py; a test compares the
-// lists. Fields of weights are table, scale, weight and bias; buffers and other offsets are of
-// scratch.
-enum Opcode : int64_t { kEmbed, kNorm, kDense, kShortConv, kGate, kAdd };
+// lists. Fields of weights are table, scale, weight and bias; those of io say so below; the rest is
+// of scratch.
+enum Opcode : int64_t { kEmbed, kNorm, kDense, kShortConv, kGate, kLoad, kStore, kAdd };
 
 struct Buffer {
   int64_t offset, stride;
@@ -39,9 +39,10 @@ struct Dense {
   int64_t weight, bias, inputs, outputs, panel, accumulate;
 };
 
+// y and inputs: io
 struct ShortConv {
   Buffer x;
-  int64_t y, line, inputs, weight, channels, taps, projections;
+  int64_t y, inputs, weight, channels, taps, projections, batch;
 };
 
 struct Gate {
@@ -49,6 +50,19 @@ struct Gate {
   int64_t channels, gelu;
 };
 
+// x: io
+struct Load {
+  Buffer x, y;
+  int64_t channels;
+};
+
+// y: io
+struct Store {
+  Buffer x, y;
+  int64_t channels;
+};
+
+// x: io
 struct Add {
   Buffer x, y;
   int64_t channels;
@@ -65,72 +79,82 @@ Instruction read(const int64_t* row) {
   return i;
 }
 
-struct Token {
-  const int64_t* ids;  // (B,)
-  int64_t rows;
-  const float* weights;
-  float* scratch;
-  int64_t n_weights, n_scratch;
-  bool checking;  // instructions check everything and move nothing
+// A flat tensor.
+struct Memory {
+  const char* name;
+  char* data;
+  int64_t size, value_size;
 
-  const float* constant(int64_t offset, int64_t count) const {
-    check_inside("weights", n_weights, offset, count);
-    return weights + offset;
+  explicit Memory(const View& v)
+      : name(v.name), data(static_cast<char*>(v.data)), size(v.sizes[0]) {
+    const Scalar type = scalar_of(v);
+    value_size = type == Scalar::kFloat64 ? 8 : type == Scalar::kFloat32 ? 4 : 2;
   }
 
-  float* piece(int64_t offset, int64_t count) const {
-    check_inside("scratch", n_scratch, offset, count);
-    return scratch + offset;
-  }
+  char* at(int64_t offset) const { return data + offset * value_size; }
 
-  // the first of `rows` rows of `count` values
-  float* buffer(const Buffer& b, int64_t count) const {
-    STD_TORCH_CHECK(b.stride >= 0, "expected a stride of at least 0, got ", b.stride);
-    return piece(b.offset, rows == 0 ? 0 : (rows - 1) * b.stride + count);
-  }
-
- private:
-  static void check_inside(const char* name, int64_t size, int64_t offset, int64_t count) {
+  char* piece(int64_t offset, int64_t count) const {
     STD_TORCH_CHECK(offset >= 0 && count >= 0 && offset <= size - count, "expected ", count,
                     " values from offset ", offset, " on inside ", name, ", got ", size,
                     " values in all");
+    return at(offset);
+  }
+
+  // the first of `rows` rows of `count` values
+  char* rows(const Buffer& b, int64_t rows, int64_t count) const {
+    STD_TORCH_CHECK(b.stride >= 0, "expected a stride of at least 0, got ", b.stride);
+    return piece(b.offset, rows == 0 ? 0 : (rows - 1) * b.stride + count);
   }
 };
 
+struct Token {
+  const int64_t* ids;    // (R,)
+  const int64_t* batch;  // (R,) rows of the batch, or null: as they come
+  int64_t rows;
+  Scalar type;  // of weights and io
+  Memory weights, scratch, io;
+  bool checking;  // instructions check everything and move nothing
+
+  int64_t batch_row(int64_t r) const { return batch ? batch[r] : r; }
+};
+
 void run(const Token& t, const Embed& i) {
-  const float* table = t.constant(i.table, i.vocabulary * i.channels);
-  float* y = t.buffer(i.y, i.channels);
+  t.weights.piece(i.table, i.vocabulary * i.channels);
+  t.scratch.rows(i.y, t.rows, i.channels);
   for (int64_t r = 0; r < t.rows; ++r) {
     STD_TORCH_CHECK(t.ids[r] >= 0 && t.ids[r] < i.vocabulary, "expected ids in 0 .. ",
                     i.vocabulary - 1, ", got ", t.ids[r]);
   }
   if (t.checking) return;
   for (int64_t r = 0; r < t.rows; ++r) {
-    std::copy_n(table + t.ids[r] * i.channels, i.channels, y + r * i.y.stride);
+    engine().token.widen_row(t.type, t.weights.at(i.table + t.ids[r] * i.channels),
+                             t.scratch.at(i.y.offset + r * i.y.stride), i.channels, false);
   }
 }
 
 void run(const Token& t, const Norm& i) {
-  const float* scale = t.constant(i.scale, i.channels);
-  const float* x = t.buffer(i.x, i.channels);
-  float* y = t.buffer(i.y, i.channels);
+  const void* scale = t.weights.piece(i.scale, i.channels);
+  t.scratch.rows(i.x, t.rows, i.channels);
+  t.scratch.rows(i.y, t.rows, i.channels);
   if (t.checking) return;
   for (int64_t r = 0; r < t.rows; ++r) {
-    engine().dense.rms_norm(x + r * i.x.stride, y + r * i.y.stride, scale, i.channels,
-                            static_cast<float>(i.eps));
+    engine().token.rms_norm(t.type, t.scratch.at(i.x.offset + r * i.x.stride),
+                            t.scratch.at(i.y.offset + r * i.y.stride), scale, i.channels, i.eps);
   }
 }
 
 void run(const Token& t, const Dense& i) {
-  const int64_t panel = engine().dense.panel;
+  const TokenEngine& e = engine().token;
+  const int64_t panel = t.type == Scalar::kFloat64 ? e.panel64 : e.panel32;
   STD_TORCH_CHECK(i.panel == panel, "expected weights in panels of ", panel, " outputs (",
                   engine().name, "), got panels of ", i.panel);
   const int64_t panels = (i.outputs + panel - 1) / panel, padded = panels * panel;
   DenseParams a{};
-  a.weights = t.constant(i.weight, padded * i.inputs);
-  a.bias = i.bias < 0 ? nullptr : t.constant(i.bias, padded);
-  a.x = t.buffer(i.x, i.inputs);
-  a.y = t.buffer(i.y, padded);
+  a.type = t.type;
+  a.weights = t.weights.piece(i.weight, padded * i.inputs);
+  a.bias = i.bias < 0 ? nullptr : t.weights.piece(i.bias, padded);
+  a.x = t.scratch.rows(i.x, t.rows, i.inputs);
+  a.y = t.scratch.rows(i.y, t.rows, padded);
   a.x_stride = i.x.stride, a.y_stride = i.y.stride;
   a.rows = t.rows, a.k = i.inputs;
   a.accumulate = i.accumulate != 0;
@@ -143,38 +167,62 @@ void run(const Token& t, const ShortConv& i) {
                   "expected projections of equal width, got ", i.channels, " channels for ",
                   i.projections, " projections");
   STD_TORCH_CHECK(i.taps >= 1, "expected taps >= 1, got ", i.taps);
+  STD_TORCH_CHECK(t.rows <= i.batch, "expected at most ", i.batch, " rows, got ", t.rows);
   const int64_t width = i.channels / i.projections, history = i.taps * i.channels;
-  const float* weight = t.constant(i.weight, history);
-  const float* x = t.buffer(i.x, i.channels);
-  float* y = t.piece(i.y, t.rows * i.channels);
-  float* line = t.piece(i.line, i.channels);
-  float* inputs = t.piece(i.inputs, t.rows * history);
+  ShortConvParams a{};
+  a.type = t.type;
+  a.weight = t.weights.piece(i.weight, history);
+  a.channels = i.channels, a.taps = i.taps, a.projections = i.projections;
+  a.y_stride = i.batch * width;
+  t.scratch.rows(i.x, t.rows, i.channels);
+  t.io.piece(i.y, i.batch * i.channels);
+  t.io.piece(i.inputs, i.batch * history);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    STD_TORCH_CHECK(t.batch_row(r) >= 0 && t.batch_row(r) < i.batch, "expected rows in 0 .. ",
+                    i.batch - 1, ", got ", t.batch_row(r));
+  }
   if (t.checking) return;
   for (int64_t r = 0; r < t.rows; ++r) {
-    engine().dense.short_conv(x + r * i.x.stride, line, inputs + r * history, weight, i.channels,
-                              i.taps);
-    for (int64_t p = 0; p < i.projections; ++p) {
-      std::copy_n(line + p * width, width, y + (p * t.rows + r) * width);
-    }
+    a.x = t.scratch.at(i.x.offset + r * i.x.stride);
+    a.y = t.io.at(i.y + r * width);
+    a.inputs = t.io.at(i.inputs + t.batch_row(r) * history);
+    engine().token.short_conv(a);
   }
 }
 
 void run(const Token& t, const Gate& i) {
-  const float* gate = t.buffer(i.x, 2 * i.channels);
-  float* y = t.buffer(i.y, i.channels);
+  t.scratch.rows(i.x, t.rows, 2 * i.channels);
+  t.scratch.rows(i.y, t.rows, i.channels);
   if (t.checking) return;
   for (int64_t r = 0; r < t.rows; ++r) {
-    const float* row = gate + r * i.x.stride;
-    engine().dense.gate(row, row + i.channels, y + r * i.y.stride, i.channels, i.gelu != 0);
+    const int64_t x = i.x.offset + r * i.x.stride;
+    engine().token.gate(t.type, t.scratch.at(x), t.scratch.at(x + i.channels),
+                        t.scratch.at(i.y.offset + r * i.y.stride), i.channels, i.gelu != 0);
   }
 }
 
-void run(const Token& t, const Add& i) {
-  const float* x = t.buffer(i.x, i.channels);
-  float* y = t.buffer(i.y, i.channels);
+// from io to scratch
+void widen(const Token& t, const Buffer& x, const Buffer& y, int64_t channels, bool accumulate) {
+  t.io.rows(x, t.rows, channels);
+  t.scratch.rows(y, t.rows, channels);
   if (t.checking) return;
   for (int64_t r = 0; r < t.rows; ++r) {
-    for (int64_t c = 0; c < i.channels; ++c) y[r * i.y.stride + c] += x[r * i.x.stride + c];
+    engine().token.widen_row(t.type, t.io.at(x.offset + r * x.stride),
+                             t.scratch.at(y.offset + r * y.stride), channels, accumulate);
+  }
+}
+
+void run(const Token& t, const Load& i) { widen(t, i.x, i.y, i.channels, false); }
+
+void run(const Token& t, const Add& i) { widen(t, i.x, i.y, i.channels, true); }
+
+void run(const Token& t, const Store& i) {
+  t.scratch.rows(i.x, t.rows, i.channels);
+  t.io.rows(i.y, t.rows, i.channels);
+  if (t.checking) return;
+  for (int64_t r = 0; r < t.rows; ++r) {
+    engine().token.narrow_row(t.type, t.scratch.at(i.x.offset + r * i.x.stride),
+                              t.io.at(i.y.offset + r * i.y.stride), i.channels);
   }
 }
 
@@ -190,6 +238,10 @@ void run(const Token& t, const int64_t* row) {
       return run(t, read<ShortConv>(row));
     case kGate:
       return run(t, read<Gate>(row));
+    case kLoad:
+      return run(t, read<Load>(row));
+    case kStore:
+      return run(t, read<Store>(row));
     case kAdd:
       return run(t, read<Add>(row));
     default:
@@ -197,26 +249,39 @@ void run(const Token& t, const int64_t* row) {
   }
 }
 
-void token_segment(Tensor program_, Tensor ids_, Tensor weights_, Tensor scratch_,
-                   Tensor progress_) {
+void token_segment(Tensor program_, Tensor ids_, OptionalTensor rows_, Tensor weights_,
+                   Tensor scratch_, Tensor io_, Tensor progress_) {
   const View program("program", program_), ids("ids", ids_), weights("weights", weights_),
-      scratch("scratch", scratch_), progress("progress", progress_);
+      scratch("scratch", scratch_), io("io", io_), progress("progress", progress_);
   check_dim(program, 2);
   check_size(program, 1, kWidth);
   check_dim(ids, 2);
   check_size(ids, 1, 1);
   for (const View* v : {&program, &ids, &progress}) check_int64(*v);
-  for (const View* v : {&program, &ids, &weights, &scratch, &progress}) check_contiguous(*v);
-  for (const View* v : {&weights, &scratch, &progress}) check_dim(*v, 1);
+  for (const View* v : {&program, &ids, &weights, &scratch, &io, &progress}) check_contiguous(*v);
+  for (const View* v : {&weights, &scratch, &io, &progress}) check_dim(*v, 1);
   check_size(progress, 0, 1);
-  STD_TORCH_CHECK(scalar_of(weights) == Scalar::kFloat32 && scalar_of(scratch) == Scalar::kFloat32,
-                  "expected weights and scratch of dtype float32");
-  Token t{};
-  t.ids = static_cast<const int64_t*>(ids.data);
-  t.rows = ids.sizes[0];
-  t.weights = static_cast<const float*>(weights.data);
-  t.scratch = static_cast<float*>(scratch.data);
-  t.n_weights = weights.sizes[0], t.n_scratch = scratch.sizes[0];
+  const Scalar type = scalar_of(weights);
+  STD_TORCH_CHECK(scalar_of(io) == type, "expected io of the dtype of weights");
+  const bool wide = type == Scalar::kFloat64;
+  STD_TORCH_CHECK(scalar_of(scratch) == (wide ? Scalar::kFloat64 : Scalar::kFloat32),
+                  "expected scratch of dtype ", wide ? "float64" : "float32");
+  Token t{static_cast<const int64_t*>(ids.data),
+          nullptr,
+          ids.sizes[0],
+          type,
+          Memory(weights),
+          Memory(scratch),
+          Memory(io),
+          true};
+  if (rows_) {
+    const View rows("rows", *rows_);
+    check_dim(rows, 1);
+    check_int64(rows);
+    check_contiguous(rows);
+    check_size(rows, 0, t.rows);
+    t.batch = static_cast<const int64_t*>(rows.data);
+  }
   for (bool checking : {true, false}) {
     t.checking = checking;
     const int64_t* row = static_cast<const int64_t*>(program.data);
@@ -225,7 +290,9 @@ void token_segment(Tensor program_, Tensor ids_, Tensor weights_, Tensor scratch
   *static_cast<int64_t*>(progress.data) += 1;
 }
 
-int64_t dense_panel() { return engine().dense.panel; }
+int64_t dense_panel(bool float64) {
+  return float64 ? engine().token.panel64 : engine().token.panel32;
+}
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
   m.impl("token_segment", TORCH_BOX(&token_segment));

@@ -81,12 +81,12 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   // outputs start .. stop-1 of whole sequences. u (B, D, P), h (G, L), y (B, D, stop - start)
   m.def("offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block) -> ()");
   // the layers of one token between two long convolutions (nn/token/program.py writes the program).
-  // program (n, 11) int64, ids (B, 1) int64, weights and scratch flat float32, progress (1,) int64,
-  // one more when all of it has run
+  // program (n, 11) int64, ids (R, 1) int64, rows of the batch (R,) int64 or None: as they come;
+  // weights, scratch and io flat; progress (1,) int64, one more when all of it has run
   m.def(
-      "token_segment(Tensor program, Tensor ids, Tensor weights, Tensor(a!) scratch, "
-      "Tensor(b!) progress) -> ()");
-  m.def("dense_panel() -> int");  // outputs per panel of packed weights
+      "token_segment(Tensor program, Tensor ids, Tensor? rows, Tensor weights, Tensor(a!) scratch, "
+      "Tensor(b!) io, Tensor(c!) progress) -> ()");
+  m.def("dense_panel(bool float64) -> int");  // outputs per panel of packed weights
   // instruction set of the CPU engine and its lanes for float32 and float64 state
   m.def("cpu_lanes(bool float64) -> int");
   m.def("cpu_isa() -> str");

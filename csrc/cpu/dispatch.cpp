@@ -8,17 +8,19 @@
 
 namespace futurefill {
 
-#define FF_DECLARE(isa)                                                          \
-  namespace isa {                                                                \
-  void short_range_step(const StepParams&, int64_t, int64_t);                    \
-  void future_fill(const FillParams&, int64_t, int64_t);                         \
-  int64_t fill_stages(const StageParams&);                                       \
-  void fill_stage(const StageParams&, int64_t, int64_t, int64_t);                \
-  void offline_conv(const ConvParams&, int64_t, int64_t);                        \
-  void dense(const DenseParams&, int64_t, int64_t);                              \
-  void rms_norm(const float*, float*, const float*, int64_t, float);             \
-  void short_conv(const float*, float*, float*, const float*, int64_t, int64_t); \
-  void gate(const float*, const float*, float*, int64_t, bool);                  \
+#define FF_DECLARE(isa)                                                    \
+  namespace isa {                                                          \
+  void short_range_step(const StepParams&, int64_t, int64_t);              \
+  void future_fill(const FillParams&, int64_t, int64_t);                   \
+  int64_t fill_stages(const StageParams&);                                 \
+  void fill_stage(const StageParams&, int64_t, int64_t, int64_t);          \
+  void offline_conv(const ConvParams&, int64_t, int64_t);                  \
+  void dense(const DenseParams&, int64_t, int64_t);                        \
+  void rms_norm(Scalar, const void*, void*, const void*, int64_t, double); \
+  void short_conv(const ShortConvParams&);                                 \
+  void gate(Scalar, const void*, const void*, void*, int64_t, bool);       \
+  void widen_row(Scalar, const void*, void*, int64_t, bool);               \
+  void narrow_row(Scalar, const void*, void*, int64_t);                    \
   }
 
 FF_DECLARE(portable)
@@ -29,7 +31,9 @@ FF_DECLARE(avx512)
 
 namespace {
 
-#define FF_DENSE(isa, bytes) {bytes / 2, isa::dense, isa::rms_norm, isa::short_conv, isa::gate}
+#define FF_TOKEN(isa, bytes)                                  \
+  {bytes / 2,       bytes / 4, isa::dense,     isa::rms_norm, \
+   isa::short_conv, isa::gate, isa::widen_row, isa::narrow_row}
 #define FF_ENGINE(isa, bytes) \
   {#isa,                      \
    bytes / 4,                 \
@@ -39,7 +43,7 @@ namespace {
    isa::fill_stages,          \
    isa::fill_stage,           \
    isa::offline_conv,         \
-   FF_DENSE(isa, bytes)}
+   FF_TOKEN(isa, bytes)}
 
 // best first
 const Engine kEngines[] = {
@@ -58,7 +62,8 @@ bool supported(const Engine& e) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
   }
   if (!std::strcmp(e.name, "avx2")) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
   }
 #endif
   return !std::strcmp(e.name, "portable");

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "dense.h"
+#include "token.h"
 
 namespace futurefill {
 
@@ -97,7 +97,7 @@ struct Engine {
   int64_t (*fill_stages)(const StageParams&);
   void (*fill_stage)(const StageParams&, int64_t stage, int64_t job_begin, int64_t job_end);
   void (*offline_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
-  DenseEngine dense;
+  TokenEngine token;
 };
 
 // The best engine this machine runs, or the one FUTUREFILL_CPU_ISA names (avx512, avx2, portable).

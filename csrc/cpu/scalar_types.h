@@ -2,6 +2,10 @@
 // bits.
 #pragma once
 
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include <cstring>
 
 #include "engine.h"
@@ -73,11 +77,68 @@ FF_INLINE void narrow(float x, Float16* out) {
 FF_INLINE void narrow(double x, BFloat16* out) { narrow(float(x), out); }
 FF_INLINE void narrow(double x, Float16* out) { narrow(float(x), out); }
 
+// Of values of a type: float, or double for double.
+template <class T>
+struct ArithmeticOf {
+  using Type = float;
+};
+
+template <>
+struct ArithmeticOf<double> {
+  using Type = double;
+};
+
+template <class T>
+using Arithmetic = typename ArithmeticOf<T>::Type;
+
+// run(value of the type)
+template <class F>
+FF_INLINE void with_type(Scalar type, const F& run) {
+  switch (type) {
+    case Scalar::kFloat32:
+      return run(float{});
+    case Scalar::kFloat64:
+      return run(double{});
+    case Scalar::kBFloat16:
+      return run(BFloat16{});
+    case Scalar::kFloat16:
+      return run(Float16{});
+  }
+}
+
+// W values as a vector
+template <class S>
+FF_INLINE Vec<S> load_wide(const S* p) {
+  return load(p);
+}
+
+typedef uint16_t HalfBits __attribute__((vector_size(FF_VECTOR_BYTES / 2), aligned(2), may_alias));
+typedef uint32_t WholeBits __attribute__((vector_size(FF_VECTOR_BYTES), may_alias));
+
+template <class S>
+FF_INLINE Vec<float> load_wide(const BFloat16* p) {
+  const auto half = *reinterpret_cast<const HalfBits*>(p);
+  return reinterpret_cast<Vec<float>>(__builtin_convertvector(half, WholeBits) << 16);
+}
+
+template <class S>
+FF_INLINE Vec<float> load_wide(const Float16* p) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  float lanes[kLanes<float>];
+  for (int i = 0; i < kLanes<float>; ++i) lanes[i] = widen(p[i]);
+  return load(lanes);
+#endif
+}
+
 // `count` <= W values of a tile as a vector; the other lanes are zero.
 template <class S, class IO>
 FF_INLINE Vec<S> load_io(const IO* p, int64_t count) {
-  if constexpr (sizeof(S) == sizeof(IO)) {
-    if (count == kLanes<S>) return load(reinterpret_cast<const S*>(p));
+  if constexpr (sizeof(S) == sizeof(Arithmetic<IO>)) {
+    if (count == kLanes<S>) return load_wide<S>(p);
   }
   S lanes[kLanes<S>] = {};
   if (count == kLanes<S>) {

@@ -111,9 +111,10 @@ void run_conv_jobs(const ConvParams& params, int64_t available) {
 }
 
 void run_dense_jobs(const DenseParams& params, int64_t panels, int64_t available) {
-  const DenseEngine& e = engine().dense;
+  const TokenEngine& e = engine().token;
+  const int64_t panel = params.type == Scalar::kFloat64 ? e.panel64 : e.panel32;
   // a weight costs its reading, and rows beyond the first about a third of that each
-  spread({panels, params.k * e.panel * (params.rows + 2) / 6}, available,
+  spread({panels, params.k * panel * (params.rows + 2) / 6}, available,
          [&](int64_t begin, int64_t end) { e.dense(params, begin, end); });
 }
 

@@ -38,8 +38,8 @@ class DecodingCache:
 
     model: its weights are read here, once: make a new cache after changing them. batch_size: rows
     ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl, fill_stream,
-    spectra_dtype: as in `FutureFillCache`. fused: take few calls for tokens of all rows
-    (`FusedToken`) where ``not_fused`` has no reason against it.
+    spectra_dtype: as in `FutureFillCache`. fused: take few calls for tokens (`FusedToken`)
+    where ``not_fused`` has no reason against it; on a GPU those of all rows.
     """
 
     @lasting
@@ -152,32 +152,31 @@ class DecodingCache:
             self._selection = Selection()
 
     def fused_token(self, model: nn.Module, ids: Tensor) -> Tensor | None:
-        """Logits (B, 1, V) of a token ids (B, 1) of all rows, or None where layers go one by one.
+        """Logits (R, 1, V) of a token ids (R, 1), or None where layers go one by one.
 
         None too for calls that need checks or raise: the layers know what to say.
         """
         if (self._before is not None or self._replaying) and not self._capturing:
             self.abort()
-        fused = self._fused
+        fused, rows = self._fused, self._selection.rows
         if (
             fused is None
             or model is not fused.model
-            or not self._all_seen
-            or (self._capturing and isinstance(fused, cpu.FusedToken))
-            or self._selection.rows is not None
+            or not (self._all_seen or self._have_seen(rows))
+            or (self._capturing if isinstance(fused, cpu.FusedToken) else rows is not None)
             or self._selection.lengths is not None
-            or ids.shape != (self.batch_size, 1)
+            or ids.shape != (self.batch_size if rows is None else len(rows), 1)
             or ids.dtype is not torch.int64
             or torch.is_grad_enabled()
             or torch.is_autocast_enabled(ids.device.type)
-            or any(cache.full for cache in self._caches)
+            or not self._have_room(rows)
         ):
             return None
         if isinstance(fused, gpu.FusedToken) and self._capturing:
             self._captured_fused = True
             return fused(ids.contiguous())
         if isinstance(fused, cpu.FusedToken):
-            fused.begin()
+            fused.begin(rows)
         self._call, self._before = None, self._here()
         if isinstance(fused, cpu.FusedToken):
             logits = fused(ids.contiguous(), self._caches)
@@ -303,13 +302,12 @@ class DecodingCache:
                 state.drop_staged()
         elif self._fused is not None:
             self._fused.abort()
+        rows = self._rows_of_call()
         counts, positions = before
         for cache, count in zip(self._caches, counts, strict=True):
             cache.abort()
             if cache.calls != count:  # its part of the call was done
-                rows = self._call.rows if self._call is not None else None
-                chosen = range(self.batch_size) if rows is None else rows
-                cache.take_back({row: positions[row] for row in chosen})
+                cache.take_back({row: positions[row] for row in rows})
         self._next, self._before, self._call, self._replaying = 0, None, None, False
 
     def reset(self, rows: Rows | None = None) -> None:
@@ -358,6 +356,26 @@ class DecodingCache:
                 f"{method} needs a finished call of the model; this one stopped inside "
                 "(abort takes it back)"
             )
+
+    def _have_seen(self, rows: list[int] | None) -> bool:
+        """Whether all the rows have seen something."""
+        return rows is not None and bool(self._seen[rows].all())
+
+    def _have_room(self, rows: list[int] | None) -> bool:
+        """Whether no row would take one position too many."""
+        if rows is None:
+            return not any(cache.full for cache in self._caches)
+        first = self._caches[0]  # all have the same positions
+        return all(first.room(row) > 0 for row in rows)
+
+    def _rows_of_call(self) -> Sequence[int]:
+        """Rows of the call, or of the replayed token, that is under way."""
+        rows = None
+        if self._call is not None:
+            rows = self._call.rows
+        elif isinstance(self._fused, cpu.FusedToken) and not self._replaying:
+            rows = self._fused.rows
+        return range(self.batch_size) if rows is None else rows
 
     def _here(self) -> tuple[list[int], list[int]]:
         """What the caches have finished, and where their rows are."""

@@ -12,7 +12,7 @@ from ..stu import STU
 from . import program
 from .program import Buffer, Instruction, LongConv, Program
 
-_ALIGNED = 16  # values in 64 bytes of float32: what is used together begins a cache line
+_ALIGNED = 32  # values in 64 bytes of bfloat16: what is used together begins a cache line
 
 
 def build(model: LanguageModel, batch_size: int, panel: int) -> Program:
@@ -33,7 +33,7 @@ class _Builder:
     def __init__(self, batch_size: int, panel: int) -> None:
         self.batch_size, self.panel = batch_size, panel
         self.weights: list[Tensor] = []
-        self.weight_count = self.scratch = 0
+        self.weight_count = self.scratch = self.io = 0
         self.short_inputs: dict[nn.Module, int] = {}
         self.convs: list[LongConv] = []
         self.segments: list[tuple[Instruction, ...]] = []
@@ -66,6 +66,7 @@ class _Builder:
             convs=tuple(self.convs),
             weights=torch.cat(self.weights),
             scratch=self.scratch,
+            io=self.io,
             short_inputs=self.short_inputs,
             logits=logits,
             vocabulary=vocabulary,
@@ -75,14 +76,13 @@ class _Builder:
         projected = self.dense(mixer.in_proj, x)
         channels, weight = mixer.out_proj.in_features, mixer.short_conv.weight
         width, taps = weight.shape
-        line = self.take(width)
-        first, piece = self.take(self.batch_size * width), self.batch_size * channels
-        inputs = self.take(self.batch_size * taps * width)
+        first, piece = self.take_io(self.batch_size * width), self.batch_size * channels
+        inputs = self.take_io(self.batch_size * taps * width)
         self.short_inputs[mixer.short_conv] = inputs
         self.segment.append(
             program.ShortConv(
-                *(projected, first, line, inputs, self.constant(weight.T)),
-                *(width, taps, mixer.order + 1),
+                *(projected, first, inputs, self.constant(weight.T)),
+                *(width, taps, mixer.order + 1, self.batch_size),
             )
         )
         output_gate, *gates, v = (
@@ -92,17 +92,22 @@ class _Builder:
         for i, module in enumerate(mixer.filters):
             assert isinstance(module, LongFilter)
             v = self.long_conv(module, v, gates[last - i], output_gate if i == last else None)
-        self.dense(mixer.out_proj, v, residual)
+        y = self.buffer(channels)
+        self.segment.append(program.Load(v, y, channels))
+        self.dense(mixer.out_proj, y, residual)
 
     def stu(self, mixer: STU, x: Buffer, residual: Buffer) -> None:
-        y = self.long_conv(mixer.filter, self.dense(mixer.proj, x))
-        self.segment.append(program.Add(y, residual, mixer.filter.channels))
+        channels = mixer.filter.channels
+        u = Buffer(self.take_io(self.batch_size * channels), channels)
+        self.segment.append(program.Store(self.dense(mixer.proj, x), u, channels))
+        y = self.long_conv(mixer.filter, u)
+        self.segment.append(program.Add(y, residual, channels))
 
     def long_conv(
         self, module: LongFilter, u: Buffer, pre: Buffer | None = None, post: Buffer | None = None
     ) -> Buffer:
         """The end of a segment, and the convolution behind it."""
-        y = Buffer(self.take(self.batch_size * module.channels), module.channels)
+        y = Buffer(self.take_io(self.batch_size * module.channels), module.channels)
         self.convs.append(LongConv(module, u, pre, post, y))
         self.close()
         return y
@@ -152,6 +157,12 @@ class _Builder:
         """Offset of ``count`` values of scratch."""
         offset = self.scratch
         self.scratch += count + -count % _ALIGNED
+        return offset
+
+    def take_io(self, count: int) -> int:
+        """Offset of ``count`` values of io."""
+        offset = self.io
+        self.io += count + -count % _ALIGNED
         return offset
 
     def constant(self, value: Tensor) -> int:

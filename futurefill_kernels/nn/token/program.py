@@ -1,7 +1,8 @@
 """The instructions of a token and how they are written down for the op that runs them.
 
-What an instruction means is `interpreter`'s to say. It works on ``scratch`` and reads ``weights``,
-both flat; it names places in them by offsets, counted in values. The rows of the batch are ``B``.
+What an instruction means is `interpreter`'s to say. It works on a `Memory`, and names places in it
+by offsets, counted in values. A program is made for a batch of ``B`` rows; a token may be of ``R``
+of them, whose values are then the first ``R`` rows of every buffer.
 """
 
 from __future__ import annotations
@@ -14,20 +15,40 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...checks import state_dtype
 from ..filters import LongFilter
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What instructions read and write, three flat tensors.
+
+    weights: in the model's dtype. scratch: what they compute with, float32, or float64 for a
+    float64 model. io: what convolutions read and write, and the last inputs of the short ones; in
+    the model's dtype, as the layers of a prompt have them.
+    """
+
+    weights: Tensor
+    scratch: Tensor
+    io: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all three."""
+        return self.weights.nbytes + self.scratch.nbytes + self.io.nbytes
+
+
+@dataclass(frozen=True)
 class Buffer:
-    """``B`` rows in scratch: row ``b`` begins at ``offset + b * stride``."""
+    """``B`` rows in scratch or io: row ``b`` begins at ``offset + b * stride``."""
 
     offset: int
     stride: int
 
-    def rows(self, scratch: Tensor, batch_size: int, width: int) -> Tensor:
-        """(B, width), a view of scratch. The stride is at least the width."""
-        end = self.offset + batch_size * self.stride
-        return scratch[self.offset : end].view(batch_size, self.stride)[:, :width]
+    def rows(self, flat: Tensor, count: int, width: int) -> Tensor:
+        """The first rows, (count, width), a view. The stride is at least the width."""
+        end = self.offset + count * self.stride
+        return flat[self.offset : end].view(count, self.stride)[:, :width]
 
 
 @dataclass(frozen=True)
@@ -74,28 +95,25 @@ class Dense:
 class ShortConv:
     """A depthwise convolution with the newest inputs, dealt out to ``projections`` of a mixer.
 
-    x: (B, channels). y: offset of (projections, B, channels / projections). line: offset of room
-    for (channels,), undefined afterwards. inputs: offset of (B, taps, channels), the last inputs,
-    oldest first; x becomes the newest. weight: (taps, channels) of weights, tap 0 for the newest
-    input.
+    x: ``channels`` wide. y: offset in io of (projections, B, channels / projections). inputs:
+    offset in io of (B, taps, channels), the last inputs of every row of the batch, oldest first; x
+    becomes the newest, rounded to the dtype of io. weight: (taps, channels) of weights, tap 0 for
+    the newest input. batch: ``B``.
     """
 
     x: Buffer
     y: int
-    line: int
     inputs: int
     weight: int
     channels: int
     taps: int
     projections: int
+    batch: int
 
 
 @dataclass(frozen=True)
 class Gate:
-    """``y = activation(x[:, :channels]) * x[:, channels:]``.
-
-    x: (B, 2 channels). y: (B, channels). gelu: with tanh, otherwise silu.
-    """
+    """``y = activation(x[:, :channels]) * x[:, channels:]``. gelu: with tanh, otherwise silu."""
 
     x: Buffer
     y: Buffer
@@ -104,18 +122,36 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Add:
-    """``y = y + x``. x, y: (B, channels)."""
+class Load:
+    """``y = x``. x: in io."""
 
     x: Buffer
     y: Buffer
     channels: int
 
 
-Instruction = Embed | Norm | Dense | ShortConv | Gate | Add
+@dataclass(frozen=True)
+class Store:
+    """``y = x``, rounded to the dtype of io. y: in io."""
+
+    x: Buffer
+    y: Buffer
+    channels: int
+
+
+@dataclass(frozen=True)
+class Add:
+    """``y = y + x``. x: in io."""
+
+    x: Buffer
+    y: Buffer
+    channels: int
+
+
+Instruction = Embed | Norm | Dense | ShortConv | Gate | Load | Store | Add
 
 #: An instruction's place here is its opcode; csrc/bindings/cpu_token.cpp has the same list.
-INSTRUCTIONS = (Embed, Norm, Dense, ShortConv, Gate, Add)
+INSTRUCTIONS = (Embed, Norm, Dense, ShortConv, Gate, Load, Store, Add)
 #: Columns of a row: the opcode and the fields of the longest, `Dense`.
 WIDTH = 11
 
@@ -124,7 +160,7 @@ WIDTH = 11
 class LongConv:
     """A long convolution between two segments: ``y = post * (conv(pre * u) + skip * pre * u)``.
 
-    All (B, channels of the filter) in scratch; there may be no pre and no post.
+    All of the filter's channels, in io; there may be no pre and no post.
     """
 
     filter: LongFilter
@@ -133,13 +169,11 @@ class LongConv:
     post: Buffer | None
     y: Buffer
 
-    def views(
-        self, scratch: Tensor, batch_size: int
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        """The places of u, pre, post and y."""
+    def views(self, io: Tensor, count: int) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        """The first rows of u, pre, post and y, (count, channels) each."""
 
         def rows(buffer: Buffer) -> Tensor:
-            return buffer.rows(scratch, batch_size, self.filter.channels)
+            return buffer.rows(io, count, self.filter.channels)
 
         pre = None if self.pre is None else rows(self.pre)
         post = None if self.post is None else rows(self.post)
@@ -150,17 +184,24 @@ class LongConv:
 class Program:
     """A token of a model: a segment, then a long convolution and a segment for each of ``convs``.
 
-    weights: flat. scratch: values, zero at first. short_inputs: offset in scratch of the
-    last inputs of every `nn.ShortConv`. logits: (B, vocabulary), there after the last segment.
+    weights: flat. scratch, io: values of the others of `Memory`. short_inputs: offset in io of the
+    last inputs of every `nn.ShortConv`. logits: (B, vocabulary) of scratch, there after the last
+    segment.
     """
 
     segments: tuple[tuple[Instruction, ...], ...]
     convs: tuple[LongConv, ...]
     weights: Tensor
     scratch: int
+    io: int
     short_inputs: Mapping[nn.Module, int]
     logits: Buffer
     vocabulary: int
+
+    def memory(self) -> Memory:
+        """Its weights with new scratch and io, zero."""
+        scratch = self.weights.new_zeros(self.scratch, dtype=state_dtype(self.weights.dtype))
+        return Memory(self.weights, scratch, self.weights.new_zeros(self.io))
 
 
 def encode(segment: Sequence[Instruction]) -> Tensor:

@@ -54,6 +54,48 @@ def test_fused_equals_layer_by_layer(config, batch):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("config", [CONFIGS[1], CONFIGS[3]])
+def test_fused_in_every_dtype(config, dtype):
+    """Values between the layers are float32 or wider: no further from a float64 model with the same
+    weights than layers one by one.
+    """
+    model = make_model(config).to(dtype)
+    ids = torch.randint(config.vocabulary, (5, 30))
+    fused, plain = DecodingCache(model, 5, 25), DecodingCache(model, 5, 25, fused=False)
+    assert fused.not_fused == []
+    got, by_layer = logits_of(model, fused, ids, 5), logits_of(model, plain, ids, 5)
+    assert got.dtype == by_layer.dtype == dtype
+    exact = model.double()(ids)[:, 5:]
+    error, error_by_layer = (
+        float((y.double() - exact).norm() / exact.norm()) for y in (got, by_layer)
+    )
+    if dtype == torch.float64:
+        assert error < 1e-13
+    else:
+        assert error < 1.1 * error_by_layer
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("config", [CONFIGS[2], CONFIGS[3]])
+def test_a_row_has_the_same_bits_whatever_the_rows_beside_it(config, dtype):
+    model = make_model(config).to(dtype)
+    ids = torch.randint(config.vocabulary, (29, 12))
+    cache = DecodingCache(model, 29, 12)
+    model(ids[:, :1], cache=cache)  # a prompt: torch's products
+    caches = [cache.clone() for _ in range(12)]
+    for t in range(1, 12):
+        token = ids[:, t : t + 1]
+        expected = model(token, cache=cache)
+        for rows, other in zip(range(1, 13), caches, strict=True):
+            chosen = [(7 * i + 3) % 29 for i in range(rows)]
+            with other.select(rows=chosen):
+                assert torch.equal(model(token[chosen], cache=other), expected[chosen])
+    assert caches[4].positions.tolist() == [11 * (r in (3, 10, 17, 24, 2)) for r in range(29)]
+
+
+@torch.no_grad()
 def test_fused_tokens_are_the_same_with_any_number_of_threads():
     model = make_model(LanguageModelConfig(channels=192, layers=1, context_length=64))
     ids = torch.randint(256, (8, 40))
@@ -144,30 +186,59 @@ def test_ids_outside_the_vocabulary_change_nothing():
     ("config", "order", "taps"),
     [*((CONFIGS[0], o, t) for o in (2, 3) for t in (1, 2, 4)), (CONFIGS[3], 1, 0)],
 )
-def test_an_unfinished_token_is_taken_back(config, order, taps, monkeypatch):
+@pytest.mark.parametrize("rows", [None, [2, 0]])
+def test_an_unfinished_token_is_taken_back(config, order, taps, rows, monkeypatch):
     """Wherever it stops: the inputs that the next outputs need are those from before, bit for bit,
     and the token begun again is the one of a cache that never stopped.
     """
     model = make_model(config, order=order, short_taps=taps)
     ids, tokens = torch.randint(50, (3, 9)), torch.randint(50, (2, 3, 1))
+    tokens = tokens if rows is None else tokens[:, rows]
     cache = DecodingCache(model, 3, 20, fused=True)
     model(ids, cache=cache)
-    model(tokens[0], cache=cache)
+    take(model, tokens[0], cache, rows)
     for n in range(len(cache.fused.program.convs)):
         broken, whole = cache.clone(), cache.clone()
         before = [state.inputs.clone() for state in broken._short.values()]
         with monkeypatch.context() as inside:
             fail_at(n, inside)
             with pytest.raises(InterruptedError):
-                model(tokens[1], cache=broken)
+                take(model, tokens[1], broken, rows)
         broken.fused.abort()
         for state, then in zip(broken._short.values(), before, strict=True):
             assert torch.equal(state.inputs[:, 1:], then[:, 1:])
         kept = [state.inputs.clone() for state in broken._short.values()]
         broken.fused.abort()  # nothing is left to take back
         assert all(map(torch.equal, kept, [s.inputs for s in broken._short.values()]))
+        broken.fused.begin(rows)
         fresh = broken.fused(tokens[1], cache.clone().caches)
-        assert torch.equal(fresh, model(tokens[1], cache=whole))
+        assert torch.equal(fresh, take(model, tokens[1], whole, rows))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_unfinished_token_of_some_rows_leaves_the_others(dtype, monkeypatch):
+    model = make_model(CONFIGS[0]).to(dtype)
+    cache = DecodingCache(model, 4, 20)
+    model(torch.randint(50, (4, 9)), cache=cache)
+    for count in (4, 3, 2):
+        take(model, torch.randint(50, (count, 1)), cache, None if count == 4 else range(count))
+    whole, token = cache.clone(), torch.randint(50, (4, 1))
+    for n in range(len(cache.fused.program.convs)):
+        with monkeypatch.context() as inside:
+            fail_at(n, inside)
+            with pytest.raises(InterruptedError):
+                take(model, token[:2], cache, [3, 1])
+        cache.abort()
+        assert cache.positions.tolist() == [3, 3, 2, 1]
+    for _ in range(9):
+        assert torch.equal(model(token, cache=cache), model(token, cache=whole))
+
+
+def take(model, ids, cache, rows):
+    """A token of some rows."""
+    with cache.select(rows=rows):
+        return model(ids, cache=cache)
 
 
 @torch.no_grad()
@@ -217,8 +288,11 @@ def test_what_is_not_fused_says_why():
 
     config = CONFIGS[0]
     assert DecodingCache(Other(config), 1, 4).not_fused == ["Other is not an ff.nn.LanguageModel"]
-    assert DecodingCache(make_model(config).double(), 1, 4).not_fused == [
-        "parameters that are not float32 on the CPU"
+    mixed = make_model(config)
+    mixed.norm.double()
+    assert DecodingCache(mixed, 1, 4).not_fused == [
+        "parameters that are not all of one of float32, bfloat16, float16, float64: "
+        "float32, float64"
     ]
     model = make_model(config)
     assert DecodingCache(model, 1, 4, impl="reference").not_fused == ["impl='reference'"]

@@ -59,6 +59,8 @@ def test_rows():
             program.Dense(x, y, 5, 6, 7, 8, 9, False),
             program.ShortConv(x, 3, 4, 5, 6, 7, 8, 9),
             program.Gate(x, y, 5, True),
+            program.Load(x, y, 5),
+            program.Store(x, y, 5),
             program.Add(x, y, 5),
         ]
     )
@@ -72,6 +74,8 @@ def test_rows():
         [3, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0],
         [4, 1, 2, 3, 4, 5, 1, 0, 0, 0, 0],
         [5, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0],
+        [6, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0],
+        [7, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0],
     ]
     assert encode([]).shape == (0, WIDTH)
 
@@ -86,7 +90,7 @@ def test_a_segment_ends_where_a_long_convolution_comes(order):
     assert list(token.short_inputs) == [m.short_conv for m in mixers]
     names = [[type(i).__name__ for i in segment] for segment in token.segments]
     mixer = ["Norm", "Dense", "ShortConv"]
-    mlp = ["Dense", "Norm", "Dense", "Gate", "Dense"]
+    mlp = ["Load", "Dense", "Norm", "Dense", "Gate", "Dense"]
     between = [[]] * (order - 2)
     assert names == [
         *(["Embed", *mixer], *between, [*mlp, *mixer], *between),
@@ -105,7 +109,7 @@ def test_segments_of_an_stu_model():
     assert all(conv.pre is None and conv.post is None for conv in token.convs)
     assert token.short_inputs == {}
     names = [[type(i).__name__ for i in segment] for segment in token.segments]
-    mixer, mlp = ["Norm", "Dense"], ["Add", "Norm", "Dense", "Gate", "Dense"]
+    mixer, mlp = ["Norm", "Dense", "Store"], ["Add", "Norm", "Dense", "Gate", "Dense"]
     assert names == [
         ["Embed", *mixer], [*mlp, *mixer], [*mlp, *mixer], [*mlp, "Norm", "Dense"]
     ]  # fmt: skip
@@ -118,11 +122,18 @@ def test_a_gate_has_its_models_activation(config):
     assert gates == {config.activation == "gelu"}
 
 
-def test_a_program_has_the_dtype_of_its_model():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_memory_has_the_dtype_of_its_model_and_of_its_arithmetic(dtype):
+    memory = build(make_model(CONFIGS[0]).to(dtype), 3, 16).memory()
+    assert memory.weights.dtype == memory.io.dtype == dtype
+    assert memory.scratch.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert memory.nbytes == sum(x.nbytes for x in (memory.weights, memory.scratch, memory.io))
+
+
+def test_a_program_is_the_same_in_every_dtype():
     model = make_model(dataclasses.replace(CONFIGS[0], norm_eps=1e-5))
     token = build(model, 3, 16)
     double = build(model.double(), 3, 16)
-    assert (token.weights.dtype, double.weights.dtype) == (torch.float32, torch.float64)
     assert torch.equal(token.weights.double(), double.weights)
     for program_, expected in ((token, 1e-5), (double, 1e-5)):
         (eps,) = {i.eps for s in program_.segments for i in s if isinstance(i, program.Norm)}
@@ -137,33 +148,35 @@ def test_a_program_is_of_its_model_alone():
     first, second = build(model, 2, 8), build(model, 2, 8)
     assert first.segments == second.segments
     assert torch.equal(first.weights, second.weights)
-    assert first.scratch == second.scratch
+    assert (first.scratch, first.io) == (second.scratch, second.io)
 
 
 needs_engine = pytest.mark.skipif(
     native.cpu_unavailable_reason() is not None,
     reason=f"no CPU kernels: {native.cpu_unavailable_reason()}",
 )
-SIZE = 128  # of weights and of scratch, enough for the instructions below with two rows
+SIZE = 128  # of weights, scratch and io, enough for the instructions below with two rows
 
 
-def run(segment, *, ids=((1,), (2,))):
-    """Run rows or instructions on zeros."""
-    rows = segment if isinstance(segment, torch.Tensor) else encode(segment)
-    progress = torch.zeros(1, dtype=torch.int64)
+def run(segment, *, ids=((1,), (2,)), rows=None):
+    """Run rows of a program or instructions on zeros."""
+    code = segment if isinstance(segment, torch.Tensor) else encode(segment)
+    chosen = None if rows is None else torch.tensor(rows)
     op = torch.ops.futurefill_kernels.token_segment
-    op(rows, torch.tensor(ids), torch.zeros(SIZE), torch.zeros(SIZE), progress)
+    op(code, torch.tensor(ids), chosen, *torch.zeros(3, SIZE), torch.zeros(1, dtype=torch.int64))
 
 
 def fitting(kind):
     """An instruction that fits."""
-    panel = torch.ops.futurefill_kernels.dense_panel()  # at most 32
+    panel = torch.ops.futurefill_kernels.dense_panel(False)  # at most 32
     return {
         program.Embed: program.Embed(Buffer(0, 8), 0, 8, 8),
         program.Norm: program.Norm(Buffer(0, 8), Buffer(16, 8), 0, 8, 1e-5),
         program.Dense: program.Dense(Buffer(0, 2), Buffer(8, panel), 0, 64, 2, 5, panel, False),
-        program.ShortConv: program.ShortConv(Buffer(0, 4), 8, 16, 20, 0, 4, 2, 2),
+        program.ShortConv: program.ShortConv(Buffer(0, 4), 8, 20, 0, 4, 2, 2, 2),
         program.Gate: program.Gate(Buffer(0, 8), Buffer(16, 8), 4, False),
+        program.Load: program.Load(Buffer(0, 8), Buffer(16, 8), 4),
+        program.Store: program.Store(Buffer(0, 8), Buffer(16, 8), 4),
         program.Add: program.Add(Buffer(0, 8), Buffer(16, 8), 4),
     }[kind]
 
@@ -179,7 +192,7 @@ def test_what_fits_runs(kind):
 def test_unknown_opcodes_are_refused(opcode):
     rows = encode([fitting(program.Gate)])
     rows[0, 0] = opcode
-    with pytest.raises(RuntimeError, match=rf"expected an opcode in 0 \.\. 5, got {opcode}"):
+    with pytest.raises(RuntimeError, match=rf"expected an opcode in 0 \.\. 7, got {opcode}"):
         run(rows)
 
 
@@ -200,9 +213,8 @@ def test_rows_of_another_width_are_refused(width):
         (program.Dense, "weight", "weights"),
         (program.Dense, "bias", "weights"),
         (program.ShortConv, "weight", "weights"),
-        (program.ShortConv, "y", "scratch"),
-        (program.ShortConv, "line", "scratch"),
-        (program.ShortConv, "inputs", "scratch"),
+        (program.ShortConv, "y", "io"),
+        (program.ShortConv, "inputs", "io"),
     ],
 )
 def test_offsets_outside_are_refused(kind, field, place, wrong):
@@ -222,10 +234,12 @@ def test_offsets_outside_are_refused(kind, field, place, wrong):
 def test_buffers_outside_are_refused(kind, field):
     instruction = fitting(kind)
     buffer = getattr(instruction, field)
+    io = (kind, field) in [(program.Load, "x"), (program.Store, "y"), (program.Add, "x")]
+    place = "io" if io else "scratch"
     for wrong, match in (
-        (Buffer(-1, buffer.stride), "from offset -1 on inside scratch"),
-        (Buffer(SIZE - 1, buffer.stride), f"from offset {SIZE - 1} on inside scratch"),
-        (Buffer(buffer.offset, SIZE), f"on inside scratch, got {SIZE} values in all"),
+        (Buffer(-1, buffer.stride), f"from offset -1 on inside {place}"),
+        (Buffer(SIZE - 1, buffer.stride), f"from offset {SIZE - 1} on inside {place}"),
+        (Buffer(buffer.offset, SIZE), f"on inside {place}, got {SIZE} values in all"),
         (Buffer(buffer.offset, -1), "expected a stride of at least 0, got -1"),
     ):
         with pytest.raises(RuntimeError, match=match):
@@ -251,6 +265,19 @@ def test_projections_and_taps_are_checked():
 
 
 @needs_engine
+def test_rows_outside_the_batch_are_refused():
+    conv = fitting(program.ShortConv)
+    run([conv], rows=(1, 0))
+    for wrong in (-1, 2):
+        with pytest.raises(RuntimeError, match=rf"expected rows in 0 \.\. 1, got {wrong}"):
+            run([conv], rows=(0, wrong))
+    with pytest.raises(RuntimeError, match="expected at most 2 rows, got 3"):
+        run([conv], ids=((1,), (2,), (3,)))
+    with pytest.raises(RuntimeError, match="expected rows with size 2 in dimension 0"):
+        run([conv], rows=(1,))
+
+
+@needs_engine
 @pytest.mark.parametrize("wrong", [-1, 8])
 def test_ids_outside_the_vocabulary_are_refused(wrong):
     with pytest.raises(RuntimeError, match=rf"expected ids in 0 \.\. 7, got {wrong}"):
@@ -259,26 +286,36 @@ def test_ids_outside_the_vocabulary_are_refused(wrong):
 
 @needs_engine
 def test_other_dtypes_and_sizes_are_refused():
-    op, rows = torch.ops.futurefill_kernels.token_segment, encode([fitting(program.Gate)])
+    op, code = torch.ops.futurefill_kernels.token_segment, encode([fitting(program.Gate)])
     ids, values, progress = torch.tensor([[1], [2]]), torch.zeros(SIZE), torch.tensor([0])
-    with pytest.raises(RuntimeError, match="weights and scratch of dtype float32"):
-        op(rows, ids, values.double(), values, progress)
-    with pytest.raises(RuntimeError, match="weights and scratch of dtype float32"):
-        op(rows, ids, values, values.double(), progress)
+    double, half = values.double(), values.bfloat16()
+    for weights, scratch, io, match in (
+        (double, values, double, "scratch of dtype float64"),
+        (half, double, half, "scratch of dtype float32"),
+        (half, half, half, "scratch of dtype float32"),
+        (half, values, values, "io of the dtype of weights"),
+        (ids[:, 0], values, values, "weights of a floating point dtype"),
+    ):
+        with pytest.raises(RuntimeError, match=f"expected {match}"):
+            op(code, ids, None, weights, scratch, io, progress)
     with pytest.raises(RuntimeError, match="expected ids of dtype int64"):
-        op(rows, ids.int(), values, values, progress)
+        op(code, ids.int(), None, values, values, values, progress)
+    with pytest.raises(RuntimeError, match="expected rows of dtype int64"):
+        op(code, ids, ids[:, 0].int(), values, values, values, progress)
     with pytest.raises(RuntimeError, match="expected progress with size 1"):
-        op(rows, ids, values, values, torch.tensor([0, 0]))
+        op(code, ids, None, values, values, values, torch.tensor([0, 0]))
 
 
 @needs_engine
 def test_a_refused_segment_has_moved_nothing():
     op = torch.ops.futurefill_kernels.token_segment
     conv, late = fitting(program.ShortConv), program.Add(Buffer(-1, 8), Buffer(16, 8), 4)
-    scratch, progress = torch.ones(SIZE), torch.tensor([5])
-    with pytest.raises(RuntimeError, match="from offset -1 on inside scratch"):
-        op(encode([conv, late]), torch.tensor([[1], [2]]), torch.ones(SIZE), scratch, progress)
+    ids, weights, scratch, io = torch.tensor([[1], [2]]), *torch.ones(3, SIZE)
+    progress = torch.tensor([5])
+    with pytest.raises(RuntimeError, match="from offset -1 on inside io"):
+        op(encode([conv, late]), ids, None, weights, scratch, io, progress)
+    assert torch.equal(io, torch.ones(SIZE))
+    op(encode([conv]), ids, None, weights, scratch, io, progress)
+    assert not torch.equal(io, torch.ones(SIZE))
     assert torch.equal(scratch, torch.ones(SIZE))
-    op(encode([conv]), torch.tensor([[1], [2]]), torch.ones(SIZE), scratch, progress)
-    assert not torch.equal(scratch, torch.ones(SIZE))
     assert progress.item() == 6
