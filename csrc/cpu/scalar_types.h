@@ -2,7 +2,7 @@
 // bits.
 #pragma once
 
-#if defined(__F16C__) || defined(__AVX512F__)
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -112,19 +112,33 @@ FF_INLINE Vec<S> load_wide(const S* p) {
   return load(p);
 }
 
-typedef uint16_t HalfBits __attribute__((vector_size(FF_VECTOR_BYTES / 2), aligned(2), may_alias));
-typedef uint32_t WholeBits __attribute__((vector_size(FF_VECTOR_BYTES), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(FF_VECTOR_BYTES)));
+
+// 16 bits for every lane. Compilers make four instructions of a vector conversion that is one.
+FF_INLINE Bits load_halves(const void* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Bits>(
+      _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(static_cast<const __m256i*>(p))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Bits>(
+      _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+#else
+  typedef uint16_t Halves __attribute__((vector_size(FF_VECTOR_BYTES / 2)));
+  Halves halves;
+  std::memcpy(&halves, p, sizeof halves);
+  return __builtin_convertvector(halves, Bits);
+#endif
+}
 
 template <class S>
 FF_INLINE Vec<float> load_wide(const BFloat16* p) {
-  const auto half = *reinterpret_cast<const HalfBits*>(p);
-  return reinterpret_cast<Vec<float>>(__builtin_convertvector(half, WholeBits) << 16);
+  return reinterpret_cast<Vec<float>>(load_halves(p) << 16);
 }
 
 template <class S>
 FF_INLINE Vec<float> load_wide(const Float16* p) {
 #if defined(__AVX512F__)
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(__F16C__)
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
