@@ -94,6 +94,7 @@ class FutureFillCache(Stream):
         super().__init__(implementation, state, taps, self.dtype, fill_stream)
         self._step_shape = torch.Size((sizes.batch_size, self.channels))
         self._last_layer, self._capturing = self.layers - 1, False
+        self._last_rows = [0], torch.zeros(1, dtype=torch.int64, device=self.device)
 
     @property
     def impl(self) -> str:
@@ -165,9 +166,8 @@ class FutureFillCache(Stream):
             raise self._wrong_layer(layer)
         row_list, shape, index = None, self._step_shape, None
         if rows is not None:
-            row_list = row_indices(rows, self.batch_size, padding=True)
+            row_list, index = self._rows_of_step(rows)
             shape = torch.Size((len(row_list), self.channels))
-            index = torch.tensor(row_list, device=self.device)
         # checked_input written out for u_t and out: the calls would be a fifth of a step
         dtype, device = self.dtype, self.device
         if (
@@ -285,6 +285,13 @@ class FutureFillCache(Stream):
             self._positions.layer = 0
             self._other_calls += 1
         return y
+
+    def _rows_of_step(self, rows: Rows) -> tuple[list[int], Tensor]:
+        """Rows as a list and as a tensor; those of the last step are there already."""
+        if not isinstance(rows, list) or rows != self._last_rows[0]:
+            found = row_indices(rows, self.batch_size, padding=True)
+            self._last_rows = found, torch.tensor(found, device=self.device)
+        return self._last_rows
 
     def widen(self, dtype: torch.dtype) -> None:
         """Take inputs of another dtype from now on. TypeError unless its state is the same."""

@@ -169,6 +169,7 @@ class DecodingCache:
             or ids.dtype is not torch.int64
             or torch.is_grad_enabled()
             or torch.is_autocast_enabled(ids.device.type)
+            or (isinstance(fused, cpu.FusedToken) and not fused.takes(self._caches))
             or not self._have_room(rows)
         ):
             return None

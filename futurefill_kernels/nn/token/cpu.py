@@ -29,10 +29,11 @@ _Call = tuple[int, int, Tensor, Tensor | None, Tensor | None, Tensor]
 def cannot_fuse(model: nn.Module, caches: list[FutureFillCache]) -> list[str]:
     """Why tokens of the model take one call per layer; empty when they can be fused."""
     reasons = unknown_parts(model)
-    parameters = list(model.parameters())
-    if any(p.device.type != "cpu" for p in parameters):
+    filters = {p for m in model.modules() if isinstance(m, LongFilter) for p in m.parameters()}
+    weights = [p for p in model.parameters() if p not in filters]
+    if any(p.device.type != "cpu" for p in weights):
         reasons.append("parameters that are not on the CPU")
-    dtypes = tuple({p.dtype: None for p in parameters})
+    dtypes = tuple({p.dtype: None for p in weights})
     if len(dtypes) > 1 or dtypes[0] not in DTYPES:
         reasons.append(
             f"parameters that are not all of one of {dtype_names(DTYPES)}: {dtype_names(dtypes)}"
@@ -65,8 +66,13 @@ class FusedToken:
         self._segments = [encode(segment) for segment in self._program.segments]
         #: Rows of the newest token, None for all.
         self.rows: list[int] | None = None
+        self._index = torch.zeros(0, dtype=torch.int64, device="cpu")  # the same as a tensor
         self._progress = torch.zeros(1, dtype=torch.int64, device="cpu")  # its segments that ran
         self._bind(self._program.memory(), short)
+
+    def takes(self, caches: list[FutureFillCache]) -> bool:
+        """Whether the caches still take inputs in the model's dtype: a wider one may have come."""
+        return all(cache.dtype is self._memory.io.dtype for cache in caches)
 
     @property
     def program(self) -> Program:
@@ -98,6 +104,8 @@ class FusedToken:
         from here on.
         """
         self._progress.zero_()
+        if rows is not None and rows != self.rows:
+            self._index = torch.tensor(rows, dtype=torch.int64, device="cpu")
         self.rows = rows
 
     def __call__(self, ids: Tensor, caches: list[FutureFillCache]) -> Tensor:
@@ -107,7 +115,7 @@ class FusedToken:
         """
         op, segments, memory, progress = self._op, self._segments, self._memory, self._progress
         weights, scratch, io, rows = memory.weights, memory.scratch, memory.io, self.rows
-        index = None if rows is None else torch.tensor(rows, dtype=torch.int64, device="cpu")
+        index = None if rows is None else self._index
         calls, logits = self._views(len(ids))
         op(segments[0], ids, index, weights, scratch, io, progress)
         for segment, (cache, layer, u, pre, post, y) in enumerate(calls, 1):

@@ -77,6 +77,27 @@ def test_fused_in_every_dtype(config, dtype):
 
 
 @torch.no_grad()
+def test_filters_may_be_of_another_dtype_and_activations_wider():
+    """Filters stay float32 in a bfloat16 model; a prompt under autocast widens what its caches
+    take.
+    """
+    model = make_model(CONFIGS[0]).bfloat16()
+    for module in model.modules():
+        if isinstance(module, ff.nn.LongFilter):
+            module.float()
+    ids = torch.randint(50, (2, 9))
+    cache, plain = DecodingCache(model, 2, 9), DecodingCache(model, 2, 9, fused=False)
+    assert cache.not_fused == []
+    got, expected = (logits_of(model, c, ids, 3).float() for c in (cache, plain))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0.05 * float(expected.abs().max()))
+    wide = DecodingCache(model, 2, 9)
+    for each in wide.caches:
+        each.widen(torch.float32)
+    got = logits_of(model, wide, ids, 3).float()
+    torch.testing.assert_close(got, expected, rtol=0, atol=0.05 * float(expected.abs().max()))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("config", [CONFIGS[2], CONFIGS[3]])
 def test_a_row_has_the_same_bits_whatever_the_rows_beside_it(config, dtype):
