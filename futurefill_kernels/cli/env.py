@@ -10,6 +10,7 @@ import torch
 from .. import native
 from .._version import __version__
 from ..implementations.select import cannot_run
+from ..planning.this_cpu import find_rates
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +38,7 @@ def report() -> str:
         lines.append(f"instruction set: {native.cpu_isa()}")
         reason = native.plain_step_unavailable_reason()
         lines.append(f"step without Python: {'available' if reason is None else reason}")
+    lines.append(f"rates of the CPU: {find_rates(measure=False).source}")
     if native.cuda_unavailable_reason() is None:
         lines.append(f"CUDA kernels: {native.cuda_architectures()}")
     for device in devices:

@@ -17,10 +17,6 @@ from .base import Books, History, PlainStep, PromptKernels, Step
 
 capabilities = CAPABILITIES["cpu"]
 
-#: Largest block done as a direct product with the taps: on Zen 2, 1.0 ns per token and channel at
-#: 32, where the transform of 64 takes 1.2 (python -m bench fill).
-DIRECT_BLOCK = 32
-
 
 def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
     """Why the engine cannot run: not built, or not a CPU."""
@@ -47,7 +43,7 @@ def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> L
     else:
         stored, filter_lanes = channels, lanes
     return Layout(
-        channels, stored, lanes, filter_lanes, slots, DIRECT_BLOCK,
+        channels, stored, lanes, filter_lanes, slots, capabilities.largest_direct,
         work_gaps=native.work_gaps(),
     )  # fmt: skip
 

@@ -27,7 +27,8 @@ class Capabilities:
 
     name: as in ``impl=``. kind: of the devices it is made for, ``"cpu"``, ``"cuda"`` or ``"any"``.
     largest_fused: largest block of a fill that is one launch and one pass over memory; 0 where
-    fills are no launches. spectra_dtypes: of filter spectra, besides the state's. capturable:
+    fills are no launches. largest_direct: largest block of a fill that is a direct product with the
+    taps. spectra_dtypes: of filter spectra, besides the state's. capturable:
     whether a step reads and advances positions on the device, as a CUDA graph needs.
     fuses_fill: whether a step also does the fills that are due. counted: costs of its kernels.
     """
@@ -35,6 +36,7 @@ class Capabilities:
     name: str
     kind: str
     largest_fused: int = 0
+    largest_direct: int = 0
     spectra_dtypes: tuple[torch.dtype, ...] = ()
     capturable: bool = False
     fuses_fill: bool = False
@@ -45,7 +47,9 @@ class Capabilities:
 CAPABILITIES = {
     record.name: record
     for record in (
-        Capabilities("cpu", "cpu", fuses_fill=True),
+        # on Zen 2, 1.0 ns per token and channel at 32, where the transform of 64 takes 1.2
+        # (python -m bench fill)
+        Capabilities("cpu", "cpu", largest_direct=32, fuses_fill=True),
         Capabilities(
             "cuda", "cuda", largest_fused=8192, capturable=True, counted=Counted(1.015, 1.019, 135)
         ),

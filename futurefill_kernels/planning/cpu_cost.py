@@ -3,7 +3,7 @@ with their data in the second-level cache, in the last-level cache and in memory
 
 Rates are times per channel of one thread, and factors on them for several. The shipped ones are in
 ``cpu_rates.json``, one record per instruction set (``python -m bench.commands.rates`` writes it);
-``python -m futurefill_kernels tune`` measures those of this machine.
+those of this machine are in ``this_cpu``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import native
 from ..plan import transform_length
 from .cost import CostModel
 from .device import DeviceInfo
-from .processor import processor_name
-from .rates import load_rates
 from .workload import Workload, level_firings
 
 #: The rates that come with the package.
@@ -67,17 +63,8 @@ class CpuRates:
     available: int = 1
 
     @classmethod
-    def of(cls, info: DeviceInfo) -> CpuRates:
-        """Rates stored for this processor, else the shipped ones of its instruction set."""
-        isa, lanes = "avx2", 8
-        if native.cpu_unavailable_reason() is None:
-            isa, lanes = native.cpu_isa(), native.cpu_lanes(torch.float32)
-        stored = load_rates("cpu", processor_name(), lanes)
-        return cls.from_dict(shipped_rates(isa) if stored is None else stored, info)
-
-    @classmethod
     def from_dict(cls, rates: dict[str, Any], info: DeviceInfo) -> CpuRates:
-        """Rates as ``tune`` stores them."""
+        """Rates as ``tune`` stores them; the largest cache as measured, else as reported."""
         return cls(
             tuple((int(t), ns) for t, ns in rates["steps"]),
             tuple((int(t), tuple(Fill(*f) for f in tiers)) for t, tiers in rates["fills"]),
@@ -85,7 +72,7 @@ class CpuRates:
             tuple((int(n), tuple(factors)) for n, factors in rates["threads"]),
             float(rates["handover_ns"]),
             int(rates["l2_bytes"]),
-            info.last_level_bytes,
+            int(rates.get("last_level_bytes", info.last_level_bytes)),
             info.sm_count,
         )
 

@@ -8,8 +8,8 @@ from ..checks import check_dtype, check_spectra_dtype
 from ..plan import Plan
 from . import cpu_plan, gpu_plan
 from .capabilities import largest_fused
-from .cpu_cost import CpuRates
 from .device import DeviceInfo
+from .this_cpu import rates_of
 from .workload import Workload
 
 OBJECTIVES = ("throughput", "latency")
@@ -38,9 +38,11 @@ def make_plan(
     ``length``. impl: what will run it: GPU implementations differ in the largest block of one
     launch. "auto" chooses none: it plans for what each of them does in one launch; a cache that
     makes its own plan names what it chose. spectra_dtype: of filter spectra on a GPU, as in
-    FutureFillCache. Pure arithmetic, no tensor is touched. Raises ValueError or TypeError for
-    arguments out of range, and ValueError, with the bytes needed and with what would fit, when no
-    plan fits the memory of a GPU.
+    FutureFillCache. Pure arithmetic from rates. The first plan for ``"cpu"`` on a machine measures
+    them, within a second, and stores them; ``FUTUREFILL_TUNING=off`` takes the shipped ones, and so
+    does a DeviceInfo unless ``tune`` has measured. Raises ValueError or TypeError for arguments out
+    of range, and ValueError, with the bytes needed and with what would fit, when no plan fits the
+    memory of a GPU.
     """
     groups = channels if groups is None else groups
     taps = length if filter_length is None else filter_length
@@ -66,7 +68,7 @@ def make_plan(
         if objective == "latency":
             return gpu_plan.latency_plan(workload, info)
         return gpu_plan.cheapest_plan(workload, info)
-    rates = CpuRates.of(info)
+    rates = rates_of(info, probed=not isinstance(device, DeviceInfo))
     if objective == "latency":
         return cpu_plan.latency_plan(workload, rates)
     return cpu_plan.cheapest_plan(workload, rates)

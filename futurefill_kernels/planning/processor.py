@@ -15,16 +15,23 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 @lru_cache(maxsize=1)
 def processor_name() -> str:
     """What the processor calls itself, with the instruction set that the kernels use."""
-    name = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration, IndexError):
-        pass  # not Linux: the platform's name is what there is
+        name = name_in(Path("/proc/cpuinfo").read_text())
+    except OSError:  # not Linux: the platform's name is what there is
+        name = ""
+    name = name or platform.processor() or platform.machine()
     reason = native.cpu_unavailable_reason()
     return f"{name} {native.cpu_isa() if reason is None else 'no kernels'}"
+
+
+def name_in(cpuinfo: str) -> str:
+    """The name in ``/proc/cpuinfo``; of an ARM core, which has none, maker and part."""
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
+    found = {key.strip(): value.strip() for key, _, value in lines}
+    if "model name" in found:
+        return found["model name"]
+    parts = [found[key] for key in ("CPU implementer", "CPU part") if key in found]
+    return " ".join(["ARM", *parts]) if parts else ""
 
 
 def memory_bytes() -> int:

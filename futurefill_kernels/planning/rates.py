@@ -1,8 +1,9 @@
 """Measured rates: one JSON file per device, written by ``python -m futurefill_kernels tune``.
 
 ``FUTUREFILL_TUNING`` says what plans use: ``strict`` (default), rates measured on exactly this
-device, else the shipped ones; ``nearest``, else those of the most similar device of the kind;
-``off``, the shipped ones. ``FUTUREFILL_CACHE_DIR`` names the folder; without it
+device, else on a CPU those of a probe within a second (`this_cpu`) and on a GPU the shipped ones;
+``nearest``, rates of this or the most similar device of the kind, else as before; ``off``, the
+shipped ones, and nothing is measured. ``FUTUREFILL_CACHE_DIR`` names the folder; without it
 ``$XDG_CACHE_HOME/futurefill_kernels`` or ``~/.cache/futurefill_kernels``.
 """
 
@@ -18,13 +19,16 @@ MODES = ("off", "strict", "nearest")
 FORMAT = 2
 
 
-def cache_folder() -> Path:
-    """Where rates are stored."""
+def cache_folder() -> Path | None:
+    """Where rates are stored; None for a user without a home."""
     named = os.environ.get("FUTUREFILL_CACHE_DIR")
     if named:
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "futurefill_kernels"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "futurefill_kernels"
+    except RuntimeError:
+        return None
 
 
 def tuning_mode() -> str:
@@ -35,10 +39,11 @@ def tuning_mode() -> str:
     return value
 
 
-def rates_path(kind: str, name: str) -> Path:
-    """The file of a device."""
+def rates_path(kind: str, name: str) -> Path | None:
+    """The file of a device; None where there is no folder."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return cache_folder() / f"{kind}-{slug}.json"
+    folder = cache_folder()
+    return None if folder is None else folder / f"{kind}-{slug}.json"
 
 
 def store_rates(
@@ -47,9 +52,12 @@ def store_rates(
     """Store a device's rates; the file appears whole or not at all.
 
     size: what "nearest" compares: multiprocessors of a GPU, lanes of a CPU. path: the file, the
-    device's without.
+    device's without. Raises RuntimeError where there is no folder for it, OSError where it cannot
+    be written.
     """
     path = path or rates_path(kind, name)
+    if path is None:
+        raise RuntimeError("no home to store rates in: name a folder in FUTUREFILL_CACHE_DIR")
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"format": FORMAT, "kind": kind, "name": name, "size": size, "rates": rates}
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
@@ -67,13 +75,20 @@ def load_rates(kind: str, name: str, size: int) -> dict[str, Any] | None:
     if chosen == "off":
         return None
     path = rates_path(kind, name)
+    if path is None:
+        return None
     if path.exists():
-        return dict(_read(path)["rates"])
+        return read_rates(path)
     if chosen == "nearest":
-        records = [_read(p) for p in sorted(cache_folder().glob(f"{kind}-*.json"))]
+        records = [_read(p) for p in sorted(path.parent.glob(f"{kind}-*.json"))]
         if records:
             return dict(min(records, key=lambda r: abs(r["size"] - size))["rates"])
     return None
+
+
+def read_rates(path: Path) -> dict[str, Any]:
+    """The rates in a file. Raises ValueError for one that is not such a record."""
+    return dict(_read(path)["rates"])
 
 
 def _read(path: Path) -> dict[str, Any]:

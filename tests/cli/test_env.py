@@ -12,6 +12,7 @@ def test_env_names_every_implementation(capsys):
     assert main(["env"]) == 0
     report = capsys.readouterr().out
     assert all(name in report for name in IMPLEMENTATIONS)
+    assert "rates of the CPU: shipped with the package" in report
 
 
 def test_env_says_why_a_step_goes_through_python(monkeypatch):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from futurefill_kernels.planning import processor
-from futurefill_kernels.planning.cpu_cost import CpuRates, shipped_rates
-from futurefill_kernels.planning.device import DeviceInfo
 from futurefill_kernels.planning.rates import load_rates, rates_path, store_rates
 
 
@@ -41,9 +40,15 @@ def test_a_file_that_holds_no_rates_is_named(folder, text):
         load_rates("cpu", "X 1", 8)
 
 
-def test_what_nobody_reads_does_no_harm(folder):
-    """Files of earlier versions name the lanes among a processor's rates, too."""
-    rates = {**shipped_rates("portable"), "firing_ns": 12.5}
-    store_rates("cpu", processor.processor_name(), 4, {**rates, "lanes": 4})
-    info = DeviceInfo.of("cpu")
-    assert CpuRates.of(info) == CpuRates.from_dict(rates, info)
+def test_without_a_home_nothing_is_stored(monkeypatch):
+    monkeypatch.setenv("FUTUREFILL_TUNING", "nearest")
+    for name in ("FUTUREFILL_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert load_rates("cpu", "X 1", 8) is None
+    with pytest.raises(RuntimeError, match="FUTUREFILL_CACHE_DIR"):
+        store_rates("cpu", "X 1", 8, {})

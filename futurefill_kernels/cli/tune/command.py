@@ -15,10 +15,10 @@ from ... import native
 from ...planning.capabilities import on_gpus
 from ...planning.cpu_cost import TIERS, WORK
 from ...planning.device import DeviceInfo
+from ...planning.measure_cpu import measure_cpu, pieces
 from ...planning.processor import processor_name
 from ...planning.rates import store_rates, tuning_mode
 from ..device import add_device_argument, resolve_device
-from .measure_cpu import measure_cpu, pieces
 from .measure_gpu import measure_gpu, measure_implementations
 
 

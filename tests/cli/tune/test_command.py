@@ -6,9 +6,10 @@ import pytest
 
 from futurefill_kernels import native
 from futurefill_kernels.__main__ import main
-from futurefill_kernels.cli.tune import measure_cpu
-from futurefill_kernels.planning.cpu_cost import TIERS, CpuRates
+from futurefill_kernels.planning import measure_cpu
+from futurefill_kernels.planning.cpu_cost import TIERS
 from futurefill_kernels.planning.device import DeviceInfo
+from futurefill_kernels.planning.this_cpu import rates_of
 
 needs_kernels = pytest.mark.skipif(
     native.cpu_unavailable_reason() is not None, reason="the CPU kernels are not built"
@@ -25,14 +26,14 @@ def folder(tmp_path, monkeypatch):
 @needs_kernels
 def test_tune_measures_and_stores_the_rates_that_plans_use(folder, monkeypatch, capsys):
     monkeypatch.setattr(measure_cpu, "FILL_BLOCKS", (4, 16, 64, 256))
-    monkeypatch.setattr(measure_cpu, "BUDGETS", dict.fromkeys(TIERS, 1 << 16))
-    shipped = CpuRates.of(DeviceInfo.of("cpu"))
+    monkeypatch.setattr(measure_cpu, "budgets", lambda last_level: dict.fromkeys(TIERS, 1 << 16))
+    shipped = rates_of(DeviceInfo.of("cpu"), probed=False)
     assert main(["tune", "--seconds", "0.2", "--dry-run"]) == 0
     assert not list(folder.iterdir())
     assert main(["tune", "--seconds", "0.2"]) == 0
     (path,) = folder.glob("cpu-*.json")
     assert str(path) in capsys.readouterr().out
-    rates = CpuRates.of(DeviceInfo.of("cpu"))
+    rates = rates_of(DeviceInfo.of("cpu"), probed=False)
     assert [block for block, _ in rates.fills] == [4, 16, 64, 256]
     assert rates != shipped
     for _, tiers in rates.fills:
@@ -40,7 +41,7 @@ def test_tune_measures_and_stores_the_rates_that_plans_use(folder, monkeypatch, 
         assert 0 < tiers[0].single <= tiers[1].single <= tiers[2].single
     assert min(ns for _, ns in rates.steps) > 0
     monkeypatch.setenv("FUTUREFILL_TUNING", "off")
-    assert CpuRates.of(DeviceInfo.of("cpu")) == shipped
+    assert rates_of(DeviceInfo.of("cpu"), probed=False) == shipped
 
 
 def test_bad_arguments(capsys):
