@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import integer
+from ..nn.changes import describe
 from ..plan import Plan
 from . import graphs
 from .long_convs import CacheOptions
@@ -23,8 +24,9 @@ class Decoder:
     """Generates with a model; state, packed weights and graphs are made once and kept.
 
     model: a module called as ``model(ids, cache=cache) -> logits (B, T, V)`` whose mixers are ff.nn
-        modules. Parameters and buffers that have changed are noticed at the next request, which
-        then makes everything anew (not what is written through ``.data``).
+        modules. Parameters and buffers that have changed, hooks, patched forwards and the mode of
+        training are noticed at the next request, which then makes everything anew (not what is
+        written through ``.data``).
     batch_size: the most prompts of a request, ``B``. max_new_tokens: the most new tokens, ``N``.
     plan, impl, spectra_dtype: as in `FutureFillCache`.
     cuda_graph: a token is one replay of a CUDA graph: embedding of the token before, layers,
@@ -124,7 +126,7 @@ class Decoder:
     @torch.no_grad()
     def _generate(self, request: Request) -> Tensor:
         """Prompts, then tokens."""
-        if _versions(self.model, self._device) != self._versions:
+        if describe(self.model, self._device) != self._made_of:
             self._make()
         self._cache.reset()
         try:
@@ -146,7 +148,7 @@ class Decoder:
         captured = None if reasons or self._cuda_graph is False else graphs.CudaGraphs(device)
         self._cache, self._device = cache, device
         self._loop = TokenLoop(self.model, cache, device, captured)
-        self._versions = _versions(self.model, device)
+        self._made_of = describe(self.model, device)
 
     def _prompt(self, request: Request) -> Tensor:
         """Feed the prompts. Returns logits (B, V) after each of them."""
@@ -165,16 +167,3 @@ class Decoder:
 def _refuse(reasons: list[str]) -> None:
     if reasons:
         raise RuntimeError("the token cannot be captured: " + "; ".join(reasons))
-
-
-def _versions(model: nn.Module, device: torch.device) -> list[tuple[object, object]]:
-    """Address and version of every parameter and buffer, and autocast: other numbers come of
-    others, and a graph holds the casts that it was captured with.
-    """
-    tensors = chain(model.parameters(), model.buffers())
-    found: list[tuple[object, object]] = [
-        (t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors
-    ]
-    kind = device.type
-    cast_to = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    return [*found, ("autocast", cast_to)]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..cache.cache import FutureFillCache
 from ..checks import Rows, integer, row_indices
+from ..nn.brackets import Bracketed, watch
 from ..nn.filters import LongFilter
 from ..nn.short_conv import ShortConv, ShortConvState, commit
 from ..nn.token import cpu, gpu
@@ -19,6 +20,7 @@ from ..plan import Plan
 from ..planning.capabilities import Capabilities
 from ..state.lasting import lasting
 from .calls import Call, Selection, begin_call
+from .changed_model import ChangedModel
 from .long_convs import (
     CacheOptions,
     activations_of,
@@ -28,15 +30,17 @@ from .long_convs import (
 )
 
 
-class DecodingCache:
+class DecodingCache(Bracketed):
     """State of every `LongFilter` and `ShortConv` of a model, allocated once.
 
     The first call ``model(x, cache=cache)`` is the prompt; after it, a call with one position is a
     step and a longer one continues the prompt or, after the first step, the stream. All filters of
     equal shape are layers of one `FutureFillCache`, in the order of ``model.modules()``, which has
-    to be the order of the calls.
+    to be the order of the calls. Each runs once in a call of the model: one that runs twice or not
+    at all is a ValueError, and a call that fails leaves every row as it was.
 
-    model: its weights are read here, once: make a new cache after changing them. batch_size: rows
+    model: its weights are read here, once: a call after filters have changed is a ValueError (what
+    is written through ``.data`` is not noticed). batch_size: rows
     ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl, fill_stream,
     spectra_dtype: as in `FutureFillCache`. fused: take few calls for tokens (`FusedToken`)
     where ``not_fused`` has no reason against it; on a GPU those of all rows.
@@ -61,6 +65,7 @@ class DecodingCache:
         groups = equal_filters(self._modules)
         if not groups:
             raise ValueError(f"{type(model).__name__} has no ff.nn mixers, expected at least one")
+        self._names = {m: n for n, m in model.named_modules() if m in set(self._modules)}
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         options: CacheOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
@@ -90,13 +95,18 @@ class DecodingCache:
         self._seen = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
         self._all_seen = False
         self._fused: cpu.FusedToken | gpu.FusedToken | None = None
-        #: Why tokens take one call per layer; empty when they are fused.
-        self.not_fused = ["fused=False"]
+        self._never_fused = ["fused=False"]
         if fused:
-            self._fused, self.not_fused = fuse(
+            self._fused, self._never_fused = fuse(
                 model, batch_size, self._place, self._short, self._caches
             )
-        self._captured_fused = False
+        self._captured_fused = self._ran_fused = False
+        self._reasons: list[str] = []  # of the call under way: why it is not fused
+        # of the call under way: the outermost module that `watch` told of
+        self._root: nn.Module | None = None
+        watch(model, self._modules)
+        by_name: dict[str, nn.Module] = {n: m for m, n in self._names.items()}
+        self._changed = ChangedModel(model, by_name, whole=self._fused is not None)
 
     @property
     def caches(self) -> list[FutureFillCache]:
@@ -107,6 +117,11 @@ class DecodingCache:
     def fused(self) -> cpu.FusedToken | gpu.FusedToken | None:
         """What takes few calls for a token, or None; ``not_fused`` says why."""
         return self._fused
+
+    @property
+    def not_fused(self) -> list[str]:
+        """Why tokens take one call per layer, as things are now; empty when they are fused."""
+        return self._never_fused if self._fused is None else self._changed.look()
 
     @property
     def positions(self) -> Tensor:
@@ -156,8 +171,8 @@ class DecodingCache:
 
         None too for calls that need checks or raise: the layers know what to say.
         """
-        if (self._before is not None or self._replaying) and not self._capturing:
-            self.abort()
+        if self._root is None:
+            self._begin()
         fused, rows = self._fused, self._selection.rows
         if (
             fused is None
@@ -171,8 +186,10 @@ class DecodingCache:
             or torch.is_autocast_enabled(ids.device.type)
             or (isinstance(fused, cpu.FusedToken) and not fused.takes(self._caches))
             or not self._have_room(rows)
+            or self._reasons
         ):
             return None
+        self._ran_fused = True
         if isinstance(fused, gpu.FusedToken) and self._capturing:
             self._captured_fused = True
             return fused(ids.contiguous())
@@ -187,8 +204,8 @@ class DecodingCache:
             logits = fused(ids.contiguous()).clone()
             for cache in self._caches:
                 cache.finish_token()
-            fused.finish()
-        self._before = None
+        if self._root is None:
+            self._finish()
         return logits
 
     def long_conv(
@@ -210,7 +227,7 @@ class DecodingCache:
         else:
             lengths = call.lengths if call.padded else None
             y = cache.prefill(u, layer, pre=pre, post=post, rows=rows, lengths=lengths)
-        self._leave(call)
+        self._leave()
         return y.to(dtype)
 
     def short_conv(self, module: ShortConv, x: Tensor) -> Tensor:
@@ -221,7 +238,7 @@ class DecodingCache:
             y = state.step(x[..., 0], call.rows)[..., None]
         else:
             y = state.prefill(x, call.rows, call.lengths if call.padded else None)
-        self._leave(call)
+        self._leave()
         return y
 
     @contextmanager
@@ -310,6 +327,7 @@ class DecodingCache:
             if cache.calls != count:  # its part of the call was done
                 cache.take_back({row: positions[row] for row in rows})
         self._next, self._before, self._call, self._replaying = 0, None, None, False
+        self._root = None
 
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen."""
@@ -382,33 +400,86 @@ class DecodingCache:
         """What the caches have finished, and where their rows are."""
         return [cache.calls for cache in self._caches], list(self._caches[0].taken)
 
+    def begin_call(self, module: nn.Module) -> None:
+        """`Bracketed`: take back what an earlier call has left, and look at the model."""
+        if self._root is not None and self._root is not module:
+            return  # a part of a call
+        self._root = None
+        self._begin()
+        self._root = module
+
+    def end_call(self, module: nn.Module, failed: bool) -> None:
+        """`Bracketed`: every convolution has run once, or the call is taken back."""
+        if module is not self._root:
+            return
+        missing = self._modules[self._next :]
+        whole = not failed and (self._ran_fused or not missing)
+        self._root = None
+        if whole:
+            self._finish()
+            return
+        if self._capturing:  # whoever captures takes the token back
+            self._next = 0
+        else:
+            self.abort()
+        if not failed:
+            count, name = len(self._modules), self._names[missing[0]]
+            raise ValueError(
+                f"the call of {type(module).__name__} ended after {count - len(missing)} of "
+                f"{count} convolutions, without {name!r}, and was taken back: expected each to "
+                "run once. A model that leaves layers out (early exit, auxiliary heads) needs a "
+                "DecodingCache of a module that holds only those that run"
+            )
+
+    def _begin(self) -> None:
+        if (self._before is not None or self._replaying) and not self._capturing:
+            self.abort()
+        self._ran_fused, self._reasons = False, self._changed.look()
+
     def _enter(self, module: nn.Module, x: Tensor) -> Call:
         """The call that a convolution of inputs x (R, C, T) is part of; its first begins it."""
         if self._replaying and not self._capturing:
             self.abort()
-        expected = self._modules[self._next]
+        expected = self._modules[self._next] if self._next < len(self._modules) else None
         if module is not expected:
-            raise ValueError(
-                f"convolutions are called in the order of model.modules(): expected number "
-                f"{self._next}, a {type(expected).__name__}, got another {type(module).__name__} "
-                "(abort takes an unfinished call back)"
-            )
+            raise self._wrong_order(module, expected)
         if self._next == 0 or self._call is None:
             self._call = begin_call(x, self._selection, self._seen, self._caches[0])
             if not self._capturing:
                 self._before = self._here()
         return self._call
 
-    def _leave(self, call: Call) -> None:
+    def _wrong_order(self, module: nn.Module, expected: nn.Module | None) -> ValueError:
+        name = self._names.get(module)
+        if module in self._modules[: self._next]:
+            return ValueError(
+                f"{name!r} runs twice in one call of the model, which gives it two inputs for each "
+                "position: register a second module that shares the weight (abort takes an "
+                "unfinished call back)"
+            )
+        found = type(module).__name__ if name is None else repr(name)
+        return ValueError(
+            "convolutions are called in the order of model.modules(): expected "
+            f"{'no more' if expected is None else repr(self._names[expected])}, got {found} "
+            "(abort takes an unfinished call back)"
+        )
+
+    def _leave(self) -> None:
         self._next += 1
-        if self._next < len(self._modules):
-            return
-        commit(self._short.values())
-        self._next = 0
+        if self._next == len(self._modules) and self._root is None:
+            self._finish()
+
+    def _finish(self) -> None:
+        """The call is whole."""
+        call, self._next = self._call, 0
+        if self._ran_fused:
+            if isinstance(self._fused, gpu.FusedToken) and not self._capturing:
+                self._fused.finish()
+        else:
+            commit(self._short.values())
         if self._capturing:
             return
         self._before = None
-        rows = range(self.batch_size) if call.rows is None else call.rows
-        if not self._all_seen:
-            self._seen[list(rows)] = True
+        if not self._all_seen and call is not None:
+            self._seen[slice(None) if call.rows is None else call.rows] = True
             self._all_seen = bool(self._seen.all())

@@ -367,11 +367,11 @@ def test_a_model_that_fails_inside_a_token(decoder_of, monkeypatch):
             raise MemoryError
         return forward(x, cache)
 
-    monkeypatch.setattr(model.mixers[1], "forward", fails)
     heard = []
-    with pytest.raises(MemoryError):
-        decoder(prompts, callback=lambda ids, t: heard.append(t))
-    monkeypatch.undo()
+    with monkeypatch.context() as inside:
+        inside.setattr(model.mixers[1], "forward", fails)
+        with pytest.raises(MemoryError):
+            decoder(prompts, callback=lambda ids, t: heard.append(t))
     fed = 1 if decoder_of.captured else heard[-1]
     rows_as_if_fed(decoder, model, prompts, expected[:, :fed])
     assert torch.equal(decoder(prompts), expected)

@@ -6,6 +6,8 @@ import re
 
 from torch import nn
 
+from ..brackets import foreign_hooks
+from ..changes import global_hooks
 from ..hyena import Hyena, ImplicitFilter
 from ..language_model import Block, GatedMLP, LanguageModel
 from ..short_conv import ShortConv
@@ -31,13 +33,13 @@ def unknown_parts(model: nn.Module) -> list[str]:
     """Modules, and settings of modules, that a fused token knows nothing of, one sentence each."""
     if type(model) is not LanguageModel:
         return [f"{type(model).__name__} is not an ff.nn.LanguageModel"]
-    reasons = []
+    reasons = ["hooks of all modules are registered"] if global_hooks() else []
     for name, module in model.named_modules(remove_duplicate=False):
         known = _PLACES.get(re.sub(r"(^|\.)\d+(?=\.|$)", r"\1#", name), ())
         if type(module) not in known:
             found = f"{name} is {type(module).__module__}.{type(module).__qualname__}"
             reasons.append(f"{found}, not {' or '.join(m.__name__ for m in known) or 'known'}")
-        elif module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        elif foreign_hooks(module) or "forward" in vars(module):
             reasons.append(f"{name or 'the model'} has forward hooks or a forward of its own")
         elif isinstance(module, nn.RMSNorm) and module.weight is None:
             reasons.append(f"{name} has no weight")
