@@ -432,9 +432,12 @@ class DecodingCache(Bracketed):
             )
 
     def _begin(self) -> None:
-        if (self._before is not None or self._replaying) and not self._capturing:
+        self._ran_fused = False
+        if self._capturing:  # a graph is of what was found before
+            return
+        if self._before is not None or self._replaying:
             self.abort()
-        self._ran_fused, self._reasons = False, self._changed.look()
+        self._reasons = self._changed.look()
 
     def _enter(self, module: nn.Module, x: Tensor) -> Call:
         """The call that a convolution of inputs x (R, C, T) is part of; its first begins it."""
