@@ -34,7 +34,7 @@ def cannot_fuse(model: nn.Module, caches: list[FutureFillCache]) -> list[str]:
     if any(p.device.type != "cpu" for p in weights):
         reasons.append("parameters that are not on the CPU")
     dtypes = tuple({p.dtype: None for p in weights})
-    if len(dtypes) > 1 or dtypes[0] not in DTYPES:
+    if len(dtypes) > 1 or not set(dtypes) <= set(DTYPES):
         reasons.append(
             f"parameters that are not all of one of {dtype_names(DTYPES)}: {dtype_names(dtypes)}"
         )
