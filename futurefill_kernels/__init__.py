@@ -2,6 +2,7 @@
 
 from . import nn, ops, reference, volterra
 from ._version import __version__
+from .adapting.adapt import adapt
 from .cache.cache import FutureFillCache
 from .decoding.decode import decode
 from .decoding.decoder import Decoder
@@ -20,6 +21,7 @@ __all__ = [
     "Plan",
     "RandomSampler",
     "__version__",
+    "adapt",
     "causal_conv",
     "decode",
     "future_fill",

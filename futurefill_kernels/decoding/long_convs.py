@@ -28,7 +28,7 @@ def equal_filters(modules: Iterable[nn.Module]) -> list[list[LongFilter]]:
     groups: dict[tuple[int, int, bool], list[LongFilter]] = {}
     for module in modules:
         if isinstance(module, LongFilter):
-            signature = (module.channels, module.groups, module.skip is None)
+            signature = (module.channels, module.groups, module.skip_weights() is None)
             groups.setdefault(signature, []).append(module)
     return list(groups.values())
 
@@ -56,7 +56,7 @@ def cache_of_filters(
     device: torch.device,
 ) -> FutureFillCache:
     """One cache whose layers are filters of equal shape. dtype, device: of their inputs."""
-    skips: list[Tensor] = [module.skip for module in filters if module.skip is not None]
+    skips = [skip for module in filters if (skip := module.skip_weights()) is not None]
     state = state_dtype(dtype)
     return FutureFillCache(
         [module.taps_on(module.context_length, device, state) for module in filters],

@@ -69,6 +69,10 @@ class LongFilter(nn.Module):
         """The first ``min(length, L)`` taps (G, ...); tap 0 multiplies the newest input."""
         raise TypeError(f"{type(self).__name__} must define taps(length)")
 
+    def skip_weights(self) -> Tensor | None:
+        """(D,), what multiplies the input itself; None for nothing."""
+        return self.skip
+
     def taps_on(self, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The same on a device and in a dtype, computed outside autocast."""
         known = torch.amp.is_autocast_available(device.type)  # not for meta
@@ -92,6 +96,7 @@ class LongFilter(nn.Module):
         dtype = torch.promote_types(u.dtype, torch.float32)
         x = u.to(dtype) if pre is None else pre.to(dtype) * u
         y = fft_conv(x, self.taps_on(x.shape[-1], x.device, dtype))
-        if self.skip is not None:
-            y = y + self.skip[:, None] * x
+        skip = self.skip_weights()
+        if skip is not None:
+            y = y + skip[:, None] * x
         return (y if post is None else post * y).to(u.dtype)

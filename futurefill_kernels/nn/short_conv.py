@@ -27,12 +27,16 @@ class ShortConv(nn.Module):
         with torch.no_grad():
             self.weight[:, 0] += 1.0
 
+    def taps(self) -> Tensor:
+        """(C, k), tap 0 multiplies the newest input."""
+        return self.weight
+
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """x: (B, C, T). Returns (B, C, T)."""
         if cache is not None:
             return cache.short_conv(self, x)
-        width = self.weight.shape[1]
-        return _convolve(F.pad(x, (width - 1, 0)), self.weight.flip(1))
+        taps = self.taps()
+        return _convolve(F.pad(x, (taps.shape[1] - 1, 0)), taps.flip(1))
 
 
 def _convolve(x: Tensor, taps: Tensor) -> Tensor:
@@ -51,7 +55,7 @@ class ShortConvState:
     """
 
     def __init__(self, conv: ShortConv, batch_size: int) -> None:
-        weight = conv.weight.detach().flip(1).T.contiguous()  # (k, C), the oldest's first
+        weight = conv.taps().detach().flip(1).T.contiguous()  # (k, C), the oldest's first
         self.inputs = weight.new_zeros(batch_size, *weight.shape)
         self._taps = weight.to(state_dtype(weight.dtype))
         self._staged: tuple[Tensor | None, Tensor] | None = None  # rows, and what they become

@@ -1,0 +1,1 @@
+"""Models of public code, and of one's own, made to decode with a cache."""
