@@ -14,7 +14,6 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
 from torch import nn
 
@@ -59,12 +58,15 @@ def importing(repository: str) -> Iterator[Callable[[str], types.ModuleType]]:
     for name in _NEEDED:  # before others stand in for what these look for
         importlib.import_module(name)
     stand_ins = {name: _StandIn(name) for name in _ABSENT if not _installed(name)}
-    others = {name: m for name, m in sys.modules.items() if name.split(".")[0] not in _THEIRS}
-    with (
-        mock.patch.dict(sys.modules, {**others, **stand_ins}, clear=True),
-        mock.patch.object(sys, "path", [path, *sys.path]),
-    ):
+    sys.modules.update(stand_ins)
+    sys.path.insert(0, path)
+    try:
         yield importlib.import_module
+    finally:
+        sys.path.remove(path)
+        for name in list(sys.modules):
+            if name in stand_ins or name.split(".")[0] in _THEIRS:
+                del sys.modules[name]
 
 
 class _StandIn(types.ModuleType):
