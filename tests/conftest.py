@@ -30,6 +30,11 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
+# torch lists its factories at the first use of a default device: while `_poisoned_empty` stands in
+# for some of them, theirs would be missing
+with torch.device("meta"):
+    torch.empty(0)
+
 #: Files and folders of tests/ that no device changes, and why.
 NOT_ON_A_DEVICE = {
     "bench": "every bench has a --device of its own",
