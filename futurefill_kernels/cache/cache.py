@@ -222,7 +222,10 @@ class FutureFillCache(Stream):
         try:
             self._step(u_t, pre, post, out, index, layer, advance)
         except Exception:
-            self._positions.layer = layer
+            if layer or self._capturing:
+                self._positions.layer = layer
+            else:  # some rows may have run
+                self.abort()
             raise
         if advance:
             if not self._capturing:  # nothing has run yet; who replays keeps the books

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+import futurefill_kernels as ff
 from bench.campaign.interrupts import Interrupt, interrupted
 from tests.cache.streams import Stream
 
@@ -196,6 +197,40 @@ def test_an_interrupt_at_any_call_of_an_empty_rows_first_token(impl, layer):
             stream.step(cache, t)
         assert stream.error(0, 9) < 2e-6, n
     assert n > 5
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_an_interrupt_at_any_call_of_rows_at_their_own_positions(impl, retry):
+    """Of a token that is not the first of its kind; an implementation may go row by row."""
+    g = torch.Generator().manual_seed(0)
+    h, u = torch.randn(3, 30, generator=g) / 5, torch.randn(4, 3, 24, generator=g)
+    expected = ff.reference.causal_conv(u.double(), h.double())
+    prepared = ff.FutureFillCache(h, 4, 24, plan=ff.Plan(24, (2, 4)), impl=impl)
+    ahead = [3, 1, 2, 0]
+
+    def step(cache, t):
+        y = cache.step(torch.stack([u[row, :, n + t] for row, n in enumerate(ahead)]))
+        right = torch.stack([expected[row, :, n + t] for row, n in enumerate(ahead)])
+        return (y - right).abs().max()
+
+    for t in range(3):
+        rows = [row for row, n in enumerate(ahead) if t < n]
+        prepared.step(u[rows, :, t], rows=rows)
+    for t in range(2):
+        step(prepared, t)
+    for n in itertools.count():
+        cache = prepared.clone()
+        step(cache, 2)
+        try:
+            with interrupted(n):
+                step(cache, 3)
+        except Interrupt:
+            if not retry:
+                cache.abort()
+        else:
+            break
+        assert max(step(cache, t) for t in range(3, 12)) < 1e-5, n
+    assert n
 
 
 def test_nothing_of_a_prompt_is_held_once_a_second_token_begins(impl):
