@@ -20,6 +20,7 @@ IN_PLACE = (
     "apply_step",
     "future_fill",
     "fill_share",
+    "due_fills",
     "spectrum_products",
     "prefill_inputs",
     "prefill_outputs",
@@ -36,8 +37,9 @@ class State(Protocol):
     ring: (layers, B, tiles, slots, lanes). kept: (layers, B, tiles, rows, 2, lanes). work: (B, side
     by side, rows, 2, lanes). positions: (B,) int64. taps: (layers, filter tiles, T_0, W or 1).
     spectra: (layers, filter tiles, rows, 2, W or 1). skip: (layers, tiles * lanes) or None. levels:
-    (levels, 11) int64 on the CPU. token_at: (layers, B) int64. undo: (layers, B, tiles, lanes).
-    history: (layers, B, lanes).
+    (levels, 13) int64 on the CPU. token_at: (layers, B) int64. undo: (layers, B, tiles, undo
+    slots, lanes). history: (layers, B, lanes). filled: (B,) int64. images:
+    (layers, B, tiles, rows, lanes).
     """
 
     ring: Tensor
@@ -51,6 +53,8 @@ class State(Protocol):
     token_at: Tensor
     undo: Tensor
     history: Tensor
+    filled: Tensor
+    images: Tensor
 
     @property
     def length(self) -> int:
@@ -82,13 +86,13 @@ def step(
     """One token of one layer on the CPU, ``y = post * (conv(pre * u) + skip * pre * u)``.
 
     u, pre, post, y: (R, D), contiguous in D. rows: (R,) int64 rows of the state, -1 for padding, or
-    None for all. advance: whether it is the last layer's: the rows' positions move on, and what is
-    due of fills is done for all layers.
+    None for all. advance: whether it is the last layer's: the rows' positions move on. Before
+    layer 0 the fills that are due run for all layers, and ``filled`` becomes the rows' positions.
     """
     torch.ops.futurefill_kernels.step(
         u, pre, post, y, state.ring, state.taps, state.skip, state.positions, rows, layer, advance,
         state.kept, state.work, state.spectra, state.levels, state.length, state.undo,
-        state.token_at,
+        state.token_at, state.filled, state.images,
     )  # fmt: skip
 
 
@@ -99,7 +103,7 @@ def generate(state: State, u: Tensor, y: Tensor) -> None:
     """
     torch.ops.futurefill_kernels.generate(
         u, y, state.ring, state.taps, state.skip, state.positions, state.kept, state.work,
-        state.spectra, state.levels, state.length,
+        state.spectra, state.levels, state.length, state.filled, state.images,
     )  # fmt: skip
 
 
@@ -110,7 +114,8 @@ def bind(state: State, like: Tensor) -> int:
     """
     return torch.ops.futurefill_kernels.bind(
         state.ring, state.taps, state.skip, state.positions, state.kept, state.work, state.spectra,
-        state.levels, state.length, state.undo, state.token_at, state.channels, like,
+        state.levels, state.length, state.undo, state.token_at, state.filled, state.images,
+        state.channels, like,
     )  # fmt: skip
 
 
@@ -150,6 +155,14 @@ def fill_share(state: State, index: int, rows: Tensor | None, begin: int, end: i
     )  # fmt: skip
 
 
+def due_fills(state: State) -> None:
+    """The fills that are due at the rows' positions and have not run, on the CPU."""
+    torch.ops.futurefill_kernels.due_fills(
+        state.ring, state.kept, state.work, state.spectra, state.positions, state.levels,
+        state.length, state.filled, state.images,
+    )  # fmt: skip
+
+
 def spectrum_products(
     state: State, index: int, values: Tensor, rows: Tensor, layer: int, first_channel: int
 ) -> None:
@@ -167,9 +180,10 @@ def spectrum_products(
 def history(state: State, rows: Tensor | None = None) -> None:
     """A token of all layers on a GPU before its input is known.
 
-    Of every row, its position becomes ``token_at``, its pending outputs ``undo``, and with what the
-    block's older inputs add to them ``history``. rows: (R,) int64, -1 for padding, or None for all.
-    A row without room keeps the rest of its state, and its steps will write NaN.
+    Of every row at p, p becomes ``token_at``, its pending outputs slot ``p % undo slots`` of
+    ``undo``, and with what the block's older inputs add to them ``history``. rows: (R,) int64, -1
+    for padding, or None for all. A row without room keeps the rest of its state, and its steps will
+    write NaN.
     """
     torch.ops.futurefill_kernels.history(
         state.ring, state.taps, state.positions, rows, state.token_at, state.undo, state.history,

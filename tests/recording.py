@@ -22,6 +22,9 @@ class Recorder:
     def make_history(self, state):
         return None
 
+    def make_due_fills(self, state):
+        return None
+
     def make_step(self, state):
         step = reference.make_step(state)
 

@@ -45,13 +45,21 @@ def _segment() -> tuple:
 def _arguments(name: str, state) -> tuple:
     u, y = torch.randn(2, 6), torch.zeros(2, 6)
     stream = (state.ring, state.taps, state.skip, state.positions)
+    filling = (state.filled, state.images)
     fills = (state.kept, state.work, state.spectra, state.levels, 40)
     tensors = (state.spectra, state.positions, None, state.levels, 40)
     return {
-        "step": (u, u * 2, None, y, *stream, None, 0, True, *fills, state.undo, state.token_at),
-        "generate": (u, torch.zeros(3, 2, 6), *stream, *fills),
+        "step": (
+            *(u, u * 2, None, y, *stream, None, 0, True, *fills, state.undo, state.token_at),
+            *filling,
+        ),
+        "generate": (u, torch.zeros(3, 2, 6), *stream, *fills, *filling),
         "future_fill": (state.ring, state.kept, *tensors, 0, 0, state.ring[0, 0, :, 0].numel(), 1),
         "fill_share": (state.ring, state.kept, state.work, *tensors, 1, 0, 1),
+        "due_fills": (
+            *(state.ring, state.kept, state.work, state.spectra, state.positions, state.levels),
+            *(40, *filling),
+        ),
         "offline_conv": (torch.randn(2, 6, 9), torch.randn(3, 20), torch.zeros(2, 6, 12), 3, 15, 8),
         "token_segment": _segment(),
     }[name]

@@ -23,7 +23,7 @@ namespace {
 
 int64_t bind(Tensor ring_, Tensor taps_, OptionalTensor skip, Tensor positions_, Tensor kept,
              Tensor work, Tensor spectra, Tensor levels, int64_t length, Tensor undo,
-             Tensor token_at, int64_t channels, Tensor like_) {
+             Tensor token_at, Tensor filled, Tensor images, int64_t channels, Tensor like_) {
   const Ring ring(ring_);
   const View taps("taps", taps_), positions("positions", positions_);
   View like("like", like_);
@@ -36,6 +36,7 @@ int64_t bind(Tensor ring_, Tensor taps_, OptionalTensor skip, Tensor positions_,
   StepParams step = step_params(like, {}, {}, like, ring, taps_, skip, 0);
   FillState fills = fill_state(ring, kept, spectra, levels, length);
   set_work(fills, ring, work);
+  set_filled(fills, ring, filled, images);
   const int64_t width = step.state == Scalar::kFloat64 ? 8 : 4;
   auto* stream = new BoundStream{step,
                                  fills,
@@ -78,14 +79,10 @@ const char* futurefill_step(futurefill::BoundStream* stream, const void* u, cons
     a.ring = static_cast<char*>(a.ring) + layer * s.ring_bytes;
     a.taps = static_cast<const char*>(a.taps) + layer * s.taps_bytes;
     if (a.skip) a.skip = static_cast<const char*>(a.skip) + layer * s.skip_bytes;
+    if (layer == 0) run_unfilled(s.fills, at);
     s.undo.set(a, layer);
     s.undo.mark(at, layer);
-    const bool advance = layer == s.layers - 1;
-    run_step(a, s.positions, at, n_rows, advance);
-    if (advance) {
-      for (RowAt& row : at) row.position += 1;
-      run_due_fills(s.fills, at);
-    }
+    run_step(a, s.positions, at, n_rows, layer == s.layers - 1);
     return nullptr;
   } catch (const std::exception& e) {
     error = e.what();

@@ -47,9 +47,19 @@ void fill_share(Tensor ring_, Tensor kept, Tensor work, Tensor spectra, Tensor p
   run_shares(s, level, at, Steps{begin, end});
 }
 
+void due_fills(Tensor ring_, Tensor kept, Tensor work, Tensor spectra, Tensor positions,
+               Tensor levels, int64_t length, Tensor filled, Tensor images) {
+  const Ring ring(ring_);
+  FillState s = fill_state(ring, kept, spectra, levels, length);
+  set_work(s, ring, work);
+  set_filled(s, ring, filled, images);
+  run_unfilled(s, collect_rows({}, View("positions", positions), ring.batch, -1, length + 1));
+}
+
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
   m.impl("future_fill", TORCH_BOX(&future_fill));
   m.impl("fill_share", TORCH_BOX(&fill_share));
+  m.impl("due_fills", TORCH_BOX(&due_fills));
 }
 
 }  // namespace

@@ -11,26 +11,25 @@ namespace {
 void step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_, Tensor taps,
           OptionalTensor skip, Tensor positions_, OptionalTensor rows, int64_t layer, bool advance,
           Tensor kept, Tensor work, Tensor spectra, Tensor levels, int64_t length, Tensor undo_,
-          Tensor token_at) {
+          Tensor token_at, Tensor filled, Tensor images) {
   const Ring ring(ring_);
   const View u("u", u_), positions("positions", positions_);
   check_dim(u, 2);
   const Undo undo = undo_view(ring, undo_, token_at);
   FillState fills = fill_state(ring, kept, spectra, levels, length);
   set_work(fills, ring, work);
+  set_filled(fills, ring, filled, images);
   auto& at = collect_rows(rows, positions, ring.batch, u.sizes[0], length);
   StepParams a = step_params(u, pre, post, View("y", y), ring, taps, skip, layer);
+  if (layer == 0) run_unfilled(fills, at);
   undo.set(a, layer);
   undo.mark(at, layer);
   run_step(a, static_cast<int64_t*>(positions.data), at, u.sizes[0], advance);
-  if (!advance) return;
-  for (RowAt& row : at) row.position += 1;
-  run_due_fills(fills, at);
 }
 
 void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor skip,
               Tensor positions_, Tensor kept, Tensor work, Tensor spectra, Tensor levels,
-              int64_t length) {
+              int64_t length, Tensor filled, Tensor images) {
   const Ring ring(ring_);
   const View u("u", u_), positions("positions", positions_);
   View y("y", y_);
@@ -42,6 +41,7 @@ void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor sk
   y.dim = 2, ++y.sizes, ++y.strides;
   FillState fills = fill_state(ring, kept, spectra, levels, length);
   set_work(fills, ring, work);
+  set_filled(fills, ring, filled, images);
   auto& at = collect_rows({}, positions, ring.batch, u.sizes[0], length - n + 1);
   StepParams a = step_params(u, {}, {}, y, ring, taps, skip, 0);
   const int64_t bytes = a.io == Scalar::kFloat64 ? 8 : a.io == Scalar::kFloat32 ? 4 : 2;
@@ -50,9 +50,8 @@ void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor sk
     for (int64_t r = 0; r < ring.batch; ++r) {
       at.push_back({r, r, static_cast<int64_t*>(positions.data)[r]});
     }
+    run_unfilled(fills, at);
     run_step(a, static_cast<int64_t*>(positions.data), at, ring.batch, true);
-    for (RowAt& row : at) row.position += 1;
-    run_due_fills(fills, at);
     a.u = a.y;
     a.u_stride = a.y_stride;
     a.y = static_cast<char*>(a.y) + ring.batch * a.channels * bytes;

@@ -154,12 +154,13 @@ void history(Tensor ring_, Tensor taps, Tensor positions, OptionalTensor rows, T
   cuda::State state = ring.params();
   set_taps(state, ring, taps, channels_per_filter);
   set_token(state, ring, token_at, history_);
-  const View undo = ring.state("undo", undo_, 4);
+  const View undo = ring.state("undo", undo_, 5);
   check_size(undo, 0, ring.layers);
   check_size(undo, 1, ring.batch);
   check_size(undo, 2, 1);
-  check_size(undo, 3, ring.lanes);
-  state.undo = static_cast<float*>(undo.data);
+  STD_TORCH_CHECK(undo.sizes[3] >= 1, "expected undo with at least one slot");
+  check_size(undo, 4, ring.lanes);
+  state.undo = static_cast<float*>(undo.data), state.undo_slots = undo.sizes[3];
   state.positions = ring.positions(positions);
   const cuda::Rows some = ring.rows(rows);
   if (some.n == 0 || ring.layers == 0) return;

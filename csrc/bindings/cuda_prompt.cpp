@@ -90,7 +90,7 @@ void prefill_inputs(Tensor u_, OptionalTensor pre_, OptionalTensor lengths, Tens
 }
 
 void prefill_outputs(Tensor z_, Tensor u_, OptionalTensor pre_, OptionalTensor post_,
-                     OptionalTensor skip_, Tensor y_, Tensor prompt_fill_, Tensor ring_,
+                     OptionalTensor skip_, Tensor y_, OptionalTensor prompt_fill_, Tensor ring_,
                      Tensor rows, OptionalTensor starts, Tensor ends, int64_t layer,
                      int64_t first_channel) {
   const int32_t device = device_of(u_);
@@ -104,16 +104,20 @@ void prefill_outputs(Tensor z_, Tensor u_, OptionalTensor pre_, OptionalTensor p
   const View y = signal("y", y_, device, p.y_at);
   check_same(y, u);
   p.y = y.data;
-  const View fill = on_device("prompt_fill", prompt_fill_, device);
   const View ring = on_device("ring", ring_, device);
-  for (const View* v : {&fill, &ring}) check_dim(*v, 5), check_contiguous(*v), check_float32(*v);
+  check_dim(ring, 5), check_contiguous(ring), check_float32(ring), check_size(ring, 2, 1);
   const int64_t layers = ring.sizes[0];
   a.batch = ring.sizes[1], a.slots = ring.sizes[3], a.lanes = ring.sizes[4];
-  a.length = fill.sizes[3];
-  check_size(ring, 2, 1), check_size(fill, 2, 1);
-  check_size(fill, 0, layers), check_size(fill, 1, a.batch), check_size(fill, 4, a.lanes);
-  STD_TORCH_CHECK(a.length <= a.slots, "expected prompt_fill with at most ", a.slots,
-                  " positions, got shape ", shape_text(fill));
+  a.length = a.slots;
+  if (prompt_fill_) {
+    const View fill = on_device("prompt_fill", *prompt_fill_, device);
+    check_dim(fill, 5), check_contiguous(fill), check_float32(fill), check_size(fill, 2, 1);
+    check_size(fill, 0, layers), check_size(fill, 1, a.batch), check_size(fill, 4, a.lanes);
+    a.length = fill.sizes[3];
+    STD_TORCH_CHECK(a.length <= a.slots, "expected prompt_fill with at most ", a.slots,
+                    " positions, got shape ", shape_text(fill));
+    p.prompt_fill = static_cast<float*>(fill.data);
+  }
   STD_TORCH_CHECK(layer >= 0 && layer < layers, "expected layer in 0 .. ", layers - 1, ", got ",
                   layer);
   a.n_rows = u.sizes[0], a.channels = u.sizes[1], a.positions = u.sizes[2];
@@ -129,7 +133,6 @@ void prefill_outputs(Tensor z_, Tensor u_, OptionalTensor pre_, OptionalTensor p
     check_size(skip, 0, layers), check_size(skip, 1, a.lanes);
     p.skip = static_cast<const float*>(skip.data);
   }
-  p.prompt_fill = static_cast<float*>(fill.data);
   p.ring = static_cast<float*>(ring.data);
   p.rows = per_row("rows", rows, u, device);
   if (starts) p.starts = per_row("starts", *starts, u, device);

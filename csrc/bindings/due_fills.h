@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 #include <vector>
 
@@ -55,12 +56,37 @@ inline void run_shares(const FillState& s, const LevelRow& level, const std::vec
   }
 }
 
+// What the firings of a level at the rows of `a` are going to change, as it is now.
+inline void save_images(const FillState& s, const LevelRow& level, const FillParams& a,
+                        int64_t lanes) {
+  const int64_t row_bytes = lanes * (a.state == Scalar::kFloat64 ? 8 : 4);
+  const int64_t kept_slots = level.kept_rows() / level.transform;
+  for (int64_t r = 0; r < a.n_rows; ++r) {
+    const int64_t p = a.rows[r].position, n = p / level.block;
+    const int64_t outputs = std::min(level.block, a.length - p);
+    const int64_t image = level.images_offset + n % level.images * level.image_rows();
+    const int64_t newest = kept_slots ? (n - 1) % level.radix % kept_slots : 0;
+    for (int64_t layer = 0; layer < a.layers; ++layer) {
+      for (int64_t tile = 0; tile < a.tiles; ++tile) {
+        const int64_t at = (layer * a.batch + a.rows[r].state) * a.tiles + tile;
+        char* to = s.images + (at * s.image_rows + image) * row_bytes;
+        const char* ring = static_cast<const char*>(a.ring) + (at * a.slots + p) * row_bytes;
+        std::memcpy(to, ring, outputs * row_bytes);
+        if (!kept_slots) continue;
+        const int64_t row = at * a.kept_rows + level.kept_offset + newest * level.transform;
+        std::memcpy(to + level.block * row_bytes, static_cast<char*>(a.kept) + 2 * row * row_bytes,
+                    2 * level.transform * row_bytes);
+      }
+    }
+  }
+}
+
 // The fills of plain levels due at the positions of rows. Reorders and shortens `rows`.
 inline void run_plain_fills(const FillState& s, std::vector<RowAt>& rows) {
   const LevelRow* levels = s.levels.rows;
   const int64_t smallest = levels[0].block, length = s.params.fill.length;
   const auto not_due = [&](const RowAt& row) {
-    return row.position % smallest != 0 || row.position >= length;
+    return row.position == 0 || row.position % smallest != 0 || row.position >= length;
   };
   rows.erase(std::remove_if(rows.begin(), rows.end(), not_due), rows.end());
   if (rows.empty()) return;
@@ -75,6 +101,7 @@ inline void run_plain_fills(const FillState& s, std::vector<RowAt>& rows) {
       set_level(a, level);
       a.rows = &*begin;
       a.n_rows = end - begin;
+      if (s.images && level.images) save_images(s, level, a, s.lanes);
       run_fill_jobs(a, thread_count());
     }
     begin = end;
@@ -91,7 +118,7 @@ inline void run_fills_with_slack(const FillState& s, std::vector<RowAt>& rows) {
   }
 }
 
-// What is due at the positions of rows that have just advanced: the fills of plain levels, and of
+// What is due at the positions of rows: the fills of plain levels, and of
 // levels with slack this step's shares. Reorders and shortens `rows`.
 inline void run_due_fills(const FillState& s, std::vector<RowAt>& rows) {
   if (s.slack) {
@@ -99,6 +126,18 @@ inline void run_due_fills(const FillState& s, std::vector<RowAt>& rows) {
   } else if (s.levels.count > 0) {
     run_plain_fills(s, rows);
   }
+}
+
+// The same for those of the rows where it has not run yet.
+inline void run_unfilled(const FillState& s, const std::vector<RowAt>& rows) {
+  thread_local std::vector<RowAt> due;
+  due.clear();
+  for (const RowAt& row : rows) {
+    if (s.filled[row.state] != row.position) due.push_back(row);
+  }
+  if (due.empty()) return;
+  run_due_fills(s, due);
+  for (const RowAt& row : rows) s.filled[row.state] = row.position;
 }
 
 }  // namespace

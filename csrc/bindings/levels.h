@@ -13,15 +13,19 @@ struct LevelRow {
   int64_t late, steps, extra;  // with slack, see plan.Level; else 0
   int64_t work_offset;         // of the CPU's transforms under way
   int64_t direct;              // whether its spectra rows hold taps, two per row
+  int64_t images_offset;       // rows of images; that of the firing after n blocks is n % images
+  int64_t images;              // 0 where no before-image is made
 
   bool plain() const { return late == 0 && extra == 0; }
   int64_t kept_rows() const { return direct ? 0 : (n_spectra - 1) * transform; }
+  // of a before-image: pending outputs, then the kept spectrum as rows of real and imaginary parts
+  int64_t image_rows() const { return block + (kept_rows() ? 2 * transform : 0); }
   int64_t spectra_rows() const {
     return direct ? ((n_spectra + 1) * block + 1) / 2 : n_spectra * transform;
   }
 };
 
-constexpr int64_t kLevelFields = 11;
+constexpr int64_t kLevelFields = 13;
 static_assert(sizeof(LevelRow) == kLevelFields * sizeof(int64_t));
 
 // The table, smallest block first; on the CPU whatever the device of the others.

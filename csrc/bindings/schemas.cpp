@@ -8,14 +8,16 @@
 //   taps      (layers, filter tiles, T_0, W or 1)
 //   spectra   (layers, filter tiles, rows, 2, W or 1)
 //   skip      (layers, C)
-//   undo      (layers, B, tiles, W), token_at (layers, B) int64 (state/tensors.py)
 //   positions (B,) int64, rows (R,) int64, -1 marks a padding row
-//   token_at  (layers, B) int64; undo (layers, B, tiles, W); history (layers, B, W)
+//   token_at  (layers, B) int64; undo (layers, B, tiles, undo slots, W), position p in slot
+//             p % undo slots; history (layers, B, W) (state/tensors.py)
 //   work      (B, side by side, rows, 2, W), the CPU's transforms of levels with slack under way
-//   levels    (n, 11) int64 on the CPU whatever the device, smallest block first: block, radix,
+//   filled    (B,) int64, the position up to which the fills of a row have run, on the CPU
+//   images    (layers, B, tiles, rows, W), what the newest firings changed as it was before them
+//   levels    (n, 13) int64 on the CPU whatever the device, smallest block first: block, radix,
 //             transform, n_spectra, kept_offset, spectra_offset, late, steps, extra, work_offset,
-//             direct (LevelRow in levels.h, state/tensors.py). length is that of the plan, index a
-//             row of levels
+//             direct, images_offset, images (LevelRow in levels.h, state/tensors.py). length is
+//             that of the plan, index a row of levels
 //   channels_per_filter  D / G; on the CPU 1 where the layout stores a filter for every channel
 #include <torch/csrc/stable/library.h>
 
@@ -54,29 +56,36 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "prefill_inputs(Tensor u, Tensor? pre, Tensor? lengths, Tensor(a!) x, Tensor(b!)? held) "
       "-> ()");
   // z (R, C, n) float32, the convolution from each row's start: y = post (z + skip u pre) from
-  // position starts (default 0) on; what follows ends goes to prompt_fill (layers, B, 1, N, W) and
-  // ring, to channels first_channel.. of batch row rows
+  // position starts (default 0) on; what follows ends goes to ring, to channels first_channel.. of
+  // batch row rows, as many positions as it has slots, or prompt_fill (layers, B, 1, N, W), which
+  // gets the same
   m.def(
       "prefill_outputs(Tensor z, Tensor u, Tensor? pre, Tensor? post, Tensor? skip, Tensor(a!) y, "
-      "Tensor(b!) prompt_fill, Tensor(c!) ring, Tensor rows, Tensor? starts, Tensor ends, "
+      "Tensor(b!)? prompt_fill, Tensor(c!) ring, Tensor rows, Tensor? starts, Tensor ends, "
       "int layer, int first_channel) -> ()");
-  // one token of one layer, then with `advance` what is due of fills, of all layers; on the CPU
+  // what is due of fills at the rows' positions and has not run, of all layers; on the CPU
+  m.def(
+      "due_fills(Tensor(a!) ring, Tensor(b!) kept, Tensor(c!) work, Tensor spectra, "
+      "Tensor positions, Tensor levels, int length, Tensor(d!) filled, Tensor(e!) images) -> ()");
+  // one token of one layer, before that of layer 0 the fills that are due of all layers, which
+  // leave before-images where there is room for them; on the CPU
   m.def(
       "step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "
       "Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
       "Tensor(d!) kept, Tensor(e!) work, Tensor spectra, Tensor levels, int length, "
-      "Tensor(f!) undo, Tensor(g!) token_at) -> ()");
+      "Tensor(f!) undo, Tensor(g!) token_at, Tensor(h!) filled, Tensor(i!) images) -> ()");
   // n steps of one layer that feed on themselves: u_{t+1} = y_t. y: (n, B, D)
   m.def(
       "generate(Tensor u, Tensor(a!) y, Tensor(b!) ring, Tensor taps, Tensor? skip, "
       "Tensor(c!) positions, Tensor(d!) kept, Tensor(e!) work, Tensor spectra, Tensor levels, "
-      "int length) -> ()");
+      "int length, Tensor(f!) filled, Tensor(g!) images) -> ()");
   // Checks a stream once for futurefill_step (bound_step.h), which a decoding loop calls without
   // the dispatcher; returns its address. The tensors must outlive it.
   m.def(
       "bind(Tensor(a!) ring, Tensor taps, Tensor? skip, Tensor(b!) positions, Tensor(c!) kept, "
       "Tensor(d!) work, Tensor spectra, Tensor levels, int length, Tensor(e!) undo, "
-      "Tensor(f!) token_at, int channels, Tensor like) -> int");
+      "Tensor(f!) token_at, Tensor(g!) filled, Tensor(h!) images, int channels, Tensor like) "
+      "-> int");
   m.def("unbind(int stream) -> ()");
   // outputs start .. stop-1 of whole sequences. u (B, D, P), h (G, L), y (B, D, stop - start)
   m.def("offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block) -> ()");

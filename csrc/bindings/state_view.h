@@ -117,11 +117,14 @@ inline StepParams step_params(const View& u, const OptionalTensor& pre, const Op
 
 // What a step leaves to take it back by, of all layers.
 struct Undo {
-  char* pending;      // (layers, B, tiles, W)
+  char* pending;      // (layers, B, tiles, slots, W)
   int64_t* token_at;  // (layers, B)
-  int64_t layer_bytes, batch;
+  int64_t layer_bytes, batch, slots;
 
-  void set(StepParams& a, int64_t layer) const { a.undo = pending + layer * layer_bytes; }
+  void set(StepParams& a, int64_t layer) const {
+    a.undo = pending + layer * layer_bytes;
+    a.undo_slots = slots;
+  }
 
   void mark(const std::vector<RowAt>& rows, int64_t layer) const {
     for (const RowAt& row : rows) token_at[layer * batch + row.state] = row.position;
@@ -130,13 +133,14 @@ struct Undo {
 
 inline Undo undo_view(const Ring& ring, const Tensor& undo_, const Tensor& token_at_) {
   const View undo("undo", undo_), token_at("token_at", token_at_);
-  check_dim(undo, 4);
+  check_dim(undo, 5);
   check_contiguous(undo);
   ring.check_dtype(undo);
   check_size(undo, 0, ring.layers);
   check_size(undo, 1, ring.batch);
   check_size(undo, 2, ring.tiles);
-  check_size(undo, 3, ring.lanes);
+  STD_TORCH_CHECK(undo.sizes[3] >= 1, "expected undo with at least one slot");
+  check_size(undo, 4, ring.lanes);
   check_dim(token_at, 2);
   check_contiguous(token_at);
   check_int64(token_at);
@@ -144,7 +148,7 @@ inline Undo undo_view(const Ring& ring, const Tensor& undo_, const Tensor& token
   check_size(token_at, 1, ring.batch);
   const int64_t width = ring.state == Scalar::kFloat64 ? 8 : 4;
   return {static_cast<char*>(undo.data), static_cast<int64_t*>(token_at.data),
-          ring.batch * ring.tiles * ring.lanes * width, ring.batch};
+          ring.batch * ring.tiles * undo.sizes[3] * ring.lanes * width, ring.batch, undo.sizes[3]};
 }
 
 inline void run_step(StepParams& a, int64_t* positions, const std::vector<RowAt>& rows,
@@ -174,6 +178,10 @@ struct FillState {
   StageParams params;
   Levels levels;
   bool slack;  // whether some level is not plain
+  // only where what is due is found by the rows' positions
+  int64_t* filled = nullptr;  // (B,), the position up to which a row's fills have run
+  char* images = nullptr;     // (layers, B, tiles, image_rows, W)
+  int64_t image_rows = 0, lanes = 0;
 };
 
 inline FillState fill_state(const Ring& ring, const Tensor& kept_, const Tensor& spectra_,
@@ -231,6 +239,32 @@ inline void set_work(FillState& s, const Ring& ring, const Tensor& work_) {
     STD_TORCH_CHECK(level.work_offset >= 0 && work.sizes[1] >= 1 &&
                         level.work_offset + level.transform + kWorkGaps <= work.sizes[2],
                     "expected work with the rows of every level, got ", work.sizes[2]);
+  }
+}
+
+// Which fills have run, and the before-images of those that can be taken back.
+inline void set_filled(FillState& s, const Ring& ring, const Tensor& filled_,
+                       const Tensor& images_) {
+  const View filled("filled", filled_), images("images", images_);
+  check_dim(filled, 1);
+  check_size(filled, 0, ring.batch);
+  check_contiguous(filled);
+  check_int64(filled);
+  check_dim(images, 5);
+  check_contiguous(images);
+  ring.check_dtype(images);
+  check_size(images, 0, ring.layers);
+  check_size(images, 1, ring.batch);
+  check_size(images, 2, ring.tiles);
+  check_size(images, 4, ring.lanes);
+  s.filled = static_cast<int64_t*>(filled.data);
+  s.images = static_cast<char*>(images.data);
+  s.image_rows = images.sizes[3], s.lanes = ring.lanes;
+  for (int64_t l = 0; l < s.levels.count; ++l) {
+    const LevelRow& level = s.levels.rows[l];
+    STD_TORCH_CHECK(level.images >= 0 && level.images_offset >= 0 &&
+                        level.images_offset + level.images * level.image_rows() <= s.image_rows,
+                    "expected images with the rows of every level, got ", s.image_rows);
   }
 }
 

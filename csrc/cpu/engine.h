@@ -19,8 +19,8 @@ struct RowAt {
   int64_t position;  // p of the op's contract
 };
 
-// y = post * (ring[p] + sum_s taps[s] x_{p-s} + skip * x), then undo = ring[p] and ring[p] = x,
-// where x = pre * u.
+// y = post * (ring[p] + sum_s taps[s] x_{p-s} + skip * x), then undo[p % undo_slots] = ring[p] and
+// ring[p] = x, where x = pre * u.
 struct StepParams {
   Scalar io;     // of u, pre, post, y
   Scalar state;  // of ring, taps, skip: float32 or float64
@@ -32,9 +32,10 @@ struct StepParams {
   void* y;                                              // (R, D)
   int64_t u_stride, pre_stride, post_stride, y_stride;  // elements between rows
   void* ring;                                           // (B, tiles, slots, W), this layer
-  void* undo;                                           // (B, tiles, W), this layer, or null
-  const void* taps;                                     // (filter tiles, block, W or 1), this layer
-  const void* skip;                                     // (tiles * W,) or null, this layer
+  void* undo;          // (B, tiles, undo_slots, W), this layer, or null
+  int64_t undo_slots;  // at least 1
+  const void* taps;    // (filter tiles, block, W or 1), this layer
+  const void* skip;    // (tiles * W,) or null, this layer
   int64_t channels, tiles, slots;
   int64_t block;                // T_0
   int64_t channels_per_filter;  // 0: a filter per lane; else channels per filter, a multiple of W

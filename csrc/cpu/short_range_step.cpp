@@ -1,5 +1,5 @@
-// y = post * (ring[p] + sum_{s <= p % T_0} taps[s] x_{p-s} + skip * x); undo = ring[p]; ring[p] =
-// x.
+// y = post * (ring[p] + sum_{s <= p % T_0} taps[s] x_{p-s} + skip * x);
+// undo[p % undo_slots] = ring[p]; ring[p] = x.
 #include "engine.h"
 #include "scalar_types.h"
 #include "simd.h"
@@ -72,7 +72,11 @@ void step_tiles(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
       Vec<S> x = load_io<S>(u + row.io * a.u_stride + c, count);
       if (pre) x *= load_io<S>(pre + row.io * a.pre_stride + c, count);
       const Vec<S> pending = load(slot);
-      if (a.undo) store(static_cast<S*>(a.undo) + (row.state * a.tiles + tile) * W, pending);
+      if (a.undo) {
+        const int64_t kept = a.undo_slots == 1 ? 0 : row.position % a.undo_slots;
+        const int64_t place = (row.state * a.tiles + tile) * a.undo_slots + kept;
+        store(static_cast<S*>(a.undo) + place * W, pending);
+      }
       Vec<S> sum = tap0 * x + pending;
       if constexpr (kTaps == kAnyTaps) {
         sum = dot_history<S, kShared>(slot, taps, row.position % a.block, sum);

@@ -1,6 +1,6 @@
 // What of a token's convolutions does not depend on the token, of all layers and rows: with
 // p = positions[b],
-//   token_at[l, b] = p,  undo[l, b] = ring[l, b, p] (its pending output),
+//   token_at[l, b] = p,  undo[l, b, p mod undo slots] = ring[l, b, p] (its pending output),
 //   history[l, b] = ring[l, b, p] + sum_{s=1..p mod T_0} taps[l, s] ring[l, b, p-s].
 //
 // A warp takes a few channels of a few rows: some lanes cover the channels, four each, the others
@@ -115,10 +115,12 @@ __global__ __launch_bounds__(32 * kHistoryWarps, history_min_blocks(kRows)) void
       sum[r].w += __shfl_xor_sync(~0u, sum[r].w, distance);
     }
     if (taken[r] < 0 || place != 0) continue;
-    const int64_t at = (layer * a.batch + state[r]) * a.lanes + channel;
-    store4(undo + at, pending[r]);
+    const int64_t row = layer * a.batch + state[r];
+    const int64_t kept = a.undo_slots == 1 ? 0 : position[r] % a.undo_slots;
+    store4(undo + (row * a.undo_slots + kept) * a.lanes + channel, pending[r]);
     const float4 p = pending[r];
-    store4(result + at, {p.x + sum[r].x, p.y + sum[r].y, p.z + sum[r].z, p.w + sum[r].w});
+    store4(result + row * a.lanes + channel,
+           {p.x + sum[r].x, p.y + sum[r].y, p.z + sum[r].z, p.w + sum[r].w});
   }
 }
 

@@ -37,6 +37,7 @@ struct HistoryShape {
   int64_t ring_row;  // values of a batch row
   int64_t lanes, filter_lanes;
   int64_t slots;  // positions from here on are refused
+  int64_t undo_slots;
   int32_t n_rows, batch, taps, channels_per_filter;
 };
 
@@ -44,7 +45,7 @@ struct HistoryParams {
   const float *ring, *taps;
   const int64_t *positions, *rows;  // rows: (n_rows,) or null for all
   int64_t* token_at;                // (layers, batch)
-  float *undo, *history;            // (layers, batch, lanes)
+  float *undo, *history;            // (layers, batch, undo_slots, lanes), (layers, batch, lanes)
   int64_t layers;
   HistoryShape shape;
 };
@@ -120,7 +121,7 @@ struct OutputsParams {
   const void *u, *pre, *post;  // pre and post or null
   const float* skip;           // of the layer, from the first channel on, or null
   void* y;
-  float *prompt_fill, *ring;            // of the layer, likewise
+  float *prompt_fill, *ring;            // of the layer, likewise; prompt_fill or null
   const int64_t *rows, *starts, *ends;  // (n_rows,); starts or null for 0
   Strides z_at, u_at, pre_at, post_at, y_at;
   IoType io;

@@ -79,14 +79,15 @@ __global__ __launch_bounds__(kPrefillThreads) void prefill_outputs(
   __syncthreads();
   const int64_t batch_row = rows[row], channel = first_channel + lane;
   if (channel >= channels || batch_row < 0 || batch_row >= a.batch) return;
-  prompt_fill += batch_row * a.length * a.lanes + channel;
+  if (prompt_fill) prompt_fill += batch_row * a.length * a.lanes + channel;
   ring += batch_row * a.slots * a.lanes + channel;
   const int64_t lanes = a.lanes;
 #pragma unroll
   for (int s = warp; s < kOutputsTime; s += kWarps) {
     const int64_t slot = first + s - end;
     if (slot >= 0 && slot < stop - end) {
-      prompt_fill[slot * lanes] = ring[slot * lanes] = tile[lane][s];
+      ring[slot * lanes] = tile[lane][s];
+      if (prompt_fill) prompt_fill[slot * lanes] = tile[lane][s];
     }
   }
 }

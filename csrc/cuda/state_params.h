@@ -10,14 +10,16 @@ namespace futurefill::cuda {
 
 // Contiguous float32 tensors of a stream and their sizes.
 struct State {
-  float* ring;            // (layers, batch, slots, lanes)
-  float* kept;            // (layers, batch, kept_rows, 2, lanes)
-  const float* spectra;   // (layers, spectra_rows, 2, filter_lanes)
-  const float* taps;      // (layers, n_taps, filter_lanes)
-  const float* skip;      // (layers, lanes) or null
-  int64_t* positions;     // (batch,)
-  int64_t* token_at;      // (layers, batch)
-  float *undo, *history;  // (layers, batch, lanes)
+  float* ring;           // (layers, batch, slots, lanes)
+  float* kept;           // (layers, batch, kept_rows, 2, lanes)
+  const float* spectra;  // (layers, spectra_rows, 2, filter_lanes)
+  const float* taps;     // (layers, n_taps, filter_lanes)
+  const float* skip;     // (layers, lanes) or null
+  int64_t* positions;    // (batch,)
+  int64_t* token_at;     // (layers, batch)
+  float* undo;           // (layers, batch, undo_slots, lanes)
+  float* history;        // (layers, batch, lanes)
+  int64_t undo_slots;
   int64_t layers, batch, slots, lanes;
   int64_t kept_rows, spectra_rows, n_taps, filter_lanes;
   int64_t channels_per_filter;
@@ -118,6 +120,7 @@ inline HistoryParams history_params(const State& s, Rows rows) {
   a.lanes = s.lanes;
   a.filter_lanes = s.filter_lanes;
   a.slots = s.slots;
+  a.undo_slots = s.undo_slots;
   a.n_rows = int32_t(rows.n);
   a.batch = int32_t(s.batch);
   a.taps = int32_t(s.n_taps);
@@ -169,7 +172,7 @@ inline ApplyParams apply_params(const State& s, const Tokens& tokens, Rows rows,
 inline OutputsParams at_layer(OutputsParams p, int64_t layer, int64_t first) {
   const OutputsShape& a = p.shape;
   if (p.skip) p.skip += layer * a.lanes + first;
-  p.prompt_fill += layer * a.batch * a.length * a.lanes + first;
+  if (p.prompt_fill) p.prompt_fill += layer * a.batch * a.length * a.lanes + first;
   p.ring += layer * a.batch * a.slots * a.lanes + first;
   return p;
 }

@@ -29,6 +29,7 @@ from .checks import (
     check_fill_stream,
     check_input,
     check_prefill,
+    check_rollback,
     check_room,
     check_sizes,
     checked_input,
@@ -58,6 +59,9 @@ class FutureFillCache(Stream):
     spectra_dtype: of the filter spectra, default the state's. torch.bfloat16, where the
         implementation has it ("triton"), halves their memory and rounds filters to 8 bits of
         mantissa; arithmetic and input spectra stay in float32.
+    rollback: positions that ``crop`` can take back, at most ``N``; None: any number, for which the
+        prompt's fill is kept, ``N`` values more of every row and channel. A plan with slack takes 0
+        or None.
 
     The state takes O(N) memory whatever the prompt's length. Inputs of a prompt that comes in
     several ``prefill`` calls are held until the first ``step``. Raises ValueError or TypeError that
@@ -79,6 +83,7 @@ class FutureFillCache(Stream):
         dtype: torch.dtype | None = None,
         fill_stream: torch.cuda.Stream | None = None,
         spectra_dtype: torch.dtype | None = None,
+        rollback: int | None = 0,
     ) -> None:
         layers = filter_list(filters)
         sizes = check_sizes(layers, batch_size, max_new_tokens, channels, skip)
@@ -89,9 +94,10 @@ class FutureFillCache(Stream):
             sizes, plan, impl, self.device, self.dtype, spectra_dtype
         )
         check_fill_stream(fill_stream, self.device)
+        check_rollback(rollback, self.plan)
         taps = [h.detach().to(self.device, state_dtype(self.dtype)) for h in layers]
-        state = make_state(sizes, self.plan, implementation, taps, skip, spectra)
-        super().__init__(implementation, state, taps, self.dtype, fill_stream)
+        state = make_state(sizes, self.plan, implementation, taps, skip, spectra, rollback)
+        super().__init__(implementation, state, taps, self.dtype, fill_stream, rollback)
         self._step_shape = torch.Size((sizes.batch_size, self.channels))
         self._last_layer, self._capturing = self.layers - 1, False
         self._last_rows = [0], torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -260,9 +266,9 @@ class FutureFillCache(Stream):
         check_prefill(u, pre, post, (len(row_list), self.channels), self.dtype, self.device)
         valid = valid_lengths(lengths, len(row_list), u.shape[2])
         token = Token(row_list, valid)
-        self._fills.join()
         if layer == 0:
             self.abort()
+            self._fills.join()
         positions = self._positions.rows
         in_stream = {r: n for r, n in zip(row_list, valid, strict=True) if not self.in_prompt(r)}
         if layer == 0:
@@ -272,6 +278,7 @@ class FutureFillCache(Stream):
             raise ValueError(f"expected the rows and lengths of layer 0 for layer {layer}")
         if layer == 0:
             self._history.drop()
+            self._prefill.begin()
             self._positions.settle()
             self._token, self._held_before = token, self._prefill.held(row_list)
         self._positions.layer = layer + 1
@@ -284,7 +291,11 @@ class FutureFillCache(Stream):
                 self.abort()
             raise
         if layer == self._last_layer:
-            self._move({row: positions[row] + taken for row, taken in in_stream.items()})
+            ends = {row: positions[row] + taken for row, taken in in_stream.items()}
+            due = self._prefill.finish(ends)
+            if self._launches_fills:
+                self._fills.owe(due, {row: ends[row] - 1 for row in due})
+            self._positions.update(ends)
             self._positions.layer = 0
             self._other_calls += 1
         return y
@@ -319,6 +330,7 @@ class FutureFillCache(Stream):
             "device": self.device,
             "dtype": self.dtype,
             "spectra_dtype": self._spectra_dtype,
+            "rollback": self.rollback,
         }
         sizes = (self.batch_size, self.max_new_tokens)
         return _unpickled, (self._prefill.filters, *sizes, options, self.state_dict())
@@ -345,11 +357,13 @@ class FutureFillCache(Stream):
         """
         if self._positions.layer or self._replaying:
             self.abort()
-        self._fills.join()
+        if self._launches_fills:
+            self._fills.join()
         self._positions.open = False
         if rows is None and self._positions.plain > 0:
             self._replaying, self._held_before = True, {}
             return
+        self._prefill.begin()
         everyone = range(self.batch_size) if rows is None else rows
         taken, most = self._positions.rows, self.max_new_tokens
         for row in everyone:
@@ -364,21 +378,24 @@ class FutureFillCache(Stream):
             self._positions.settle()
 
     def finish_token(self, rows: list[int] | None = None) -> None:
-        """After the last layer: the fills that are due follow, and the rows' positions advance."""
+        """After the last layer: the rows' positions advance. The fills that are due run on the
+        side stream if there is one, else before the next token.
+        """
         if self._launches_fills:
-            self._filling = True
             position = self._positions.common
             if rows is None and position is not None:
-                self._fills.launch_all(position)
+                self._fills.owe_all(position)
             else:
                 everyone = range(self.batch_size) if rows is None else rows
-                self._fills.launch(everyone, self._positions.rows)
+                self._fills.owe(everyone, self._positions.rows)
+            if self._fills.stream is not None:
+                self._fills.launch()
         if rows is None and self._positions.plain > 0:
             self._positions.plain -= 1
         else:
             self._positions.advance(range(self.batch_size) if rows is None else rows)
             self._other_calls += 1
-        self._replaying = self._filling = False
+        self._replaying = False
 
     def sum_history(self, stream: torch.cuda.Stream | None = None) -> None:
         """Launch now what layer 0 of the next token of all rows would launch first: the sums over

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from ..checks import check_filters, check_tensor, integer, integers, refuse_grad
+from ..plan import Plan
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,30 @@ def check_sizes(
         )
     refuse_grad(skip=skip)
     return Sizes(layers, batch_size, channels, groups, max_new_tokens, taps)
+
+
+def check_rollback(rollback: int | None, plan: Plan) -> None:
+    """``rollback`` is None or in 0 .. N; with slack 0 or None."""
+    if rollback is None:
+        return
+    if not 0 <= rollback <= plan.length:
+        raise ValueError(
+            f"expected rollback in 0 .. max_new_tokens = {plan.length}, or None, got {rollback}"
+        )
+    if rollback and plan.slack_from is not None:
+        raise ValueError(
+            f"expected rollback 0 or None with a plan that has slack, got {rollback} with {plan}"
+        )
+
+
+def check_reach(row: int, position: int, oldest: int, target: int, rollback: int) -> None:
+    """A row can be taken back that far. oldest: the first position it can go back to."""
+    oldest = max(oldest, position - rollback)
+    if target < oldest:
+        raise ValueError(
+            f"expected length >= {oldest} for row {row}, which is at {position}: with rollback = "
+            f"{rollback} that is kept, got {target}"
+        )
 
 
 def check_fill_stream(stream: torch.cuda.Stream | None, device: torch.device) -> None:

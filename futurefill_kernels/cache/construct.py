@@ -63,6 +63,7 @@ def make_state(
     filters: Sequence[Tensor],
     skip: Tensor | None,
     spectra_dtype: torch.dtype,
+    rollback: int | None,
 ) -> StreamState:
     """A state at position 0. filters: per layer (G, L), of its dtype and on its device.
 
@@ -81,8 +82,12 @@ def make_state(
             batch_size=batch_size,
             itemsize=dtype.itemsize,
             spectra_itemsize=spectra_dtype.itemsize,
+            rollback=rollback,
         )
 
     check_memory(nbytes, sizes.batch_size, plan, device)
     make_spectra, layout = implementation.make_spectra, layout_of(plan)
-    return allocate(plan, layout, make_spectra, filters, sizes.batch_size, skip, spectra_dtype)
+    return allocate(
+        plan, layout, make_spectra, filters, sizes.batch_size, skip, spectra_dtype,
+        rollback=rollback,
+    )  # fmt: skip

@@ -1,8 +1,9 @@
-"""The future fills of a stream: which are due after a token, and on which CUDA stream they run."""
+"""The future fills of a stream: which are due after a token, and when and where they run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,13 +11,30 @@ from torch import Tensor
 from ..implementations.base import Implementation
 from ..plan import Level
 from ..state.tensors import StreamState
+from .images import changed, copy, kept_image
+
+
+class _Work(NamedTuple):
+    """A launch: a level's fill or a share of it, and per end of a block the rows that are there.
+
+    members: all rows on the device, None for every row of the batch.
+    """
+
+    level: Level
+    share: int
+    members: Tensor | None
+    ends: Mapping[int, Sequence[int] | None]
 
 
 class Fills:
-    """Launches fills of one state, for implementations whose step does not do them.
+    """The fills of one state that are due.
 
-    stream: the side stream that fills run on, beside what follows a token's last layer; None, the
-    current stream.
+    They run before the next token, which a step of some implementations begins with by itself, so
+    that a token can be taken back by the inputs that it overwrote. A launch that fails changes
+    nothing and stays due.
+
+    stream: the side stream that fills are launched on right after a token's last layer, beside what
+    follows it; until the next token it holds what they changed. None, the current stream.
     """
 
     def __init__(
@@ -24,53 +42,102 @@ class Fills:
     ) -> None:
         self.stream = stream
         self._state, self._implementation = state, implementation
+        self._run_due = implementation.make_due_fills(state)
+        #: Whether the fills of a token have to be named here by ``owe``.
+        self.launched_here = self._run_due is None
         self._batch_size = state.positions.shape[0]
+        self._owed: list[_Work] = []
+        self._before: list[tuple[list[Tensor], list[Tensor]]] = []  # of this token's: was, is
         self._running = False
         if stream is not None:  # the memory is not reused before fills are done with it
             for tensor in (state.ring, state.kept, state.spectra, state.positions):
                 tensor.record_stream(stream)
 
-    def launch_all(self, position: int) -> None:
-        """Everything that is due after the step at a position that all rows are at."""
+    def owe_all(self, position: int) -> None:
+        """What is due after the step at a position that all rows are at."""
         plan = self._state.plan
         if (position + 1) % plan.base == 0 or plan.slack_from is not None:
             for index, share in plan.work_at(position):
-                self._on_its_stream(plan.levels[index], share, None)
+                level = plan.levels[index]
+                end = (position + 1) // level.block * level.block
+                self._owed.append(_Work(level, share, None, {end: None}))
 
-    def launch(self, rows: Iterable[int], positions: Sequence[int]) -> None:
-        """Everything that is due after a step of some rows.
+    def owe(self, rows: Iterable[int], positions: Mapping[int, int] | Sequence[int]) -> None:
+        """What is due after a step of some rows.
 
-        rows: that made it; -1 is padding. positions: (B,) where they made it.
+        rows: that made it; -1 is padding. positions: of every row where it made it.
         """
         due: dict[tuple[int, int], list[int]] = {}
         plan = self._state.plan
         for row in rows:
             for work in plan.work_at(positions[row]) if row >= 0 else ():
                 due.setdefault(work, []).append(row)
-        for (index, share), members in sorted(due.items(), reverse=True):  # largest blocks first
-            some: Tensor | None = None
+        owed = []
+        for (number, share), members in sorted(due.items(), reverse=True):  # largest blocks first
+            level, on_device = plan.levels[number], None
+            ends: dict[int, list[int]] = {}
+            for row in members:
+                end = (positions[row] + 1) // level.block * level.block
+                ends.setdefault(end, []).append(row)
             if len(members) < self._batch_size:
-                some = torch.tensor(members, device=self._state.ring.device)
-            self._on_its_stream(plan.levels[index], share, some)
+                on_device = torch.tensor(members, device=self._state.ring.device)
+            owed.append(_Work(level, share, on_device, ends))
+        self._owed += owed
+
+    def launch(self) -> None:
+        """Run everything that is due."""
+        if self._run_due is not None:
+            self._run_due()
+        while self._owed:
+            self._on_its_stream(self._owed[0])
+            del self._owed[0]
 
     def join(self) -> None:
-        """Later launches on the current stream wait for the fills on the side stream."""
+        """Nothing is due, and later launches on the current stream wait for the fills."""
+        self.launch()
+        self._wait()
+        self._before.clear()
+
+    def take_back(self) -> None:
+        """The newest token is taken back: what it owed is not due, what has run is undone."""
+        self._wait()
+        self._owed.clear()
+        while self._before:
+            copy(*self._before[-1])
+            del self._before[-1]
+
+    def _wait(self) -> None:
         if self._running and self.stream is not None:
             torch.cuda.current_stream(self._state.ring.device).wait_stream(self.stream)
             self._running = False
 
-    def _on_its_stream(self, level: Level, share: int, rows: Tensor | None) -> None:
+    def _on_its_stream(self, work: _Work) -> None:
         if self.stream is None:
-            return self._fill(level, share, rows)
-        if rows is not None:
-            rows.record_stream(self.stream)
+            self._fill(work)
+            return
+        if work.members is not None:
+            work.members.record_stream(self.stream)
         self.stream.wait_stream(torch.cuda.current_stream(self._state.ring.device))
-        with torch.cuda.stream(self.stream):
-            self._fill(level, share, rows)
         self._running = True
+        with torch.cuda.stream(self.stream):
+            self._before.append(self._fill(work))
 
-    def _fill(self, level: Level, share: int, rows: Tensor | None) -> None:
-        if level.steps:
-            self._implementation.fill_share(self._state, level, rows, share, share + 1)
-        else:
-            self._implementation.fill(self._state, level, rows)
+    def _fill(self, work: _Work) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns what the fill changed, as it was and where it is."""
+        state, level, share = self._state, work.level, work.share
+        was, now = [], []
+        for end, rows in work.ends.items():
+            here = changed(state, level, share, end, rows)
+            image = kept_image(state, level, end, rows) or [torch.empty_like(x) for x in here]
+            copy(here, image)
+            was += image
+            now += here
+        try:
+            if level.steps:
+                self._implementation.fill_share(state, level, work.members, share, share + 1)
+            else:
+                self._implementation.fill(state, level, work.members)
+        except BaseException:
+            copy(was, now)
+            raise
+        return was, now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,8 @@ from ..implementations.gpu_prompt_by_fft import prompt_by_fft
 from ..state.convolve import fast_conv_range
 from ..state.layout import from_tiles, to_tiles
 from ..state.tensors import StreamState
+from .chunk import Chunks, steps_are_cheaper
+from .replay import move_rows
 from .rows import forget
 
 
@@ -59,6 +61,7 @@ class Prefill:
         self._held: dict[int, list[Tensor | None]] = {}
         # rows whose tensors are of an earlier stream: a prompt writes over them, a step needs zeros
         self._stale: set[int] = set()
+        self._chunks = Chunks(state, implementation)
 
     def in_prompt(self, row: int) -> bool:
         """Whether the row still waits for its first step."""
@@ -102,8 +105,26 @@ class Prefill:
         """Rows wait for their first step again; ``held`` is what it was when they were closed."""
         self._held.update(held)
 
-    def take_back(self, held: dict[int, list[Tensor | None]]) -> None:
-        """Rows wait for a prompt again of which only ``held`` has come."""
+    def begin(self) -> None:
+        """A new call or token: the call before is not going to be taken back."""
+        self._chunks.begin()
+
+    def finish(self, ends: Mapping[int, int]) -> list[int]:
+        """After a call's last layer: rows inside the stream stand at their ends.
+
+        Returns those whose fills are due there.
+        """
+        stepped = self._chunks.finish(ends)
+        self._replay({row: end for row, end in ends.items() if row not in stepped})
+        return stepped
+
+    def take_back(self, held: dict[int, list[Tensor | None]], positions: Mapping[int, int]) -> None:
+        """The newest call is taken back: rows wait for a prompt again of which only ``held`` has
+        come, those inside the stream are at positions again.
+        """
+        stepped = self._chunks.take_back()
+        if self._state.prompt_fill is not None:  # else nothing else has changed
+            self._replay({row: p for row, p in positions.items() if row not in stepped})
         for row, inputs in held.items():
             self._held[row] = list(inputs)
             if inputs[0] is None:
@@ -116,6 +137,7 @@ class Prefill:
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was."""
+        self.begin()
         held, stale = self._held, self._stale
         self._held = {b: list(held[old]) for b, old in enumerate(rows) if old in held}
         self._stale = {b for b, old in enumerate(rows) if old in stale}
@@ -131,7 +153,7 @@ class Prefill:
         """Outputs of a call, rows in their prompt or anywhere in the stream.
 
         positions: (B,) of all rows. Returns y (R, D, P) like u, contiguous. Pending outputs of rows
-        that are in the stream are stale until ``replay``.
+        that are in the stream may be stale until ``finish``.
         """
         y = torch.empty(call.u.shape, dtype=call.u.dtype, device=call.u.device)
         if call.layer == 0 and self._stale:  # a prompt writes all that is read of its rows
@@ -140,13 +162,37 @@ class Prefill:
         for r, row in enumerate(call.rows):
             groups.setdefault(None if row in self._held else positions[row], []).append(r)
         kernels = self._implementation.prompt_kernels()
+        stepped: list[int] = []
         for position, members in groups.items():
             if position is None and kernels is not None:
                 for here in _runs(members):
                     self._prompt_between_kernels(call.part(here), y[here], kernels)
+            elif position is not None and self._by_steps(len(members), position, y.shape[2]):
+                stepped += members
             else:
                 y[members] = self._by_torch(call.part(members), position).to(y.dtype)
+        if stepped:
+            part = call.part(stepped)
+            starts = {row: positions[row] for row in part.rows}
+            y[stepped] = self._chunks.run(
+                part.layer, starts, part.lengths, part.u, part.pre, part.post
+            )
         return y
+
+    def _by_steps(self, rows: int, position: int, width: int) -> bool:
+        """Whether positions inside the stream are taken as steps; a transform needs the prompts'
+        fill, and what slack has under way is of all layers.
+        """
+        state = self._state
+        if state.prompt_fill is None:
+            return True
+        return state.plan.slack_from is None and steps_are_cheaper(state, rows, position, width)
+
+    def _replay(self, targets: Mapping[int, int]) -> None:
+        """Rows whose inputs are stored to positions, by the prompts' fill."""
+        if targets:
+            assert self._state.prompt_fill is not None
+            move_rows(self._state, self._implementation, targets, self._state.prompt_fill)
 
     def _prompt_between_kernels(self, call: Call, y: Tensor, kernels: PromptKernels) -> None:
         """Tokens that continue the rows' prompts, by torch.fft between two kernels, into y."""
@@ -209,8 +255,10 @@ class Prefill:
         result = fast_conv_range(x, self.filters[call.layer], first, total + length)
         for r, (row, end) in enumerate(zip(call.rows, ends, strict=True)):
             filled = result[r, :, end - first : end - first + length]
-            state.prompt_fill[call.layer, row] = to_tiles(filled, state.layout)
-            state.ring[call.layer, row, :, :length] = state.prompt_fill[call.layer, row]
+            pending = to_tiles(filled, state.layout)
+            state.ring[call.layer, row, :, :length] = pending
+            if state.prompt_fill is not None:
+                state.prompt_fill[call.layer, row] = pending
         return result[..., : total - first]
 
     def _chunk(self, call: Call, x: Tensor, position: int) -> Tensor:
@@ -223,6 +271,7 @@ class Prefill:
         given = x[..., : stop - position]
         state.ring[layer, rows, :, position:stop] = to_tiles(given, state.layout)
         inputs = from_tiles(state.ring[layer, rows, :, :stop], state.layout)
+        assert state.prompt_fill is not None
         filled = from_tiles(state.prompt_fill[layer, rows, :, position:stop], state.layout)
         y = filled + fast_conv_range(inputs, self.filters[layer], position, stop)
         return pad(y, (0, x.shape[2] - given.shape[2]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from ..implementations.base import Implementation
 from ..plan import Level
@@ -12,23 +13,29 @@ from ..state.tensors import StreamState
 
 
 def move_rows(
-    state: StreamState, implementation: Implementation, targets: Mapping[int, int]
+    state: StreamState, implementation: Implementation, targets: Mapping[int, int], base: Tensor
 ) -> None:
     """Rows to new positions. targets: row -> position; rows that share one are replayed together.
 
-    Positions before the target hold inputs.
+    Positions before the target hold inputs. base: (layers, B, tiles, N, lanes), as in `replay`.
     """
     groups: dict[int, list[int]] = {}
     for row, position in targets.items():
         groups.setdefault(position, []).append(row)
     for position, rows in groups.items():
-        replay(state, implementation, rows, position)
+        replay(state, implementation, rows, position, base)
 
 
 def replay(
-    state: StreamState, implementation: Implementation, rows: Sequence[int], position: int
+    state: StreamState,
+    implementation: Implementation,
+    rows: Sequence[int],
+    position: int,
+    base: Tensor,
 ) -> None:
-    """Rebuild everything derived at ``position`` from the stored inputs and the prompt's fill.
+    """Rebuild everything derived at ``position`` from the stored inputs.
+
+    base: (layers, B, tiles, N, lanes), what the prompt adds to each position.
 
     Fires again, largest block first, what filled the blocks that ``position`` lies in, so pending
     outputs come out bit for bit as a stream of single steps leaves them.
@@ -36,7 +43,7 @@ def replay(
     ring, length = state.ring, state.plan.length
     index = torch.tensor(rows, dtype=torch.int64, device=ring.device)
     if position < length:
-        ring[:, index, :, position:length] = state.prompt_fill[:, index, :, position:]
+        ring[:, index, :, position:length] = base[:, index, :, position:]
         inputs = ring[:, index, :, :position]
         for level in reversed(state.plan.levels):
             for n, steps in firings_to_replay(level, position, length):
@@ -50,7 +57,7 @@ def replay(
                 stop = min(start + level.block, position)
                 if stop > start:
                     ring[:, index, :, start:stop] = inputs[..., start:stop, :]
-    state.positions[index] = position
+    state.positions[index] = state.filled[index] = position
     state.token_at[:, index] = -1
 
 

@@ -12,14 +12,16 @@ from ..state.tensors import StreamState, copy_rows
 
 def rewind(state: StreamState, rows: Sequence[int]) -> None:
     """Rows back to position 0; what they hold means nothing until it is written or forgotten."""
-    for tensor, value in ((state.positions[None], 0), (state.token_at, -1)):
+    counts = ((state.positions[None], 0), (state.filled[None], 0), (state.token_at, -1))
+    for tensor, value in counts:
         _fill_rows(tensor, rows, value)
 
 
 def forget(state: StreamState, rows: Sequence[int]) -> None:
     """Nothing has come to rows at position 0."""
     for tensor in (state.ring, state.prompt_fill):
-        _fill_rows(tensor, rows, 0)
+        if tensor is not None:
+            _fill_rows(tensor, rows, 0)
 
 
 def _fill_rows(tensor: Tensor, rows: Sequence[int], value: int) -> None:
@@ -32,7 +34,7 @@ def _fill_rows(tensor: Tensor, rows: Sequence[int], value: int) -> None:
 
 
 def take_back(state: StreamState, rows: Sequence[int], positions: Sequence[int]) -> None:
-    """Rows back to positions whose token some or all layers have begun, and no fill has followed.
+    """Rows back to positions whose token some or all layers have begun, and nothing has followed.
 
     The pending outputs that the token's inputs overwrote come back, bit for bit.
     """
@@ -42,7 +44,8 @@ def take_back(state: StreamState, rows: Sequence[int], positions: Sequence[int])
     begun = (state.token_at[:, index] == at) & (at < state.length)  # (layers, R)
     slot = at.clamp(max=state.length - 1)  # a full row has begun nothing
     now = state.ring[:, index, :, slot].transpose(0, 1)  # (layers, R, tiles, lanes)
-    pending = torch.where(begun[..., None, None], state.undo[:, index], now)
+    before = state.undo[:, index, :, at % state.undo.shape[3]].transpose(0, 1)
+    pending = torch.where(begun[..., None, None], before, now)
     state.ring[:, index, :, slot] = pending.transpose(0, 1)
     state.positions[index] = at
     state.token_at[:, index] = -1
@@ -50,8 +53,9 @@ def take_back(state: StreamState, rows: Sequence[int], positions: Sequence[int])
 
 def reorder(state: StreamState, rows: Sequence[int]) -> None:
     """Row ``b`` becomes what row ``rows[b]`` was. rows: (B,)."""
-    for tensor in (state.ring, state.kept, state.prompt_fill):
-        copy_rows(tensor, rows)
-    for tensor in (state.work, state.positions):
+    for tensor in (state.ring, state.kept, state.prompt_fill, state.undo, state.images):
+        if tensor is not None:
+            copy_rows(tensor, rows)
+    for tensor in (state.work, state.positions, state.filled):
         tensor.copy_(tensor[list(rows)])
     state.token_at.fill_(-1)

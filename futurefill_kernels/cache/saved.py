@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from ..checks import check_tensor
+from ..implementations.base import Implementation
+from ..plan import Plan
 from ..state.layout import from_tiles, to_tiles
 from ..state.tensors import StreamState
+from .replay import move_rows
 
 _OPEN = "open_prompt."
 #: Of what filters add up to: rounding is below, another checkpoint above.
@@ -44,15 +47,22 @@ def state_dict(
     positions: (B,) int64 on the CPU. prints: ``fingerprint``. held: per row in its prompt and layer
     the gated inputs so far.
     """
-    inputs = from_tiles(state.ring[..., : int(positions.max()), :], state.layout)
-    taken = torch.arange(inputs.shape[-1], device="cpu") < positions[:, None, None]
+    first = int(positions.min())
+    slots = from_tiles(state.ring[..., : state.length, :], state.layout)
+    taken = torch.arange(state.length, device="cpu") < positions[:, None, None]
+    taken = taken.to(slots.device)
+    last = int(positions.max())
     saved = {
-        "inputs": inputs.where(taken.to(inputs.device), 0),
-        "prompt_fill": from_tiles(state.prompt_fill, state.layout).clone(),
+        "inputs": slots[..., :last].where(taken[..., :last], 0),
         "positions": positions,
         "fingerprint": prints,
         "in_prompt": torch.tensor([row in held for row in range(len(positions))], device="cpu"),
     }
+    if state.prompt_fill is None:
+        saved["pending"] = slots[..., first:].where(~taken[..., first:], 0)
+        saved["plan"] = _numbers(state.plan)
+    else:
+        saved["prompt_fill"] = from_tiles(state.prompt_fill, state.layout).clone()
     for row, layers in held.items():
         past = [x for x in layers if x is not None]
         if past:
@@ -60,11 +70,31 @@ def state_dict(
     return saved
 
 
-def restore(state: StreamState, saved: Mapping[str, Tensor]) -> None:
-    """Write inputs and the prompts' fill; ``replay`` does the rest."""
+def _numbers(plan: Plan) -> Tensor:
+    """A plan as a tensor: length, slack_from or 0, block sizes."""
+    numbers = [plan.length, plan.slack_from or 0, *plan.block_sizes]
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+
+
+def restore(
+    state: StreamState, implementation: Implementation, saved: Mapping[str, Tensor]
+) -> None:
+    """Write inputs and pending outputs, and what a stream derives from inputs."""
     inputs, device = saved["inputs"], state.ring.device
     state.ring[..., : inputs.shape[-1], :] = to_tiles(inputs.to(device), state.layout)
-    state.prompt_fill.copy_(to_tiles(saved["prompt_fill"].to(device), state.layout))
+    positions = saved["positions"].tolist()
+    if "pending" in saved:
+        pending = to_tiles(saved["pending"].to(device), state.layout)
+        base = torch.nn.functional.pad(pending, (0, 0, state.length - pending.shape[-2], 0))
+    else:
+        base = to_tiles(saved["prompt_fill"].to(device), state.layout)
+        if state.prompt_fill is not None:
+            state.prompt_fill.copy_(base)
+    move_rows(state, implementation, dict(enumerate(positions)), base)
+    if "pending" in saved:  # bit for bit what had been added up
+        for row, position in enumerate(positions):
+            here = slice(position, state.length)
+            state.ring[:, row, :, here] = base[:, row, :, here]
 
 
 def held_prompts(saved: Mapping[str, Tensor], state: StreamState) -> dict[int, list[Tensor | None]]:
@@ -78,22 +108,20 @@ def held_prompts(saved: Mapping[str, Tensor], state: StreamState) -> dict[int, l
     return held
 
 
-def check_state_dict(
-    saved: Mapping[str, Tensor],
-    sizes: tuple[int, int, int, int],
-    dtype: torch.dtype,
-    prints: Tensor,
-) -> None:
-    """ValueError or TypeError unless a state_dict fits a cache.
+def check_state_dict(saved: Mapping[str, Tensor], state: StreamState, prints: Tensor) -> None:
+    """ValueError or TypeError unless a state_dict fits a state.
 
-    sizes: (layers, B, D, N). dtype: of its state. prints: its filters' ``fingerprint``.
+    prints: its filters' ``fingerprint``.
     """
     if not isinstance(saved, Mapping):
         raise TypeError(f"expected state to be a state_dict, got {type(saved).__name__}")
-    *front, length = sizes
-    layers, batch, channels = front
+    layers, batch = state.token_at.shape
+    front, length = (layers, batch, state.channels), state.length
     rows = [f"{_OPEN}{row}" for row in range(batch)]
-    expected = {"inputs", "prompt_fill", "positions", "fingerprint", "in_prompt"}
+    shared = {"inputs", "positions", "fingerprint", "in_prompt"}
+    kinds = {"prompt_fill": {"prompt_fill"}, "pending": {"pending", "plan"}}
+    kind = "pending" if "pending" in saved else "prompt_fill"
+    expected = shared | kinds[kind]
     if not expected <= set(saved) <= expected | set(rows):
         raise ValueError(
             f"expected state with keys {sorted(expected)}, and {_OPEN}0 .. {batch - 1} for rows "
@@ -101,12 +129,6 @@ def check_state_dict(
         )
     for name, x in saved.items():
         check_tensor(name, x)
-    inputs, filled, positions = saved["inputs"], saved["prompt_fill"], saved["positions"]
-    if filled.shape != (*front, length):
-        raise ValueError(
-            f"expected prompt_fill (layers, B, D, N) = {(*front, length)}, "
-            f"got {tuple(filled.shape)}"
-        )
     for name, dtype_of in (("positions", torch.int64), ("in_prompt", torch.bool)):
         x = saved[name]
         if x.shape != (batch,) or x.dtype != dtype_of:
@@ -114,23 +136,45 @@ def check_state_dict(
                 f"expected {name} (B,) = ({batch},) of {dtype_of}, "
                 f"got {tuple(x.shape)} of {x.dtype}"
             )
+    positions = saved["positions"]
     if int(positions.min()) < 0 or int(positions.max()) > length:
         raise ValueError(f"expected positions in 0 .. {length}, got {positions.tolist()}")
-    if inputs.shape != (*front, int(positions.max())):
-        raise ValueError(
-            f"expected inputs (layers, B, D, n) = {(*front, int(positions.max()))}, "
-            f"got {tuple(inputs.shape)}"
-        )
+    sizes = {"prompt_fill": length, "pending": length - int(positions.min())}
+    last, size = int(positions.max()), sizes[kind]
+    for name, label, count in (("inputs", "n", last), (kind, "N", size)):
+        if saved[name].shape != (*front, count):
+            raise ValueError(
+                f"expected {name} (layers, B, D, {label}) = {(*front, count)}, "
+                f"got {tuple(saved[name].shape)}"
+            )
     held = {name: saved[name] for name in rows if name in saved}
     for name, x in held.items():
-        if x.ndim != 3 or x.shape[:2] != (layers, channels):
+        if x.ndim != 3 or x.shape[:2] != (layers, state.channels):
             raise ValueError(
-                f"expected {name} (layers, D, P) = ({layers}, {channels}, P), got {tuple(x.shape)}"
+                f"expected {name} (layers, D, P) = ({layers}, {state.channels}, P), "
+                f"got {tuple(x.shape)}"
             )
-    for name, x in {"inputs": inputs, "prompt_fill": filled, **held}.items():
+    dtype = state.ring.dtype
+    for name, x in {"inputs": saved["inputs"], kind: saved[kind], **held}.items():
         if x.dtype != dtype:
             raise TypeError(f"expected {name} of dtype {dtype}, got {x.dtype}")
     _check_filters(saved["fingerprint"], prints)
+    if kind == "pending":
+        _check_plan(saved["plan"], state)
+
+
+def _check_plan(saved: Tensor, state: StreamState) -> None:
+    if state.prompt_fill is not None:
+        raise ValueError(
+            "expected a state that holds prompt_fill, as caches with rollback=None save it, "
+            "for it fits every plan; got one of pending outputs"
+        )
+    if saved.tolist() != _numbers(state.plan).tolist():
+        raise ValueError(
+            f"expected a state of the plan with length, slack_from (0: none) and block sizes "
+            f"{_numbers(state.plan).tolist()}, got {saved.tolist()}; with rollback=None a state "
+            f"fits every plan"
+        )
 
 
 def _check_filters(saved: Tensor, prints: Tensor) -> None:

@@ -12,9 +12,10 @@ from ..checks import Rows, row_indices
 from ..implementations.base import Implementation
 from ..state.lasting import lasting
 from ..state.tensors import StreamState
-from .checks import crop_lengths
+from .checks import check_reach, crop_lengths
 from .fills import Fills
 from .history import History
+from .images import roll_back
 from .positions import Positions
 from .prompt import Prefill
 from .replay import move_rows
@@ -35,8 +36,7 @@ class Stream:
     """The parts of a cache, and what it does to them between calls of a token or prompt.
 
     implementation, state: of all layers. filters: per layer the taps (G, L), of the state's dtype.
-    dtype: of the inputs.
-    fill_stream: as in `FutureFillCache`.
+    dtype: of the inputs. fill_stream, rollback: as in `FutureFillCache`.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Stream:
         filters: Sequence[Tensor],
         dtype: torch.dtype,
         fill_stream: torch.cuda.Stream | None,
+        rollback: int | None,
     ) -> None:
         self.layers, self.batch_size = state.token_at.shape
         self.max_new_tokens, self.channels = state.length, state.channels
@@ -53,14 +54,16 @@ class Stream:
         self._positions = Positions(self.batch_size, state.length)
         self._bind()
         self._history = History(state, implementation)
-        self._launches_fills = not implementation.capabilities.fuses_fill
         self._fills = Fills(state, implementation, fill_stream)
+        self._launches_fills = self._fills.launched_here
         self._prefill = Prefill(state, implementation, filters)
         self._prefill.open(range(self.batch_size), stale=False)
         self._token = Token(None)
         self._other_calls = 0  # beside the tokens that `Positions` counts
-        # of a token: whether it is replayed, and whether its fills are being launched
-        self._replaying = self._filling = False
+        #: Positions that ``crop`` can take back, None for any number.
+        self.rollback = rollback
+        self._oldest = [0] * self.batch_size  # where a row was when it was loaded
+        self._replaying = False  # whether a token is replayed
         # what was held of prompts before the call that is under way
         self._held_before: dict[int, list[Tensor | None]] = {}
 
@@ -86,20 +89,11 @@ class Stream:
         For use after an exception inside it; without one under way nothing happens. A replayed
         token is under way until ``finish_token``.
         """
-        self._fills.join()
         if not self._positions.layer and not self._replaying:
             return
         token, at = self._token, self._positions.rows
         rows = [r for r in (range(self.batch_size) if token.rows is None else token.rows) if r >= 0]
-        here = {row: at[row] for row in rows}
-        if token.lengths is not None:
-            self.take_back(here)
-        else:
-            if (self._filling or not self._launches_fills) and self._past(here):
-                self._move(here)  # fills have followed: from the inputs before it
-            else:
-                take_back(self._state, list(here), list(here.values()))
-            self._reopen()
+        self.take_back({row: at[row] for row in rows})
         self._forget_call()
 
     def take_back(self, positions: Mapping[int, int]) -> None:
@@ -107,30 +101,43 @@ class Stream:
 
         positions: of its rows before it; those in their prompt have none.
         """
-        self._fills.join()
-        if self._token.lengths is not None:
-            self._prefill.take_back(self._held_before)
-            positions = {row: p for row, p in positions.items() if not self._prefill.in_prompt(row)}
-        self._move(positions)
+        self._fills.take_back()
         if self._token.lengths is None:
+            take_back(self._state, list(positions), list(positions.values()))
             self._reopen()
+        else:
+            held = self._held_before
+            positions = {row: p for row, p in positions.items() if row not in held}
+            self._prefill.take_back(held, positions)
+        self._positions.update(positions)
+
+    def launch_fills(self) -> None:
+        """Run the fills that are due now, which else the next token begins with. ValueError inside
+        a token.
+        """
+        self._check_between("launch_fills")
+        self._fills.join()
 
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen; what filters prepared stays."""
         if rows is None:
             self._forget_call()
+            self._fills.take_back()
         self._between_tokens("reset")
         row_list = (
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
         )
         rewind(self._state, row_list)
         self._positions.update(dict.fromkeys(row_list, 0))
+        for row in row_list:
+            self._oldest[row] = 0
         self._prefill.open(row_list)
 
     @lasting
     def clone(self: _Stream) -> _Stream:
         """An independent cache in the same state; prepared filters are shared."""
-        self._fills.join()
+        if self._launches_fills:
+            self._fills.join()
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._state = self._state.clone()
@@ -139,6 +146,7 @@ class Stream:
         other._history = History(other._state, self._implementation)
         other._fills = Fills(other._state, self._implementation, self._fills.stream)
         other._prefill = self._prefill.clone(other._state)
+        other._oldest = list(self._oldest)
         return other
 
     def reorder(self, rows: Rows) -> None:
@@ -149,6 +157,7 @@ class Stream:
             raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(row_list)},)")
         reorder(self._state, row_list)
         self._positions.reorder(row_list)
+        self._oldest = [self._oldest[row] for row in row_list]
         self._prefill.reorder(row_list)
 
     __copy__ = clone
@@ -157,23 +166,41 @@ class Stream:
         return self.clone()
 
     def crop(self, length: int | Sequence[int] | Tensor) -> None:
-        """Take back all positions from ``length`` on, counted since the prompt.
+        """Take back all positions from ``length`` on, counted since the prompt, bit for bit.
 
-        length: of every row, or (B,) one for each.
+        length: of every row, or (B,) one for each. ValueError where that is more than ``rollback``
+        positions of a row, or before where it was loaded.
         """
+        self._check_between("crop")
+        at, lengths = self._positions.rows, crop_lengths(length, self.batch_size)
+        targets = {row: n for row, n in enumerate(lengths) if at[row] > n}
+        if self.rollback is not None:
+            for row, n in targets.items():
+                check_reach(row, at[row], self._oldest[row], n, self.rollback)
         self._between_tokens("crop")
-        lengths = crop_lengths(length, self.batch_size)
-        here = zip(self._positions.rows, lengths, strict=True)
-        self._move({row: n for row, (p, n) in enumerate(here) if p > n})
+        if self.rollback is None:
+            assert self._state.prompt_fill is not None
+            move_rows(self._state, self._implementation, targets, self._state.prompt_fill)
+        else:
+            moves: dict[tuple[int, int], list[int]] = {}
+            for row, n in targets.items():
+                moves.setdefault((at[row], n), []).append(row)
+            for (here, n), rows in moves.items():
+                roll_back(self._state, None if len(rows) == self.batch_size else rows, here, n)
+        self._positions.update(targets)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What determines the state, independent of plan, implementation and device.
+        """What determines the state, independent of implementation and device.
 
-        inputs: (layers, B, D, n), gated inputs since the prompt, n the largest position.
-        prompt_fill: (layers, B, D, N), what the prompt adds to each position. positions: (B,)
-        int64. fingerprint: (layers, 6) of filters and skip. in_prompt: (B,) bool, rows that wait
-        for their first step; of those that have begun their prompt open_prompt.ROW (layers, D, P),
-        its gated inputs.
+        inputs: (layers, B, D, n), gated inputs since the prompt, n the largest position. positions:
+        (B,) int64. fingerprint: (layers, 6) of filters and skip. in_prompt: (B,) bool, rows that
+        wait for their first step; of those that have begun their prompt open_prompt.ROW (layers, D,
+        P), its gated inputs.
+
+        With rollback=None, and of plans with slack, prompt_fill: (layers, B, D, N), what the prompt
+        adds to each position, which fits every plan. Else pending: (layers, B, D, N - m), pending
+        outputs from the smallest position m on, and plan: its length, slack_from (0: none) and
+        block sizes; loaded under that plan, the stream goes on bit for bit.
         """
         self._between_tokens("state_dict")
         self._prefill.clean(range(self.batch_size))
@@ -181,17 +208,19 @@ class Stream:
         return state_dict(self._state, self.positions, self._prints(), held)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what ``state_dict`` of a cache with equal filters and sizes returned.
+        """Take over what ``state_dict`` of a cache with equal filters and sizes returned; without
+        prompt_fill also of an equal plan. Positions before it cannot be taken back then.
 
-        ValueError where sizes, filters or skip are others.
+        ValueError where sizes, filters, skip or such a plan are others.
         """
-        sizes = (self.layers, self.batch_size, self.channels, self.max_new_tokens)
-        check_state_dict(state, sizes, self._state.ring.dtype, self._prints())
+        check_state_dict(state, self._state, self._prints())
         self._forget_call()
-        self._fills.join()
+        self._fills.take_back()
         self._prefill.replaced()
-        restore(self._state, state)
-        self._move(dict(enumerate(state["positions"].tolist())))
+        restore(self._state, self._implementation, state)
+        positions = state["positions"].tolist()
+        self._positions.update(dict(enumerate(positions)))
+        self._oldest = positions
         self._prefill.reopen(held_prompts(state, self._state))
 
     def _prints(self) -> Tensor:
@@ -209,13 +238,8 @@ class Stream:
 
     def _forget_call(self) -> None:
         """No token or prompt call is under way."""
-        self._positions.layer, self._replaying, self._filling = 0, False, False
+        self._positions.layer, self._replaying = 0, False
         self._history.drop()
-
-    def _past(self, positions: Mapping[int, int]) -> bool:
-        """Whether some row is further than that on the device."""
-        device = self._state.positions.tolist()
-        return any(device[row] != position for row, position in positions.items())
 
     def _between_tokens(self, method: str) -> None:
         """No token is under way, no fill is running, and no sums are kept of what may change."""
@@ -230,8 +254,3 @@ class Stream:
             )
         if self._replaying:
             raise ValueError(f"{method} needs finish_token or abort after a replay")
-
-    def _move(self, targets: Mapping[int, int]) -> None:
-        """Rows to new positions, from the inputs that are stored."""
-        move_rows(self._state, self._implementation, targets)
-        self._positions.update(targets)

@@ -73,6 +73,12 @@ class Implementation(Protocol):
         """A step without Python, or None where there is none. dtype: of the inputs."""
         ...
 
+    def make_due_fills(self, state: StreamState) -> Callable[[], None] | None:
+        """What runs the fills that are due and have not run, where a token of layer 0 begins with
+        them; None where the cache launches fills.
+        """
+        ...
+
     def fill(self, state: StreamState, level: Level, rows: Tensor | None) -> None:
         """One level's future fill of all layers; see reference.fill."""
         ...

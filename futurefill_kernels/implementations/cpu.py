@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -81,7 +83,7 @@ class _Bound:
 
 
 def make_step(state: StreamState) -> Step:
-    """One token of one layer; the last layer advances, and what is due of fills follows.
+    """One token of one layer, which layer 0 begins with the fills that are due; the last advances.
 
     The state's tensors are checked and read once, when the first step tells the inputs' dtype.
     After that a step is one C call without the dispatcher, whose work on sixteen arguments takes
@@ -147,6 +149,11 @@ def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> Pla
     bound, engine = _Bound(state, like), native.bound_step()[0]
     sizes = state.positions.shape[0], state.channels, state.ring.shape[0]
     return module.make(native.address_of(engine), bound.address, bound, books, torch, *sizes, like)
+
+
+def make_due_fills(state: StreamState) -> Callable[[], None]:
+    """The fills that the next token would begin with."""
+    return partial(ops.due_fills, state)
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:

@@ -6,6 +6,7 @@ Blocks above 8192 and those that are no powers of two are transformed by torch.f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 
 import torch
@@ -120,6 +121,10 @@ def make_step(state: StreamState) -> Step:
 
 def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> PlainStep | None:
     """None: only the CPU's engine has a step without Python."""
+
+
+def make_due_fills(state: StreamState) -> Callable[[], None] | None:
+    """None: the cache launches fills."""
     return None
 
 

@@ -26,7 +26,7 @@ Inputs = Callable[[Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None],
 #: outputs(z, u, pre, post, skip, y, prompt_fill, ring, rows, starts, ends, layer, first_channel):
 #: from z (R, C, n), the convolution of each row from its start, y = (z + skip u pre) post of the P
 #: positions from ``starts`` (None: 0), and the pending outputs of the state's ``rows`` from those
-#: that follow ``ends``.
+#: that follow ``ends``; prompt_fill may be None.
 Outputs = Callable[..., None]
 
 

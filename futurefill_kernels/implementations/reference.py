@@ -5,7 +5,7 @@ Spectra are the taps themselves: a fill is one FFT convolution of the group's in
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -71,7 +71,8 @@ def step(
         at = [row_list[r] for r in members]
         first = p - p % taps.shape[0]
         block = state.ring[layer, at, 0, first : p + 1]  # (R, n + 1, D)
-        state.undo[layer, at, 0], state.token_at[layer, at] = block[:, -1], p
+        state.undo[layer, at, 0, p % state.undo.shape[3]] = block[:, -1]
+        state.token_at[layer, at] = p
         newest = taps[0] if state.skip is None else taps[0] + state.skip[layer]
         result = block[:, -1] + newest * x[members]
         result += (block[:, :-1].flip(1) * taps[1 : p - first + 1]).sum(1)
@@ -93,6 +94,10 @@ def _by_position(state: StreamState, rows: Iterable[int]) -> dict[int, list[int]
 
 def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> PlainStep | None:
     """None: only the CPU's engine has a step without Python."""
+
+
+def make_due_fills(state: StreamState) -> Callable[[], None] | None:
+    """None: the cache launches fills."""
     return None
 
 

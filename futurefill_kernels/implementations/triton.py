@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -115,6 +116,10 @@ def _step(
 
 def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> PlainStep | None:
     """None: only the CPU's engine has a step without Python."""
+
+
+def make_due_fills(state: StreamState) -> Callable[[], None] | None:
+    """None: the cache launches fills."""
     return None
 
 

@@ -19,7 +19,7 @@ from .layout import Layout, tile_filters
 #: Columns of ``StreamState.levels``; csrc/bindings/levels.h reads them.
 LEVEL_COLUMNS = (
     "block", "radix", "transform", "n_spectra", "kept_offset", "spectra_offset", "late", "steps",
-    "extra", "work_offset", "direct",
+    "extra", "work_offset", "direct", "images_offset", "images",
 )  # fmt: skip
 
 
@@ -29,28 +29,34 @@ class StreamState:
 
     ring: (layers, B, tiles, slots, lanes), pending outputs and inputs.
     kept: (layers, B, tiles, kept rows, 2, lanes), kept input spectra.
-    prompt_fill: (layers, B, tiles, N, lanes), what the prompt adds to each position.
+    prompt_fill: (layers, B, tiles, N, lanes), what the prompt adds to each position, where
+        ``keeps_prompt_fill`` says so; else None.
     positions: (B,) int64, steps taken since the prompt.
     taps: (layers, filter tiles, T_0, filter_lanes), the short-range taps.
     spectra: (layers, filter tiles, rows, 2, filter_lanes), or what the implementation prepares.
     skip: (layers, tiles * lanes) or None.
-    levels: (levels, 11) int64 on the CPU, the LEVEL_COLUMNS of each level of the plan: those of
-        plan.Level, where its transforms under way start in work, and whether it is a direct product
-        with its taps.
+    levels: (levels, 13) int64 on the CPU, the LEVEL_COLUMNS of each level of the plan: those of
+        plan.Level, where its transforms under way start in work, whether it is a direct product
+        with its taps, and where its before-images start in images and how many there are.
     work: (B, side by side, work rows, 2, lanes), transforms of levels with slack that are under
         way.
     token_at: (layers, B) int64, the position of the newest token that the layer has begun, -1 when
         there is nothing of it to take back.
-    undo: (layers, B, tiles, lanes), the pending outputs at ``token_at``, which its input overwrote.
+    undo: (layers, B, tiles, rollback + 1, lanes), the pending outputs that the newest inputs
+        overwrote; that of position p in slot ``p % (rollback + 1)``. One with rollback=None.
     history: (layers, B, lanes), these and what the block's older inputs add to them, for layouts
         that store it; else (layers, 0, lanes).
+    filled: (B,) int64, the position up to which a row's fills have run, where steps do them.
+    images: (layers, B, tiles, rows, lanes), before-images of the firings of the last ``rollback``
+        positions: the pending outputs that a firing changed, then the kept spectrum that it
+        replaced, if its level keeps any. That of the firing after ``n`` blocks is ``n % images``.
     """
 
     plan: Plan
     layout: Layout
     ring: Tensor
     kept: Tensor
-    prompt_fill: Tensor
+    prompt_fill: Tensor | None
     positions: Tensor
     taps: Tensor
     spectra: Tensor
@@ -60,6 +66,8 @@ class StreamState:
     token_at: Tensor
     undo: Tensor
     history: Tensor
+    filled: Tensor
+    images: Tensor
 
     @property
     def length(self) -> int:
@@ -82,18 +90,39 @@ class StreamState:
         tensors = (getattr(self, f.name) for f in fields(self))
         return sum(t.nbytes for t in tensors if isinstance(t, Tensor))
 
+    def layer(self, layer: int) -> StreamState:
+        """One layer as a stream of its own: the same memory, but for positions and filled."""
+        only = slice(layer, layer + 1)
+        return replace(
+            self,
+            ring=self.ring[only],
+            kept=self.kept[only],
+            prompt_fill=None,
+            positions=self.positions.clone(),
+            taps=self.taps[only],
+            spectra=self.spectra[only],
+            skip=None if self.skip is None else self.skip[only],
+            token_at=self.token_at[only],
+            undo=self.undo[only],
+            history=self.history[only],
+            filled=self.filled.clone(),
+            images=self.images[only],
+        )
+
     def clone(self) -> StreamState:
         """A copy that shares only what never changes: taps, spectra and skip."""
         return replace(
             self,
             ring=self.ring.clone(),
             kept=self.kept.clone(),
-            prompt_fill=self.prompt_fill.clone(),
+            prompt_fill=None if self.prompt_fill is None else self.prompt_fill.clone(),
             positions=self.positions.clone(),
             work=self.work.clone(),
             token_at=self.token_at.clone(),
             undo=self.undo.clone(),
             history=self.history.clone(),
+            filled=self.filled.clone(),
+            images=self.images.clone(),
         )
 
 
@@ -106,21 +135,24 @@ def state_nbytes(
     itemsize: int = 4,
     spectra_itemsize: int | None = None,
     skip: bool = False,
+    rollback: int | None = 0,
 ) -> int:
     """Bytes that ``allocate`` takes, before anything is allocated.
 
     Holds for implementations whose prepared filters are the plan's spectra. spectra_itemsize: of
-    half a complex entry of them, default ``itemsize``.
+    half a complex entry of them, default ``itemsize``. rollback: as in ``allocate``.
     """
     channels = layout.tiles * layout.lanes
     filters = layout.filter_tiles * layout.filter_lanes
-    per_row = channels * (layout.slots + plan.length + 2 * plan.kept_rows)
+    fill = plan.length if keeps_prompt_fill(plan, rollback) else 0
+    _, images = image_places(plan.levels, layout, rollback)
+    undo = (rollback or 0) + 1 + layout.history
+    per_row = channels * (layout.slots + fill + 2 * plan.kept_rows + images + undo)
     spectra = layers * filters * 2 * plan.spectra_rows * (spectra_itemsize or itemsize)
     values = layers * (batch_size * per_row + filters * plan.base + (channels if skip else 0))
     work_rows = sum(map(layout.work_rows, plan.levels))
     values += batch_size * layout.side_by_side * work_rows * 2 * layout.lanes
-    values += layers * batch_size * channels * (2 if layout.history else 1)
-    numbers = batch_size * (1 + layers) + len(LEVEL_COLUMNS) * len(plan.levels)
+    numbers = batch_size * (2 + layers) + len(LEVEL_COLUMNS) * len(plan.levels)
     return values * itemsize + spectra + 8 * numbers
 
 
@@ -149,15 +181,48 @@ def _stack(count: int, parts: Iterable[Tensor], device: torch.device) -> Tensor:
     return stacked
 
 
-def level_table(levels: Sequence[Level], layout: Layout) -> Tensor:
-    """(levels, 11) int64: ``StreamState.levels``."""
-    rows, work_offset = [], 0
+def keeps_prompt_fill(plan: Plan, rollback: int | None) -> bool:
+    """Whether the state can be built again from its inputs: where any number of positions can be
+    taken back, and with slack, whose firings under way nothing else describes.
+    """
+    return rollback is None or plan.slack_from is not None
+
+
+def image_rows(level: Level, layout: Layout) -> int:
+    """Rows of a before-image of a level's firing."""
+    return level.block + (2 * level.transform if level.kept and not layout.is_direct(level) else 0)
+
+
+def image_places(
+    levels: Sequence[Level], layout: Layout, rollback: int | None
+) -> tuple[list[tuple[int, int]], int]:
+    """Of each level where its before-images start and how many there are, and the rows of all.
+
+    They reach one position further than rollback, for the token that is under way. Of larger
+    blocks one firing at most is that recent: they share a place.
+    """
+    if not rollback:
+        return [(0, 0)] * len(levels), 0
+    reach = rollback + 1
+    total = max((image_rows(x, layout) for x in levels if x.block >= reach), default=0)
+    places = []
     for level in levels:
+        count = -(-reach // level.block)
+        places.append((0 if count == 1 else total, count))
+        total += 0 if count == 1 else count * image_rows(level, layout)
+    return places, total
+
+
+def level_table(levels: Sequence[Level], layout: Layout, rollback: int | None = 0) -> Tensor:
+    """(levels, 13) int64: ``StreamState.levels``."""
+    rows, work_offset = [], 0
+    places, _ = image_places(levels, layout, rollback)
+    for level, place in zip(levels, places, strict=True):
         rows.append(
             (
                 *(level.block, level.radix, level.transform, level.n_spectra),
                 *(level.kept_offset, level.spectra_offset, level.late, level.steps, level.extra),
-                *(work_offset, layout.is_direct(level)),
+                *(work_offset, layout.is_direct(level), *place),
             )
         )
         work_offset += layout.work_rows(level)
@@ -172,16 +237,20 @@ def allocate(
     batch_size: int,
     skip: Tensor | None,
     spectra_dtype: torch.dtype | None = None,
+    *,
+    rollback: int | None = 0,
 ) -> StreamState:
     """A stream at position 0. filters: per layer (G, L) of the state's dtype and device.
 
-    spectra_dtype: of the prepared filters, default the state's.
+    spectra_dtype: of the prepared filters, default the state's. rollback: positions that can be
+    taken back, or None for any number.
     """
     dtype, device = filters[0].dtype, filters[0].device
     expand = layout.groups // filters[0].shape[0]
     rows = [h if expand == 1 else h.repeat_interleave(expand, dim=0) for h in filters]
     front = (len(filters), batch_size, layout.tiles)
     work_rows = sum(map(layout.work_rows, plan.levels))
+    _, images = image_places(plan.levels, layout, rollback)
     if skip is not None:
         skip = skip.detach().to(device, dtype).expand(len(filters), layout.channels)
         pad = layout.tiles * layout.lanes - layout.channels
@@ -191,24 +260,28 @@ def allocate(
         layout=layout,
         ring=empty(*front, layout.slots, layout.lanes, dtype=dtype, device=device).zero_(),
         kept=empty(*front, plan.kept_rows, 2, layout.lanes, dtype=dtype, device=device).zero_(),
-        prompt_fill=torch.zeros(*front, plan.length, layout.lanes, dtype=dtype, device=device),
+        prompt_fill=torch.zeros(*front, plan.length, layout.lanes, dtype=dtype, device=device)
+        if keeps_prompt_fill(plan, rollback)
+        else None,
         positions=torch.zeros(batch_size, dtype=torch.int64, device=device),
         taps=torch.stack([tile_filters(short_range_taps(h, plan, dtype), layout) for h in rows]),
         spectra=_stack(
             len(rows), (make_spectra(h, plan, layout, spectra_dtype or dtype) for h in rows), device
         ),
         skip=skip,
-        levels=level_table(plan.levels, layout),
+        levels=level_table(plan.levels, layout, rollback),
         work=torch.zeros(
             *(batch_size, layout.side_by_side, work_rows, 2, layout.lanes),
             dtype=dtype,
             device=device,
         ),
         token_at=torch.full(front[:2], -1, dtype=torch.int64, device=device),
-        undo=torch.zeros(*front, layout.lanes, dtype=dtype, device=device),
+        undo=torch.zeros(*front, (rollback or 0) + 1, layout.lanes, dtype=dtype, device=device),
         history=torch.zeros(
             *(len(filters), batch_size if layout.history else 0, layout.lanes),
             dtype=dtype,
             device=device,
         ),
+        filled=torch.zeros(batch_size, dtype=torch.int64, device=device),
+        images=torch.zeros(*front, images, layout.lanes, dtype=dtype, device=device),
     )

@@ -10,6 +10,6 @@ from futurefill_kernels import FutureFillCache
 def snapshot(cache: FutureFillCache) -> list[torch.Tensor]:
     """Copies of what calls change."""
     state = cache.state
-    return [x.clone() for x in (state.ring, state.kept, state.prompt_fill, state.positions)] + [
-        cache.positions
-    ]
+    found = [state.ring, state.kept, state.work, state.undo, state.images, state.positions]
+    found += [] if state.prompt_fill is None else [state.prompt_fill]
+    return [x.clone() for x in found] + [cache.positions]

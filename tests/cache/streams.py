@@ -56,7 +56,7 @@ class Stream:
         )
         self.got = torch.zeros_like(self.expected)
 
-    def cache(self, length, sizes, impl):
+    def cache(self, length, sizes, impl, rollback=0):
         _, batch, channels, _ = self.u.shape
         return FutureFillCache(
             self.h,
@@ -66,6 +66,7 @@ class Stream:
             skip=self.skip.to(self.dtype),
             plan=None if sizes is None else plan_of(length, sizes),
             impl=impl,
+            rollback=rollback,
         )
 
     def prefill(self, cache, start, stop):

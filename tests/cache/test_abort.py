@@ -36,9 +36,10 @@ def fail(cache, monkeypatch, at_call, error, *, after):
 
 
 def same_state(cache, other):
+    cache.launch_fills(), other.launch_fills()
     a, b = cache.state, other.state
     assert cache.positions.tolist() == other.positions.tolist() == a.positions.tolist()
-    for name in ("ring", "kept", "prompt_fill"):
+    for name in ("ring", "kept"):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
@@ -291,8 +292,10 @@ def test_a_chunk_inside_the_stream_is_taken_back(impl, layers):
 def test_a_prompt_that_raises_leaves_the_stream(impl, monkeypatch):
     _, cache, untouched = streams(impl, (4, 8, 16))
 
+    tokens = cache._prefill.tokens
+
     def failing(*arguments):
-        cache.state.ring[:, :, :, 11:14] = 7
+        tokens(*arguments)
         raise Failure
 
     with monkeypatch.context() as inside:
@@ -313,11 +316,14 @@ def test_a_fill_that_raises_is_taken_back(launches, monkeypatch):
 
     with monkeypatch.context() as inside:
         inside.setattr(cache.implementation, "fill", failing)
-        with pytest.raises(Failure):
-            stream.step(cache, PROMPT + 15)
-    cache.abort()
+        stream.step(cache, PROMPT + 15)
+        for call in (cache.launch_fills, lambda: stream.step(cache, PROMPT + 16)):
+            with pytest.raises(Failure):
+                call()
+    cache.abort()  # nothing is under way
+    stream.step(untouched, PROMPT + 15)
     same_state(cache, untouched)
-    for t in range(PROMPT + 15, TOTAL):
+    for t in range(PROMPT + 16, TOTAL):
         stream.step(cache, t)
     assert stream.error() < 2e-6
 
@@ -341,6 +347,7 @@ def test_a_replayed_token_is_under_way_until_it_is_finished(launches, steps):
     replay(PROMPT + steps)
     replay(PROMPT + steps)  # the first one was not finished
     cache.finish_token()
+    cache.launch_fills()
     assert [block for kind, block in launches if kind == "fill"] == [4 if steps == 11 else 16]
     for layer in range(LAYERS):
         untouched.step(stream.u[layer, ..., PROMPT + steps], layer)
@@ -375,7 +382,7 @@ def test_a_state_saved_after_a_reset_is_empty(impl):
     cache.reset()
     saved = cache.state_dict()
     assert saved["inputs"].shape[-1] == 0
-    assert not saved["prompt_fill"].any()
+    assert not saved["pending"].any()
     cache.reset()
     clone = cache.clone()
     clone.reorder([1, 0])

@@ -32,8 +32,12 @@ def test_any_split_is_the_parallel_convolution(name, data):
         taps=draw(st.sampled_from([1, 3, 20, length, length + 50, 300])),
         total=prompt + length,
     )
-    cache = stream.cache(length, draw(st.sampled_from(PLANS)), name)
-    t = 0
+    sizes, rollback = draw(st.sampled_from(PLANS)), draw(st.sampled_from([None, 0, 1, 9, length]))
+    if isinstance(sizes[0], tuple):
+        rollback = draw(st.sampled_from([None, 0]))
+    rollback = rollback and min(rollback, length)
+    cache = stream.cache(length, sizes, name, rollback)
+    oldest, t = 0, 0
     while t < prompt:
         stop = draw(st.integers(t + 1, prompt))
         stream.prefill(cache, t, stop)
@@ -45,16 +49,21 @@ def test_any_split_is_the_parallel_convolution(name, data):
             stop = draw(st.integers(t + 1, prompt + length))
             stream.prefill(cache, t, stop)
             t = stop
-        elif action == "crop" and taken:
-            keep = draw(st.integers(0, taken - 1))
+        elif action == "crop" and taken > oldest and rollback != 0:
+            reach = 0 if rollback is None else max(oldest, taken - rollback)
+            keep = draw(st.integers(reach, taken - 1))
             cache.crop(keep)
             t -= taken - keep
             stream.step(cache, t)
             t += 1
         elif action == "move" and taken:
             state = cache.state_dict()
-            cache = stream.cache(length, draw(st.sampled_from(PLANS)), name)
+            sizes = sizes if "pending" in state else draw(st.sampled_from(PLANS))
+            slack = isinstance(sizes[0], tuple)
+            rollback = None if slack and rollback else rollback
+            cache = stream.cache(length, sizes, name, rollback)
             cache.load_state_dict(state)
+            oldest = 0 if rollback is None else taken
             stream.step(cache, t)
             t += 1
         else:

@@ -40,6 +40,11 @@ BAD_CALLS = {
     ),
     "crop": (lambda c: c.crop(-1), ValueError, "length >= 0 of all rows.* got -1"),
     "crops": (lambda c: c.crop([1]), ValueError, r"or \(B,\) = \(2,\) of them, got \[1\]"),
+    "reach": (
+        lambda c: c.crop([3, 1]),
+        ValueError,
+        "expected length >= 3 for row 1, which is at 3: with rollback = 0 that is kept, got 1",
+    ),
     "reorder": (lambda c: c.reorder([0]), ValueError, r"rows \(B,\) = \(2,\), got \(1,\)"),
     "reset": (lambda c: c.reset([5]), ValueError, r"rows in 0 .. 1, got \[5\]"),
     "keys": (lambda c: c.load_state_dict({}), ValueError, "expected state with keys"),
@@ -64,9 +69,14 @@ BAD_CALLS = {
         r"expected open_prompt.1 \(layers, D, P\) = \(2, 4, P\), got \(2, 3, 5\)",
     ),
     "state shape": (
-        lambda c: _load(c, prompt_fill=torch.zeros(2, 2, 4, 9)),
+        lambda c: _load(c, pending=torch.zeros(2, 2, 4, 9)),
         ValueError,
-        r"expected prompt_fill \(layers, B, D, N\) = \(2, 2, 4, 10\)",
+        r"expected pending \(layers, B, D, N\) = \(2, 2, 4, 7\)",
+    ),
+    "state plan": (
+        lambda c: _load(c, plan=torch.tensor([10, 0, 5])),
+        ValueError,
+        r"block sizes \[10, 0, 2, 4\], got \[10, 0, 5\]",
     ),
     "state positions": (
         lambda c: _load(c, positions=torch.tensor([3, 11])),
@@ -118,6 +128,13 @@ def test_a_rejected_call_changes_nothing(impl, case):
         ({"plan": Plan(9, (2,))}, ValueError, "length max_new_tokens = 8, got 9"),
         ({"dtype": torch.int8}, TypeError, "expected dtype to be one of"),
         ({"fill_stream": object()}, ValueError, "fill_stream needs a CUDA device"),
+        ({"rollback": 9}, ValueError, "rollback in 0 .. max_new_tokens = 8, or None, got 9"),
+        ({"rollback": -1}, ValueError, "rollback in 0 .. max_new_tokens = 8, or None, got -1"),
+        (
+            {"rollback": 2, "plan": Plan(8, (2, 4), slack_from=4)},
+            ValueError,
+            "rollback 0 or None with a plan that has slack, got 2",
+        ),
         ({"impl": "fast"}, ValueError, "unknown impl 'fast'; expected one of 'auto'"),
     ],
 )

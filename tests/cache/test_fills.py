@@ -12,7 +12,7 @@ from tests.recording import SideStreams
 def on_the_side(h, batch, streams):
     """A cache of 8 positions whose fills run on the side stream; the check wants a CUDA device."""
     plan = ff.Plan(h.shape[1], (2, 4))
-    cache = ff.FutureFillCache(h, batch, h.shape[1], plan=plan, impl="recorder")
+    cache = ff.FutureFillCache(h, batch, h.shape[1], plan=plan, impl="recorder", rollback=None)
     cache._fills = Fills(cache.state, cache.implementation, streams.side)
     return cache
 
@@ -29,6 +29,7 @@ def test_launches_per_token_of_24_layers(launches):
         launches.clear()
         for layer in range(24):
             cache.step(torch.randn(2, 8), layer)
+        cache.launch_fills()
         assert launches[:24] == [("step", layer) for layer in range(24)]
         due = next(iter(plan.levels_at(t)), None)
         assert launches[24:] == ([] if due is None else [("fill", plan.levels[due].block)])

@@ -21,7 +21,9 @@ def cache(launches, monkeypatch):
         return lambda rows: launches.append(("history", None if rows is None else rows.tolist()))
 
     monkeypatch.setattr(recorder, "make_history", make_history)
-    return ff.FutureFillCache(torch.ones(LAYERS, 3, 8).unbind(), 2, 8, impl="recorder")
+    return ff.FutureFillCache(
+        torch.ones(LAYERS, 3, 8).unbind(), 2, 8, impl="recorder", rollback=None
+    )
 
 
 def step(cache, rows=None):

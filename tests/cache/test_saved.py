@@ -15,11 +15,11 @@ from tests.cache.streams import Stream
 TOTAL, PROMPT = 40, 12
 
 
-def make(impl, prompt=PROMPT, steps=9):
+def make(impl, prompt=PROMPT, steps=9, rollback=0):
     stream = Stream(
         3, batch=2, channels=6, groups=3, layers=2, taps=30, total=TOTAL, dtype=torch.float32
     )
-    cache = stream.cache(TOTAL - PROMPT, (4, 8, 16), impl)
+    cache = stream.cache(TOTAL - PROMPT, (4, 8, 16), impl, rollback)
     if prompt:
         stream.prefill(cache, 0, prompt)
     for t in range(prompt, prompt + steps):
@@ -49,10 +49,11 @@ def test_copies_go_their_own_way(impl, duplicate):
         assert stream.error() < 2e-6
 
 
+@pytest.mark.parametrize(("rollback", "sizes"), [(None, (5,)), (0, (4, 8, 16))])
 @pytest.mark.parametrize("taken", [0, 5])
-def test_a_half_read_prompt_goes_on_after_a_load(impl, taken):
-    stream, cache = make(impl, taken, 0)
-    other = stream.cache(TOTAL - PROMPT, (5,), impl)
+def test_a_half_read_prompt_goes_on_after_a_load(impl, taken, rollback, sizes):
+    stream, cache = make(impl, taken, 0, rollback)
+    other = stream.cache(TOTAL - PROMPT, sizes, impl, rollback)
     for t in range(3):  # what it held before means nothing
         stream.step(other, t)
     other.load_state_dict(cache.state_dict())
@@ -62,7 +63,7 @@ def test_a_half_read_prompt_goes_on_after_a_load(impl, taken):
     assert stream.error() < 2e-6
     other.load_state_dict(cache.state_dict())
     if taken:
-        assert torch.equal(other.state.prompt_fill[..., 0, :], cache.state.prompt_fill[..., 0, :])
+        assert torch.equal(other.state.ring[..., 0, :], cache.state.ring[..., 0, :])
 
 
 @pytest.mark.parametrize("change", ["filters", "skip", "one tap"])
@@ -87,13 +88,31 @@ def test_a_state_of_other_filters_is_refused(impl, change):
 def test_filters_that_differ_by_rounding_are_the_same(impl):
     stream, cache = make(impl)
     h = [x * (1 + 1e-6 * torch.randn_like(x)) for x in stream.h]
-    other = ff.FutureFillCache(h, 2, TOTAL - PROMPT, channels=6, skip=stream.skip, impl=impl)
+    other = ff.FutureFillCache(
+        h, 2, TOTAL - PROMPT, channels=6, skip=stream.skip, impl=impl, plan=cache.plan
+    )
     other.load_state_dict(cache.state_dict())
     assert other.positions.tolist() == [9, 9]
 
 
-def test_rows_are_cropped_one_by_one(impl):
-    stream, cache = make(impl, steps=17)
+def test_a_state_of_pending_outputs_is_of_one_plan(impl):
+    stream, cache = make(impl)
+    saved = cache.state_dict()
+    with pytest.raises(ValueError, match=r"block sizes \[28, 0, 5\], got \[28, 0, 4, 8, 16\]"):
+        stream.cache(TOTAL - PROMPT, (5,), impl).load_state_dict(saved)
+    with pytest.raises(ValueError, match="expected a state that holds prompt_fill"):
+        stream.cache(TOTAL - PROMPT, (4, 8, 16), impl, None).load_state_dict(saved)
+    _, kept = make(impl, rollback=None)
+    other = stream.cache(TOTAL - PROMPT, (5,), impl)
+    other.load_state_dict(kept.state_dict())  # its prompt_fill fits every plan
+    for t in range(PROMPT + 9, TOTAL):
+        stream.step(other, t)
+    assert stream.error() < 2e-6
+
+
+@pytest.mark.parametrize("rollback", [None, 11, 28])
+def test_rows_are_cropped_one_by_one(impl, rollback):
+    stream, cache = make(impl, steps=17, rollback=rollback)
     expected = cache.clone()
     cache.crop([6, 30])
     assert cache.positions.tolist() == [6, 17]

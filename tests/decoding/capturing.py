@@ -31,6 +31,9 @@ class DeviceBooks:
     def make_layout(self, channels, groups, dtype, plan):
         return replace(reference.make_layout(channels, groups, dtype, plan), history=True)
 
+    def make_due_fills(self, state):
+        return None
+
     def make_history(self, state):
         layers, batch_size, _, _, lanes = state.ring.shape
         lags = torch.arange(1, state.taps.shape[2], device=state.ring.device)
@@ -45,7 +48,9 @@ class DeviceBooks:
             position = state.positions.unsqueeze(1)
             state.token_at.copy_(state.positions.expand(layers, batch_size))
             pending = taken(position)
-            state.undo.copy_(pending)
+            undo_slot = (position % state.undo.shape[3])[None, :, None, :, None]
+            undo_slot = undo_slot.expand(layers, batch_size, 1, 1, lanes)
+            state.undo.scatter_(3, undo_slot, pending.unsqueeze(3))
             past = taken((position - lags).clamp(min=0))
             inside = (lags <= position % state.taps.shape[2]).unsqueeze(0).unsqueeze(3)
             taps = state.taps.select(1, 0).narrow(1, 1, len(lags)).unsqueeze(1)

@@ -51,7 +51,8 @@ def state_of(cache):
     """Everything that later calls depend on."""
     found = [cache.positions]
     for part in cache.caches:
-        found += [part.state.ring, part.state.prompt_fill, part.state.positions]
+        part.launch_fills()
+        found += [part.state.ring, part.state.positions]
     # the oldest input is there for one abort only
     found += [state.inputs[:, 1:] for state in cache._short.values()]
     return [x.clone() for x in found]
@@ -241,7 +242,7 @@ def test_a_replayed_token_whose_fills_fail(launches, monkeypatch, fails):
         def failing(*args):
             raise Failure
 
-        inside.setattr(part._fills, "launch_all", failing)
+        inside.setattr(part._fills, "owe_all", failing)
         with pytest.raises(Failure):
             cache.finish_token()
     cache.abort()

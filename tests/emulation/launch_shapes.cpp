@@ -30,7 +30,7 @@ struct StateRow {
     s.ring = ring.at<float>(), s.kept = kept.at<float>(), s.spectra = spectra.at<float>();
     s.taps = taps.at<float>(), s.skip = skip.at<float>(), s.positions = positions.at<int64_t>();
     s.token_at = token_at.at<int64_t>();
-    s.undo = undo.at<float>(), s.history = history.at<float>();
+    s.undo = undo.at<float>(), s.undo_slots = undo.sizes[3], s.history = history.at<float>();
     s.layers = ring.sizes[0], s.batch = ring.sizes[1];
     s.slots = ring.sizes[3], s.lanes = ring.sizes[4];
     s.kept_rows = kept.sizes[3];
@@ -181,8 +181,9 @@ const char* prefill_outputs(const TensorRow* tensors, int64_t io, int64_t layer,
   p.z_at = tensors[0].signal(), p.u_at = u.signal(), p.pre_at = tensors[2].signal();
   p.post_at = tensors[3].signal(), p.y_at = tensors[5].signal();
   p.io = IoType(io);
-  p.shape = {u.sizes[2],    fill.sizes[3], ring.sizes[3], ring.sizes[4],
-             ring.sizes[1], u.sizes[1],    u.sizes[0]};
+  const int64_t length = p.prompt_fill ? fill.sizes[3] : ring.sizes[3];
+  p.shape = {u.sizes[2],    length,     ring.sizes[3], ring.sizes[4],
+             ring.sizes[1], u.sizes[1], u.sizes[0]};
   p = at_layer(p, layer, first);
   const char* result = nullptr;
   choose_io(p.io, [&](auto io) {

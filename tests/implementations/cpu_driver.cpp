@@ -40,7 +40,7 @@ double worst_error(int64_t length, int64_t block, int threads) {
   std::vector<float> undo(tiles * W);
   StepParams s{};
   s.n_rows = 1, s.u = u.data(), s.y = y.data(), s.ring = ring.data(), s.undo = undo.data(),
-  s.taps = taps.data();
+  s.undo_slots = 1, s.taps = taps.data();
   s.channels = channels, s.tiles = tiles, s.slots = length, s.block = block;
   FillParams f{};
   f.n_rows = 1, f.ring = ring.data(), f.spectra = spectra.data();

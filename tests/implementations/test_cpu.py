@@ -45,6 +45,8 @@ class State:
     token_at: torch.Tensor
     undo: torch.Tensor
     history: torch.Tensor
+    filled: torch.Tensor
+    images: torch.Tensor
     channels: int
     channels_per_filter: int
 
@@ -83,7 +85,7 @@ def make_state(h, plan, batch, channels, dtype, direct_below=0, slots=None, skip
             spectra.append(whole[:, start : start + level.n_spectra * level.transform])
         kept = 0 if direct else level.kept
         sizes = [level.block, level.radix, level.transform, level.n_spectra]
-        levels.append([*sizes, kept_offset, offset, 0, 0, 0, 0, direct])
+        levels.append([*sizes, kept_offset, offset, 0, 0, 0, 0, direct, 0, 0])
         kept_offset += kept * level.transform
         offset += spectra[-1].shape[1]
     tiles = -(-channels // lanes)
@@ -103,8 +105,10 @@ def make_state(h, plan, batch, channels, dtype, direct_below=0, slots=None, skip
         torch.tensor(levels, dtype=torch.int64).reshape(-1, len(LEVEL_COLUMNS)),
         torch.zeros(batch, 1, 0, 2, lanes, dtype=dtype),
         torch.full((layers, batch), -1),
-        torch.zeros(layers, batch, tiles, lanes, dtype=dtype),
+        torch.zeros(layers, batch, tiles, 1, lanes, dtype=dtype),
         torch.zeros(layers, 0, lanes, dtype=dtype),
+        torch.zeros(batch, dtype=torch.int64),
+        torch.zeros(layers, batch, tiles, 0, lanes, dtype=dtype),
         channels,
         channels_per_filter if shared else 1,
     )
@@ -267,6 +271,7 @@ def test_ops_of_a_step_one_by_one():
         level = next(iter(plan.levels_at(t)), None)
         if level is not None:
             ops.future_fill(single, level, None)
+        ops.due_fills(fused)
         assert torch.equal(fused.ring, single.ring)
 
 

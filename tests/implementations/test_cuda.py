@@ -112,6 +112,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         make_layout=cuda.make_layout,
         make_spectra=cuda.make_spectra,
         make_history=make_history,
+        make_due_fills=cuda.make_due_fills,
         make_step=make_step,
         make_plain_step=cuda.make_plain_step,
         fill=fill,

@@ -274,7 +274,7 @@ def test_history(sizes, arch):
     assert torch.equal(state.ring.nan_to_num(9.0), ring.nan_to_num(9.0))
     assert torch.equal(state.positions, positions)
     assert torch.equal(state.token_at, positions.expand(layers, batch))
-    assert torch.equal(state.undo[:, :, 0], ring[:, range(batch), 0, positions])
+    assert torch.equal(state.undo[:, :, 0, 0], ring[:, range(batch), 0, positions])
     expected = [
         torch.stack([history(state, h, layer, b) for b in range(batch)])
         for layer, h in enumerate(filters)
@@ -304,7 +304,7 @@ def test_history_of_chosen_rows(batch, layers):
         if b in named - {1}:
             exact = torch.stack([history(state, h, layer, b) for layer in range(layers)])
             assert relative_error(state.history[:, b], exact) < 2e-7
-            assert torch.equal(state.undo[:, b, 0], state.ring[:, b, 0, state.positions[b]])
+            assert torch.equal(state.undo[:, b, 0, 0], state.ring[:, b, 0, state.positions[b]])
         else:
             assert torch.isnan(state.history[:, b]).all()
             assert torch.isnan(state.undo[:, b]).all()

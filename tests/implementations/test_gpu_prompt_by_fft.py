@@ -41,7 +41,8 @@ def plain_outputs(
     z, u, pre, post, skip, y, prompt_fill, ring, rows, starts, ends, layer, first_channel
 ):
     """The op prefill_outputs in plain torch."""
-    length, own = prompt_fill.shape[3], slice(first_channel, first_channel + u.shape[1])
+    length = ring.shape[3] if prompt_fill is None else prompt_fill.shape[3]
+    own = slice(first_channel, first_channel + u.shape[1])
     starts = torch.zeros_like(ends) if starts is None else starts
     for r, (row, start, end) in enumerate(zip(rows, starts, ends, strict=True)):
         value = z[r, :, start : start + u.shape[2]]
@@ -49,7 +50,8 @@ def plain_outputs(
             x = u[r].float() if pre is None else u[r].float() * pre[r].float()
             value = value + skip[layer, own, None] * x * (torch.arange(u.shape[2]) < end - start)
         y[r] = value if post is None else value * post[r].float()
-        prompt_fill[layer, row, 0, :, own] = z[r, :, end : end + length].T
+        if prompt_fill is not None:
+            prompt_fill[layer, row, 0, :, own] = z[r, :, end : end + length].T
         ring[layer, row, 0, :length, own] = z[r, :, end : end + length].T
 
 

@@ -30,7 +30,7 @@ def test_shapes_of_the_padded_layout(channels, groups, lanes, filter_lanes):
     assert state.taps.shape == (2, 1, 4, filter_lanes)
     assert state.skip is not None
     assert state.skip.shape == (2, lanes)
-    assert state.levels.shape == (len(plan.levels), 11)
+    assert state.levels.shape == (len(plan.levels), 13)
     assert state.levels.device.type == "cpu"
     expected = state_nbytes(plan, layout, layers=2, batch_size=3, skip=True)
     assert state.nbytes == expected
@@ -66,11 +66,13 @@ def test_the_table_has_every_level_whole(slack_from):
         assert row["direct"] == (level.plain and level.block <= 8)
         assert row["work_offset"] == work
         work += 0 if level.plain else level.transform + 5
-    assert set(LEVEL_COLUMNS) - set(dataclasses.asdict(plan.levels[0])) == {"direct", "work_offset"}
+    assert set(LEVEL_COLUMNS) - set(dataclasses.asdict(plan.levels[0])) == {
+        *("direct", "work_offset", "images_offset", "images"),
+    }
 
 
 def test_a_plan_without_levels_has_an_empty_table():
-    assert level_table((), Layout(1, 1, 1, 1, 4)).shape == (0, 11)
+    assert level_table((), Layout(1, 1, 1, 1, 4)).shape == (0, 13)
 
 
 def test_a_clone_shares_what_never_changes():

@@ -6,10 +6,12 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["batch", "length", "n_rows", "channels_per_filter", "block"])
+@triton.jit(
+    do_not_specialize=["batch", "length", "n_rows", "channels_per_filter", "block", "undo_slots"]
+)
 def history_kernel(
     ring, taps, positions, rows, token_at, undo, history,
-    batch, length, n_rows, channels_per_filter, block,
+    batch, length, n_rows, channels_per_filter, block, undo_slots,
     lanes, filter_lanes,
     GROUPED: tl.constexpr, ROWS: tl.constexpr, PLACES: tl.constexpr, STEPS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -17,7 +19,8 @@ def history_kernel(
     """Grid: (lanes / CHANNELS, rows / ROWS, layers).
 
     ring: (layers, B, N, lanes). taps: (layers, block, filter_lanes). positions: (B,). rows:
-    (n_rows,) or None; -1 is padding. token_at: (layers, B). undo, history: (layers, B, lanes).
+    (n_rows,) or None; -1 is padding. token_at: (layers, B). undo: (layers, B, undo_slots,
+    lanes), slot p % undo_slots. history: (layers, B, lanes).
     PLACES taps are side by side in a warp, STEPS of them in flight.
     """
     # Tiles are [ROWS, PLACES, CHANNELS], of one warp: no sum crosses warps.
@@ -58,5 +61,7 @@ def history_kernel(
             h = tl.load(tap + s * filter_lanes, mask=place < most - s, other=0.0)
             total += tl.load(past - s * lanes, mask=place < taken - s, other=0.0) * h
     result = tl.sum(total, axis=1)[:, None, :].broadcast_to(ROWS, PLACES, CHANNELS)
-    tl.store(undo + own, pending, mask=first)  # here: it must not hold up the loads of the loop
+    kept = undo + (state * undo_slots + position % undo_slots) * lanes + channel
+    kept = kept.broadcast_to(ROWS, PLACES, CHANNELS)
+    tl.store(kept, pending, mask=first)  # here: it must not hold up the loads of the loop
     tl.store(history + own, result, mask=first)

@@ -92,7 +92,8 @@ def history_launch(
     grid = (-(-lanes // config.channels), -(-n_rows // config.rows), layers)
     arguments = (
         ring, taps, positions, rows, token_at, undo, history,
-        batch, slots, n_rows, channels_per_filter, taps.shape[2], lanes, taps.shape[3],
+        batch, slots, n_rows, channels_per_filter, taps.shape[2], undo.shape[3], lanes,
+        taps.shape[3],
     )  # fmt: skip
     constants = {
         "GROUPED": channels_per_filter > 1,
@@ -215,7 +216,7 @@ def prefill_outputs_launch(
     post: Tensor | None,
     skip: Tensor | None,
     y: Tensor,
-    prompt_fill: Tensor,
+    prompt_fill: Tensor | None,
     ring: Tensor,
     rows: Tensor,
     starts: Tensor | None,
@@ -225,13 +226,14 @@ def prefill_outputs_launch(
 ) -> Launch:
     """y and the future fill from z (R, C, n); the other tensors as in prefill_outputs_kernel."""
     n_rows, channels, positions = u.shape
-    _, batch, _, length, lanes = prompt_fill.shape
+    _, batch, _, slots, lanes = ring.shape
+    length = slots if prompt_fill is None else prompt_fill.shape[3]
     tile, together = _PREFILL_POSITIONS, _PREFILL_CHANNELS
     tiles = -(-(positions + length) // tile) + (starts is not None)
     grid = (tiles, -(-channels // together), n_rows)
     arguments = (
         z, u, pre, post, skip, y, prompt_fill, ring, rows, starts, ends, layer, batch, channels,
-        positions, length, ring.shape[3], lanes, first_channel, *_strides(z, u, pre, post, y), 0,
+        positions, length, slots, lanes, first_channel, *_strides(z, u, pre, post, y), 0,
     )  # fmt: skip
     constants = {
         "C": together,

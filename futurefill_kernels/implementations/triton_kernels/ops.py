@@ -107,8 +107,10 @@ def _history(
 ) -> None:
     check_state(positions, rows, ring=ring, taps=taps, undo=undo, history=history)
     _check_token(ring, taps, token_at, history)
-    shape = ring.shape[:3] + ring.shape[4:]
-    expect(undo.shape == shape, "undo", str(tuple(shape)), tuple(undo.shape))
+    front, lanes = tuple(ring.shape[:3]), ring.shape[4]
+    fits = undo.ndim == 5 and (*undo.shape[:3], undo.shape[4]) == (*front, lanes)
+    shape = f"({', '.join(map(str, front))}, 1 or more, {lanes})"
+    expect(fits and undo.shape[3] > 0, "undo", shape, tuple(undo.shape))
     expect(len(positions) == ring.shape[1], "positions", f"of {ring.shape[1]} rows", positions)
     _check_sharing(channels_per_filter, ring.shape[4], taps=taps)
     from .launch import history_launch
@@ -173,7 +175,8 @@ def _level(levels: Tensor, index: int) -> Level:
     expect(0 <= index < len(levels), "index", f"in 0 .. {len(levels) - 1}", index)
     row = dict(zip(LEVEL_COLUMNS, levels[index].tolist(), strict=True))
     expect(not row.pop("direct"), "levels", "without direct products, which are the CPU's", index)
-    del row["work_offset"]
+    for name in ("work_offset", "images_offset", "images"):
+        del row[name]
     level = Level(index, kept=row["n_spectra"] - 1, **row)
     block, most = level.block, level.radix - 1 + level.extra
     expect(block >= 1, "block", ">= 1", block)
@@ -276,7 +279,7 @@ def _prefill_outputs(
     post: Tensor | None,
     skip: Tensor | None,
     y: Tensor,
-    prompt_fill: Tensor,
+    prompt_fill: Tensor | None,
     ring: Tensor,
     rows: Tensor,
     starts: Tensor | None,
@@ -287,10 +290,14 @@ def _prefill_outputs(
     _check_tokens(u, pre=pre, post=post, y=y)
     n_rows, channels, positions = u.shape
     for label, x in (("prompt_fill", prompt_fill), ("ring", ring)):
-        expect(x.ndim == 5 and x.shape[2] == 1, label, "(layers, B, 1, N, C)", tuple(x.shape))
-    layers, batch, _, length, lanes = prompt_fill.shape
-    same = ring.shape[:2] == (layers, batch) and ring.shape[4] == lanes and ring.shape[3] >= length
-    expect(same, "ring", f"of the sizes of prompt_fill {tuple(prompt_fill.shape)}", ring.shape)
+        shaped = x is None or (x.ndim == 5 and x.shape[2] == 1)
+        expect(shaped, label, "(layers, B, 1, N, C)", None if x is None else tuple(x.shape))
+    layers, _, _, length, lanes = ring.shape
+    if prompt_fill is not None:
+        length = prompt_fill.shape[3]
+        same = prompt_fill.shape[:3] == ring.shape[:3] and prompt_fill.shape[4] == lanes
+        sizes = f"of the sizes of prompt_fill {tuple(prompt_fill.shape)}"
+        expect(same and ring.shape[3] >= length, "ring", sizes, ring.shape)
     for label, state in (("z", z), ("prompt_fill", prompt_fill), ("ring", ring), ("skip", skip)):
         if state is not None:
             expect(state.dtype == torch.float32, label, "of dtype float32", state.dtype)
@@ -345,7 +352,7 @@ _OPS = {
     "triton_prefill_outputs": (
         _prefill_outputs,
         "(Tensor z, Tensor u, Tensor? pre, Tensor? post, Tensor? skip, Tensor(a!) y, "
-        "Tensor(b!) prompt_fill, Tensor(c!) ring, Tensor rows, Tensor? starts, Tensor ends, "
+        "Tensor(b!)? prompt_fill, Tensor(c!) ring, Tensor rows, Tensor? starts, Tensor ends, "
         "int layer, int first_channel) -> ()",
     ),
 }

@@ -60,8 +60,9 @@ def prefill_outputs_kernel(
     z: (rows, channels, ...) float32, the convolution from the stream's start. u, pre, post, y:
     (rows, channels, positions), of which z has the first at ``starts``, (rows,) int64 or None for
     0. ends: (rows,) int64, where the prompt ends and its future fill begins. prompt_fill, ring:
-    (layers, batch, length or slots, lanes). rows: (rows,) int64, their batch row. skip: (layers,
-    lanes) or None; u is read with it. V: a divisor of positions and of z's size.
+    (layers, batch, length or slots, lanes), prompt_fill or None. rows: (rows,) int64, their batch
+    row. skip: (layers, lanes) or None; u is read with it. V: a divisor of positions and of z's
+    size.
     """
     r = tl.program_id(2).to(tl.int64)
     local = tl.program_id(1) * C + tl.arange(0, C)
@@ -93,8 +94,10 @@ def prefill_outputs_kernel(
         slot = (time - end)[:, None]
         lane = first_channel + local[None, :]
         pending = tl.trans(value)
-        tl.store(prompt_fill + (layer_row * length + slot) * lanes + lane, pending, mask=wanted)
         tl.store(ring + (layer_row * slots + slot) * lanes + lane, pending, mask=wanted)
+        if prompt_fill is not None:
+            copy = prompt_fill + (layer_row * length + slot) * lanes + lane
+            tl.store(copy, pending, mask=wanted)
     if begin < first + positions:
         shown = inside[:, None] & output[None, :]
         at = token[None, :]

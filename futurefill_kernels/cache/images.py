@@ -1,0 +1,86 @@
+"""Before-images: what firings changed as it was before them, and rows taken back by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..plan import Level
+from ..state.layout import CHANNEL_UNIT
+from ..state.tensors import StreamState, image_rows
+
+
+def changed(
+    state: StreamState, level: Level, share: int, boundary: int, rows: Sequence[int] | None
+) -> list[Tensor]:
+    """Views of all that a firing, or a share of one with slack, changes in the state.
+
+    boundary: position at the end of the blocks that it reads. rows: None for all.
+    """
+    start, lanes = boundary + level.late, slice(None)
+    stop = min(start + level.block, state.length)
+    if level.steps and state.layout.lanes % CHANNEL_UNIT == 0:
+        lanes = slice(*state.layout.channels_of_share(level, share, share + 1))
+    first, last = 0, level.kept
+    if level.plain and level.kept:
+        first = (boundary // level.block - 1) % level.radix % level.kept
+        last = first + 1
+    first, last = (level.kept_offset + slot * level.transform for slot in (first, last))
+    found = []
+    for row in [slice(None)] if rows is None else rows:
+        found.append(state.ring[:, row, ..., start:stop, lanes])
+        if last > first and not state.layout.is_direct(level):
+            found.append(state.kept[:, row, ..., first:last, :, lanes])
+    return found
+
+
+def kept_image(
+    state: StreamState, level: Level, boundary: int, rows: Sequence[int] | None
+) -> list[Tensor]:
+    """Where the state keeps what ``changed`` of a plain level finds; empty where it keeps none."""
+    offset, count = state.levels[level.index, -2:].tolist()
+    if not count:
+        return []
+    start = offset + boundary // level.block % count * image_rows(level, state.layout)
+    outputs = min(level.block, state.length - boundary)
+    found = []
+    for row in [slice(None)] if rows is None else rows:
+        image = state.images[:, row, ..., start:, :]
+        found.append(image[..., :outputs, :])
+        if image_rows(level, state.layout) > level.block:
+            spectrum = image[..., level.block : image_rows(level, state.layout), :]
+            found.append(spectrum.unflatten(-2, (level.transform, 2)))
+    return found
+
+
+def copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    """Every source into its target."""
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)
+
+
+def roll_back(state: StreamState, rows: Sequence[int] | None, here: int, target: int) -> None:
+    """Rows that are all at ``here`` back to ``target``, at most ``rollback`` positions.
+
+    rows: None for all. What is due at ``here`` has run. Inputs become the pending outputs that they
+    overwrote, and of firings since then, newest first, the before-images come back.
+    """
+    levels, base = state.plan.levels, state.plan.base
+    boundary = (target // base + 1) * base  # the first firing to take back
+    slots, t = state.undo.shape[3], target
+    each: Sequence[int | slice] = [slice(None)] if rows is None else rows
+    while t < min(here, boundary):
+        stop = min(here, boundary, t + slots - t % slots)
+        first = t % slots
+        for row in each:
+            pending = state.undo[:, row, ..., first : first + stop - t, :]
+            state.ring[:, row, ..., t:stop, :].copy_(pending)
+        t = stop
+    for end in reversed(range(boundary, min(here + 1, state.length), base)) if levels else ():
+        level = next(x for x in reversed(levels) if end % x.block == 0)
+        copy(kept_image(state, level, end, rows), changed(state, level, 0, end, rows))
+    for row in each:
+        state.positions[row] = target
+        state.filled[row] = target
+        state.token_at[:, row] = -1
