@@ -68,7 +68,6 @@ class Chunks:
         starts: of R rows their positions, in the order of u. lengths: (R,), at least 1; outputs
         after them are zero. No fill is due.
         """
-        rows = list(starts)
         self._start |= starts
         self._save(layer, starts, lengths)
         try:
@@ -87,7 +86,9 @@ class Chunks:
         pre: Tensor | None,
         post: Tensor | None,
     ) -> Tensor:
-        own = self._layer(layer)
+        rows, own = list(starts), self._layer(layer)
+        own.fills.take_back()
+        own.history.drop()
         own.state.positions.copy_(self._state.positions)
         own.state.filled.copy_(self._state.filled)
         x = u.permute(2, 0, 1).contiguous()
