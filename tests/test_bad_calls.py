@@ -41,6 +41,7 @@ def cache_under_way():
         rows = [1, 2] if t < 7 else [2]
         for layer in range(2):
             cache.step(torch.randn(len(rows), D, generator=g), layer, rows=rows)
+    cache.launch_fills()
     return cache
 
 
@@ -280,7 +281,7 @@ def test_a_refused_making(case):
 
 
 def test_sizes_are_any_whole_numbers():
-    cache = ff.FutureFillCache(torch.randn(2, 9), np.int64(2), torch.tensor(5))
+    cache = ff.FutureFillCache(torch.randn(2, 9), np.int64(2), torch.tensor(5), rollback=1)
     assert (type(cache.batch_size), type(cache.max_new_tokens)) == (int, int)
     assert cache.step(torch.randn(2, 2), rows=np.array([1, 0])).shape == (2, 2)
     cache.crop(torch.tensor(0))

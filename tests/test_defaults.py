@@ -83,7 +83,8 @@ def random(*shape, seed=0):
 
 def stream(h, u, impl):
     """Most of what a cache does, with its outputs."""
-    cache = ff.FutureFillCache([h, h], 2, 40, channels=8, plan=ff.Plan(40, (2, 6, 12)), impl=impl)
+    plan = ff.Plan(40, (2, 6, 12))
+    cache = ff.FutureFillCache([h, h], 2, 40, channels=8, plan=plan, impl=impl, rollback=None)
     found = [cache.prefill(u[..., :9], layer, lengths=[9, 4]) for layer in range(2)]
 
     def steps(cache, count, rows=None):

@@ -70,6 +70,7 @@ class StreamRun:
             plan=None if plan is None else ff.Plan(length, tuple(plan[0]), slack_from=plan[1]),
             impl=impl,
             dtype=self._dtype,
+            rollback=None,
         )
 
     def do(self, operation: Operation) -> None:

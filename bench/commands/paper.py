@@ -303,8 +303,11 @@ def _prompt_memory(args: argparse.Namespace) -> None:
         plan = ff.make_plan(
             new, width, layers=layers, groups=1, filter_length=new, device=args.device
         )
-        cache = ff.FutureFillCache([h], 1, new, channels=8, plan=plan, impl=args.impl)
+        cache = ff.FutureFillCache(
+            [h], 1, new, channels=8, plan=plan, impl=args.impl, rollback=None
+        )
         fill = cache.state.prompt_fill
+        assert fill is not None
         found = fill.numel() // fill.shape[2] // fill.shape[-1]  # positions kept of the prompt
         args.report.add(
             "FutureFill, what a prompt leaves", **fields, dtype=torch.float32, impl=cache.impl,

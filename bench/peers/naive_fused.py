@@ -20,7 +20,9 @@ class NaiveFused:
 
     def __init__(self, h: Tensor, batch: int) -> None:
         length = h.shape[1]
-        self.cache = ff.FutureFillCache(h, batch, length, plan=ff.Plan(length, (length,)))
+        self.cache = ff.FutureFillCache(
+            h, batch, length, plan=ff.Plan(length, (length,)), rollback=None
+        )
         # no row waits for a prompt
         self.empty = self.cache.state_dict()
         self.empty["in_prompt"] = torch.zeros_like(self.empty["in_prompt"])

@@ -56,6 +56,6 @@ def reorder(state: StreamState, rows: Sequence[int]) -> None:
     for tensor in (state.ring, state.kept, state.prompt_fill, state.undo, state.images):
         if tensor is not None:
             copy_rows(tensor, rows)
-    for tensor in (state.work, state.positions, state.filled):
+    for tensor in (state.work, state.positions, state.filled):  # these begin with the rows
         tensor.copy_(tensor[list(rows)])
     state.token_at.fill_(-1)

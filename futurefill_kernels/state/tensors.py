@@ -166,8 +166,10 @@ def short_range_taps(h: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
 
 
 def copy_rows(target: Tensor, rows: Sequence[int]) -> None:
-    """Replace batch row ``b`` of (layers, B, ...) by the old row ``rows[b]``."""
-    target.copy_(target[:, list(rows)])
+    """Replace batch row ``b`` of (layers, B, ...) by the old row ``rows[b]``; others stay."""
+    changed = [b for b, row in enumerate(rows) if b != row]
+    if changed:
+        target[:, changed] = target[:, [rows[b] for b in changed]]
 
 
 def _stack(count: int, parts: Iterable[Tensor], device: torch.device) -> Tensor:

@@ -179,7 +179,8 @@ def test_rows_at_positions_of_their_own(emulated):
     filters = torch.randn(5, 64)
     plan = ff.Plan(64, (8, 16))
     caches = [
-        ff.FutureFillCache(filters, 3, 64, plan=plan, impl=impl) for impl in ("emulated", "cpu")
+        ff.FutureFillCache(filters, 3, 64, plan=plan, impl=impl, rollback=20)
+        for impl in ("emulated", "cpu")
     ]
     for t in range(60):
         rows = [r for r in range(3) if (t + r) % 4 or t > 40]

@@ -1,0 +1,130 @@
+"""The way back: positions, chunks and calls taken back bit for bit, and what a state then holds."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+import futurefill_kernels as ff
+from tests.cache.test_abort import same_state
+
+LAYERS, BATCH, CHANNELS, PROMPT, TOTAL = 2, 3, 6, 7, 60
+
+
+def caches(impl, sizes, rollback):
+    h = [torch.randn(3, 40) for _ in range(LAYERS)]
+    return [
+        ff.FutureFillCache(
+            h, BATCH, TOTAL, channels=CHANNELS, plan=ff.Plan(TOTAL, sizes), impl=impl,
+            skip=torch.ones(CHANNELS), rollback=rollback,
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+
+
+def take(cache, u, *, chunk=False):
+    """u: (layers, B, D, T), as one chunk or as steps."""
+    if chunk:
+        return torch.stack([cache.prefill(u[layer], layer) for layer in range(LAYERS)])
+    steps = [
+        torch.stack([cache.step(u[layer, ..., t], layer) for layer in range(LAYERS)])
+        for t in range(u.shape[-1])
+    ]
+    return torch.stack(steps, -1)
+
+
+@pytest.mark.parametrize("sizes", [(4, 8, 16), (2, 6, 12), (5,), (1, 2, 4, 8), (8, 24)])
+@pytest.mark.parametrize("rollback", [0, 1, 8, 20, 60])
+def test_every_way_back_leaves_the_bits_of_plain_steps(impl, sizes, rollback):
+    torch.manual_seed(rollback)
+    draw = random.Random(rollback)
+    cache, plain, other = caches(impl, sizes, rollback)
+    u = torch.randn(LAYERS, BATCH, CHANNELS, PROMPT + TOTAL)
+    for c in (cache, plain):
+        take(c, u[..., :PROMPT], chunk=True)
+        take(c, u[..., PROMPT : PROMPT + 1])
+    t = 1
+    while t < TOTAL:
+        do = draw.choice(["steps", "chunk", "crop", "abort", "abort a chunk", "load"])
+        count = min(draw.randint(1, 12), TOTAL - t)
+        if do in ("steps", "chunk"):
+            here = u[..., PROMPT + t : PROMPT + t + count]
+            expected = take(plain, here)
+            assert torch.equal(take(cache, here, chunk=do == "chunk"), expected)
+            t += count
+        elif do == "crop":
+            count = min(draw.randint(0, rollback), TOTAL - t)
+            if count:
+                take(cache, torch.randn(LAYERS, BATCH, CHANNELS, count), chunk=count > 5)
+            cache.crop(t)
+        elif do == "abort":
+            cache.step(torch.randn(BATCH, CHANNELS), 0)
+            cache.abort()
+        elif do == "abort a chunk":
+            for layer in range(draw.randint(1, LAYERS)):
+                cache.prefill(torch.randn(BATCH, CHANNELS, count), layer)
+            if cache.taken[0] == t:
+                cache.abort()
+            else:  # its last layer has run
+                cache.take_back(dict.fromkeys(range(BATCH), t))
+        else:
+            other.load_state_dict(cache.state_dict())
+            cache, other = other, cache
+        same_state(cache, plain)
+
+
+def test_rows_of_a_chunk_have_positions_and_lengths_of_their_own(impl):
+    torch.manual_seed(0)
+    cache, plain, _ = caches(impl, (4, 8, 16), 9)
+    for c in (cache, plain):
+        for layer in range(LAYERS):
+            c.prefill(torch.ones(BATCH, CHANNELS, 3), layer)
+        for row, count in ((0, 11), (1, 3), (2, 8)):
+            for _ in range(count):
+                for layer in range(LAYERS):
+                    c.step(torch.ones(1, CHANNELS), layer, rows=[row])
+    u, lengths = torch.randn(LAYERS, 2, CHANNELS, 9), [9, 6]
+    got = [cache.prefill(u[i], i, rows=[2, 0], lengths=lengths) for i in range(LAYERS)]
+    for r, (row, length) in enumerate(zip([2, 0], lengths, strict=True)):
+        for t in range(length):
+            for layer in range(LAYERS):
+                y = plain.step(u[layer, r : r + 1, :, t], layer, rows=[row])
+                assert torch.equal(y[0], got[layer][r, :, t])
+    same_state(cache, plain)
+    cache.crop([12, 3, 8])
+    assert cache.positions.tolist() == [12, 3, 8]
+
+
+def test_a_layer_of_a_chunk_that_fails_can_be_repeated(impl, monkeypatch):
+    torch.manual_seed(0)
+    cache, plain, _ = caches(impl, (2, 6, 12), 0)
+    u = torch.randn(LAYERS, BATCH, CHANNELS, 20)
+    for c in (cache, plain):
+        take(c, u[..., :9])
+    cache.prefill(u[0, ..., 9:], 0)
+    with monkeypatch.context() as inside:
+        inside.setattr(cache._prefill._chunks, "_index", lambda rows: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cache.prefill(u[1, ..., 9:], 1)
+    cache.prefill(u[1, ..., 9:], 1)
+    take(plain, u[..., 9:])
+    same_state(cache, plain)
+
+
+def test_bytes_of_the_way_back():
+    """Without one, a row holds its ring and what its plan keeps; with one, an image more."""
+    h, length = torch.randn(32, 1024), 1024
+    plan = ff.Plan.continuous(length, 16)
+    state = {
+        rollback: ff.FutureFillCache(h, 1, length, plan=plan, rollback=rollback).state
+        for rollback in (0, 4, None)
+    }
+    assert state[0].prompt_fill is None
+    assert state[0].images.numel() == 0
+    assert state[4].images.shape[3] == 512  # of the largest block
+    assert state[4].undo.shape[3] == 5
+    assert state[None].prompt_fill.shape[3] == length
+    per_position = (state[0].ring.nbytes + state[0].undo.nbytes) / 32 / length
+    assert per_position <= 4.1
