@@ -43,11 +43,11 @@ def test_what_levels_hold_is_part_of_it(itemsize):
     levels = sum(level_nbytes(workload, level.block, level.radix) for level in plan.levels)
     kept = 8 * 2 * 3 * 64 * plan.kept_rows
     assert levels == spectra_nbytes(workload, plan.spectra_rows) + kept
-    ring_and_prompt_fill = 2 * 3 * 64 * 2 * 500 * 4
+    ring = 2 * 3 * 64 * 500 * 4
     filters = 2 * 32 * 500 * 4
-    total = levels + taps_nbytes(workload, 16) + ring_and_prompt_fill + filters
+    total = levels + taps_nbytes(workload, 16) + ring + filters
     undo_and_history = 2 * 2 * 3 * 64 * 4
-    numbers = 3 + 2 * 3 + len(LEVEL_COLUMNS) * len(plan.levels)
+    numbers = 2 * 3 + 2 * 3 + len(LEVEL_COLUMNS) * len(plan.levels)
     assert needed_nbytes(workload, plan) - total == undo_and_history + 8 * numbers
 
 
