@@ -65,9 +65,16 @@ def check_dtype(dtype: torch.dtype, name: str = "dtype") -> torch.dtype:
     return dtype
 
 
-def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of state and arithmetic for inputs of a dtype: float32, or float64 for float64."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def state_dtype(dtype: torch.dtype, wanted: torch.dtype | None = None) -> torch.dtype:
+    """The dtype of state and arithmetic for inputs of a dtype: float32, or float64 for float64.
+
+    wanted: float64 where it shall be that for other inputs too. TypeError for any other one.
+    """
+    usual = torch.float64 if dtype == torch.float64 else torch.float32
+    if wanted not in (None, usual, torch.float64):
+        names = dtype_names((usual, torch.float64)) if usual == torch.float32 else "float64"
+        raise TypeError(f"expected state_dtype to be None, {names}, got {wanted}")
+    return usual if wanted is None else wanted
 
 
 def check_spectra_dtype(spectra_dtype: torch.dtype | None, dtype: torch.dtype) -> torch.dtype:

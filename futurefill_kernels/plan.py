@@ -133,7 +133,7 @@ class Plan:
         for index, block in enumerate(self.block_sizes):
             if block >= slack_from:
                 late += self.block_sizes[index - 1]
-            if block + late < self.length and (late == 0 or late < taps):
+            if block + late < self.length and late + 1 < taps:
                 sizes.append((block, late))
         levels = []
         kept_offset = spectra_offset = 0

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "infra/denormals.h"
 #include "infra/pool.h"
 
 namespace futurefill {
@@ -43,9 +44,15 @@ Work fill_work(int64_t rows, int64_t layers, int64_t tiles, int64_t lanes, int64
 template <class F>
 void spread(const Work& work, int64_t available, const F& run) {
   const int64_t jobs = work.jobs, threads = work.threads(available);
-  if (threads < 2) return run(0, jobs);
+  if (threads < 2) {
+    const NoDenormals here;
+    return run(0, jobs);
+  }
   // run is copied: all that a worker has to fetch from the caller's cache lies together
-  const auto piece = [=](int64_t i) { run(jobs * i / threads, jobs * (i + 1) / threads); };
+  const auto piece = [=](int64_t i) {
+    const NoDenormals here;
+    run(jobs * i / threads, jobs * (i + 1) / threads);
+  };
   run_pieces(
       threads, [](const void* context, int64_t i) { (*static_cast<decltype(&piece)>(context))(i); },
       &piece);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,9 +17,9 @@ from ..checks import (
     check_spectra_dtype,
     filter_list,
     row_indices,
-    state_dtype,
     valid_lengths,
 )
+from ..checks import state_dtype as check_state_dtype
 from ..implementations.base import Implementation
 from ..plan import Plan
 from ..planning.capabilities import Capabilities
@@ -34,7 +35,7 @@ from .checks import (
     check_sizes,
     checked_input,
 )
-from .construct import choose, make_state
+from .construct import choose, make_state, significant
 from .prompt import Call
 from .stream import Stream, Token
 
@@ -62,10 +63,13 @@ class FutureFillCache(Stream):
     rollback: positions that ``crop`` can take back, at most ``N``; None: any number, for which the
         prompt's fill is kept, ``N`` values more of every row and channel. A plan with slack takes 0
         or None.
+    state_dtype: torch.float64 for a state and arithmetic in float64 whatever the inputs are ("cpu"
+        and "reference"); default as said at ``dtype``. docs/accuracy.md says what it is for.
 
-    The state takes O(N) memory whatever the prompt's length. Inputs of a prompt that comes in
-    several ``prefill`` calls are held until the first ``step``. Raises ValueError or TypeError that
-    names the argument, what was expected and what came; a rejected call leaves the cache as it was.
+    The end of a filter that adds less than rounding is left out. The state takes O(N) memory
+    whatever the prompt's length. Inputs of a prompt that comes in several ``prefill`` calls are
+    held until the first ``step``. Raises ValueError or TypeError that names the argument, what was
+    expected and what came; a rejected call leaves the cache as it was.
     """
 
     @lasting
@@ -84,18 +88,19 @@ class FutureFillCache(Stream):
         fill_stream: torch.cuda.Stream | None = None,
         spectra_dtype: torch.dtype | None = None,
         rollback: int | None = 0,
+        state_dtype: torch.dtype | None = None,
     ) -> None:
         layers = filter_list(filters)
         sizes = check_sizes(layers, batch_size, max_new_tokens, channels, skip)
         self.dtype = check_dtype(layers[0].dtype if dtype is None else dtype)
         self.device = layers[0].device if device is None else torch.empty(0, device=device).device
-        spectra = self._spectra_dtype = check_spectra_dtype(spectra_dtype, self.dtype)
-        implementation, self.plan = choose(
-            sizes, plan, impl, self.device, self.dtype, spectra_dtype
-        )
+        of_state = check_state_dtype(self.dtype, state_dtype)
+        spectra = self._spectra_dtype = check_spectra_dtype(spectra_dtype, of_state)
+        taps = [significant(h.detach().to(self.device, of_state)) for h in layers]
+        sizes = dataclasses.replace(sizes, taps=max(h.shape[1] for h in taps))
+        implementation, self.plan = choose(sizes, plan, impl, self.device, of_state, spectra_dtype)
         check_fill_stream(fill_stream, self.device)
         check_rollback(rollback, self.plan)
-        taps = [h.detach().to(self.device, state_dtype(self.dtype)) for h in layers]
         state = make_state(sizes, self.plan, implementation, taps, skip, spectra, rollback)
         super().__init__(implementation, state, taps, self.dtype, fill_stream, rollback)
         self._step_shape = torch.Size((sizes.batch_size, self.channels))
@@ -331,6 +336,7 @@ class FutureFillCache(Stream):
             "dtype": self.dtype,
             "spectra_dtype": self._spectra_dtype,
             "rollback": self.rollback,
+            "state_dtype": self._state.ring.dtype,
         }
         sizes = (self.batch_size, self.max_new_tokens)
         return _unpickled, (self._prefill.filters, *sizes, options, self.state_dict())

@@ -17,6 +17,30 @@ from ..state.layout import Layout
 from ..state.tensors import StreamState, allocate, state_nbytes
 from .checks import Sizes
 
+#: What filters' ends are compared with: older inputs may be 12 decades above the newest ones, and
+#: what is cut is still below the rounding of these.
+_DECADES = 1e-12
+
+
+def significant(h: Tensor) -> Tensor:
+    """The filters without an end that adds less than rounding. h: (G, L) -> (G, n), n >= 1.
+
+    In every row the absolute values that are left out sum up to at most ``1e-12 eps`` of the
+    largest tap, ``eps`` that of h's dtype.
+    """
+    parts = max(h.shape[1] >> 10, 1)  # taps that are left out together
+    whole = h.shape[1] // parts * parts
+    sums = torch.linalg.vector_norm(
+        h[:, :whole].unflatten(1, (-1, parts)), 1, dim=-1, dtype=torch.float64
+    )
+    if whole < h.shape[1]:
+        rest = torch.linalg.vector_norm(h[:, whole:], 1, dim=-1, dtype=torch.float64)
+        sums = torch.cat([sums, rest[:, None]], dim=1)
+    least = h.abs().amax(1, keepdim=True).double() * (_DECADES * torch.finfo(h.dtype).eps)
+    matters = (sums.flip(1).cumsum(1) > least).any(0)  # newest taps last
+    n = max(min(int(matters.sum()) * parts, h.shape[1]), 1)
+    return h[:, :n].clone() if 2 * n <= h.shape[1] else h[:, :n]  # a view holds all of h
+
 
 def choose(
     sizes: Sizes,
@@ -28,7 +52,7 @@ def choose(
 ) -> tuple[Implementation, Plan]:
     """What runs, and the plan that it runs, which is made for it where none is given.
 
-    dtype: of the inputs. Raises ValueError for a plan of another length, and RuntimeError with the
+    dtype: of the state. Raises ValueError for a plan of another length, and RuntimeError with the
     reasons when the implementation cannot run.
     """
     if plan is not None and not isinstance(plan, Plan):

@@ -206,6 +206,9 @@ class Prefill:
             self._state, self.filters[call.layer], call.u, call.pre, call.post, y, held, seen,
             call.lengths, call.layer, call.rows, *kernels,
         )  # fmt: skip
+        if not bool(y.sum(dtype=torch.float32).isfinite()):
+            y.copy_(self._by_torch(call, None))  # keeps a NaN where it belongs
+            return
         # only now: a call that runs out of memory can be repeated
         self._hold(call, held, [s + n for s, n in zip(seen, call.lengths, strict=True)])
 

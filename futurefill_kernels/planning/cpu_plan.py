@@ -19,7 +19,9 @@ def cheapest_plan(workload: Workload, rates: CpuRates) -> Plan:
     """The plan with the least modelled time per token; first blocks are those measured."""
     cost = CpuCost(workload, rates)
     starts = [block for block, _ in rates.steps]
-    sizes = cheapest_block_sizes(workload.length, starts, cost.first, cost.level)
+    sizes = cheapest_block_sizes(
+        workload.length, starts, cost.first, cost.level, taps=workload.filter_length
+    )
     return Plan(workload.length, sizes, workload.filter_length)
 
 

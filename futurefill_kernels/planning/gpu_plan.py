@@ -125,5 +125,7 @@ def _search(workload: Workload, info: DeviceInfo, seconds_per_byte: float) -> Pl
     def level_cost(block: int, radix: int) -> float:
         return cost.level(block, radix) + level_nbytes(workload, block, radix) * seconds_per_byte
 
-    sizes = cheapest_block_sizes(workload.length, FIRST_BLOCKS, first_cost, level_cost)
+    sizes = cheapest_block_sizes(
+        workload.length, FIRST_BLOCKS, first_cost, level_cost, taps=workload.filter_length
+    )
     return Plan(workload.length, sizes, workload.filter_length)

@@ -19,13 +19,17 @@ def slack_plan(workload: Workload, cost: CostModel, largest_block: int) -> Plan:
 
     largest_block: of a level; larger where that leaves more than 16 blocks.
     """
-    sizes = [SMALLEST_BLOCK]
+    taps = workload.filter_length
+    if taps == workload.length:  # one block may hold it all
+        taps = max(taps, SMALLEST_BLOCK)
+    sizes = [min(SMALLEST_BLOCK, 1 << taps.bit_length() - 1)]
     while (
         sizes[-1] * 2 < workload.length
+        and sizes[-1] * 2 <= taps
         and cost.firing(sizes[-1] * 2, RADIX) <= LONGEST_FILL_SECONDS
     ):
         sizes.append(sizes[-1] * 2)
-    largest = max(largest_block, workload.length // 16)
+    largest = min(max(largest_block, workload.length // 16), taps)
     slack_from = None
     while sizes[-1] * RADIX <= largest and sizes[-1] * RADIX + sizes[-1] < workload.length:
         sizes.append(sizes[-1] * RADIX)

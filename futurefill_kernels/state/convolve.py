@@ -50,10 +50,33 @@ def conv_block(length: int) -> int:
 def fast_conv_range(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
     """``conv_range`` with the engine's transforms for float32 on a CPU, else by torch.fft.
 
-    Float64 stays on torch.fft: it is what float32 results are checked against. Extra workspace of a
-    thread: the transforms of one vector of channels, 8 bytes per lane and position, and as much for
-    its taps; nothing grows with the channels or rows.
+    An input that is NaN or infinite makes NaN of the outputs that its taps reach, of its own row
+    and channel, and of no others: transforms spread it over everything, so the sum is done again
+    without it, in float64, where large inputs do not overflow. Float64 stays on torch.fft: it is
+    what float32 results are checked against. Extra workspace of a thread: the transforms of one
+    vector of channels, 8 bytes per lane and position, and as much for its taps; nothing grows with
+    the channels or rows.
     """
+    y = _transformed(u, h, start, stop)
+    if bool(y.sum().isfinite()):  # one pass; where finite outputs overflow it, only time is lost
+        return y
+    u_bad, h_bad = (~x.isfinite() for x in (u, h))
+    y = conv_range(u.where(~u_bad, 0).double(), h.where(~h_bad, 0).double(), start, stop).to(y)
+    reached = _reached(h_bad, u.shape[2], start, stop)
+    reached = reached.repeat_interleave(u.shape[1] // len(h), dim=0)
+    return y.masked_fill_(reached | _reached(u_bad, h.shape[1], start, stop), torch.nan)
+
+
+def _reached(bad: Tensor, span: int, start: int, stop: int) -> Tensor:
+    """Which outputs have one of the bad among the ``span`` newest. bad: (..., P) -> (..., n)."""
+    before = torch.nn.functional.pad(bad.cumsum(-1), (1, 0))
+    after = torch.arange(start, stop, device=bad.device) + 1
+    newest, oldest = ((after - n).clamp(0, bad.shape[-1]) for n in (0, span))
+    return before[..., newest] > before[..., oldest]
+
+
+def _transformed(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
+    """``conv_range``, by the engine where it can."""
     compiled = u.device.type == "cpu" and native.cpu_unavailable_reason() is None
     if not compiled or h.dtype != torch.float32:
         return conv_range(u, h, start, stop)

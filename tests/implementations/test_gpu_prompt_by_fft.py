@@ -184,3 +184,24 @@ def test_workspace_is_bounded(n, channels, batch):
     assert 1 <= rows <= batch
     assert 8 <= most <= max(8, channels)
     assert taken <= max(gpu_prompt_by_fft.WORKSPACE_BYTES, least)
+
+
+@pytest.mark.parametrize("t", [0, 7, 20])
+def test_a_nan_stays_in_its_row_and_channel_and_behind_itself(widths, t):
+    torch.manual_seed(t)
+    h, u = torch.randn(3, 5), torch.randn(2, 3, 24)
+    expected = causal_conv(u, h)
+    u[1, 2, t] = float("nan")
+    for calls in ([24], [10, 14]):
+        cache, found, begin = FutureFillCache(h, 2, 8, plan=Plan(8, (2,)), impl="prompted"), [], 0
+        for n in calls:
+            found.append(cache.prefill(u[..., begin : begin + n]))
+            begin += n
+        y = torch.cat(found, -1)
+        assert y[1, 2, t : t + 5].isnan().all()
+        y[1, 2, t : t + 5] = expected[1, 2, t : t + 5]
+        assert relative_error(y, expected) < 1e-6
+        finite, left = cache.state.ring[0, :, 0].isfinite(), max(t + 5 - 24, 0)
+        assert not finite[1, :left, 2].any()
+        finite[1, :left, 2] = True
+        assert finite.all()
