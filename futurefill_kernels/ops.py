@@ -27,7 +27,7 @@ IN_PLACE = (
     "step",
     "generate",
     "offline_conv",
-    "token_segment",
+    "token",
 )
 
 

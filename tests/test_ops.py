@@ -61,7 +61,7 @@ def _arguments(name: str, state) -> tuple:
             *(40, *filling),
         ),
         "offline_conv": (torch.randn(2, 6, 9), torch.randn(3, 20), torch.zeros(2, 6, 12), 3, 15, 8),
-        "token_segment": _segment(),
+        "token": _segment(),
     }[name]
 
 

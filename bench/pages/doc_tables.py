@@ -124,6 +124,33 @@ def name_of(row: dict[str, str]) -> str:
     return row["variant"] + (f", {row['states']} states" if row["states"] else "")
 
 
+def token_table(rows: Rows) -> str:
+    """Microseconds of a token's parts: one line per part, one column per dtype, B and threads."""
+    several = len({row["threads"] for row in rows}) > 1
+
+    def column(row: dict[str, str]) -> str:
+        threads = f", {row['threads']} threads" if several and row["threads"] != "1" else ""
+        return f"{row['dtype']} B={row['B']}{threads}"
+
+    columns = list(dict.fromkeys(map(column, rows)))
+    values = {(row["variant"], column(row)): number(row["value"]) for row in rows}
+    values |= {
+        (f"{row['variant']}: tokens/s", column(row)): number(row["tokens_per_s"])
+        for row in rows
+        if row["tokens_per_s"]
+    }
+    values |= {
+        (f"{row['variant']}, over {row['note'].split(' ', 2)[2]}", column(row)): (
+            row["note"].split()[0]
+        )
+        for row in rows
+        if row["tokens_per_s"]
+    }
+    lines = list(dict.fromkeys(name for name, _ in values))
+    body = [[name, *(values.get((name, c), "") for c in columns)] for name in lines]
+    return markdown(["us per token", *columns], body)
+
+
 def crossing_table(rows: Rows) -> str:
     """Crossover state size by length."""
     body = [
@@ -302,6 +329,10 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
     ("Accuracy", "accuracy", "Inputs are the same for all variants of a dtype; the error is "
      "against a float64 convolution of them.", [accuracy_table]),
     ("Whole models", "decode", "The shipped model, greedy, the prompt left out.", [general]),
+    ("A token, taken apart", "token",
+     "The shipped model on the CPU, greedy; each part is its instructions in turn. Reading the "
+     "weights is what one core takes to sum a buffer as large. A step of B rows is B tokens.",
+     [token_table]),
     ("Planned against best measured block sizes", "plan",
      "Regret is the planned plan's time over the best measured one's, minus one.", [general]),
     ("Single steps", "latency", "The time of every single step.", [general]),

@@ -1,10 +1,11 @@
-// token_segment: the layers of a token between two long convolutions, as a short program.
+// token: the layers of one token of a model, or some of them, as a short program.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <cstring>
 #include <string>
 
+#include "bindings/bound_step.h"
 #include "bindings/tensors.h"
 #include "bindings/threads.h"
 #include "cpu/engine.h"
@@ -17,7 +18,17 @@ namespace {
 // mean is said in futurefill_kernels/nn/token/program.py and interpreter.py; a test compares the
 // lists. Fields of weights are table, scale, weight and bias; those of io say so below; the rest is
 // of scratch.
-enum Opcode : int64_t { kEmbed, kNorm, kDense, kShortConv, kGate, kLoad, kStore, kAdd };
+enum Opcode : int64_t {
+  kEmbed,
+  kNorm,
+  kDense,
+  kShortConv,
+  kGate,
+  kLoad,
+  kStore,
+  kAdd,
+  kStreamStep
+};
 
 struct Buffer {
   int64_t offset, stride;
@@ -66,6 +77,11 @@ struct Store {
 struct Add {
   Buffer x, y;
   int64_t channels;
+};
+
+// stream: of op "bind"; u, pre, post, y: io, (R, channels)
+struct StreamStep {
+  int64_t stream, layer, u, pre, post, y, channels;
 };
 
 constexpr size_t kWidth =
@@ -226,6 +242,19 @@ void run(const Token& t, const Store& i) {
   }
 }
 
+void run(const Token& t, const StreamStep& i) {
+  STD_TORCH_CHECK(i.stream != 0, "expected the address of a bound stream, got 0");
+  const int64_t count = t.rows * i.channels;
+  const void* u = t.io.piece(i.u, count);
+  const void* pre = i.pre < 0 ? nullptr : t.io.piece(i.pre, count);
+  const void* post = i.post < 0 ? nullptr : t.io.piece(i.post, count);
+  void* y = t.io.piece(i.y, count);
+  if (t.checking) return;
+  auto* stream = reinterpret_cast<BoundStream*>(i.stream);
+  const char* error = futurefill_step(stream, u, pre, post, y, t.batch, t.rows, i.layer);
+  STD_TORCH_CHECK(!error, error);
+}
+
 void run(const Token& t, const int64_t* row) {
   switch (*row) {
     case kEmbed:
@@ -244,13 +273,15 @@ void run(const Token& t, const int64_t* row) {
       return run(t, read<Store>(row));
     case kAdd:
       return run(t, read<Add>(row));
+    case kStreamStep:
+      return run(t, read<StreamStep>(row));
     default:
-      STD_TORCH_CHECK(false, "expected an opcode in 0 .. ", int64_t{kAdd}, ", got ", *row);
+      STD_TORCH_CHECK(false, "expected an opcode in 0 .. ", int64_t{kStreamStep}, ", got ", *row);
   }
 }
 
-void token_segment(Tensor program_, Tensor ids_, OptionalTensor rows_, Tensor weights_,
-                   Tensor scratch_, Tensor io_, Tensor progress_) {
+void token(Tensor program_, Tensor ids_, OptionalTensor rows_, Tensor weights_, Tensor scratch_,
+           Tensor io_, Tensor progress_) {
   const View program("program", program_), ids("ids", ids_), weights("weights", weights_),
       scratch("scratch", scratch_), io("io", io_), progress("progress", progress_);
   check_dim(program, 2);
@@ -282,21 +313,20 @@ void token_segment(Tensor program_, Tensor ids_, OptionalTensor rows_, Tensor we
     check_size(rows, 0, t.rows);
     t.batch = static_cast<const int64_t*>(rows.data);
   }
-  for (bool checking : {true, false}) {
-    t.checking = checking;
-    const int64_t* row = static_cast<const int64_t*>(program.data);
-    for (int64_t n = 0; n < program.sizes[0]; ++n, row += kWidth) run(t, row);
+  const int64_t* code = static_cast<const int64_t*>(program.data);
+  for (int64_t n = 0; n < program.sizes[0]; ++n) run(t, code + n * kWidth);
+  t.checking = false;
+  for (int64_t n = 0; n < program.sizes[0]; ++n) {
+    run(t, code + n * kWidth);
+    *static_cast<int64_t*>(progress.data) += 1;
   }
-  *static_cast<int64_t*>(progress.data) += 1;
 }
 
 int64_t dense_panel(bool float64) {
   return float64 ? engine().token.panel64 : engine().token.panel32;
 }
 
-STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
-  m.impl("token_segment", TORCH_BOX(&token_segment));
-}
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) { m.impl("token", TORCH_BOX(&token)); }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {
   m.impl("dense_panel", TORCH_BOX(&dense_panel));

@@ -89,11 +89,12 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   m.def("unbind(int stream) -> ()");
   // outputs start .. stop-1 of whole sequences. u (B, D, P), h (G, L), y (B, D, stop - start)
   m.def("offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block) -> ()");
-  // the layers of one token between two long convolutions (nn/token/program.py writes the program).
-  // program (n, 11) int64, ids (R, 1) int64, rows of the batch (R,) int64 or None: as they come;
-  // weights, scratch and io flat; progress (1,) int64, one more when all of it has run
+  // the layers of one token of a model, or some (nn/token/program.py writes the program). program
+  // (n, 11) int64, ids (R, 1) int64, rows of the batch (R,) int64 or None: as they come; weights,
+  // scratch and io flat; progress (1,) int64, one more for each instruction that has run. Streams
+  // that the program steps (op "bind") move on as by the op "step".
   m.def(
-      "token_segment(Tensor program, Tensor ids, Tensor? rows, Tensor weights, Tensor(a!) scratch, "
+      "token(Tensor program, Tensor ids, Tensor? rows, Tensor weights, Tensor(a!) scratch, "
       "Tensor(b!) io, Tensor(c!) progress) -> ()");
   m.def("dense_panel(bool float64) -> int");  // outputs per panel of packed weights
   // instruction set of the CPU engine and its lanes for float32 and float64 state

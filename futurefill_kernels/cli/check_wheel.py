@@ -22,7 +22,7 @@ from .. import native
 REGISTERED = {
     "CPU": (
         *("step", "bind", "generate", "future_fill", "fill_share"),
-        *("offline_conv", "token_segment"),
+        *("offline_conv", "token"),
     ),
     "CUDA": (
         *("history", "apply_step", "future_fill", "spectrum_products"),

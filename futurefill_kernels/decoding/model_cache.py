@@ -196,14 +196,14 @@ class DecodingCache(Bracketed):
         if isinstance(fused, cpu.FusedToken):
             fused.begin(rows)
         self._call, self._before = None, self._here()
+        for cache in self._caches:
+            cache.begin_token(rows)
         if isinstance(fused, cpu.FusedToken):
             logits = fused(ids.contiguous(), self._caches)
         else:
-            for cache in self._caches:
-                cache.begin_token()
             logits = fused(ids.contiguous()).clone()
-            for cache in self._caches:
-                cache.finish_token()
+        for cache in self._caches:
+            cache.finish_token(rows)
         if self._root is None:
             self._finish()
         return logits

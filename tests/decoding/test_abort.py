@@ -11,7 +11,7 @@ from torch import nn
 import futurefill_kernels as ff
 from futurefill_kernels.decoding.model_cache import DecodingCache
 from futurefill_kernels.nn.language_model import LanguageModel, LanguageModelConfig
-from futurefill_kernels.nn.token import gpu
+from futurefill_kernels.nn.token import cpu, gpu
 
 BATCH, PROMPT, NEW = 2, 6, 24
 
@@ -130,7 +130,7 @@ def test_a_prompt_that_stops_at_any_layer(impl, monkeypatch, name):
 @pytest.mark.parametrize("error", [Failure, KeyboardInterrupt])
 @torch.no_grad()
 def test_a_fused_token_that_stops_anywhere(monkeypatch, error):
-    """Between any two calls of the engine that it is made of."""
+    """Before, between and behind the calls that it is made of."""
     model, cache, other, ids = prepared("hyena", "cpu")
     if cache.fused is None:
         pytest.skip(f"no fused token here: {'; '.join(cache.not_fused)}")
@@ -148,14 +148,15 @@ def test_a_fused_token_that_stops_anywhere(monkeypatch, error):
         with monkeypatch.context() as inside:
             inside.setattr(cache.fused, "_op", counted(cache.fused._op))
             for part in cache.caches:
-                inside.setattr(part, "step", counted(part.step))
+                for name in ("begin_token", "finish_token"):
+                    inside.setattr(part, name, counted(getattr(part, name)))
             try:
                 model(ids[:, :1], cache=cache)
             except error:
                 cache.abort()
                 continue
         break
-    assert n == 2 * len(model.blocks) + 1
+    assert n == 1 + 2 * len(cache.caches)
     model(ids[:, :1], cache=other)
     expect_same(model, cache, other, ids)
 
@@ -171,8 +172,10 @@ def test_the_next_call_takes_back_what_was_interrupted(impl, monkeypatch, error)
             def failing(*args, **kwargs):
                 raise error
 
-            fused_on_gpu = isinstance(cache.fused, gpu.FusedToken)
-            first = "join_history" if fused_on_gpu else "step"
+            kind = type(cache.fused)
+            first = {gpu.FusedToken: "join_history", cpu.FusedToken: "finish_token"}.get(
+                kind, "step"
+            )
             inside.setattr(cache.caches[0], first, failing)
             with pytest.raises(error):
                 model(ids[:, :1], cache=cache)

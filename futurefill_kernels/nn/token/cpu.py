@@ -1,13 +1,13 @@
-"""One token of a `LanguageModel` on the CPU without the overhead of a call per layer.
+"""One token of a `LanguageModel` on the CPU as one call.
 
-Between two long convolutions stands a segment of the token's program, which the op token_segment
-runs (csrc/bindings/cpu_token.cpp). So a token is one op per segment and one ``cache.step`` per long
-convolution.
+The op ``token`` runs the token's program (csrc/bindings/cpu_token.cpp), the steps of the long
+convolutions' streams between its segments included.
 """
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,9 @@ from ..language_model import LanguageModel
 from ..short_conv import ShortConv, ShortConvState
 from .builder import build
 from .parts import unknown_parts
-from .program import Memory, Program, encode
+from .program import Instruction, Memory, Program, StreamStep, encode
 from .program import ShortConv as ShortConvInstruction
-
-#: Cache and layer of a long convolution, and the places of its u, pre, post and y.
-_Call = tuple[int, int, Tensor, Tensor | None, Tensor | None, Tensor]
+from .streams import BoundStreams
 
 
 def cannot_fuse(model: nn.Module, caches: list[FutureFillCache]) -> list[str]:
@@ -44,7 +42,7 @@ def cannot_fuse(model: nn.Module, caches: list[FutureFillCache]) -> list[str]:
 
 
 class FusedToken:
-    """One token of every row, or of some. The model's weights are packed here, once.
+    """One token of every row, or of some, as one op. The model's weights are packed here, once.
 
     model: as `cannot_fuse` accepts it. place: cache and layer of every long filter. short: the
     state of every short convolution; its inputs move into a program's io.
@@ -58,21 +56,22 @@ class FusedToken:
         short: dict[ShortConv, ShortConvState],
     ) -> None:
         self.model = model
-        ops = torch.ops.futurefill_kernels
-        self._op = ops.token_segment.default
         dtype = model.embedding.weight.dtype
-        self._program = build(model, batch_size, ops.dense_panel(dtype is torch.float64))
+        panel = torch.ops.futurefill_kernels.dense_panel(dtype is torch.float64)
+        self._op = torch.ops.futurefill_kernels.token.default
+        self._program = build(model, batch_size, panel)
         self._batch_size, self._place = batch_size, place
-        self._segments = [encode(segment) for segment in self._program.segments]
         #: Rows of the newest token, None for all.
         self.rows: list[int] | None = None
         self._index = torch.zeros(0, dtype=torch.int64, device="cpu")  # the same as a tensor
-        self._progress = torch.zeros(1, dtype=torch.int64, device="cpu")  # its segments that ran
+        self._progress = torch.zeros(1, dtype=torch.int64, device="cpu")  # instructions that ran
+        self._streams: BoundStreams | None = None  # those that the code names
         self._bind(self._program.memory(), short)
 
     def takes(self, caches: list[FutureFillCache]) -> bool:
         """Whether the caches still take inputs in the model's dtype: a wider one may have come."""
-        return all(cache.dtype is self._memory.io.dtype for cache in caches)
+        dtype = self._memory.io.dtype
+        return all([cache.dtype is dtype for cache in caches])  # noqa: C419  half a generator's time
 
     @property
     def program(self) -> Program:
@@ -111,51 +110,60 @@ class FusedToken:
     def __call__(self, ids: Tensor, caches: list[FutureFillCache]) -> Tensor:
         """ids: (R, 1) int64. Returns logits (R, 1, V) in the model's dtype.
 
-        After `begin`; after an exception comes `abort`.
+        After `begin`; after an exception comes `abort`. Keeps no books of the caches: the caller
+        begins and finishes their tokens.
         """
-        op, segments, memory, progress = self._op, self._segments, self._memory, self._progress
-        weights, scratch, io, rows = memory.weights, memory.scratch, memory.io, self.rows
-        index = None if rows is None else self._index
-        calls, logits = self._views(len(ids))
-        op(segments[0], ids, index, weights, scratch, io, progress)
-        for segment, (cache, layer, u, pre, post, y) in enumerate(calls, 1):
-            caches[cache].step(u, layer, pre=pre, post=post, rows=rows, out=y)
-            op(segments[segment], ids, index, weights, scratch, io, progress)
-        return logits.to(weights.dtype, copy=True, memory_format=torch.contiguous_format)
+        memory = self._memory
+        if self._streams is None or not self._streams.are_of(caches):
+            streams = BoundStreams(caches, memory.io)
+            self._code = encode(self.instructions(streams.addresses))
+            self._streams = streams
+        index = None if self.rows is None else self._index
+        self._op(self._code, ids, index, memory.weights, memory.scratch, memory.io, self._progress)
+        return self._logits_of(len(ids))
+
+    def _logits_of(self, count: int) -> Tensor:
+        """A copy of the first rows' logits, (count, 1, V)."""
+        if count not in self._logits:
+            place, vocabulary = self._program.logits, self._program.vocabulary
+            self._logits[count] = place.rows(self._memory.scratch, count, vocabulary)[:, None]
+        logits, dtype = self._logits[count], self._memory.io.dtype
+        if logits.dtype is dtype:
+            return logits.clone(memory_format=torch.contiguous_format)
+        return torch.empty_like(logits, dtype=dtype, memory_format=torch.contiguous_format).copy_(
+            logits
+        )
 
     def abort(self) -> None:
-        """Take back what the newest token moved here: the inputs of short convolutions.
-
-        A segment of the token has run as a whole or not at all.
-        """
+        """Take back what the newest token moved here: the inputs of short convolutions."""
         ran = int(self._progress)
         rows = torch.zeros(self._batch_size, dtype=torch.bool, device="cpu")
         rows[slice(None) if self.rows is None else self.rows] = True
-        for states in self._moved[:ran]:
-            for state in states:
-                state.take_back(rows)
+        for instruction in self.instructions([0] * len(self._place))[:ran]:
+            if isinstance(instruction, ShortConvInstruction):
+                self._moved[instruction.inputs].take_back(rows)
         self._progress.zero_()
+
+    def instructions(self, addresses: list[int]) -> list[Instruction | StreamStep]:
+        """The whole token. addresses: of the caches' bound streams, for its long convolutions."""
+        program = self._program
+        found: list[Instruction | StreamStep] = list(program.segments[0])
+        for conv, segment in zip(program.convs, program.segments[1:], strict=True):
+            cache, layer = self._place[conv.filter]
+            found += [conv.step(addresses[cache], layer), *segment]
+        return found
 
     def _bind(self, memory: Memory, short: dict[ShortConv, ShortConvState]) -> None:
         """The memory of tokens, with the last inputs of short convolutions."""
-        self._memory = memory
-        self._found: dict[int, tuple[list[_Call], Tensor]] = {}
-        moved: dict[int, ShortConvState] = {}
+        self._memory, self._streams = memory, None
+        self._logits: dict[int, Tensor] = {}  # views by the number of rows
+        self._moved: dict[int, ShortConvState] = {}  # by where their inputs are
         for module, state in short.items():
             offset, inputs = self._program.short_inputs[module], state.inputs
             state.inputs = memory.io[offset : offset + inputs.numel()].view(inputs.shape)
             state.inputs.copy_(inputs)
-            moved[offset] = state
-        self._moved = [
-            [moved[i.inputs] for i in segment if isinstance(i, ShortConvInstruction)]
-            for segment in self._program.segments
-        ]
+            self._moved[offset] = state
 
-    def _views(self, count: int) -> tuple[list[_Call], Tensor]:
-        """Of a token of so many rows: its steps of long convolutions, and logits (R, 1, V)."""
-        if count not in self._found:
-            program, memory = self._program, self._memory
-            calls = [(*self._place[c.filter], *c.views(memory.io, count)) for c in program.convs]
-            logits = program.logits.rows(memory.scratch, count, program.vocabulary)
-            self._found[count] = calls, logits[:, None]
-        return self._found[count]
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: bound streams are those of the caches they were bound to."""
+        return {**self.__dict__, "_streams": None}

@@ -148,10 +148,28 @@ class Add:
     channels: int
 
 
+@dataclass(frozen=True)
+class StreamStep:
+    """A step of a layer of a bound stream (`ops.bind`): a `LongConv` as the op runs it.
+
+    u, pre, post, y: offsets in io of (R, channels).
+    """
+
+    stream: int
+    layer: int
+    u: int
+    pre: int | None
+    post: int | None
+    y: int
+    channels: int
+
+
 Instruction = Embed | Norm | Dense | ShortConv | Gate | Load | Store | Add
 
-#: An instruction's place here is its opcode; csrc/bindings/cpu_token.cpp has the same list.
+#: An instruction's place here is its opcode, that of a `StreamStep` comes next;
+#: csrc/bindings/cpu_token.cpp has the same list.
 INSTRUCTIONS = (Embed, Norm, Dense, ShortConv, Gate, Load, Store, Add)
+_OPCODES = (*INSTRUCTIONS, StreamStep)
 #: Columns of a row: the opcode and the fields of the longest, `Dense`.
 WIDTH = 11
 
@@ -160,7 +178,7 @@ WIDTH = 11
 class LongConv:
     """A long convolution between two segments: ``y = post * (conv(pre * u) + skip * pre * u)``.
 
-    All of the filter's channels, in io; there may be no pre and no post.
+    All of the filter's channels, in io, row after row; there may be no pre and no post.
     """
 
     filter: LongFilter
@@ -178,6 +196,13 @@ class LongConv:
         pre = None if self.pre is None else rows(self.pre)
         post = None if self.post is None else rows(self.post)
         return rows(self.u), pre, post, rows(self.y)
+
+    def step(self, stream: int, layer: int) -> StreamStep:
+        """The same on a layer of a bound stream."""
+        pre = None if self.pre is None else self.pre.offset
+        post = None if self.post is None else self.post.offset
+        channels = self.filter.channels
+        return StreamStep(stream, layer, self.u.offset, pre, post, self.y.offset, channels)
 
 
 @dataclass(frozen=True)
@@ -204,17 +229,17 @@ class Program:
         return Memory(self.weights, scratch, self.weights.new_zeros(self.io))
 
 
-def encode(segment: Sequence[Instruction]) -> Tensor:
-    """The instructions as rows for the op token_segment, (n, WIDTH) int64: opcode, then fields.
+def encode(segment: Sequence[Instruction | StreamStep]) -> Tensor:
+    """The instructions as rows for the op ``token``, (n, WIDTH) int64: opcode, then fields.
 
     A buffer takes two places, a float the bits of a float64; an absent offset is -1.
     """
-    rows = [[INSTRUCTIONS.index(type(i)), *_values(i)] for i in segment]
+    rows = [[_OPCODES.index(type(i)), *_values(i)] for i in segment]
     padded = [row + [0] * (WIDTH - len(row)) for row in rows]
     return torch.tensor(padded, dtype=torch.int64, device="cpu").view(-1, WIDTH)
 
 
-def _values(record: Instruction | Buffer) -> list[int]:
+def _values(record: Instruction | StreamStep | Buffer) -> list[int]:
     values: list[int] = []
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from dataclasses import replace
@@ -15,6 +16,7 @@ from bench.campaign.interrupts import Interrupt, interrupted
 from futurefill_kernels import DecodingCache, Plan, native
 from futurefill_kernels.nn import LanguageModel, LanguageModelConfig
 from futurefill_kernels.nn.language_model import GatedMLP
+from futurefill_kernels.nn.token import cpu, program
 from futurefill_kernels.nn.token.cpu import cannot_fuse
 
 from .models import CONFIGS, make_model
@@ -203,57 +205,90 @@ def test_ids_outside_the_vocabulary_change_nothing():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("config", "order", "taps"),
-    [*((CONFIGS[0], o, t) for o in (2, 3) for t in (1, 2, 4)), (CONFIGS[3], 1, 0)],
-)
 @pytest.mark.parametrize("rows", [None, [2, 0]])
-def test_an_unfinished_token_is_taken_back(config, order, taps, rows, monkeypatch):
+@pytest.mark.parametrize(
+    ("config", "order", "taps", "dtype"),
+    [
+        *((CONFIGS[0], o, t, torch.float32) for o, t in ((2, 1), (2, 4), (3, 2))),
+        (CONFIGS[0], 2, 3, torch.bfloat16),
+        (CONFIGS[3], 1, 0, torch.float32),
+    ],
+)
+def test_an_unfinished_token_is_taken_back(config, order, taps, dtype, rows, monkeypatch):
     """Wherever it stops: the inputs that the next outputs need are those from before, bit for bit,
     and the token begun again is the one of a cache that never stopped.
     """
-    model = make_model(config, order=order, short_taps=taps)
-    ids, tokens = torch.randint(50, (3, 9)), torch.randint(50, (2, 3, 1))
-    tokens = tokens if rows is None else tokens[:, rows]
-    cache = DecodingCache(model, 3, 20, fused=True)
-    model(ids, cache=cache)
+    model = make_model(config, order=order, short_taps=taps).to(dtype)
+    cache = DecodingCache(model, 3, 20)
+    model(torch.randint(50, (3, 9)), cache=cache)
+    tokens = torch.randint(50, (4, 3, 1))[:, slice(None) if rows is None else rows]
     take(model, tokens[0], cache, rows)
-    for n in range(len(cache.fused.program.convs)):
-        broken, whole = cache.clone(), cache.clone()
+    whole = cache.clone()
+    expected = [take(model, token, whole, rows) for token in tokens[1:]]
+    program = cache.fused.program
+    instructions = sum(map(len, program.segments)) + len(program.convs)
+    for ran in range(instructions + 1):
+        broken = cache.clone()
         before = [state.inputs.clone() for state in broken._short.values()]
         with monkeypatch.context() as inside:
-            fail_at(n, inside)
+            stop_after(ran, inside)
             with pytest.raises(InterruptedError):
                 take(model, tokens[1], broken, rows)
-        broken.fused.abort()
+        moved = sum(
+            not torch.equal(state.inputs, then)
+            for state, then in zip(broken._short.values(), before, strict=True)
+        )
+        assert moved == len(before) or ran < instructions
+        broken.abort()
+        assert broken.positions.tolist() == cache.positions.tolist()
         for state, then in zip(broken._short.values(), before, strict=True):
             assert torch.equal(state.inputs[:, 1:], then[:, 1:])
-        kept = [state.inputs.clone() for state in broken._short.values()]
-        broken.fused.abort()  # nothing is left to take back
-        assert all(map(torch.equal, kept, [s.inputs for s in broken._short.values()]))
-        broken.fused.begin(rows)
-        fresh = broken.fused(tokens[1], cache.clone().caches)
-        assert torch.equal(fresh, take(model, tokens[1], whole, rows))
+        broken.fused._streams = None  # whole programs again
+        for token, logits in zip(tokens[1:], expected, strict=True):
+            assert torch.equal(take(model, token, broken, rows), logits)
+
+
+def stop_after(count, patch):
+    """A token ends after so many instructions."""
+    patch.setattr(cpu, "encode", lambda instructions: program.encode(instructions)[:count])
+
+    def stopped(*arguments):
+        raise InterruptedError
+
+    patch.setattr(ff.FutureFillCache, "finish_token", stopped)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_unfinished_token_of_some_rows_leaves_the_others(dtype, monkeypatch):
-    model = make_model(CONFIGS[0]).to(dtype)
+def test_an_unfinished_token_of_some_rows_leaves_the_others(monkeypatch):
+    model = make_model(CONFIGS[0])
     cache = DecodingCache(model, 4, 20)
     model(torch.randint(50, (4, 9)), cache=cache)
     for count in (4, 3, 2):
         take(model, torch.randint(50, (count, 1)), cache, None if count == 4 else range(count))
     whole, token = cache.clone(), torch.randint(50, (4, 1))
-    for n in range(len(cache.fused.program.convs)):
-        with monkeypatch.context() as inside:
-            fail_at(n, inside)
-            with pytest.raises(InterruptedError):
-                take(model, token[:2], cache, [3, 1])
-        cache.abort()
-        assert cache.positions.tolist() == [3, 3, 2, 1]
+    with monkeypatch.context() as inside:
+        stop_after(1000, inside)
+        with pytest.raises(InterruptedError):
+            take(model, token[:2], cache, [3, 1])
+    cache.abort()
+    assert cache.positions.tolist() == [3, 3, 2, 1]
     for _ in range(9):
         assert torch.equal(model(token, cache=cache), model(token, cache=whole))
+
+
+@torch.no_grad()
+def test_streams_are_bound_again_where_their_tensors_are_others():
+    model = make_model(CONFIGS[0])
+    cache, ids = DecodingCache(model, 2, 20), torch.randint(50, (2, 9))
+    model(ids[:, :3], cache=cache)
+    for t in range(3, 9):
+        copies = copy.copy(cache.fused), copy.deepcopy(cache.fused)
+        assert [c._streams for c in copies] == [None, None]
+        other = cache.clone()
+        token = ids[:, t : t + 1]
+        assert torch.equal(model(token, cache=other), model(token, cache=cache))
+        for each in cache.caches:
+            each.state.ring = each.state.ring.clone()
 
 
 def take(model, ids, cache, rows):
@@ -280,18 +315,6 @@ def test_an_interrupt_before_a_token_has_run_leaves_the_one_before_it():
             break
         torch.testing.assert_close(model(tokens[1], cache=cache), model(tokens[1], cache=whole))
     assert n > 10
-
-
-def fail_at(n, patch):
-    """The n-th step of a long convolution raises, before it moves anything."""
-    step, calls = ff.FutureFillCache.step, iter(range(n + 1))
-
-    def failing(self, *arguments, **options):
-        if next(calls) == n:
-            raise InterruptedError
-        return step(self, *arguments, **options)
-
-    patch.setattr(ff.FutureFillCache, "step", failing)
 
 
 def test_gradients_are_refused_as_layer_by_layer():

@@ -58,7 +58,7 @@ def test_every_instruction_does_what_the_interpreter_says(config, order, rows, t
                 run = range(batch) if rows is None else rows
                 interpreter.run_segment([instruction], ids, list(run), expected)
                 places = (memory.weights, memory.scratch, memory.io)
-                ops.token_segment(encode([instruction]), ids, chosen, *places, progress)
+                ops.token(encode([instruction]), ids, chosen, *places, progress)
                 changes = 0
                 for got, wanted, old, rounding in (
                     (memory.scratch.double(), expected.scratch, before.scratch, 0),

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from futurefill_kernels import native
+from futurefill_kernels import FutureFillCache, native, ops
 from futurefill_kernels.nn.token import program
 from futurefill_kernels.nn.token.builder import build
-from futurefill_kernels.nn.token.program import INSTRUCTIONS, WIDTH, Buffer, encode
+from futurefill_kernels.nn.token.program import INSTRUCTIONS, WIDTH, Buffer, StreamStep, encode
 
 from .models import CONFIGS, make_model
 
@@ -38,12 +38,12 @@ def structs() -> dict[str, list[tuple[str, str]]]:
 
 @needs_source
 def test_opcodes_are_those_of_the_engine():
-    (names,) = re.findall(r"enum Opcode : int64_t \{ ([^}]*) \};", SOURCE.read_text())
-    assert names.split(", ") == [f"k{i.__name__}" for i in INSTRUCTIONS]
+    (names,) = re.findall(r"enum Opcode : int64_t \{([^}]*)\};", SOURCE.read_text())
+    assert re.findall(r"\w+", names) == [f"k{i.__name__}" for i in (*INSTRUCTIONS, StreamStep)]
 
 
 @needs_source
-@pytest.mark.parametrize("record", [Buffer, *INSTRUCTIONS])
+@pytest.mark.parametrize("record", [Buffer, *INSTRUCTIONS, StreamStep])
 def test_fields_are_those_of_the_engine(record):
     expected = [(C_TYPES[f.type], f.name) for f in dataclasses.fields(record)]
     assert structs().get(record.__name__, []) == expected
@@ -62,6 +62,7 @@ def test_rows():
             program.Load(x, y, 5),
             program.Store(x, y, 5),
             program.Add(x, y, 5),
+            StreamStep(1, 2, 3, None, 4, 5, 6),
         ]
     )
     (quarter,) = struct.unpack("q", struct.pack("d", 0.25))
@@ -76,6 +77,7 @@ def test_rows():
         [5, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0],
         [6, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0],
         [7, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0],
+        [8, 1, 2, 3, -1, 4, 5, 6, 0, 0, 0],
     ]
     assert encode([]).shape == (0, WIDTH)
 
@@ -162,7 +164,7 @@ def run(segment, *, ids=((1,), (2,)), rows=None):
     """Run rows of a program or instructions on zeros."""
     code = segment if isinstance(segment, torch.Tensor) else encode(segment)
     chosen = None if rows is None else torch.tensor(rows)
-    op = torch.ops.futurefill_kernels.token_segment
+    op = torch.ops.futurefill_kernels.token
     op(code, torch.tensor(ids), chosen, *torch.zeros(3, SIZE), torch.zeros(1, dtype=torch.int64))
 
 
@@ -188,11 +190,11 @@ def test_what_fits_runs(kind):
 
 
 @needs_engine
-@pytest.mark.parametrize("opcode", [-1, len(INSTRUCTIONS)])
+@pytest.mark.parametrize("opcode", [-1, len(INSTRUCTIONS) + 1])
 def test_unknown_opcodes_are_refused(opcode):
     rows = encode([fitting(program.Gate)])
     rows[0, 0] = opcode
-    with pytest.raises(RuntimeError, match=rf"expected an opcode in 0 \.\. 7, got {opcode}"):
+    with pytest.raises(RuntimeError, match=rf"expected an opcode in 0 \.\. 8, got {opcode}"):
         run(rows)
 
 
@@ -247,6 +249,43 @@ def test_buffers_outside_are_refused(kind, field):
 
 
 @needs_engine
+@pytest.mark.parametrize("field", ["u", "pre", "post", "y"])
+def test_a_stream_steps_inside_io_alone(field):
+    step = StreamStep(1, 0, 0, 8, 16, 24, 4)
+    with pytest.raises(RuntimeError, match=f"8 values from offset {SIZE - 7} on inside io"):
+        run([dataclasses.replace(step, **{field: SIZE - 7})])
+    with pytest.raises(RuntimeError, match="expected the address of a bound stream, got 0"):
+        run([dataclasses.replace(step, stream=0)])
+
+
+@needs_engine
+@pytest.mark.parametrize("rows", [None, (1, 0)])
+def test_a_stream_steps_as_its_cache_does(rows):
+    filters = torch.randn(2, 5, 30)
+    cache = FutureFillCache(list(filters), 2, 20)
+    other = cache.clone()
+    address = ops.bind(other.state, torch.zeros(0))
+    io, places = torch.randn(4, 10), torch.zeros(2, SIZE)
+    progress = torch.tensor([0])
+    chosen = None if rows is None else torch.tensor(rows)
+    try:
+        code = encode([StreamStep(address, i, 0, 10, 20 if i else None, 30, 5) for i in (0, 1)])
+        for step in range(9):
+            u, pre, post, y = (x.view(2, 5) for x in io)
+            for layer, gate in ((0, None), (1, post)):
+                expected = cache.step(u, layer, pre=pre, post=gate, rows=rows)
+            ids = torch.zeros(2, 1, dtype=torch.int64)
+            torch.ops.futurefill_kernels.token(code, ids, chosen, *places, io.view(-1), progress)
+            assert torch.equal(y, expected)
+            assert progress.item() == 2 * (step + 1)
+        error = encode([StreamStep(address, 2, 0, None, None, 30, 5)])
+        with pytest.raises(RuntimeError, match=r"expected layer in 0 \.\. 1, got 2"):
+            torch.ops.futurefill_kernels.token(error, ids, None, *places, io.view(-1), progress)
+    finally:
+        ops.unbind(address)
+
+
+@needs_engine
 def test_weights_of_another_panel_are_refused():
     dense = fitting(program.Dense)
     match = rf"panels of {dense.panel} outputs \(\w+\), got panels of {dense.panel + 1}"
@@ -286,7 +325,7 @@ def test_ids_outside_the_vocabulary_are_refused(wrong):
 
 @needs_engine
 def test_other_dtypes_and_sizes_are_refused():
-    op, code = torch.ops.futurefill_kernels.token_segment, encode([fitting(program.Gate)])
+    op, code = torch.ops.futurefill_kernels.token, encode([fitting(program.Gate)])
     ids, values, progress = torch.tensor([[1], [2]]), torch.zeros(SIZE), torch.tensor([0])
     double, half = values.double(), values.bfloat16()
     for weights, scratch, io, match in (
@@ -308,7 +347,7 @@ def test_other_dtypes_and_sizes_are_refused():
 
 @needs_engine
 def test_a_refused_segment_has_moved_nothing():
-    op = torch.ops.futurefill_kernels.token_segment
+    op = torch.ops.futurefill_kernels.token
     conv, late = fitting(program.ShortConv), program.Add(Buffer(-1, 8), Buffer(16, 8), 4)
     ids, weights, scratch, io = torch.tensor([[1], [2]]), *torch.ones(3, SIZE)
     progress = torch.tensor([5])
