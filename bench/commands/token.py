@@ -8,6 +8,7 @@ needs to read as many bytes as the weights have, by summing a buffer, and the lo
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -129,9 +130,7 @@ class _Run:
     def _error(self, model: ff.nn.LanguageModel, cache: ff.DecodingCache, ids: Tensor) -> float:
         model(ids[:, :1], cache=cache)
         got = torch.cat([model(ids[:, t : t + 1], cache=cache) for t in (1, 2, 3)], 1)
-        error = relative_error(got, model.double()(ids)[:, 1:])
-        model.to(self.dtype)
-        return error
+        return relative_error(got, copy.deepcopy(model).double()(ids)[:, 1:])
 
     def _parts(self, cache: ff.DecodingCache, ids: Tensor) -> dict[str, Callable[[], object]]:
         """The instructions of a token by kind; ids (B, 1)."""

@@ -148,6 +148,31 @@ FF_INLINE Vec<float> load_wide(const Float16* p) {
 #endif
 }
 
+// A vector as W values, as `narrow` rounds them
+template <class S>
+FF_INLINE void store_narrow(S* p, Vec<S> v) {
+  store(p, v);
+}
+
+FF_INLINE void store_narrow(BFloat16* p, Vec<float> v) {
+  typedef uint16_t Halves __attribute__((vector_size(FF_VECTOR_BYTES / 2)));
+  const Bits bits = reinterpret_cast<Bits>(v), nan = reinterpret_cast<Bits>(v != v);
+  const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Halves halves = __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), Halves);
+  std::memcpy(p, &halves, sizeof halves);
+}
+
+FF_INLINE void store_narrow(Float16* p, Vec<float> v) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kLanes<float>; ++i) narrow(v[i], p + i);
+#endif
+}
+
 // `count` <= W values of a tile as a vector; the other lanes are zero.
 template <class S, class IO>
 FF_INLINE Vec<S> load_io(const IO* p, int64_t count) {
@@ -165,8 +190,8 @@ FF_INLINE Vec<S> load_io(const IO* p, int64_t count) {
 
 template <class S, class IO>
 FF_INLINE void store_io(IO* p, Vec<S> v, int64_t count) {
-  if constexpr (sizeof(S) == sizeof(IO)) {
-    if (count == kLanes<S>) return store(reinterpret_cast<S*>(p), v);
+  if constexpr (sizeof(S) == sizeof(Arithmetic<IO>)) {
+    if (count == kLanes<S>) return store_narrow(p, v);
   }
   S lanes[kLanes<S>];
   store(lanes, v);
