@@ -174,7 +174,7 @@ class ModelRun:
         for i, (row, n) in enumerate(zip(books, valid, strict=True)):
             ids[i, :n] = row.ids[row.seen : row.seen + n]
         given = None if rows is None else list(chosen)
-        before = self._cache.caches[0].calls
+        before = self._cache.positions.tolist()
         try:
             with self._cache.select(given, ragged):
                 if stop is None:
@@ -183,12 +183,11 @@ class ModelRun:
                     with interrupted(stop[0]):
                         logits = self._model(ids, cache=self._cache)
         except Interrupt:
-            if self._under_way() or self._cache.caches[0].calls == before:
-                # only a LanguageModel takes its own unfinished call back
-                if stop is not None and (stop[1] or isinstance(self._model, Mixed)):
-                    self._cache.abort()
-                    return
-                return self._tokens(lengths, rows, None)
+            assert stop is not None
+            if stop[1]:
+                self._cache.abort()
+            if self._under_way() or self._cache.positions.tolist() == before:
+                return None if stop[1] else self._tokens(lengths, rows, None)
         else:
             self._compare(books, valid, logits)
         for row, n in zip(books, valid, strict=True):
@@ -197,6 +196,7 @@ class ModelRun:
             row.seen += n
 
     def _under_way(self) -> bool:
+        """Whether a call stopped inside: the next one takes it back."""
         try:
             self._cache.clone()
         except ValueError:
