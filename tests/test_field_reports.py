@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -162,3 +163,15 @@ def test_float16_beyond_its_range_is_infinite_and_stays_in_its_outputs():
     cache = ff.FutureFillCache(h, 1, 3)
     y = [float(cache.step(u[t].view(1, 1))) for t in range(3)]
     assert y == [40000.0, float("inf"), 3.0]
+
+
+def test_every_test_that_the_page_names_is_there():
+    page = (ROOT / "docs" / "field_reports.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 40
+    missing = [f"{path}::{name}" for path, name in named if not _defines(ROOT / path, name)]
+    assert missing == []
+
+
+def _defines(path, name):
+    return path.is_file() and f"def {name}(" in path.read_text()

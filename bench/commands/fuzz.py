@@ -2,6 +2,7 @@
 
 A case is one compared operation: the outputs of one step, prompt or chunk of a layer, or the logits
 of one call of a model. Failing programs are shrunk and printed with the command that repeats them.
+With TRITON_INTERPRET=1 Triton's kernels run too, a few programs in a thousand.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..campaign.draw import model_program, stream_program
 from ..campaign.program import Program, parse
 from ..campaign.runs import outcome_of
 from ..campaign.shrink import shrunk
+from ..harness import machine
 
 #: How often programs of an implementation are drawn: the interpreter needs a second for one.
 WEIGHTS = {"cpu": 100.0, "reference": 30.0, "triton": 0.4}
@@ -52,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if args.replay is not None:
         return _replay(args)
     names = _implementations(args.impl)
+    machine.describe()  # of the commit that the run begins with
     seconds = 2.0 if args.quick else args.seconds
     counts: dict[tuple[str, str], Count] = {}
     numbers = itertools.count() if args.program is None else [args.program]
