@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if args.replay is not None:
         return _replay(args)
     names = _implementations(args.impl)
-    machine.describe()  # of the commit that the run begins with
+    machine.describe(args.device)  # of the commit that the run begins with
     seconds = 2.0 if args.quick else args.seconds
     counts: dict[tuple[str, str], Count] = {}
     numbers = itertools.count() if args.program is None else [args.program]
