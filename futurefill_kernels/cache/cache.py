@@ -314,13 +314,13 @@ class FutureFillCache(Stream):
 
     def widen(self, dtype: torch.dtype) -> None:
         """Take inputs of another dtype from now on. TypeError unless its state is the same."""
-        if state_dtype(dtype) != state_dtype(self.dtype):
+        if check_state_dtype(dtype) != check_state_dtype(self.dtype):
             raise TypeError(
-                f"expected a dtype with {state_dtype(self.dtype)} state like {self.dtype}, "
+                f"expected a dtype with {check_state_dtype(self.dtype)} state like {self.dtype}, "
                 f"got {dtype}"
             )
         self.dtype = check_dtype(dtype)
-        self._step = self._implementation.make_step(self._state)
+        self._bind()
 
     def __reduce__(self) -> tuple[Callable[..., FutureFillCache], tuple[Any, ...]]:
         """What pickle writes: filters, options, and the state as ``state_dict`` saves it."""
