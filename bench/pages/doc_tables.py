@@ -333,6 +333,10 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
      "The shipped model on the CPU, greedy; each part is its instructions in turn. Reading the "
      "weights is what one core takes to sum a buffer as large. A step of B rows is B tokens.",
      [token_table]),
+    ("Public models, adapted", "adapted",
+     "Each family's own code, at the commit named, against what `ff.adapt` makes of it: the error "
+     "is the larger of whole sequences and teacher-forced steps. A genome, base by base, is below.",
+     [general]),
     ("Planned against best measured block sizes", "plan",
      "Regret is the planned plan's time over the best measured one's, minus one.", [general]),
     ("Single steps", "latency", "The time of every single step.", [general]),

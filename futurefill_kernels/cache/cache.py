@@ -313,13 +313,11 @@ class FutureFillCache(Stream):
         return self._last_rows
 
     def widen(self, dtype: torch.dtype) -> None:
-        """Take inputs of another dtype from now on. TypeError unless its state is the same."""
-        if check_state_dtype(dtype) != check_state_dtype(self.dtype):
-            raise TypeError(
-                f"expected a dtype with {check_state_dtype(self.dtype)} state like {self.dtype}, "
-                f"got {dtype}"
-            )
-        self.dtype = check_dtype(dtype)
+        """Take inputs of another dtype from now on. TypeError where the state is narrower."""
+        state = self._state.ring.dtype
+        if torch.promote_types(check_dtype(dtype), state) is not state:
+            raise TypeError(f"expected a dtype no wider than the state's {state}, got {dtype}")
+        self.dtype = dtype
         self._bind()
 
     def __reduce__(self) -> tuple[Callable[..., FutureFillCache], tuple[Any, ...]]:
