@@ -2,7 +2,8 @@
 
 Offline is ``irfft(rfft(u, 2 L) * H)`` with H prepared, over channel chunks of the size that is
 fastest here. Online generates with ``u_{t+1} = y_t``, one token of all channels after the other:
-``step`` by one ``cache.step`` per token, ``generate`` by an op that loops in C++ over 256 tokens.
+``step`` by one ``cache.step(u, out=y)`` per token, ``step without out`` by ``y = cache.step(u)``,
+``generate``, the engine alone, by an op that loops in C++ over 256 tokens.
 All take turns in one process; figures are medians of paired ratios. Clearing the cache before a
 generation is not timed, nor is the preparation of spectra.
 """
@@ -63,15 +64,20 @@ def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> 
         "offline": offline.run,
         "generate": lambda: generate(cache, rows),
         "step": lambda: shapes.generate(cache, rows),
+        "step without out": lambda: _without_out(cache, rows),
     }
     if args.no_step:
-        del variants["step"]
-    errors = {}
+        del variants["step"], variants["step without out"]
+    errors, last = {}, rows[-1].double()
     for name, call in variants.items():
         clear(cache)
         rows[1:] = 0
         call()
+        if name == "step without out":
+            errors[name] = relative_error(rows[-1], last)
+            continue
         errors[name] = offline.error() if name == "offline" else shapes.generation_error(rows, h)
+        last = rows[-1].double()
     times = measure(
         variants,
         repeats=1 if args.quick else args.repeats,
@@ -86,6 +92,8 @@ def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> 
         note = f"{found.p50 * each:.2f} ns per token and channel"
         if ours:
             note += f", {found.ratio(times['offline']):.3f} of offline"
+            if name != "generate":
+                note += f", {found.ratio(times['generate']):.3f} of the engine"
             note += f", {cost['flops'] / found.p50 / 1e9:.0f} GFLOP/s"
         else:
             note += f", chunks of {offline.chunk} channels"
@@ -134,6 +142,14 @@ def generate(cache: ff.FutureFillCache, rows: Tensor) -> None:
     state = cache.state
     for start in range(0, rows.shape[0] - 1, _TOKENS):
         ff.ops.generate(state, rows[start], rows[start + 1 : start + 1 + _TOKENS])
+
+
+def _without_out(cache: ff.FutureFillCache, rows: Tensor) -> None:
+    """``shapes.generate`` whose results are allocated; the last one is written to ``rows``."""
+    u_t, step = rows[0], cache.step
+    for _ in range(rows.shape[0] - 1):
+        u_t = step(u_t)
+    rows[-1] = u_t
 
 
 class Offline:
