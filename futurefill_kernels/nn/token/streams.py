@@ -37,5 +37,5 @@ class BoundStreams:
 #: What ``ops.bind`` reads of a state.
 _tensors = attrgetter(
     *("ring", "taps", "skip", "positions", "kept", "work", "spectra", "levels", "undo"),
-    "token_at",
+    *("token_at", "filled", "images"),
 )
