@@ -30,7 +30,8 @@ class DirectSums:
     """All gated inputs of every row and layer, the prompt's too, and sums over them.
 
     filters: (D, L) float64 for each layer. skip: (layers, D) or None. length: positions that a row
-    can take after its prompt. dtype: of inputs and outputs.
+    can take after its prompt. dtype: of inputs and outputs. cut: whether outputs may be cut off to
+    it, not rounded.
     """
 
     def __init__(
@@ -40,8 +41,11 @@ class DirectSums:
         batch_size: int,
         length: int,
         dtype: torch.dtype,
+        *,
+        cut: bool = False,
     ) -> None:
         self._skip, self._length, self._dtype = skip, length, dtype
+        self._output_rounding = ROUNDING[dtype] * (1 + cut)
         self._newest_last = [np.ascontiguousarray(h[:, ::-1]) for h in filters]
         self._norms = [np.sqrt((h**2).sum(1)) for h in filters]
         self._state_rounding = min(ROUNDING[dtype], ROUNDING[torch.float32])
@@ -88,7 +92,7 @@ class DirectSums:
             bound += 2 * self._state_rounding * np.abs(direct)
         if post is not None:
             y, bound = y * post, bound * np.abs(post) + self._state_rounding * np.abs(y * post)
-        bound += ROUNDING[self._dtype] * (np.abs(y) + bound) + TINY[self._dtype] + 1e-300
+        bound += self._output_rounding * (np.abs(y) + bound) + TINY[self._dtype] + 1e-300
         return y, bound
 
     def _with(self, layer: int, row: int, x: np.ndarray) -> np.ndarray:

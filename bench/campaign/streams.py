@@ -54,6 +54,8 @@ class StreamRun:
             self._batch,
             setup["length"],
             self._dtype,
+            # Triton's interpreter cuts bfloat16 off where a GPU rounds it
+            cut=setup["impl"] == "triton" and self._dtype == torch.bfloat16,
         )
         self._pairs = [(self._cache(setup["impl"], setup["plan"]), sums)]
         self._current = 0
