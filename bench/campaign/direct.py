@@ -55,6 +55,8 @@ class DirectSums:
         self.seen = [0] * batch_size
         #: Tokens of the prompt; None while a row waits for its first step.
         self.prompts: list[int | None] = [None] * batch_size
+        # the furthest positions, and what lies before the newest load
+        self._furthest, self._loaded = [0] * batch_size, [0] * batch_size
 
     @property
     def positions(self) -> list[int]:
@@ -112,6 +114,17 @@ class DirectSums:
         if step and self.prompts[row] is None:
             self.prompts[row] = self.seen[row]
         self.seen[row] += width
+        self._furthest[row] = max(self._furthest[row], self.positions[row])
+
+    def loaded(self) -> None:
+        """What the rows hold was written from elsewhere, without a way back."""
+        self._furthest, self._loaded = self.positions, self.positions
+
+    def oldest(self, row: int, rollback: int | None) -> int:
+        """The position that a row can be taken back to for sure."""
+        if rollback is None:
+            return 0
+        return max(self._loaded[row], self._furthest[row] - rollback)
 
     def crop(self, row: int, length: int) -> None:
         """Take back all positions from length on."""
@@ -121,16 +134,20 @@ class DirectSums:
     def reset(self, row: int) -> None:
         """Nothing has come."""
         self.seen[row], self.prompts[row], self._inputs[row] = 0, None, self._empty
+        self._furthest[row] = self._loaded[row] = 0
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was."""
         self.seen = [self.seen[r] for r in rows]
         self.prompts = [self.prompts[r] for r in rows]
+        self._furthest = [self._furthest[r] for r in rows]
+        self._loaded = [self._loaded[r] for r in rows]
         self._inputs = [self._inputs[r].copy() for r in rows]
 
     def clone(self) -> DirectSums:
         """An independent copy."""
         other = copy.copy(self)
         other.seen, other.prompts = list(self.seen), list(self.prompts)
+        other._furthest, other._loaded = list(self._furthest), list(self._loaded)
         other._inputs = [x.copy() for x in self._inputs]
         return other

@@ -41,6 +41,7 @@ def stream_program(rng: random.Random, impl: str, dtype: str, others: list[str])
             for _ in range(layers)
         ],
         "plan": plan(rng, length), "values": rng.choice(KINDS),
+        "rollback": rng.choice([None, None, 0, rng.randint(0, min(length, 20))]),
     }  # fmt: skip
     count = 6 if impl == "triton" else rng.randint(8, 40)
     operations = [_operation(rng, batch, length, others) for _ in range(count)]

@@ -13,7 +13,7 @@ from .program import Operation, Program
 PLAIN = {
     "view": "plain", "gates": 0, "out": False, "stop": None, "rows": None, "poison": None,
     "count": 1, "skip": False, "values": "normal", "dtype": "float32", "expand": 1, "groups": 1,
-    "batch": 1, "plan": None, "fused": False, "how": "clone", "impl": "cpu",
+    "batch": 1, "plan": None, "rollback": None, "fused": False, "how": "clone", "impl": "cpu",
 }  # fmt: skip
 
 

@@ -62,7 +62,9 @@ class StreamRun:
         self._saved: tuple[dict[str, Tensor], DirectSums] | None = None
 
     def _cache(self, impl: str, plan: list[Any] | None) -> ff.FutureFillCache:
-        length = self._setup["length"]
+        length, rollback = self._setup["length"], self._setup["rollback"]
+        if plan is not None and plan[1] is not None:
+            rollback = rollback and 0  # with slack 0 or None
         return ff.FutureFillCache(
             self._filters,
             self._batch,
@@ -72,7 +74,7 @@ class StreamRun:
             plan=None if plan is None else ff.Plan(length, tuple(plan[0]), slack_from=plan[1]),
             impl=impl,
             dtype=self._dtype,
-            rollback=None,
+            rollback=rollback,
         )
 
     def do(self, operation: Operation) -> None:
@@ -190,13 +192,18 @@ class StreamRun:
     def crop(self, back: list[int]) -> None:
         """Positions taken back, ``back`` of each row; one number: all rows to one length."""
         cache, sums = self._pairs[self._current]
+        here = sums.positions
         if len(back) == 1:
-            lengths = [max(max(sums.positions) - back[0], 0)] * self._batch
-            cache.crop(lengths[0])
+            lengths = [max(max(here) - back[0], 0)] * self._batch
         else:
-            here = sums.positions
             lengths = [max(p - back[i % len(back)], 0) for i, p in enumerate(here)]
-            cache.crop(lengths)
+        try:
+            cache.crop(lengths[0] if len(back) == 1 else lengths)
+        except ValueError as error:
+            for row, length in enumerate(lengths):
+                if length < min(here[row], sums.oldest(row, cache.rollback)):
+                    return
+            raise WrongError(f"crop was refused: {error}") from error
         for row, length in enumerate(lengths):
             sums.crop(row, length)
 
@@ -217,6 +224,8 @@ class StreamRun:
             "pickle": lambda c: pickle.loads(pickle.dumps(c)),
         }
         self._pairs.append((copies[how](cache), sums.clone()))
+        if how == "pickle":
+            self._pairs[-1][1].loaded()
         self._pairs = self._pairs[-3:]
         self._current = len(self._pairs) - 1
 
@@ -236,8 +245,14 @@ class StreamRun:
         assert self._saved is not None
         state, sums = self._saved
         cache = self._pairs[self._current][0] if impl is None else self._cache(impl, plan)
-        cache.load_state_dict(state)
+        try:
+            cache.load_state_dict(state)
+        except ValueError as error:
+            if "pending" in state and "plan" in str(error):
+                return  # pending outputs are those of their plan
+            raise
         self._pairs[self._current] = cache, sums.clone()
+        self._pairs[self._current][1].loaded()
 
     def bad(self, which: int) -> None:
         """A call that is refused, and changes nothing."""

@@ -62,7 +62,7 @@ class Stream:
         self._other_calls = 0  # beside the tokens that `Positions` counts
         #: Positions that ``crop`` can take back, None for any number.
         self.rollback = rollback
-        self._oldest = [0] * self.batch_size  # where a row was when it was loaded
+        self._oldest = [0] * self.batch_size  # where the way back of a row ends
         self._replaying = False  # whether a token is replayed
         # what was held of prompts before the call that is under way
         self._held_before: dict[int, list[Tensor | None]] = {}
@@ -177,6 +177,8 @@ class Stream:
         if self.rollback is not None:
             for row, n in targets.items():
                 check_reach(row, at[row], self._oldest[row], n, self.rollback)
+            for row in targets:  # what an earlier crop needed has been overwritten
+                self._oldest[row] = max(self._oldest[row], at[row] - self.rollback)
         self._between_tokens("crop")
         if self.rollback is None:
             assert self._state.prompt_fill is not None

@@ -128,3 +128,22 @@ def test_bytes_of_the_way_back():
     assert state[None].prompt_fill.shape[3] == length
     per_position = (state[0].ring.nbytes + state[0].undo.nbytes) / 32 / length
     assert per_position <= 4.1
+
+
+@pytest.mark.parametrize("again", [9, 12, 14])
+def test_crops_one_after_the_other_reach_no_further_than_one(impl, again):
+    """Of the slots behind it, those that the inputs taken back have used again are gone."""
+    g = torch.Generator().manual_seed(0)
+    h, u = torch.randn(3, 60, generator=g) / 8, torch.randn(1, 3, 40, generator=g)
+    expected = ff.reference.causal_conv(u.double(), h.double())
+    cache = ff.FutureFillCache(h, 1, 40, plan=ff.Plan(40, (4, 8, 16)), rollback=3, impl=impl)
+    for t in range(18):
+        cache.step(u[..., t])
+    cache.crop(15)
+    with pytest.raises(ValueError, match="expected length >= 15 for row 0"):
+        cache.crop(again)
+    for t in range(15, 17):
+        cache.step(u[..., t])
+    cache.crop(15)
+    for t in range(int(cache.positions), 40):
+        assert (cache.step(u[..., t]) - expected[..., t]).abs().max() < 1e-5
