@@ -4,7 +4,7 @@ from . import nn, ops, reference, volterra
 from ._version import __version__
 from .adapting.adapt import adapt
 from .cache.cache import FutureFillCache
-from .decoding.decode import decode
+from .decoding.decode import decode, iterate
 from .decoding.decoder import Decoder
 from .decoding.model_cache import DecodingCache
 from .decoding.sampling import RandomSampler
@@ -25,6 +25,7 @@ __all__ = [
     "causal_conv",
     "decode",
     "future_fill",
+    "iterate",
     "make_plan",
     "nn",
     "ops",

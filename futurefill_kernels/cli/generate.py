@@ -6,6 +6,7 @@ import argparse
 import codecs
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..decoding.decode import decode
+from ..decoding.endings import held_back
 from ..decoding.sampling import make_sampler
 from ..nn.language_model import LanguageModel
 from ..nn.pretrained import load_model
@@ -29,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``generate``."""
     parser.add_argument("--prompt", default="def ", help="text to continue")
     parser.add_argument("--tokens", type=int, default=8192, help="bytes to generate")
+    parser.add_argument(
+        "--stop", action="append", default=None, help="text that ends it, not printed; repeatable"
+    )
     parser.add_argument("--temperature", type=float, default=None, help="0 is greedy; default 0.7")
     parser.add_argument("--top-k", type=int, default=None)
     parser.add_argument("--top-p", type=float, default=None)
@@ -60,13 +65,19 @@ def run(args: argparse.Namespace) -> None:
     temperature = (0.0 if args.compare else 0.7) if args.temperature is None else args.temperature
     if args.compare and temperature != 0:
         raise ValueError(f"--compare is greedy: expected --temperature 0, got {temperature}")
+    stops: list[str] = args.stop or []
+    if args.compare and stops:
+        raise ValueError("--compare repeats all tokens: expected no --stop with it")
     device = resolve_device(args.device)
     sampler = make_sampler(temperature, top_k=args.top_k, top_p=args.top_p, seed=args.seed)
     model = load_model(args.weights).to(device, DTYPES[args.dtype])
     prompt = torch.tensor([list(args.prompt.encode())], dtype=torch.int64, device=device)
 
-    printer = TextPrinter(sys.stdout, args.prompt)
-    ids = decode(model, prompt, args.tokens, sampler=sampler, impl=args.impl, callback=printer)
+    printer = TextPrinter(sys.stdout, args.prompt, stops)
+    ids = decode(
+        model, prompt, args.tokens, sampler=sampler, impl=args.impl, callback=printer,
+        stop=[stop.encode() for stop in stops],
+    )  # fmt: skip
     printer.close()
     report("FutureFill", prompt, printer)
     if args.compare:
@@ -97,12 +108,16 @@ def compare(
 class TextPrinter:
     """Decode callback: writes bytes as text as they come, and keeps the time.
 
-    out: where to write, None to only time. before: written with the first byte. Bytes that are not
-    UTF-8 show as replacement characters.
+    out: where to write, None to only time. before: written with the first byte. stops: texts that
+    end it and are not written; what may be the beginning of one waits. Bytes that are not UTF-8
+    show as replacement characters.
     """
 
-    def __init__(self, out: TextIO | None = None, before: str = "") -> None:
-        self._out, self._before = out, before
+    def __init__(
+        self, out: TextIO | None = None, before: str = "", stops: Sequence[str] = ()
+    ) -> None:
+        self._out, self._before, self._stops = out, before, stops
+        self._waiting = ""  # text that may be the beginning of a stop
         self._text = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._start = self._first = self._last = time.perf_counter()
         self._count = 0
@@ -115,14 +130,26 @@ class TextPrinter:
         self._count = index + 1
         if self._out is not None:
             before = self._before if index == 0 else ""
-            self._out.write(before + self._text.decode(bytes([int(ids[0])])))
+            self._out.write(before + self._decided(self._text.decode(bytes([int(ids[0])]))))
             self._out.flush()
 
     def close(self) -> None:
         """Write what is left of a character and end the line."""
         if self._out is not None:
-            self._out.write(self._text.decode(b"", final=True) + "\n")
+            rest = self._decided(self._text.decode(b"", final=True)) + self._waiting
+            self._out.write(rest + "\n")
             self._out.flush()
+
+    def _decided(self, text: str) -> str:
+        """What can be written now that text has come."""
+        text = self._waiting + text
+        at = [text.index(stop) for stop in self._stops if stop in text]
+        if at:
+            self._waiting = ""
+            return text[: min(at)]
+        size = len(text) - held_back(text, self._stops)
+        self._waiting = text[size:]
+        return text[:size]
 
     @property
     def prefill_seconds(self) -> float:

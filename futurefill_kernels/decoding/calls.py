@@ -16,11 +16,13 @@ from ..checks import refuse_grad, valid_lengths
 class Selection:
     """What the caller says about the next calls.
 
-    rows: of the batch, None for all. lengths: valid positions of right-padded prompts.
+    rows: of the batch, None for all. lengths: valid positions of right-padded prompts. last:
+    whether outputs of the last valid position of every row are enough.
     """
 
     rows: list[int] | None = None
     lengths: Tensor | Sequence[int] | None = None
+    last: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from ..cache.cache import FutureFillCache
 from ..checks import integer, valid_lengths
 from ..plan import Plan
 from .decoder import Decoder
+from .endings import Detokenize, Stop
 from .long_convs import CacheOptions
 from .request import Callback, pad
 from .sampling import Sampler
@@ -25,7 +26,10 @@ def decode(
     sampler: Sampler | None = None,
     next_input: Callable[[Tensor], Tensor] | None = None,
     lengths: Tensor | Sequence[int] | None = None,
+    attention_mask: Tensor | None = None,
     stop_ids: Sequence[int] = (),
+    stop: Stop | None = None,
+    detokenize: Detokenize | None = None,
     pad_id: int = 0,
     plan: Plan | None = None,
     impl: str = "auto",
@@ -37,19 +41,23 @@ def decode(
 ) -> Tensor:
     """Generate ``max_new_tokens`` after a prompt; no gradients.
 
-    model: a module called as ``model(ids, cache=cache) -> logits (B, T, V)`` whose mixers are ff.nn
-        modules, or a `Decoder` of one, which is kept; prompt ids (B, P) or a list of (P_b,),
-        returns new ids (B, N) int64.
+    model: a module called as ``model(ids, cache=cache)``, which returns logits (B, T, V) or an
+        object with ``.logits``, and whose mixers are ff.nn modules, or a `Decoder` of one, which
+        is kept; prompt ids (B, P) or a list of (P_b,), returns new ids (B, N) int64.
         Or filters (D, L) or (G, L), tap 0 multiplies the newest input; prompt (B, D, P), returns
         the generated inputs (B, D, N), ``u_{t+1} = next_input(y_t)`` with y_t (B, D).
     sampler: logits (B, V) -> ids (B,), or a `RandomSampler`; default greedy. next_input: default
         identity.
-    lengths: (B,) valid positions of right-padded prompts.
+    lengths: (B,) valid positions of right-padded prompts. attention_mask: (B, P), nonzero where
+        prompts are, of prompts padded on any side.
     stop_ids: a row ends with the first of these; the rest of it is pad_id.
+    stop: a row ends, too, with the last id of the first of these sequences: of ids (of bytes, for a
+        model of bytes), or of characters of the text that detokenize(new ids of a row) gives.
     plan, impl, fill_stream, spectra_dtype: as in FutureFillCache. progress: show a bar on stderr.
     cuda_graph: as in `Decoder`; with a fill_stream the default is False.
     callback: called with the new ids (B,), on the host, or inputs (B, D) and their index 0 .. N-1;
-        what holds when it raises is said at `Decoder`.
+        the generation ends where it returns True, and the rest is pad_id or zero. What holds then,
+        and when it raises, is said at `Decoder`.
 
     Raises ValueError or TypeError for prompts that are empty or have ids outside the vocabulary,
     and for options of the other form.
@@ -61,8 +69,10 @@ def decode(
         "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
     }  # fmt: skip
     if isinstance(model, Tensor):
-        if sampler is not None or stop_ids:
-            raise ValueError("sampler and stop_ids need a model; filters take next_input")
+        if sampler is not None or stop_ids or stop or attention_mask is not None:
+            raise ValueError(
+                "sampler, stop_ids, stop and attention_mask need a model; filters take next_input"
+            )
         if cuda_graph:
             raise ValueError("cuda_graph needs a model: next_input could not be captured")
         if not isinstance(prompt, Tensor):
@@ -75,23 +85,69 @@ def decode(
             )  # fmt: skip
     if next_input is not None:
         raise ValueError("next_input needs filters; a model takes a sampler")
+    decoder = _decoder(model, prompt, max_new_tokens, lengths, cuda_graph, options)
+    return decoder(
+        prompt, max_new_tokens, sampler=sampler, lengths=lengths, attention_mask=attention_mask,
+        stop_ids=stop_ids, stop=stop, detokenize=detokenize, pad_id=pad_id, progress=progress,
+        callback=callback,
+    )  # fmt: skip
+
+
+def iterate(
+    model: nn.Module | Decoder,
+    prompt: Tensor | Sequence[Tensor],
+    max_new_tokens: int,
+    *,
+    sampler: Sampler | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
+    attention_mask: Tensor | None = None,
+    stop_ids: Sequence[int] = (),
+    stop: Stop | None = None,
+    detokenize: Detokenize | None = None,
+    pad_id: int = 0,
+    plan: Plan | None = None,
+    impl: str = "auto",
+) -> Iterator[Tensor]:
+    """The new ids (B,) of every token after a prompt, on the host, as they come.
+
+    Arguments as in `decode`; a `Decoder` with other options may be the model. The iterator may be
+    left at any token. What is wrong with the arguments is raised by this call.
+    """
+    max_new_tokens = integer("max_new_tokens", max_new_tokens)
+    if max_new_tokens < 0:
+        raise ValueError(f"expected max_new_tokens >= 0, got {max_new_tokens}")
+    options: CacheOptions = {
+        "plan": plan, "impl": impl, "fill_stream": None, "spectra_dtype": None,
+    }  # fmt: skip
+    decoder = _decoder(model, prompt, max_new_tokens, lengths, None, options)
+    return decoder.iterate(
+        prompt, max_new_tokens, sampler=sampler, lengths=lengths, attention_mask=attention_mask,
+        stop_ids=stop_ids, stop=stop, detokenize=detokenize, pad_id=pad_id,
+    )  # fmt: skip
+
+
+def _decoder(
+    model: nn.Module | Decoder,
+    prompt: Tensor | Sequence[Tensor],
+    max_new_tokens: int,
+    lengths: Tensor | Sequence[int] | None,
+    cuda_graph: bool | None,
+    options: CacheOptions,
+) -> Decoder:
+    """The decoder that was given, or one for this request."""
     if isinstance(model, Decoder):
-        given = {**options, "impl": None if impl == "auto" else impl, "cuda_graph": cuda_graph}
+        impl = None if options["impl"] == "auto" else options["impl"]
+        given = {**options, "impl": impl, "cuda_graph": cuda_graph}
         names = [name for name, value in given.items() if value is not None]
         if names:
             raise ValueError(f"the decoder has been made: {', '.join(names)} belong to its making")
-        decoder = model
-    else:
-        ids, lengths = pad(prompt, lengths)
-        prompt = ids
-        if cuda_graph is None and fill_stream is not None:
-            cuda_graph = False
-        room = max(max_new_tokens, 1)
-        decoder = Decoder(model, len(ids), room, cuda_graph=cuda_graph, **options)
-    return decoder(
-        prompt, max_new_tokens, sampler=sampler, lengths=lengths, stop_ids=stop_ids, pad_id=pad_id,
-        progress=progress, callback=callback,
-    )  # fmt: skip
+        return model
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected model to be a module or a Decoder, got {type(model).__name__}")
+    ids, _ = pad(prompt, lengths)
+    if cuda_graph is None and options["fill_stream"] is not None:
+        cuda_graph = False
+    return Decoder(model, len(ids), max(max_new_tokens, 1), cuda_graph=cuda_graph, **options)
 
 
 def _decode_filters(
@@ -121,8 +177,9 @@ def _decode_filters(
         u_t = next_input(y_t)
         new[:, :, t] = u_t
         bar.update()
-        if callback is not None:
-            callback(u_t, t)
+        if callback is not None and callback(u_t, t) is True:
+            new[:, :, t + 1 :] = 0
+            break
         if t + 1 < steps:
             y_t = cache.step(u_t)
     return new

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +15,29 @@ from ..checks import integer
 from ..nn.changes import describe
 from ..plan import Plan
 from . import graphs
+from .endings import Detokenize, Rows, Stop, make_ending
+from .interrupts import Interrupts
 from .long_convs import CacheOptions
 from .model_cache import DecodingCache
-from .request import Callback, Request, make_request
+from .outputs import last_logits, logits_of, takes_positions
+from .request import Callback, Request, RequestOptions, make_request
 from .sampling import Sampler, greedy
 from .token_loop import TokenLoop
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Decoder:
     """Generates with a model; state, packed weights and graphs are made once and kept.
 
-    model: a module called as ``model(ids, cache=cache) -> logits (B, T, V)`` whose mixers are ff.nn
-        modules. Parameters and buffers that have changed, hooks, patched forwards and the mode of
-        training are noticed at the next request, which then makes everything anew (not what is
-        written through ``.data``).
+    model: a module called as ``model(ids, cache=cache)`` whose mixers are ff.nn modules. It returns
+        logits (B, T, V), an object with ``.logits`` or a tuple that begins with them. After a
+        prompt one position is read: ff.nn.LanguageModel makes no other logits, and a forward that
+        takes ``logits_to_keep`` is told of the positions.
+        Parameters and buffers that have changed, hooks, patched forwards and the mode of training
+        are noticed at the next request, which then makes everything anew (not what is written
+        through ``.data``).
     batch_size: the most prompts of a request, ``B``. max_new_tokens: the most new tokens, ``N``.
     plan, impl, spectra_dtype: as in `FutureFillCache`.
     cuda_graph: a token is one replay of a CUDA graph: embedding of the token before, layers,
@@ -77,7 +88,10 @@ class Decoder:
         *,
         sampler: Sampler | None = None,
         lengths: Tensor | Sequence[int] | None = None,
+        attention_mask: Tensor | None = None,
         stop_ids: Sequence[int] = (),
+        stop: Stop | None = None,
+        detokenize: Detokenize | None = None,
         pad_id: int = 0,
         progress: bool = False,
         callback: Callback | None = None,
@@ -87,12 +101,87 @@ class Decoder:
         max_new_tokens: ``N``, default and at most the decoder's. The rest as in `decode`.
 
         When the callback for token ``t`` runs, token ``t + 1`` may have been computed; it is
-        neither returned nor reported if a stop id ends the request, the callback raises or Ctrl-C
-        comes (which waits for the end of a token). ``cache`` then holds everything that was
-        reported but its last token, and the decoder takes the next request.
+        neither returned nor reported if all rows end, the callback raises or returns True, or
+        Ctrl-C comes (which waits for the end of a token). ``cache`` then holds everything that was
+        reported but its last token, and the decoder takes the next request. A row that `stop` ends
+        before others goes on unseen there.
 
         RuntimeError while another request is running, in its callback or another thread.
         """
+        request = self._request(
+            prompt, max_new_tokens, sampler=sampler, lengths=lengths,
+            attention_mask=attention_mask,
+            ending=make_ending(stop_ids, stop, detokenize, pad_id), progress=progress,
+            callback=callback,
+        )  # fmt: skip
+        if request.steps == 0:
+            return request.ids.new_empty(len(request.ids), 0)
+        self._begin()
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                logits = self._prompts(request)
+                return self._loop.run(request, logits).to(request.ids.device)
+        finally:
+            self._free.release()
+
+    def iterate(
+        self,
+        prompt: Tensor | Sequence[Tensor],
+        max_new_tokens: int | None = None,
+        *,
+        sampler: Sampler | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        attention_mask: Tensor | None = None,
+        stop_ids: Sequence[int] = (),
+        stop: Stop | None = None,
+        detokenize: Detokenize | None = None,
+        pad_id: int = 0,
+    ) -> Iterator[Tensor]:
+        """The new ids (R,) of every token, on the host, as they come; arguments as in a call.
+
+        The request begins with the first of them and lasts until the iterator is used up or closed
+        (``break`` closes one that nobody else holds), which leaves the cache as an end by a
+        callback does.
+        """
+        request = self._request(
+            prompt, max_new_tokens, sampler=sampler, lengths=lengths,
+            attention_mask=attention_mask,
+            ending=make_ending(stop_ids, stop, detokenize, pad_id), progress=False, callback=None,
+        )  # fmt: skip
+        return self._iterate(replace(request, streamed=True))
+
+    def _iterate(self, request: Request) -> Iterator[Tensor]:
+        if request.steps == 0:
+            return
+        self._begin()
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                logits = self._prompts(request)
+            rows = Rows(request.ending, len(request.ids))
+            tokens = self._loop.tokens(request, logits, rows)
+            try:
+                while True:
+                    # modes and Ctrl-C's handler are not to reach the caller's code
+                    with torch.inference_mode(False), torch.no_grad(), Interrupts():
+                        ids = next(tokens, None)
+                    if ids is None:
+                        return
+                    yield ids
+            finally:
+                with torch.inference_mode(False), torch.no_grad():
+                    tokens.close()
+        finally:
+            self._free.release()
+
+    def _request(
+        self,
+        prompt: Tensor | Sequence[Tensor],
+        max_new_tokens: int | None,
+        *,
+        sampler: Sampler | None,
+        **options: Unpack[RequestOptions],
+    ) -> Request:
+        """The request, checked; options as `make_request` takes them."""
         steps = self.max_new_tokens
         if max_new_tokens is not None:
             steps = integer("max_new_tokens", max_new_tokens)
@@ -102,39 +191,34 @@ class Decoder:
                 f"room for, got {steps}"
             )
         request = make_request(
-            self.model, prompt, steps, sampler=greedy if sampler is None else sampler,
-            lengths=lengths, stop_ids=stop_ids, pad_id=pad_id, progress=progress, callback=callback,
-        )  # fmt: skip
+            self.model, prompt, steps, sampler=greedy if sampler is None else sampler, **options
+        )
         if len(request.ids) > self.batch_size:
             raise ValueError(
                 f"expected at most batch_size = {self.batch_size} prompts, got {len(request.ids)}"
             )
         if self._cuda_graph:
             _refuse(graphs.cannot_capture_sampler(request.sampler))
-        if steps == 0:
-            return request.ids.new_empty(len(request.ids), 0)
+        return request
+
+    def _begin(self) -> None:
         if not self._free.acquire(blocking=False):
             raise RuntimeError(
                 "the decoder is inside another request; expected one at a time, or a second Decoder"
             )
-        try:
-            return self._generate(request)
-        finally:
-            self._free.release()
 
-    @torch.inference_mode(False)  # what is kept could else be changed in that mode alone
-    @torch.no_grad()
-    def _generate(self, request: Request) -> Tensor:
-        """Prompts, then tokens."""
+    def _prompts(self, request: Request) -> Tensor:
+        """Feed the prompts, after everything was made anew if the model is another. Returns logits
+        (B, V) after each of them.
+        """
         if describe(self.model, self._device) != self._made_of:
             self._make()
         self._cache.reset()
         try:
-            logits = self._prompt(request)
+            return self._feed(request)
         except BaseException:
             self._cache.reset()
             raise
-        return self._loop.run(request, logits).to(request.ids.device)
 
     @torch.inference_mode(False)
     def _make(self) -> None:
@@ -150,17 +234,23 @@ class Decoder:
         self._loop = TokenLoop(self.model, cache, device, captured)
         self._made_of = describe(self.model, device)
 
-    def _prompt(self, request: Request) -> Tensor:
-        """Feed the prompts. Returns logits (B, V) after each of them."""
+    def _feed(self, request: Request) -> Tensor:
         model, cache, rows = self.model, self._cache, len(request.ids)
-        with cache.select(rows=range(rows), lengths=request.lengths):
-            logits = model(request.ids.to(self._device), cache=cache)  # (R, P, V)
-        logits = logits[list(range(rows)), [n - 1 for n in request.lengths]]
+        ids, valid = request.ids.to(self._device), request.lengths
+        options: dict[str, Any] = {}
+        kept: list[int] | None = None
+        if takes_positions(model):
+            kept = sorted({n - 1 for n in valid})
+            options["logits_to_keep"] = torch.tensor(kept, device=self._device)
+        with cache.select(rows=range(rows), lengths=valid, last=True):
+            output = model(ids, cache=cache, **options)
+        logits = last_logits(logits_of(output), valid, kept)
         if rows < self.batch_size:
             unused = range(rows, self.batch_size)
-            padding = request.ids.new_full((len(unused), 1), request.pad_id).to(self._device)
+            padding = request.ids.new_full((len(unused), 1), request.ending.pad_id)
             with cache.select(rows=unused, lengths=[1] * len(unused)):
-                logits = torch.cat([logits, model(padding, cache=cache)[:, 0]])
+                output = model(padding.to(self._device), cache=cache)
+            logits = torch.cat([logits, logits_of(output)[:, 0]])
         return logits
 
 

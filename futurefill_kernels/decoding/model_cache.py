@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cache.cache import FutureFillCache
-from ..checks import Rows, integer, row_indices
+from ..checks import Rows, integer, row_indices, valid_lengths
 from ..nn.brackets import Bracketed, watch
 from ..nn.filters import LongFilter
 from ..nn.short_conv import ShortConv, ShortConvState, commit
@@ -153,14 +153,20 @@ class DecodingCache(Bracketed):
 
     @contextmanager
     def select(
-        self, rows: Rows | None = None, lengths: Tensor | Sequence[int] | None = None
+        self,
+        rows: Rows | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        *,
+        last: bool = False,
     ) -> Iterator[None]:
         """Inside, calls of the model are about some rows or about right-padded prompts.
 
         rows: the R rows that the call's batch stands for. lengths: (R,) valid positions of each.
+        last: logits of the last valid position of every row are enough, where the model can
+        (`ff.nn.LanguageModel` can, by ``wanted``); else they are of all positions.
         """
         chosen = None if rows is None else row_indices(rows, self.batch_size)
-        self._selection = Selection(chosen, lengths)
+        self._selection = Selection(chosen, lengths, last)
         try:
             yield
         finally:
@@ -207,6 +213,14 @@ class DecodingCache(Bracketed):
         if self._root is None:
             self._finish()
         return logits
+
+    def wanted(self, x: Tensor) -> Tensor:
+        """The positions of x (R, T, D) of which the caller reads outputs: (R, 1, D), or all."""
+        if not self._selection.last:
+            return x
+        lengths = valid_lengths(self._selection.lengths, x.shape[0], x.shape[1])
+        rows = torch.arange(len(lengths), device=x.device)
+        return x[rows, torch.tensor(lengths, device=x.device) - 1][:, None]
 
     def long_conv(
         self, module: LongFilter, u: Tensor, pre: Tensor | None, post: Tensor | None

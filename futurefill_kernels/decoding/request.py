@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import integer, integers, valid_lengths
+from ..checks import valid_lengths
+from .endings import Ending
 from .sampling import RandomSampler, Sampler
 
-#: callback(token, index): new ids (B,) or inputs (B, D), and their index 0 .. N-1
+#: callback(token, index): new ids (B,) or inputs (B, D), and their index 0 .. N-1; True ends all
 Callback = Callable[[Tensor, int], Any]
 
 
@@ -21,7 +22,7 @@ class Request:
     """A generation of R rows.
 
     ids: (R, P) int64, 0 after the valid lengths (R,). steps: new tokens ``N``. seeds: of every row;
-    empty where the sampler does not draw.
+    empty where the sampler does not draw. streamed: whether the caller looks at every token.
     """
 
     ids: Tensor
@@ -29,15 +30,27 @@ class Request:
     steps: int
     sampler: Sampler
     seeds: list[int]
-    stop_ids: tuple[int, ...]
-    pad_id: int
+    ending: Ending
     progress: bool
     callback: Callback | None
+    streamed: bool = False
 
     @property
     def watched(self) -> bool:
         """Whether the host has to see every token."""
-        return self.progress or self.callback is not None or bool(self.stop_ids)
+        ending = self.ending
+        ends = bool(ending.stop_ids or ending.sequences or ending.strings)
+        return self.progress or self.callback is not None or ends or self.streamed
+
+
+class RequestOptions(TypedDict):
+    """Arguments of `make_request` that a decoder hands on."""
+
+    lengths: Tensor | Sequence[int] | None
+    attention_mask: Tensor | None
+    ending: Ending
+    progress: bool
+    callback: Callback | None
 
 
 def make_request(
@@ -47,23 +60,32 @@ def make_request(
     *,
     sampler: Sampler,
     lengths: Tensor | Sequence[int] | None,
-    stop_ids: Sequence[int],
-    pad_id: int,
+    attention_mask: Tensor | None,
+    ending: Ending,
     progress: bool,
     callback: Callback | None,
 ) -> Request:
     """The request, or a ValueError or TypeError that says what is wrong with it."""
-    ids, valid = pad(prompt, lengths)
-    stops, pad_id = tuple(integers("stop_ids", stop_ids)), integer("pad_id", pad_id)
-    _check_ids(model, ids, stops, pad_id)
+    ids, valid = pad(prompt, lengths, attention_mask)
+    stops = [*ending.stop_ids, *(id_ for s in ending.sequences for id_ in s), ending.pad_id]
+    _check_ids(model, ids, stops)
     seeds = sampler.seeds(len(ids)) if isinstance(sampler, RandomSampler) else []
-    return Request(ids, valid, steps, sampler, seeds, stops, pad_id, progress, callback)
+    return Request(ids, valid, steps, sampler, seeds, ending, progress, callback)
 
 
 def pad(
-    prompt: Tensor | Sequence[Tensor], lengths: Tensor | Sequence[int] | None
+    prompt: Tensor | Sequence[Tensor],
+    lengths: Tensor | Sequence[int] | None,
+    attention_mask: Tensor | None = None,
 ) -> tuple[Tensor, list[int]]:
-    """Prompts as ids (R, P), 0 after the valid lengths, and these."""
+    """Prompts as ids (R, P), 0 after the valid lengths, and these.
+
+    attention_mask: (R, P), nonzero where the prompt is; padding on either side or on both.
+    """
+    if attention_mask is not None:
+        if lengths is not None:
+            raise ValueError("lengths and attention_mask say the same: expected one of them")
+        prompt = _masked(prompt, attention_mask)
     if not isinstance(prompt, Tensor):
         if lengths is not None:
             raise ValueError("lengths belong to a padded prompt (B, P); a list has its own")
@@ -91,12 +113,32 @@ def pad(
     return prompt.long().where(inside.to(prompt.device), 0), valid
 
 
-def _check_ids(model: nn.Module, ids: Tensor, stop_ids: Sequence[int], pad_id: int) -> None:
+def _masked(prompt: Tensor | Sequence[Tensor], attention_mask: Tensor) -> list[Tensor]:
+    """The ids that a mask leaves, (P_r,) of each row."""
+    if not isinstance(prompt, Tensor):
+        raise ValueError("attention_mask belongs to a padded prompt (B, P); a list needs none")
+    if not isinstance(attention_mask, Tensor) or attention_mask.shape != prompt.shape:
+        found = getattr(attention_mask, "shape", type(attention_mask).__name__)
+        raise ValueError(
+            f"expected attention_mask (B, P) = {tuple(prompt.shape)} like prompt, got "
+            f"{tuple(found) if isinstance(found, torch.Size) else found}"
+        )
+    inside = (attention_mask != 0).to(prompt.device)
+    for row, mask in enumerate(inside.tolist()):
+        first, count = mask.index(True) if any(mask) else 0, sum(mask)
+        if not count or not all(mask[first : first + count]):
+            raise ValueError(
+                f"expected attention_mask to be nonzero in one run of each row, not in row {row}"
+            )
+    return [ids[mask] for ids, mask in zip(prompt, inside, strict=True)]
+
+
+def _check_ids(model: nn.Module, ids: Tensor, others: Sequence[int]) -> None:
     """Every id inside the vocabulary, which is the size of the model's first embedding."""
     embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
     if embedding is None:
         return
-    given = [int(ids.min()), int(ids.max()), *stop_ids, pad_id]
+    given = [int(ids.min()), int(ids.max()), *others]
     for value in given:
         if not 0 <= value < embedding.num_embeddings:
             raise ValueError(

@@ -39,14 +39,14 @@ class Tail:
     def begin(self, request: Request, vocabulary: int) -> None:
         """Before the first token of a request. Its rows are the first R; the others are padding."""
         device, rows = self.stored.device, len(request.ids)
-        self._sampler, self._stops = request.sampler, bool(request.stop_ids)
+        self._sampler, self._stops = request.sampler, bool(request.ending.stop_ids)
         self._index.zero_()
         if self._stops:
             self._running.fill_(True)[rows:] = False
-            self._pad.fill_(request.pad_id)
+            self._pad.fill_(request.ending.pad_id)
             if self._going is None or len(self._going) != vocabulary:
                 self._going = torch.empty(vocabulary, dtype=torch.bool, device=device)
-            stops = [stop for stop in request.stop_ids if 0 <= stop < vocabulary]
+            stops = [stop for stop in request.ending.stop_ids if 0 <= stop < vocabulary]
             self._going.fill_(True)[stops] = False
         if isinstance(request.sampler, RandomSampler):
             self._seeds = request.seeds + [0] * (len(self._running) - rows)

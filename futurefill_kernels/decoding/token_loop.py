@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Hashable
+from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .endings import Rows
 from .graphs import Graphs, cannot_capture_sampler, uncached_casts
 from .interrupts import Interrupts
 from .model_cache import DecodingCache
+from .outputs import logits_of
 from .request import Request
 from .results import Results
 from .sampling import graph_key
@@ -49,53 +51,88 @@ class TokenLoop:
 
         logits: (B, V), of the last token of every prompt. Returns (R, N).
         """
-        rows = len(request.ids)
+        rows = Rows(request.ending, len(request.ids))
         bar = tqdm(total=request.steps, unit="tok", disable=not request.progress, leave=False)
-        on_device = torch.cuda.device(self._device) if self._cuda else nullcontext()
-        with on_device, bar, Interrupts() as interrupts:
-            self._open = False
-            self._tail.begin(request, logits.shape[-1])
-            watch = _Watch(request, self._results, bar, interrupts)
-            try:
-                count = self._tokens(request, logits, watch)
-            except BaseException:
-                self._take_back()
-                raise
-        new = self._tail.stored.new_full((rows, request.steps), request.pad_id)
-        new[:, :count] = self._tail.stored[:count, :rows].T
+        with bar, Interrupts() as interrupts, closing(self.tokens(request, logits, rows)) as tokens:
+            count = 0
+            for index, ids in enumerate(tokens):
+                count = index + 1
+                bar.update()
+                if request.callback is not None and ids is not None:
+                    with interrupts.at_once():
+                        ended = request.callback(ids, index)
+                    if ended is True:
+                        break
+                interrupts.check()
+        new = self._tail.stored.new_full((len(request.ids), request.steps), request.ending.pad_id)
+        new[:, :count] = self._tail.stored[:count, : len(request.ids)].T
+        for row, n in enumerate(rows.counts):
+            new[row, n:] = request.ending.pad_id
         return new
 
-    def _tokens(self, request: Request, logits: Tensor, watch: _Watch) -> int:
-        """Make tokens and let the watch see them; returns how many the request has."""
+    def tokens(
+        self, request: Request, logits: Tensor, rows: Rows
+    ) -> Generator[Tensor | None, None, None]:
+        """Make the tokens of a request, one by one, until all rows have ended.
+
+        Gives new ids (R,) on the host, or None where nobody watches. Closed early it takes back the
+        token that has begun.
+        """
         token = self._launch if self._graphs is None else self._replay(request, self._graphs)
-        self._tail.prepare(0)
-        self._tail(logits)
-        watch.send(0)
-        for t in range(1, request.steps):
-            # one that is launched begins when the one before was seen, a replay before it is seen
-            if self._graphs is None and not watch(t - 1):
-                return t
-            self._tail.prepare(t)
-            token()
-            watch.send(t)
-            if self._graphs is not None and not watch(t - 1):
-                self._take_back()
-                return t
-        self._finish()
-        watch(request.steps - 1)
-        return request.steps
+        self._open = False
+        self._tail.begin(request, logits.shape[-1])
+        try:
+            with self._on_device():
+                self._tail.prepare(0)
+                self._tail(logits)
+                self._send(request, 0)
+            for t in range(1, request.steps):
+                # one that is launched begins when the one before was seen, a replay before it is
+                if self._graphs is None:
+                    yield self._receive(request, t - 1, rows)
+                    if rows.ended:
+                        return
+                with self._on_device():
+                    self._tail.prepare(t)
+                    token()
+                    self._send(request, t)
+                if self._graphs is not None:
+                    yield self._receive(request, t - 1, rows)
+                    if rows.ended:
+                        self._take_back()
+                        return
+            with self._on_device():
+                self._finish()
+            yield self._receive(request, request.steps - 1, rows)
+        except BaseException:
+            self._take_back()
+            raise
+
+    def _on_device(self) -> AbstractContextManager[object]:
+        return torch.cuda.device(self._device) if self._cuda else nullcontext()
+
+    def _send(self, request: Request, index: int) -> None:
+        """A token has been launched."""
+        if request.watched:
+            self._results.send(index)
+
+    def _receive(self, request: Request, index: int, rows: Rows) -> Tensor | None:
+        """What the rows see of a token."""
+        if not request.watched:
+            return None
+        return rows.see(self._results.receive(index))
 
     def _launch(self) -> None:
         """A token from the host; the cache keeps its books."""
         self._open = True
         logits = self._model(self._tail.ids, cache=self._cache)
         self._open = False
-        self._tail(logits[:, 0])
+        self._tail(logits_of(logits)[:, -1])
 
     def _replay(self, request: Request, graphs: Graphs) -> Callable[[], None]:
         """A token as a replay. Its books stay open until the next one begins."""
         whole = not cannot_capture_sampler(request.sampler)
-        key = (graph_key(request.sampler), bool(request.stop_ids)) if whole else None
+        key = (graph_key(request.sampler), bool(request.ending.stop_ids)) if whole else None
         captured = self._captured.pop(key, None)
         if captured is None:
             if len(self._captured) == _GRAPHS:
@@ -162,38 +199,6 @@ class _CapturedToken:
     def _launch(self) -> None:
         with uncached_casts(), self._cache.capture():
             self._cache.sum_history(self._graphs.side)
-            self.logits = self._model(self._ids, cache=self._cache)[:, 0]
+            self.logits = logits_of(self._model(self._ids, cache=self._cache))[:, -1]
             if self._tail is not None:
                 self._tail(self.logits, self._cache.draw_greedy)
-
-
-class _Watch:
-    """Shows tokens to the bar and the callback of a request."""
-
-    def __init__(
-        self, request: Request, results: Results, bar: tqdm, interrupts: Interrupts
-    ) -> None:
-        self._request, self._results, self._bar, self._interrupts = (
-            request,
-            results,
-            bar,
-            interrupts,
-        )
-
-    def send(self, index: int) -> None:
-        """A token has been launched."""
-        if self._request.watched:
-            self._results.send(index)
-
-    def __call__(self, index: int) -> bool:
-        """See a token; returns whether a row goes on. KeyboardInterrupt if there was Ctrl-C."""
-        request, going = self._request, True
-        if request.watched:
-            line = self._results.receive(index)
-            going = not request.stop_ids or int(line[-1]) > 0
-            self._bar.update()
-            if request.callback is not None:
-                with self._interrupts.at_once():
-                    request.callback(line[: len(request.ids)].clone(), index)
-        self._interrupts.check()
-        return going

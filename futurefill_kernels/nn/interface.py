@@ -24,3 +24,7 @@ class Cache(Protocol):
     def fused_token(self, model: Any, ids: Tensor) -> Tensor | None:
         """Logits (B, 1, V) of a token ids (B, 1) of all rows, or None: layers go one by one."""
         ...
+
+    def wanted(self, x: Tensor) -> Tensor:
+        """The positions of x (R, T, D) of which the caller reads outputs: (R, 1, D), or all."""
+        ...

@@ -137,4 +137,6 @@ class LanguageModel(nn.Module):
         x = self.embedding(ids)
         for block in self.blocks:
             x = block(x, cache)
+        if cache is not None:
+            x = cache.wanted(x)
         return F.linear(self.norm(x), self.embedding.weight)

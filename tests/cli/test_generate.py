@@ -28,6 +28,8 @@ def test_generate_streams_the_same_text_with_the_naive_cache(prompt, tokens, cap
         (("--tokens", 0), "--tokens >= 1, got 0"),
         (("--compare", "--temperature", 0.5), "--compare is greedy"),
         (("--prompt", ""), "empty prompt"),
+        (("--compare", "--stop", "x"), "expected no --stop with it"),
+        (("--stop", ""), "at least one id or character in stop"),
     ],
 )
 def test_generate_refuses(options, message, capsys):
@@ -41,3 +43,24 @@ def test_split_characters_are_put_together(capsys):
         printer(torch.tensor([byte]), index)
     printer.close()
     assert capsys.readouterr().out == "é!\n"
+
+
+def test_generation_ends_before_a_stop(capsys):
+    arguments = ["generate", "--prompt", "def ", "--tokens", "60", "--temperature", "0"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out[:-1]
+    for stop in (text[20:24], text[8], "never there"):
+        assert main([*arguments, "--stop", stop]) == 0
+        end = text.find(stop, 4)
+        assert capsys.readouterr().out == (text[:end] if end >= 0 else text) + "\n"
+
+
+def test_the_beginning_of_a_stop_waits_until_it_is_decided(capsys):
+    printer = generate.TextPrinter(sys.stdout, "", ["<end>", "\n\n"])
+    for index, (byte, shown) in enumerate(
+        zip(b"a<en\n!<", ["a", "", "", "", "<en", "\n!", ""], strict=True)
+    ):
+        printer(torch.tensor([byte]), index)
+        assert capsys.readouterr().out == shown
+    printer.close()
+    assert capsys.readouterr().out == "<\n"
