@@ -27,6 +27,8 @@ IN_PLACE = (
     "step",
     "generate",
     "offline_conv",
+    "block_spectrum",
+    "block_conv",
     "token",
 )
 
@@ -221,6 +223,29 @@ def offline_conv(u: Tensor, h: Tensor, start: int, stop: int, block: int) -> Ten
     """
     y = torch.empty(*u.shape[:2], stop - start, dtype=u.dtype, device=u.device)
     torch.ops.futurefill_kernels.offline_conv(u, h, y, start, stop, block)
+    return y
+
+
+def block_spectrum(h: Tensor, channels: int, block: int, k: int) -> Tensor:
+    """What ``block_conv`` multiplies, for ``channels`` that share the filters h (G, L) evenly.
+
+    Their taps ``(k-1) block .. (k+1) block - 1``; block: a power of two. Returns (tiles, values).
+    """
+    values = torch.ops.futurefill_kernels.spectrum_values(h.dtype == torch.float64, block)
+    tiles = -(-channels // native.cpu_lanes(h.dtype))
+    spectrum = torch.empty(tiles, values, dtype=h.dtype, device=h.device)
+    torch.ops.futurefill_kernels.block_spectrum(h, spectrum, channels, block, k)
+    return spectrum
+
+
+def block_conv(u: Tensor, spectrum: Tensor, block: int, n: int) -> Tensor:
+    """What inputs add to the ``n <= block`` outputs ``k`` blocks after their first.
+
+    u: (B, D, P), at most ``block`` positions, contiguous in the last dimension. spectrum: what
+    ``block_spectrum`` returned for ``k``. Returns (B, D, n).
+    """
+    y = torch.empty(*u.shape[:2], n, dtype=u.dtype, device=u.device)
+    torch.ops.futurefill_kernels.block_conv(u, spectrum, y, block)
     return y
 
 

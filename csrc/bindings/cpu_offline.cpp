@@ -44,11 +44,85 @@ void offline_conv(Tensor u_, Tensor h_, Tensor y_, int64_t start, int64_t stop, 
   p.channels_per_filter = u.sizes[1] / h.sizes[0];
   p.taps = h.sizes[1] < stop ? h.sizes[1] : stop;
   p.start = start, p.stop = stop, p.block = block;
-  run_conv_jobs(p, thread_count());
+  run_conv_jobs(p, thread_count(), engine().offline_conv);
+}
+
+Scalar real_type(const View& v) {
+  const Scalar type = scalar_of(v);
+  STD_TORCH_CHECK(type == Scalar::kFloat32 || type == Scalar::kFloat64, "expected ", v.name,
+                  " of dtype float32 or float64");
+  return type;
+}
+
+void check_block(int64_t block) {
+  STD_TORCH_CHECK(block >= 1 && (block & (block - 1)) == 0,
+                  "expected block to be a power of two, got ", block);
+}
+
+int64_t tiles_of(Scalar type, int64_t channels) {
+  const int64_t lanes = type == Scalar::kFloat64 ? engine().lanes64 : engine().lanes32;
+  return (channels + lanes - 1) / lanes;
+}
+
+int64_t spectrum_values(bool is_double, int64_t block) {
+  check_block(block);
+  return engine().spectrum_values(is_double ? Scalar::kFloat64 : Scalar::kFloat32, block);
+}
+
+void block_spectrum(Tensor h_, Tensor spectrum_, int64_t channels, int64_t block, int64_t k) {
+  const View h("h", h_), spectrum("spectrum", spectrum_);
+  check_sequences(h, 2);
+  check_dim(spectrum, 2);
+  check_contiguous(spectrum);
+  check_block(block);
+  ConvParams p{};
+  p.type = real_type(h);
+  STD_TORCH_CHECK(spectrum.dtype == h.dtype, "expected spectrum of the dtype of h");
+  STD_TORCH_CHECK(channels >= 1 && channels % h.sizes[0] == 0, "expected h with a divisor of ",
+                  channels, " filters, got ", h.sizes[0]);
+  STD_TORCH_CHECK(k >= 0, "expected k >= 0, got ", k);
+  check_size(spectrum, 0, tiles_of(p.type, channels));
+  check_size(spectrum, 1, engine().spectrum_values(p.type, block));
+  p.h = h.data, p.y = spectrum.data;
+  p.batch = 1, p.channels = channels, p.length = p.block = block, p.taps = h.sizes[1];
+  p.channels_per_filter = channels / h.sizes[0], p.h_stride = h.strides[0];
+  p.start = k;
+  run_conv_jobs(p, thread_count(), engine().block_spectrum);
+}
+
+void block_conv(Tensor u_, Tensor spectrum_, Tensor y_, int64_t block) {
+  const View u("u", u_), spectrum("spectrum", spectrum_), y("y", y_);
+  check_sequences(u, 3);
+  check_sequences(y, 3);
+  check_contiguous(y);
+  check_dim(spectrum, 2);
+  check_contiguous(spectrum);
+  check_block(block);
+  ConvParams p{};
+  p.type = real_type(u);
+  STD_TORCH_CHECK(spectrum.dtype == u.dtype && y.dtype == u.dtype,
+                  "expected spectrum and y of the dtype of u");
+  check_size(y, 0, u.sizes[0]);
+  check_size(y, 1, u.sizes[1]);
+  STD_TORCH_CHECK(u.sizes[2] <= block && y.sizes[2] <= block, "expected at most ", block,
+                  " positions in u and y, got ", u.sizes[2], " and ", y.sizes[2]);
+  check_size(spectrum, 0, tiles_of(p.type, u.sizes[1]));
+  check_size(spectrum, 1, engine().spectrum_values(p.type, block));
+  p.u = u.data, p.h = spectrum.data, p.y = y.data;
+  p.batch = u.sizes[0], p.channels = u.sizes[1], p.length = u.sizes[2];
+  p.u_row = u.strides[0], p.u_channel = u.strides[1];
+  p.stop = y.sizes[2], p.block = block;
+  run_conv_jobs(p, thread_count(), engine().block_conv);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
   m.impl("offline_conv", TORCH_BOX(&offline_conv));
+  m.impl("block_spectrum", TORCH_BOX(&block_spectrum));
+  m.impl("block_conv", TORCH_BOX(&block_conv));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {
+  m.impl("spectrum_values", TORCH_BOX(&spectrum_values));
 }
 
 }  // namespace

@@ -89,6 +89,11 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   m.def("unbind(int stream) -> ()");
   // outputs start .. stop-1 of whole sequences. u (B, D, P), h (G, L), y (B, D, stop - start)
   m.def("offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block) -> ()");
+  // of one block: spectra H_k of taps (k-1) block .. (k+1) block - 1 of h (G, L), spectrum (tiles,
+  // values); what u (B, D, P <= block) adds to y (B, D, n <= block) k blocks after it
+  m.def("block_spectrum(Tensor h, Tensor(a!) spectrum, int channels, int block, int k) -> ()");
+  m.def("block_conv(Tensor u, Tensor spectrum, Tensor(a!) y, int block) -> ()");
+  m.def("spectrum_values(bool is_double, int block) -> int");
   // the layers of one token of a model, or some (nn/token/program.py writes the program). program
   // (n, 11) int64, ids (R, 1) int64, rows of the batch (R,) int64 or None: as they come; weights,
   // scratch and io flat; progress (1,) int64, one more for each instruction that has run. Streams

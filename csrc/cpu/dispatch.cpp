@@ -15,6 +15,9 @@ namespace futurefill {
   int64_t fill_stages(const StageParams&);                                 \
   void fill_stage(const StageParams&, int64_t, int64_t, int64_t);          \
   void offline_conv(const ConvParams&, int64_t, int64_t);                  \
+  int64_t spectrum_values(Scalar, int64_t);                                \
+  void block_spectrum(const ConvParams&, int64_t, int64_t);                \
+  void block_conv(const ConvParams&, int64_t, int64_t);                    \
   void dense(const DenseParams&, int64_t, int64_t);                        \
   void rms_norm(Scalar, const void*, void*, const void*, int64_t, double); \
   void short_conv(const ShortConvParams&);                                 \
@@ -43,6 +46,9 @@ namespace {
    isa::fill_stages,          \
    isa::fill_stage,           \
    isa::offline_conv,         \
+   isa::spectrum_values,      \
+   isa::block_spectrum,       \
+   isa::block_conv,           \
    FF_TOKEN(isa, bytes)}
 
 // best first

@@ -78,6 +78,11 @@ struct StageParams {
 
 // y[b, d, start .. stop) of the causal convolution of u[b, d] with h[d / channels_per_filter], u
 // zero after its end. block: a power of two. u and y (B, D, P), h (G, taps); strides in elements.
+//
+// Of one block: block_spectrum writes to y (tiles, values) the spectra H_k of taps (k-1) block ..
+// (k+1) block - 1, k = start; block_conv reads them as h and writes to y (B, D, stop) what a block
+// of inputs, at most `block` of them, adds to the outputs k block .. k block + stop - 1 after its
+// first.
 struct ConvParams {
   Scalar type;  // of u, h and y: float32 or float64
   const void* u;
@@ -98,6 +103,9 @@ struct Engine {
   int64_t (*fill_stages)(const StageParams&);
   void (*fill_stage)(const StageParams&, int64_t stage, int64_t job_begin, int64_t job_end);
   void (*offline_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
+  int64_t (*spectrum_values)(Scalar, int64_t block);
+  void (*block_spectrum)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
+  void (*block_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
   TokenEngine token;
 };
 

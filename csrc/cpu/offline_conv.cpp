@@ -219,7 +219,83 @@ void conv_tiles(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
   }
 }
 
+// H_k = A_{k-1} + i A_k over n, of a tile's filters; scratch: a tree, then (n, W)
+template <class S>
+void spectrum_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* low) {
+  constexpr int64_t W = kLanes<S>;
+  const int64_t c0 = tile * W, count = p.channels - c0 < W ? p.channels - c0 : W;
+  S* real = low + tree.values;
+  S* out = static_cast<S*>(p.y) + tile * tree.values;
+  const S* rows[kLanes<S>];
+  for (int64_t c = 0; c < count; ++c) {
+    rows[c] = static_cast<const S*>(p.h) + (c0 + c) / p.channels_per_filter * p.h_stride;
+  }
+  gather<S>(rows, count, p.start * p.block, tree.n, p.taps, S(1) / S(tree.n), real);
+  forward(tree, real, out);
+  if (p.start > 0) {
+    gather<S>(rows, count, (p.start - 1) * p.block, tree.n, p.taps, S(1) / S(tree.n), real);
+    forward(tree, real, low);
+  }
+  for (int64_t q = 0; q < tree.nodes; ++q) {
+    for (int64_t e = q * tree.stride; e < q * tree.stride + tree.m * 2 * W; e += 2 * W) {
+      const Complex<S> before = p.start > 0 ? load_complex(low + e) : Complex<S>{};
+      store_complex(out + e, plus_i(before, load_complex(out + e)));
+    }
+  }
+}
+
+// y = the imaginary parts of the inverse of X H; scratch: a tree, then (n, W)
+template <class S>
+void block_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* z) {
+  constexpr int64_t W = kLanes<S>;
+  const int64_t c0 = tile * W, count = p.channels - c0 < W ? p.channels - c0 : W;
+  S* real = z + tree.values;
+  const S* spectrum = static_cast<const S*>(p.h) + tile * tree.values;
+  const S* rows[kLanes<S>];
+  for (int64_t b = 0; b < p.batch; ++b) {
+    for (int64_t c = 0; c < count; ++c) {
+      rows[c] = static_cast<const S*>(p.u) + b * p.u_row + (c0 + c) * p.u_channel;
+    }
+    gather<S>(rows, count, 0, tree.n, p.length, S(1), real);
+    forward(tree, real, z);
+    for (int64_t q = 0; q < tree.nodes; ++q) {
+      for (int64_t e = q * tree.stride; e < q * tree.stride + tree.m * 2 * W; e += 2 * W) {
+        const Complex<S> v = load_complex(z + e), h = load_complex(spectrum + e);
+        store_complex(z + e, Complex<S>{v.re * h.re - v.im * h.im, v.im * h.re + v.re * h.im});
+      }
+    }
+    inverse(tree, z, real);
+    for (int64_t c = 0; c < count; ++c) {
+      S* y = static_cast<S*>(p.y) + (b * p.channels + c0 + c) * p.stop;
+      for (int64_t i = 0; i < p.stop; ++i) y[i] = real[i * W + c];
+    }
+  }
+}
+
+template <class S>
+void each_tile(const ConvParams& p, int64_t tile_begin, int64_t tile_end,
+               void (*run)(const ConvParams&, const Tree<S>&, int64_t, S*)) {
+  const Tree<S> tree(p.block);
+  const int64_t values = tree.values + tree.n * kLanes<S>;
+  S* scratch = static_cast<S*>(thread_scratch(values * int64_t{sizeof(S)}));
+  for (int64_t tile = tile_begin; tile < tile_end; ++tile) run(p, tree, tile, scratch);
+}
+
 }  // namespace
+
+int64_t spectrum_values(Scalar type, int64_t block) {
+  return type == Scalar::kFloat64 ? Tree<double>(block).values : Tree<float>(block).values;
+}
+
+void block_spectrum(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
+  p.type == Scalar::kFloat64 ? each_tile<double>(p, tile_begin, tile_end, spectrum_tile<double>)
+                             : each_tile<float>(p, tile_begin, tile_end, spectrum_tile<float>);
+}
+
+void block_conv(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
+  p.type == Scalar::kFloat64 ? each_tile<double>(p, tile_begin, tile_end, block_tile<double>)
+                             : each_tile<float>(p, tile_begin, tile_end, block_tile<float>);
+}
 
 void offline_conv(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
   p.type == Scalar::kFloat64 ? conv_tiles<double>(p, tile_begin, tile_end)

@@ -41,8 +41,10 @@ FF_INLINE float widen(BFloat16 x) { return bits_to_float(uint32_t(x.bits) << 16)
 FF_INLINE float widen(Float16 x) {
   const uint32_t sign = uint32_t(x.bits & 0x8000) << 16;
   const uint32_t rest = uint32_t(x.bits & 0x7fff) << 13;
-  // scaling by 2^112 rebases the exponent and normalises subnormals in one multiplication
-  const float scaled = bits_to_float(rest) * bits_to_float(0x77800000);
+  // subnormal ones as 2^-14 + x, which no mode of the processor takes for zero
+  const float scaled = rest < 0x00800000
+                           ? bits_to_float(rest + 0x38800000) - bits_to_float(0x38800000)
+                           : bits_to_float(rest + 0x38000000);
   const uint32_t special = rest >= 0x0f800000 ? 0x7f800000 : 0;  // infinity and NaN
   return bits_to_float(sign | special | float_to_bits(scaled));
 }

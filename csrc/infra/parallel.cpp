@@ -109,12 +109,13 @@ void run_fill_stage(const StageParams& params, int64_t stage, int64_t job_begin,
   });
 }
 
-void run_conv_jobs(const ConvParams& params, int64_t available) {
+void run_conv_jobs(const ConvParams& params, int64_t available,
+                   void (*conv)(const ConvParams&, int64_t, int64_t)) {
   const Engine& e = engine();
   const int64_t lanes = params.type == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
   const int64_t tiles = (params.channels + lanes - 1) / lanes;
   spread({tiles, params.batch * lanes * params.length * 8}, available,
-         [&](int64_t begin, int64_t end) { e.offline_conv(params, begin, end); });
+         [&](int64_t begin, int64_t end) { conv(params, begin, end); });
 }
 
 void run_dense_jobs(const DenseParams& params, int64_t panels, int64_t available) {

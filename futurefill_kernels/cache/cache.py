@@ -134,8 +134,10 @@ class FutureFillCache(Stream):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the state and the prepared filters; independent of the prompt's length."""
-        return self._state.nbytes
+        """Bytes of the state and the prepared filters, independent of the prompt's length, and of
+        what is held of prompts until the first step.
+        """
+        return self._state.nbytes + self._prefill.nbytes
 
     def room(self, row: int) -> int:
         """Positions the row can still take."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from ..state.convolve import fast_conv_range
 from ..state.layout import from_tiles, to_tiles
 from ..state.tensors import StreamState
 from .chunk import Chunks, steps_are_cheaper
+from .open_prompt import OpenPrompt, Taps
 from .replay import move_rows
 from .rows import forget
 
@@ -62,6 +64,20 @@ class Prefill:
         # rows whose tensors are of an earlier stream: a prompt writes over them, a step needs zeros
         self._stale: set[int] = set()
         self._chunks = Chunks(state, implementation)
+        # rows whose prompts' fill is not in the state yet
+        self._unfilled: set[int] = set()
+        # per row and layer of those that came in many calls
+        self._open: dict[tuple[int, int], OpenPrompt] = {}
+        self._taps = [Taps(h) for h in filters]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held of prompts until their rows' first steps."""
+        held = {
+            x.data_ptr(): x.nbytes for past in self._held.values() for x in past if x is not None
+        }
+        grown = {stream.held.data_ptr(): stream.nbytes for stream in self._open.values()}
+        return sum((held | grown).values()) + sum(taps.nbytes for taps in self._taps)
 
     def in_prompt(self, row: int) -> bool:
         """Whether the row still waits for its first step."""
@@ -74,6 +90,8 @@ class Prefill:
         """
         for row in rows:
             self._held[row] = [None] * len(self.filters)
+            self._drop_stream(row)
+            self._unfilled.discard(row)
             if stale:
                 self._stale.add(row)
 
@@ -81,12 +99,18 @@ class Prefill:
         """The rows' prompts are over."""
         if not self._held:
             return
-        closed = [row for row in rows if self._held.pop(row, None) is not None]
-        if self._stale:
-            self.clean(closed)
+        closed = [row for row in rows if row in self._held]
+        self.clean(closed)
+        for row in closed:
+            del self._held[row]
+            self._drop_stream(row)
 
     def clean(self, rows: Iterable[int]) -> None:
-        """Nothing of an earlier stream is left in the rows."""
+        """Nothing of an earlier stream is left in the rows, and what their prompts add is there."""
+        unfilled = self._unfilled.intersection(rows) if self._unfilled else ()
+        for row in sorted(unfilled):
+            self._fill(row)
+        self._unfilled -= set(unfilled)
         found = self._stale.intersection(rows)
         if found:
             forget(self._state, sorted(found))
@@ -94,8 +118,11 @@ class Prefill:
 
     def replaced(self) -> None:
         """The whole state was written from elsewhere: no row waits for a prompt, none is stale."""
+        for row in list(self._held):
+            self._drop_stream(row)
         self._held.clear()
         self._stale.clear()
+        self._unfilled.clear()
 
     def held(self, rows: Iterable[int]) -> dict[int, list[Tensor | None]]:
         """What is held of the rows' prompts, for ``take_back``."""
@@ -127,26 +154,24 @@ class Prefill:
             self._replay({row: p for row, p in positions.items() if row not in stepped})
         for row, inputs in held.items():
             self._held[row] = list(inputs)
-            if inputs[0] is None:
-                self._stale.add(row)
-            for layer, past in enumerate(inputs):
-                if past is not None:
-                    end = past.shape[1]
-                    again = Call(layer, [row], [end], past[None], None, None)
-                    self._whole_prompt(again, past[None], [end], end - 1)
+            (self._stale if inputs[0] is None else self._unfilled).add(row)
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was."""
         self.begin()
-        held, stale = self._held, self._stale
+        held, stale, unfilled = self._held, self._stale, self._unfilled
         self._held = {b: list(held[old]) for b, old in enumerate(rows) if old in held}
         self._stale = {b for b, old in enumerate(rows) if old in stale}
+        self._unfilled = {b for b, old in enumerate(rows) if old in unfilled}
+        for b, old in enumerate(rows):
+            if b != old:
+                self._drop_stream(b)
 
     def clone(self, state: StreamState) -> Prefill:
         """The same for a cloned state."""
         other = Prefill(state, self._implementation, self.filters)
         other._held = {row: list(x) for row, x in self._held.items()}
-        other._stale = set(self._stale)
+        other._stale, other._unfilled = set(self._stale), set(self._unfilled)
         return other
 
     def tokens(self, call: Call, positions: Sequence[int]) -> Tensor:
@@ -159,8 +184,13 @@ class Prefill:
         if call.layer == 0 and self._stale:  # a prompt writes all that is read of its rows
             self._stale -= self._held.keys() & set(call.rows)
         groups: dict[int | None, list[int]] = {}
+        _, seen = self._earlier(call)
         for r, row in enumerate(call.rows):
-            groups.setdefault(None if row in self._held else positions[row], []).append(r)
+            if seen[r] > call.u.shape[2]:
+                one = call.part([r])
+                y[r : r + 1] = self._by_torch(one, self._continue).to(y.dtype)
+            else:  # a call as long as what came before costs least as a part of the whole
+                groups.setdefault(None if row in self._held else positions[row], []).append(r)
         kernels = self._implementation.prompt_kernels()
         stepped: list[int] = []
         for position, members in groups.items():
@@ -170,7 +200,8 @@ class Prefill:
             elif position is not None and self._by_steps(len(members), position, y.shape[2]):
                 stepped += members
             else:
-                y[members] = self._by_torch(call.part(members), position).to(y.dtype)
+                run = self._prompt if position is None else partial(self._chunk, position)
+                y[members] = self._by_torch(call.part(members), run).to(y.dtype)
         if stepped:
             part = call.part(stepped)
             starts = {row: positions[row] for row in part.rows}
@@ -207,13 +238,13 @@ class Prefill:
             call.lengths, call.layer, call.rows, *kernels,
         )  # fmt: skip
         if not bool(y.sum(dtype=torch.float32).isfinite()):
-            y.copy_(self._by_torch(call, None))  # keeps a NaN where it belongs
+            y.copy_(self._by_torch(call, self._prompt))  # keeps a NaN where it belongs
             return
         # only now: a call that runs out of memory can be repeated
         self._hold(call, held, [s + n for s, n in zip(seen, call.lengths, strict=True)])
 
-    def _by_torch(self, call: Call, position: int | None) -> Tensor:
-        """Rows that are all in their prompt (position None) or all at one position, by torch."""
+    def _by_torch(self, call: Call, run: Callable[[Call, Tensor], Tensor]) -> Tensor:
+        """Outputs of a call with gates and skip. run: the convolution of its gated inputs."""
         skip, width = self._state.skip, call.u.shape[2]
         x = call.u.to(self._state.ring.dtype)
         if call.pre is not None:
@@ -222,7 +253,7 @@ class Prefill:
             lengths = torch.tensor(call.lengths, device="cpu")
             inside = torch.arange(width, device="cpu") < lengths[:, None]
             x = x.where(inside[:, None].to(x.device), 0)  # whatever the padding holds
-        y = self._prompt(call, x) if position is None else self._chunk(call, x, position)
+        y = run(call, x)
         if skip is not None:
             y += skip[call.layer, : x.shape[1], None] * x
         return y if call.post is None else y * call.post
@@ -264,7 +295,47 @@ class Prefill:
                 state.prompt_fill[call.layer, row] = pending
         return result[..., : total - first]
 
-    def _chunk(self, call: Call, x: Tensor, position: int) -> Tensor:
+    def _continue(self, call: Call, x: Tensor) -> Tensor:
+        """Outputs of one row whose prompt goes on. x: (1, D, P) gated inputs -> (1, D, P)."""
+        (row,), (n,), layer = call.rows, call.lengths, call.layer
+        held = self._held[row][layer]
+        assert held is not None
+        stream = self._open.pop((row, layer), None)  # not there if something fails inside
+        if stream is None or stream.held is not held:
+            stream = OpenPrompt(held, self._taps[layer])
+        self._unfilled.add(row)
+        y = torch.zeros_like(x)
+        y[0, :, :n] = stream.more(x[0, :, :n])
+        if bool(y.sum().isfinite()):
+            self._open[row, layer] = stream
+        else:  # something is NaN: what the stream would spread is done without it, and again later
+            begin, end = held.shape[1], held.shape[1] + n
+            whole = stream.held[None]
+            y[..., :n] = fast_conv_range(whole, self.filters[layer], begin, end)
+        self._held[row][layer] = stream.held
+        return y
+
+    def _fill(self, row: int) -> None:
+        """What a row's prompt adds to each position, into the state."""
+        state, length = self._state, self._state.plan.length
+        for layer, x in enumerate(self._held[row]):
+            if x is not None:
+                end = x.shape[1]
+                filled = fast_conv_range(x[None], self.filters[layer], end, end + length)
+                pending = to_tiles(filled[0], state.layout)
+                state.ring[layer, row, :, :length] = pending
+                if state.prompt_fill is not None:
+                    state.prompt_fill[layer, row] = pending
+
+    def _drop_stream(self, row: int) -> None:
+        """Of a row's open prompts only their inputs are needed any more."""
+        for layer in range(len(self.filters)):
+            self._open.pop((row, layer), None)
+        if not self._open:
+            for taps in self._taps:
+                taps.free()
+
+    def _chunk(self, position: int, call: Call, x: Tensor) -> Tensor:
         """Outputs of positions inside the stream, from everything that the rows have seen.
 
         x: (R, D, P) gated inputs from ``position`` on; they are stored. Returns (R, D, P).
@@ -281,13 +352,15 @@ class Prefill:
 
     def _earlier(self, call: Call) -> tuple[list[Tensor | None], list[int]]:
         """What is held of each row's prompt, and how many positions that are."""
-        earlier = [self._held[row][call.layer] for row in call.rows]
+        held = self._held
+        earlier = [held[row][call.layer] if row in held else None for row in call.rows]
         return earlier, [0 if past is None else past.shape[1] for past in earlier]
 
     def _hold(self, call: Call, inputs: Tensor, ends: list[int]) -> None:
         """Keep each row's gated inputs up to its end. inputs: (R, D, P)."""
         for r, row in enumerate(call.rows):
             self._held[row][call.layer] = inputs[r, :, : ends[r]]
+            self._unfilled.discard(row)
 
 
 def _runs(members: list[int]) -> list[slice]:

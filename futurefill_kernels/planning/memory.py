@@ -73,6 +73,12 @@ def check_memory(
     )
 
 
+def check_room_for(what: str, nbytes: int, device: torch.device) -> None:
+    """MemoryError before something is allocated that the device cannot hold."""
+    if device.type in ("cpu", "cuda") and nbytes > (there := available_nbytes(device)):
+        raise MemoryError(f"{what} needs {nbytes} bytes, {device} has {there}")
+
+
 def available_nbytes(device: torch.device) -> int:
     """Bytes that a state may take: all memory of a CPU, what a GPU has free for torch."""
     if device.type == "cpu":

@@ -75,10 +75,43 @@ def _reached(bad: Tensor, span: int, start: int, stop: int) -> Tensor:
     return before[..., newest] > before[..., oldest]
 
 
+def _compiled(h: Tensor) -> bool:
+    on_cpu = h.device.type == "cpu" and native.cpu_unavailable_reason() is None
+    return on_cpu and h.dtype == torch.float32
+
+
+def block_spectrum(h: Tensor, channels: int, block: int, k: int) -> Tensor:
+    """What ``block_conv`` needs of filters h (G, L): of its taps ``(k-1) block`` to
+    ``(k+1) block - 1``, ``k`` 0 or 1. block: a power of two.
+    """
+    if _compiled(h):
+        return ops.block_spectrum(h if h.stride(1) == 1 else h.contiguous(), channels, block, k)
+    return torch.fft.rfft(h[:, : (k + 1) * block], 2 * block)
+
+
+def block_conv(u: Tensor, spectrum: Tensor, block: int, k: int, n: int) -> Tensor:
+    """What inputs add to the ``n <= block`` outputs ``k block`` after the first of them.
+
+    u: (B, D, P <= block), contiguous in the last dimension. spectrum: of ``block_spectrum`` for the
+    same block and k. Returns (B, D, n). Nothing in u may be NaN or infinite.
+    """
+    if not spectrum.is_complex():
+        return ops.block_conv(u, spectrum, block, n)
+    batch, channels, _ = u.shape
+    groups = len(spectrum)
+    y = torch.empty(batch, channels, n, dtype=u.dtype, device=u.device)
+    grouped, out = u.unflatten(1, (groups, -1)), y.unflatten(1, (groups, -1))
+    step = max(1, _WORKSPACE_BYTES // (6 * block * u.element_size() * batch * channels // groups))
+    for g in range(0, groups, step):
+        product = torch.fft.rfft(grouped[:, g : g + step], 2 * block) * spectrum[g : g + step, None]
+        whole = torch.fft.irfft(product, 2 * block)
+        out[:, g : g + step] = whole[..., k * block : k * block + n]
+    return y
+
+
 def _transformed(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
     """``conv_range``, by the engine where it can."""
-    compiled = u.device.type == "cpu" and native.cpu_unavailable_reason() is None
-    if not compiled or h.dtype != torch.float32:
+    if not _compiled(h):
         return conv_range(u, h, start, stop)
     if start >= u.shape[2] + h.shape[1] - 1:
         return torch.zeros(*u.shape[:2], stop - start, dtype=h.dtype, device=u.device)
