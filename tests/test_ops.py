@@ -42,6 +42,11 @@ def _segment() -> tuple:
     return encode(token.segments[0]), ids, torch.tensor([1, 0]), *places, progress
 
 
+def _spectrum(channels: int, block: int) -> tuple[torch.Tensor, int, int]:
+    tiles = -(-channels // native.cpu_lanes(torch.float32))
+    return torch.zeros(tiles, OPS.spectrum_values(False, block)), channels, block
+
+
 def _arguments(name: str, state) -> tuple:
     u, y = torch.randn(2, 6), torch.zeros(2, 6)
     stream = (state.ring, state.taps, state.skip, state.positions)
@@ -61,6 +66,8 @@ def _arguments(name: str, state) -> tuple:
             *(40, *filling),
         ),
         "offline_conv": (torch.randn(2, 6, 9), torch.randn(3, 20), torch.zeros(2, 6, 12), 3, 15, 8),
+        "block_spectrum": (torch.randn(3, 20), *_spectrum(6, 8), 1),
+        "block_conv": (torch.randn(2, 6, 9), _spectrum(6, 16)[0], torch.zeros(2, 6, 12), 16),
         "token": _segment(),
     }[name]
 

@@ -114,6 +114,18 @@ void gather(const S* const rows[], int64_t count, int64_t begin, int64_t n, int6
   for (int64_t i = inside * W; i < n * W; ++i) out[i] = 0;
 }
 
+// (n, W) to rows of `count` channels, `stride` apart.
+template <class S>
+void scatter(const S* real, int64_t count, int64_t n, S* y, int64_t stride) {
+  constexpr int64_t W = kLanes<S>, kStrip = 32;
+  for (int64_t t = 0; t < n; t += kStrip) {
+    const int64_t end = t + kStrip < n ? t + kStrip : n;
+    for (int64_t c = 0; c < count; ++c) {
+      for (int64_t i = t; i < end; ++i) y[c * stride + i] = real[i * W + c];
+    }
+  }
+}
+
 // Products of one chunk of all blocks, in place: x_o = sum_j x_j (a_{o-j-1} + i a_{o-j}). Larger o
 // first, as the inputs of smaller ones are still needed. Blocks are `block` values apart.
 template <class S>
@@ -198,14 +210,8 @@ void conv_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* real) 
       inverse(tree, x + o * tree.values, real);
       const int64_t begin = o * p.block < p.start ? p.start : o * p.block;
       const int64_t end = (o + 1) * p.block < p.stop ? (o + 1) * p.block : p.stop;
-      constexpr int64_t kStrip = 32;
-      for (int64_t t = begin; t < end; t += kStrip) {
-        const int64_t until = t + kStrip < end ? t + kStrip : end;
-        for (int64_t c = 0; c < count; ++c) {
-          S* y = static_cast<S*>(p.y) + (b * p.channels + c0 + c) * (p.stop - p.start) - p.start;
-          for (int64_t i = t; i < until; ++i) y[i] = real[(i - o * p.block) * W + c];
-        }
-      }
+      S* y = static_cast<S*>(p.y) + (b * p.channels + c0) * (p.stop - p.start) + begin - p.start;
+      scatter<S>(real + (begin - o * p.block) * W, count, end - begin, y, p.stop - p.start);
     }
   }
 }
@@ -265,10 +271,7 @@ void block_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* z) {
       }
     }
     inverse(tree, z, real);
-    for (int64_t c = 0; c < count; ++c) {
-      S* y = static_cast<S*>(p.y) + (b * p.channels + c0 + c) * p.stop;
-      for (int64_t i = 0; i < p.stop; ++i) y[i] = real[i * W + c];
-    }
+    scatter<S>(real, count, p.stop, static_cast<S*>(p.y) + (b * p.channels + c0) * p.stop, p.stop);
   }
 }
 

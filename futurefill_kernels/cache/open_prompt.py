@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..planning.memory import check_room_for
-from ..state.convolve import block_conv, block_spectrum, fast_conv_range
+from ..state.convolve import block_conv, block_spectrum
 
 #: Inputs up to this many are convolved again rather than by a level of their own.
 _BASE = 64
@@ -46,27 +46,30 @@ class OpenPrompt:
 
     held: (D, P), those so far; never written again, so whoever holds it can go back to it.
 
-    Positions count from the end of the first call. What came before adds to all of the first ``R``
-    at once. At a multiple of the largest power of two ``T`` the ``T`` inputs before it add to the
-    ``T`` positions after it (docs/algorithm.md, equation 3, all radices 2); at ``R`` everything so
-    far adds to the next ``R``, and ``R`` doubles. Time O(P log^2 P) for any lengths of calls. It
-    holds 4 bytes for an input, with room for at most twice as many, and 4 for each of at most ``P``
-    pending outputs; spectra, shared by rows, take 8 for a tap: at most 20 bytes a position.
+    As in a stream, one array holds inputs and, behind them, pending outputs. At a position that
+    ``T``, a power of two, divides and ``2T`` does not, the ``T`` inputs before it add to the ``T``
+    positions after it (docs/algorithm.md, equation 3, all radices 2); where no room is left, that
+    is a block as long as the prompt, and the room doubles. Time O(P log^2 P) for any lengths of
+    calls. The array takes at most 8 bytes a position and channel, spectra, which rows share, 16.
     """
 
     def __init__(self, held: Tensor, taps: Taps) -> None:
-        self.held = self._inputs = held
-        self._taps = taps
-        self._start, self._position, self._fired = held.shape[1], 0, 0
-        self._room = _BASE
-        while self._room * 2 <= self._start:
-            self._room *= 2
-        self._grow(self._room)
+        self._taps, self._position = taps, held.shape[1]
+        room = max(_BASE, 1 << (self._position - 1).bit_length())
+        self._slots = self._allocate(held, room)
+        self.held = self._slots[:, : self._position]
+        # positions whose fills reach beyond: of 22 these are 16, 20 and 22
+        due, base = 0, self._position // _BASE
+        for bit in reversed(range(base.bit_length())):
+            if base >> bit & 1:
+                due += _BASE << bit
+                self._fill(due)
+        self._filled = due
 
     @property
     def nbytes(self) -> int:
-        """Bytes of inputs, with their room, and pending outputs."""
-        return self._inputs.nbytes + self._pending.nbytes
+        """Bytes of inputs and pending outputs."""
+        return self._slots.nbytes
 
     def more(self, x: Tensor) -> Tensor:
         """Outputs of the next positions. x: (D, n) gated inputs, finite -> (D, n)."""
@@ -74,48 +77,41 @@ class OpenPrompt:
         begin = 0
         while begin < x.shape[1]:
             p = self._position
-            self._fire(p)
+            if p % _BASE == 0 and p != self._filled:
+                self._fill(p)
             since = p % _BASE  # the inputs before are convolved again
-            n = min(self._piece(p, x.shape[1] - begin), self._room - p)
-            at = self._start + p
-            self._inputs[:, at : at + n] = x[:, begin : begin + n]
-            recent = self._inputs[:, at - since : at + n]
-            found = self._taps.conv(recent, max(n, _BASE), 0, since + n)[:, since:]
-            y[:, begin : begin + n] = found.add_(self._pending_at(p, n))
+            n = self._piece(p, x.shape[1] - begin)
+            slots = self._slots[:, p : p + n]
+            here = y[:, begin : begin + n]
+            here.copy_(slots)
+            slots.copy_(x[:, begin : begin + n])
+            recent = self._slots[:, p - since : p + n]
+            here += self._taps.conv(recent, max(n, _BASE), 0, since + n)[:, since:]
             self._position, begin = p + n, begin + n
-        self.held = self._inputs[:, : self._start + self._position]
+        self.held = self._slots[:, : self._position]
         return y
 
     def _piece(self, p: int, left: int) -> int:
         """Positions from p on that one convolution does: a whole block that p begins, if it can."""
         if p % _BASE or left < _BASE:
             return min(left, _BASE - p % _BASE)
-        size = min(1 << left.bit_length() - 1, _LARGEST_PIECE)
-        return min(size, p & -p) if p else size
+        return min(1 << left.bit_length() - 1, _LARGEST_PIECE, p & -p)
 
-    def _pending_at(self, p: int, n: int) -> Tensor:
-        return self._pending[:, p - self._first : p - self._first + n]
+    def _fill(self, p: int) -> None:
+        """What is due at p."""
+        block = p & -p
+        if p == self._slots.shape[1]:
+            self._slots = self._allocate(self._slots, 2 * p)
+        filled = self._taps.conv(self._slots[:, p - block : p], block, 1, block)
+        begin = max(p, self._position)  # slots before it hold inputs
+        self._slots[:, begin : p + block] += filled[:, begin - p :]
+        self._filled = p
 
-    def _fire(self, p: int) -> None:
-        """What is due at p and has not been done."""
-        if p == self._fired or p % _BASE:
-            return
-        if p == self._room:
-            self._grow(2 * self._room)
-        else:
-            block, at = p & -p, self._start + p
-            filled = self._taps.conv(self._inputs[:, at - block : at], block, 1, block)
-            self._pending_at(p, block).add_(filled)
-        self._fired = p
-
-    def _grow(self, room: int) -> None:
-        """Room for more; what all inputs so far add to it."""
-        p, so_far = self._position, self._start + self._position
-        inputs = self._inputs[:, :so_far]
-        channels, new = inputs.shape[0], room - p
-        nbytes = (self._start + room + new) * channels * inputs.element_size()
-        check_room_for("an open prompt", nbytes, inputs.device)
-        self._pending = fast_conv_range(inputs[None], self._taps.taps, so_far, so_far + new)[0]
-        grown = inputs.new_empty(channels, self._start + room)
-        grown[:, :so_far] = inputs
-        self._inputs, self._room, self._first = grown, room, p
+    def _allocate(self, inputs: Tensor, room: int) -> Tensor:
+        """Inputs so far, and pending outputs that are zero."""
+        channels, count = inputs.shape
+        check_room_for("an open prompt", channels * room * inputs.element_size(), inputs.device)
+        slots = inputs.new_empty(channels, room)
+        slots[:, :count] = inputs
+        slots[:, count:] = 0
+        return slots

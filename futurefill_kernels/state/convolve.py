@@ -9,6 +9,7 @@ from .. import native, ops
 
 _WORKSPACE_BYTES = 64 << 20
 _CONV_BLOCK = 8192  # 1 MiB per vector of channels, about a second-level cache
+_SMALLEST_BLOCK = 1024  # of those for few outputs
 
 
 def fft_length(n: int) -> int:
@@ -119,4 +120,6 @@ def _transformed(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
     u = u if u.stride(2) == 1 else u.contiguous()
     h = h if h.stride(1) == 1 else h.contiguous()
     block = conv_block(max(u.shape[2], min(h.shape[1], stop)))
+    # few outputs after many inputs need no longer transforms than they are
+    block = min(block, max(conv_block(stop - start), block >> 6, _SMALLEST_BLOCK))
     return ops.offline_conv(u, h, start, stop, block)

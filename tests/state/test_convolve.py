@@ -7,7 +7,13 @@ import torch
 
 import futurefill_kernels as ff
 from futurefill_kernels import native
-from futurefill_kernels.state.convolve import conv_block, conv_range, fast_conv_range
+from futurefill_kernels.state.convolve import (
+    block_conv,
+    block_spectrum,
+    conv_block,
+    conv_range,
+    fast_conv_range,
+)
 from tests.oracles import relative_error
 
 pytestmark = pytest.mark.skipif(
@@ -101,3 +107,39 @@ def test_the_op_checks_its_arguments(edit, message):
     } | edit  # fmt: skip
     with pytest.raises(RuntimeError, match=message):
         torch.ops.futurefill_kernels.offline_conv(*arguments.values())
+
+
+@pytest.mark.parametrize("k", [0, 1])
+@pytest.mark.parametrize("block", [1, 2, 8, 64, 512])
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (19, 19), (32, 4), (34, 17)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_block_with_a_spectrum_that_is_kept(dtype, channels, groups, block, k):
+    """By the engine, and by torch.fft in float64: outputs of the block itself, and of the next."""
+    torch.manual_seed(block)
+    for taps in (1, block, 2 * block + 3):
+        h = torch.randn(groups, taps, dtype=dtype)
+        spectrum = block_spectrum(h, channels, block, k)
+        for n in {1, block // 2 + 1, block}:
+            u = torch.randn(2, channels, 2 * block, dtype=dtype)[..., : n if k == 0 else block]
+            expected = conv_range(u.double(), h.double(), k * block, k * block + n)
+            y = block_conv(u, spectrum, block, k, n)
+            limit = 1e-6 if dtype == torch.float32 else 1e-13
+            assert (y.double() - expected).norm() <= limit * u.double().norm() * h.double().norm()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"block": 3}, "block to be a power of two"),
+        ({"block": 4}, "at most 4 positions in u and y, got 8 and 2"),
+        ({"spectrum": torch.zeros(1, 8)}, "spectrum with size"),
+        ({"y": torch.zeros(1, 3, 2)}, "y with size 4 in dimension 1"),
+    ],
+)
+def test_the_op_of_one_block_checks_its_arguments(edit, message):
+    arguments = {
+        "u": torch.zeros(1, 4, 8), "spectrum": block_spectrum(torch.zeros(4, 8), 4, 8, 1),
+        "y": torch.zeros(1, 4, 2), "block": 8,
+    } | edit  # fmt: skip
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.futurefill_kernels.block_conv(*arguments.values())
