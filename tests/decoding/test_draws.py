@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from futurefill_kernels.decoding.draws import philox, uniforms
+from futurefill_kernels.decoding.endings import make_ending
 from futurefill_kernels.decoding.request import Request
 from futurefill_kernels.decoding.sampling import RandomSampler
 from futurefill_kernels.decoding.tail import Tail
@@ -84,7 +85,8 @@ def test_a_request_of_many_draws_makes_them_in_pieces():
     for seed in (9, 5):
         sampler = RandomSampler(seed=[seed, seed + 1])
         ids = torch.ones(2, 3, dtype=torch.int64)
-        request = Request(ids, [3, 3], 150, sampler, sampler.seeds(2), (), 0, False, None)
+        ending = make_ending((), None, None, 0)
+        request = Request(ids, [3, 3], 150, sampler, sampler.seeds(2), ending, False, None)
         tail.begin(request, 50)
         for t in range(150):
             tail.prepare(t)
