@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ...planning.capabilities import CAPABILITIES
 from ...planning.device import DeviceInfo
 
-#: Largest transform that one program holds in registers; 4096 spilled in every form tried.
-LARGEST_TRANSFORM = CAPABILITIES["triton"].largest_fused
 #: Warps of a history with several rows each that have enough bytes in flight, per multiprocessor.
 HISTORY_WARPS = 4
 
@@ -32,34 +29,45 @@ SEVERAL_ROWS = HistoryConfig(32, 4, 4, 2)
 
 @dataclass(frozen=True)
 class FillConfig:
-    """One program of future_fill: residues done in turn, channels, warps, register limit."""
+    """One program of future_fill.
 
-    residues: int
+    values: V of a thread, and threads: S that share a transform of V S points. channels, warps;
+    registers: limit per thread, None where the compiler's own choice is right.
+    """
+
+    values: int
+    threads: int
     channels: int
     warps: int
-    registers: int
+    registers: int | None = None
 
     def shared_bytes(self, transform: int) -> int:
-        """Shared memory that a layout change of one real tile may take."""
-        return 4 * self.channels * transform // self.residues
+        """Shared memory of an exchange: every value of one component once, 0 without one."""
+        return 4 * self.channels * transform if self.threads > 1 else 0
 
 
-# Counted on compiled kernels (python -m bench gpu-counters): 8 values of a tile per thread make
-# three depths of a tree one group and keep it below 128 registers. A block of 16 with 8 channels
-# would give a thread 4 values, which takes more instructions. Fewer channels than 8 would
-# split sectors; more would send more exchanges through shared memory and leave more SMs without a
-# program. The accumulator of all residues takes 8 registers per residue more. Blocks up to 8 fill a
-# warp with channels.
+#: From this many values per thread on, registers do not hold addresses of rows whose width is not
+#: known when the kernel is compiled: 408 bytes of spills at 512.
+KNOWN_LANES = 32
+
+# transform -> configuration. Times of an H200 are those of the study that docs/kernels.md cites,
+# first products of 24 layers of 1024 channels: 12.1 us at 64, 61 at 256, 119 at 512, 240 at 1024,
+# 702 at 2048. A thread takes one channel: S C threads. Fewer channels than 8 split sectors, where
+# registers leave no choice; blocks up to 16 fill a warp with channels.
 _FILL = {
-    8: FillConfig(1, 32, 1, 128),
-    16: FillConfig(1, 16, 1, 128),
-    32: FillConfig(1, 8, 1, 128),
-    64: FillConfig(1, 8, 2, 128),
-    128: FillConfig(1, 8, 4, 128),
-    256: FillConfig(1, 8, 8, 128),
-    512: FillConfig(2, 8, 8, 160),
-    1024: FillConfig(4, 8, 8, 200),
-    2048: FillConfig(8, 8, 8, 255),
+    1: FillConfig(1, 1, 32, 1),
+    2: FillConfig(2, 1, 32, 1),
+    4: FillConfig(4, 1, 32, 1),
+    8: FillConfig(8, 1, 32, 1),
+    16: FillConfig(16, 1, 32, 1),
+    32: FillConfig(8, 4, 32, 4),
+    64: FillConfig(16, 4, 32, 4),
+    128: FillConfig(16, 8, 16, 4),
+    256: FillConfig(16, 16, 16, 8),
+    512: FillConfig(32, 16, 8, 4, 128),
+    1024: FillConfig(32, 32, 8, 8, 128),
+    2048: FillConfig(64, 32, 4, 4),
+    4096: FillConfig(64, 64, 4, 8),
 }
 
 
@@ -70,17 +78,11 @@ def history_config(layers: int, lanes: int, rows: int, info: DeviceInfo) -> Hist
     return config if rows > 1 and programs >= HISTORY_WARPS * info.sm_count else ONE_ROW
 
 
-def fill_config(transform: int, info: DeviceInfo, ragged: bool = False) -> FillConfig | None:
-    """Configuration for a transform length, None where torch.fft does the level instead.
-
-    ragged: whether the block is shorter than the transform; its bounds take registers: 160 spilled
-    at a block of 400, and at 2048 none are left (64 bytes of spills on sm_120).
-    """
-    if transform > (LARGEST_TRANSFORM // 2 if ragged else LARGEST_TRANSFORM):
+def fill_config(transform: int, info: DeviceInfo) -> FillConfig | None:
+    """Configuration for a transform length, None where torch.fft does the level instead."""
+    config = _FILL.get(transform)
+    if config is None:
         return None
-    config = next(config for limit, config in _FILL.items() if transform <= limit)
-    if ragged and config.residues > 1:
-        config = replace(config, registers=255)
+    registers = (config.registers or 255) * 32 * config.warps
     fits = config.shared_bytes(transform) <= info.shared_per_block
-    fits &= config.registers * 32 * config.warps <= info.registers_per_sm
-    return config if fits else None
+    return config if fits and registers <= info.registers_per_sm else None

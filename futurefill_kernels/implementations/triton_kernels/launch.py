@@ -19,7 +19,7 @@ from ...state.layout import CHANNEL_UNIT
 from ...state.spectra import tree_order
 from .. import gpu_fill_by_fft
 from .apply_step import apply_step_kernel
-from .config import FillConfig, history_config
+from .config import KNOWN_LANES, FillConfig, history_config
 from .future_fill import future_fill_kernel
 from .history import history_kernel
 from .multiply_accumulate import multiply_accumulate_kernel
@@ -150,17 +150,20 @@ def fill_launch(fill: Fill, config: FillConfig, first: int, last: int) -> Launch
         ring, kept, spectra, fill.positions, fill.rows, twiddle_table(ring.device),
         batch, fill.length, level.radix, level.n_spectra, level.kept, fill.channels_per_filter,
         level.late, level.extra, first // CHANNEL_UNIT, kept.shape[3], level.kept_offset,
-        spectra.shape[2], level.spectra_offset,
+        spectra.shape[2], level.spectra_offset, ring.shape[4], spectra.shape[4],
     )  # fmt: skip
+    known = config.values >= KNOWN_LANES
     constants = {
         "ALL_ROWS": fill.rows is None,
         "GROUPED": fill.channels_per_filter > 1,
+        "KEEPS": level.kept > 0,
+        "WHOLE": level.block == level.transform and (fill.length - level.late) % level.block == 0,
         "T": level.block,
-        "N": level.transform,
-        "R": config.residues,
+        "V": config.values,
+        "S": config.threads,
         "C": config.channels,
-        "LANES": ring.shape[4],
-        "FILTER_LANES": spectra.shape[4],
+        "LANES": ring.shape[4] if known else 0,
+        "FILTER_LANES": spectra.shape[4] if known else 0,
     }
     options = {
         "num_warps": config.warps,

@@ -2,18 +2,20 @@
 
 A node ``x^N - c`` splits into ``x^(N/2) - s`` and ``x^(N/2) + s``, ``s = sqrt(c)``: one twiddle
 per node, and leaves come in the order of spectra.tree_order. Nodes of one depth are the same for
-every ``n``, so one table in heap order serves all sizes. Above 256 entries the polynomial is first
-reduced modulo ``x^M - rho_r``, ``M = n / R``, for one of its R residues at a time; the subtree of
-residue r is node r of depth log2 R.
+every ``n``, so one table in heap order serves all sizes.
 
-Three depths at a time are done on the eight values that a thread holds; only between such groups do
-values change threads. Triton gives threads to a tensor's last dimensions first, so a group keeps
-what it works on in the first ones, as [P, K, N, H, C]: of each of N nodes P children, of each child
-K coefficients ``k H + h``.
+A thread holds V values of one channel, and ``n = V S`` with ``S <= V``: the first log2 V depths
+meet only values of one thread, then one exchange brings together what the other log2 S depths need,
+and the inverse has one exchange back. Tensors are [V, S, C]: Triton gives threads to the last
+dimensions first, so that V, where there are S C threads, stays in registers. Their order:
+
+* coefficients: ``v S + s`` at [v, s], a thread's S apart;
+* leaves: ``s V + v`` at [v, s], a thread's V side by side.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -21,170 +23,188 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Where the pairs (cosine, sine) of even nodes, then of powers of rho, start in the table, which
-#: begins with a heap of 2048 nodes.
-EVEN = tl.constexpr(2 * 2048)
-POWERS = tl.constexpr(2 * 3072)
-#: Children of a node after one group.
-GROUP = tl.constexpr(8)
+#: Nodes in the table: depths of a transform of this many values.
+TABLE_NODES = 4096
 
 
 @lru_cache(maxsize=16)
 def twiddle_table(device: torch.device) -> Tensor:
-    """Pairs (cosine, sine), flat float32; made in float64, once per device.
+    """(4096,) int64: pairs of float32, cosine in the lower half, sine in the upper one.
 
-    Pair ``2^d + k`` belongs to node k of depth d, pair ``2048 + j`` repeats pair 2j, and powers
-    ``rho_r^m`` of R residues follow at ``3072 + (R R - 4) / 3 + r R + m``.
+    Entry ``2^d + k`` is the twiddle ``s`` of node k of depth d; made in float64, once per device.
     """
     angles, depth = [0.0], [0.25]  # turns
-    residues: dict[int, list[float]] = {}
-    while len(angles) < 2048:
-        residues[len(depth)] = depth
+    while len(angles) < TABLE_NODES:
         angles += [c / 2 for c in depth]
         depth = [child for c in depth for child in (c / 2, c / 2 + 0.5)]
-    angles += angles[::2]
-    angles += [rho * m for r in (2, 4, 8) for rho in residues[r] for m in range(r)]
     turns = torch.tensor(angles, dtype=torch.float64, device="cpu") * (2 * torch.pi)
-    return torch.stack([turns.cos(), turns.sin()], 1).flatten().float().to(device)
+    pairs = torch.stack([turns.cos(), turns.sin()], 1).float()
+    return pairs.view(torch.int64)[:, 0].to(device)
 
 
 @triton.constexpr_function
-def first_group(leaves: int) -> int:
-    """Children of the root after the first group."""
-    return min(leaves, GROUP.value)
+def log2(n: int) -> int:
+    """Of a power of two."""
+    return n.bit_length() - 1
 
 
 @triton.constexpr_function
-def last_group(leaves: int) -> int:
-    """Leaves below a node before the last group, the only one that may be smaller."""
-    while leaves > GROUP.value:
-        leaves //= GROUP.value
-    return leaves
-
-
-@triton.constexpr_function
-def depths(leaves: int) -> int:
-    """Depths of a tree."""
-    return leaves.bit_length() - 1
+def twiddle(depth: int, node: int, sine: bool) -> float:
+    """Cosine or sine of ``s`` of a node, as `twiddle_table` has them."""
+    c = 0.25
+    for bit in range(depth - 1, -1, -1):
+        c = c / 2 + 0.5 * ((node >> bit) & 1)
+    return (math.sin if sine else math.cos)(math.pi * c)
 
 
 @triton.jit
-def halves(x, P: tl.constexpr, K: tl.constexpr, N: tl.constexpr, H: tl.constexpr, C: tl.constexpr):
-    """[2 P K, N, H, C] as (P, 2, K) -> the two of the middle one, [P, K, N, H, C] each."""
-    return tl.split(tl.permute(tl.reshape(x, (P, 2, K, N, H, C)), (0, 2, 3, 4, 5, 1)))
+def first_twiddles(DEPTH: tl.constexpr):
+    """Cosine and sine of all nodes of a depth, [2^DEPTH, 1, 1, 1]: numbers in the instructions."""
+    node = tl.arange(0, 2**DEPTH)[:, None, None, None]
+    cos = tl.full([2**DEPTH, 1, 1, 1], twiddle(DEPTH, 0, False), tl.float32)
+    sin = tl.full([2**DEPTH, 1, 1, 1], twiddle(DEPTH, 0, True), tl.float32)
+    for k in tl.static_range(1, 2**DEPTH):
+        cos = tl.where(node == k, twiddle(DEPTH, k, False), cos)
+        sin = tl.where(node == k, twiddle(DEPTH, k, True), sin)
+    return cos, sin
 
 
 @triton.jit
-def whole(a, b):
-    """The inverse of halves, as [P, 2, K, N, H, C]."""
-    return tl.permute(tl.join(a, b), (0, 5, 1, 2, 3, 4))
-
-
-@triton.jit
-def twiddles(table, subtree, P: tl.constexpr, N: tl.constexpr):
-    """Cosine and sine of node ``n P + p`` of the depth of N P nodes, [P, 1, N, 1, 1] each.
-
-    A right child's twiddle is i times its sibling's, so one pair is read for both.
-    """
-    node = tl.arange(0, N)[None, None, :, None, None, None]
-    part = tl.arange(0, 2)[None, None, None, None, None, :]
+def side_by_side(x, P: tl.constexpr):
+    """A tuple of P tensors [n] as one [n, 2, 2, ...], the index's high bit first."""
     if P == 1:
-        return tl.split(tl.load((table + 2 * subtree * N) + (2 * node + part)))
+        return x[0]
     else:
-        even = node * (P // 2) + tl.arange(0, P // 2)[:, None, None, None, None, None]
-        cos, sin = tl.split(tl.load((table + EVEN + subtree * N * P) + (2 * even + part)))
-        return (
-            tl.reshape(whole(cos, -sin), (P, 1, N, 1, 1)),
-            tl.reshape(whole(sin, cos), (P, 1, N, 1, 1)),
-        )
+        y = ()
+        for k in tl.static_range(P // 2):
+            y = y + (tl.join(x[k], x[k + P // 2]),)
+        return side_by_side(y, P // 2)
+
+
+@triton.jit
+def later_twiddles(
+    table, node, NODES: tl.constexpr, P: tl.constexpr, S: tl.constexpr, C: tl.constexpr
+):
+    """Cosine and sine of nodes ``node P + p`` of the depth of NODES nodes, [P, 1, S, C].
+
+    node: [S C]. A right child's twiddle is i times its sibling's, so one pair is read for both.
+    """
+    at = table + (NODES + node * P)
+    cosines = ()
+    sines = ()
+    for p in tl.static_range(0, P, 2):
+        pair = tl.load(at + p)
+        cos = pair.to(tl.int32).to(tl.float32, bitcast=True)
+        sin = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+        if P == 1:
+            cosines = cosines + (cos,)
+            sines = sines + (sin,)
+        else:
+            cosines = cosines + (cos, sin * -1.0)
+            sines = sines + (sin, cos)
+    cos = tl.permute(tl.reshape(side_by_side(cosines, P), (S * C, P)), (1, 0))
+    sin = tl.permute(tl.reshape(side_by_side(sines, P), (S * C, P)), (1, 0))
+    return tl.reshape(cos, (P, 1, S, C)), tl.reshape(sin, (P, 1, S, C))
+
+
+@triton.jit
+def halves(x, P: tl.constexpr, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr):
+    """[V, S, C] as [P, 2, V / 2 P, S, C] -> the two, [P, V / 2 P, S, C] each."""
+    return tl.split(tl.permute(tl.reshape(x, (P, 2, V // P // 2, S, C)), (0, 2, 3, 4, 1)))
+
+
+@triton.jit
+def whole(a, b, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr):
+    """The inverse of halves."""
+    return tl.reshape(tl.permute(tl.join(a, b), (0, 4, 1, 2, 3)), (V, S, C))
+
+
+# In both depths a negation is a product with -1, which becomes part of a multiply-add; ``-x`` is
+# ``0 - x`` in Triton and stays an addition.
 
 
 @triton.jit
 def split_depth(
-    re, im, table, subtree,
-    P: tl.constexpr, K: tl.constexpr, N: tl.constexpr, H: tl.constexpr, C: tl.constexpr,
-):  # fmt: skip
-    """One depth down: [P, 2 K, N, H, C] -> [2 P, K, N, H, C]. im: None for real inputs."""
-    cos, sin = twiddles(table, subtree, P, N)
-    a_re, b_re = halves(re, P, K, N, H, C)
-    # a + w b, and a - w b as 2 a - (a + w b): six multiply-adds for eight operations
+    re, im, cos, sin, P: tl.constexpr, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr
+):
+    """One depth down in each of a thread's P nodes. im: None for real inputs."""
+    a_re, b_re = halves(re, P, V, S, C)
+    # a + s b, and a - s b as 2 a - (a + s b): six multiply-adds for eight operations
     p_re = a_re + b_re * cos
     if im is None:
         p_im = b_re * sin
-        q_im = -p_im
+        q_im = p_im * -1.0
     else:
-        a_im, b_im = halves(im, P, K, N, H, C)
-        p_re += b_im * -sin
+        a_im, b_im = halves(im, P, V, S, C)
+        p_re = p_re - b_im * sin
         p_im = a_im + b_im * cos
-        p_im += b_re * sin
-        q_im = 2 * a_im - p_im
-    q_re = 2 * a_re - p_re
-    return whole(p_re, q_re), whole(p_im, q_im)
+        p_im = p_im + b_re * sin
+        q_im = tl.fma(a_im, 2.0, p_im * -1.0)
+    q_re = tl.fma(a_re, 2.0, p_re * -1.0)
+    return whole(p_re, q_re, V, S, C), whole(p_im, q_im, V, S, C)
 
 
 @triton.jit
 def merge_depth(
-    re, im, table, subtree,
-    P: tl.constexpr, K: tl.constexpr, N: tl.constexpr, H: tl.constexpr, C: tl.constexpr,
-):  # fmt: skip
-    """One depth up, without the factor 1/2: [2 P, K, N, H, C] -> [P, 2 K, N, H, C]."""
-    cos, sin = twiddles(table, subtree, P, N)
-    l_re, r_re = halves(re, P, K, N, H, C)
-    l_im, r_im = halves(im, P, K, N, H, C)
+    re, im, cos, sin, P: tl.constexpr, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr
+):
+    """One depth up, without the factor 1/2, to P nodes in each thread."""
+    l_re, r_re = halves(re, P, V, S, C)
+    l_im, r_im = halves(im, P, V, S, C)
     d_re = l_re - r_re
     d_im = l_im - r_im
     return (
-        whole(l_re + r_re, d_re * cos + d_im * sin),
-        whole(l_im + r_im, d_im * cos + d_re * -sin),
+        whole(l_re + r_re, d_re * cos + d_im * sin, V, S, C),
+        whole(l_im + r_im, d_im * cos - d_re * sin, V, S, C),
     )
 
 
 @triton.jit
-def next_group(
-    x, K: tl.constexpr, N: tl.constexpr, H: tl.constexpr, C: tl.constexpr, J: tl.constexpr
-):
-    """K children of N nodes as N K nodes with J coefficients at hand, [J, N K, H / J, C]."""
-    x = tl.permute(tl.reshape(x, (K, N, H, C)), (1, 0, 2, 3))
-    return tl.permute(tl.reshape(x, (N * K, J, H // J, C)), (1, 0, 2, 3))
-
-
-@triton.jit
-def previous_group(
-    x, K: tl.constexpr, N: tl.constexpr, H: tl.constexpr, C: tl.constexpr, J: tl.constexpr
-):
-    """The inverse of next_group."""
-    x = tl.permute(tl.reshape(x, (J, N * K, H // J, C)), (1, 0, 2, 3))
-    return tl.permute(tl.reshape(x, (N, K, H, C)), (1, 0, 2, 3))
-
-
-@triton.jit
-def split_tree(re, im, table, subtree, N: tl.constexpr, M: tl.constexpr, C: tl.constexpr):
-    """Coefficients ``k M / K + h`` of N nodes x^M - c, [K, N, M / K, C], to their leaves.
-
-    im: None for real inputs. Returns leaves ``n J + j`` as [J, N M / J, C]. K: first_group(M); J:
-    last_group(M).
+def to_leaves(x, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr):
+    """V nodes with a coefficient at each of S threads -> at each of S threads V / S nodes with all
+    their S coefficients: node ``t V / S + j``, coefficient k, to [j S + k, t].
     """
-    K: tl.constexpr = first_group(M)
-    H: tl.constexpr = M // K
-    for g in tl.static_range(depths(K)):
-        re, im = split_depth(re, im, table, subtree, 2**g, K // 2 ** (g + 1), N, H, C)
-    if H == 1:
-        return tl.reshape(re, (K, N, C)), tl.reshape(im, (K, N, C))
-    else:
-        re = next_group(re, K, N, H, C, first_group(H))
-        im = next_group(im, K, N, H, C, first_group(H))
-        return split_tree(re, im, table, subtree, N * K, H, C)
+    x = tl.reshape(x, (S, V // S, S, C))
+    return tl.reshape(tl.permute(x, (1, 2, 0, 3)), (V, S, C))
 
 
 @triton.jit
-def merge_tree(re, im, table, subtree, N: tl.constexpr, M: tl.constexpr, C: tl.constexpr):
-    """The inverse of split_tree without the factor 1/M; returns [K, N M / K, C]."""
-    K: tl.constexpr = first_group(M)
-    H: tl.constexpr = M // K
-    if H > 1:
-        re, im = merge_tree(re, im, table, subtree, N * K, H, C)
-        re = previous_group(re, K, N, H, C, first_group(H))
-        im = previous_group(im, K, N, H, C, first_group(H))
-    for g in tl.static_range(depths(K)):
-        re, im = merge_depth(re, im, table, subtree, K // 2 ** (g + 1), 2**g, N, H, C)
-    return tl.reshape(re, (K, N * H, C)), tl.reshape(im, (K, N * H, C))
+def to_coefficients(x, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr):
+    """The inverse of to_leaves."""
+    x = tl.reshape(x, (V // S, S, S, C))
+    return tl.reshape(tl.permute(x, (2, 0, 1, 3)), (V, S, C))
+
+
+@triton.jit
+def split_tree(re, table, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr):
+    """Values at the leaves of a real polynomial's coefficients [V, S, C]: real and imaginary."""
+    im = None
+    for g in tl.static_range(log2(V)):
+        cos, sin = first_twiddles(g)
+        re, im = split_depth(re, im, cos, sin, 2**g, V, S, C)
+    if V == 1:  # the polynomial is its value
+        im = re * 0.0
+    if S > 1:
+        re = to_leaves(re, V, S, C)
+        im = to_leaves(im, V, S, C)
+        thread = tl.arange(0, S * C) // C
+        for g in tl.static_range(log2(S)):
+            cos, sin = later_twiddles(table, thread, V * 2**g, V // S * 2**g, S, C)
+            re, im = split_depth(re, im, cos, sin, V // S * 2**g, V, S, C)
+    return re, im
+
+
+@triton.jit
+def merge_tree(re, im, table, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr):
+    """The inverse of split_tree for complex coefficients, without the factor 1/n."""
+    if S > 1:
+        thread = tl.arange(0, S * C) // C
+        for g in tl.static_range(log2(S) - 1, -1, -1):
+            cos, sin = later_twiddles(table, thread, V * 2**g, V // S * 2**g, S, C)
+            re, im = merge_depth(re, im, cos, sin, V // S * 2**g, V, S, C)
+        re = to_coefficients(re, V, S, C)
+        im = to_coefficients(im, V, S, C)
+    for g in tl.static_range(log2(V) - 1, -1, -1):
+        cos, sin = first_twiddles(g)
+        re, im = merge_depth(re, im, cos, sin, 2**g, V, S, C)
+    return re, im
