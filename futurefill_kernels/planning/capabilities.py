@@ -56,7 +56,7 @@ CAPABILITIES = {
         Capabilities(
             "triton",
             "cuda",
-            largest_fused=2048,
+            largest_fused=4096,
             spectra_dtypes=(torch.bfloat16,),
             capturable=True,
             counted=Counted(1.015, 1.201, 174),

@@ -153,7 +153,7 @@ class PrefillCase:
 
 
 F32, BF16 = torch.float32, torch.bfloat16
-BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048)
+BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 FILL_CASES = (
     *(FillCase(block, 1024, 1, 1, 2) for block in BLOCKS),
     *(FillCase(block, 256, 1, 16, 17) for block in (16, 64, 256)),

@@ -36,7 +36,7 @@ from tests.oracles import fill
 
 FILL_BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 #: blocks that only this implementation fuses
-MORE_FILL_CASES = (FillCase(4096, 1024, 1, 1, 2), FillCase(8192, 1024, 1, 1, 2))
+MORE_FILL_CASES = (FillCase(8192, 1024, 1, 1, 2),)
 #: architecture -> shared memory of an SM, an index into MEMORIES
 MEMORY = dict(zip(CAPABILITIES, (1, 0, 0, 2, 2, 0), strict=True))
 #: name of the kernel between the transforms of torch.fft

@@ -56,6 +56,11 @@ def ptx(launch: Launch, capability: int) -> str:
     return str(_compiled(launch, capability).asm["ptx"])
 
 
+def gpu_ir(launch: Launch, capability: int) -> str:
+    """The launch in Triton's language of layouts for ``sm_<capability>``."""
+    return str(_compiled(launch, capability).asm["ttgir"])
+
+
 def machine_code(launch: Launch, capability: int) -> str:
     """The launch's disassembled machine code for ``sm_<capability>``."""
     return _inspect("nvdisasm", _compiled(launch, capability), "-c")

@@ -152,7 +152,7 @@ def fill_launch(fill: Fill, config: FillConfig, first: int, last: int) -> Launch
         level.late, level.extra, first // CHANNEL_UNIT, kept.shape[3], level.kept_offset,
         spectra.shape[2], level.spectra_offset, ring.shape[4], spectra.shape[4],
     )  # fmt: skip
-    known = config.values >= KNOWN_LANES
+    known = level.kept > 0 or config.values >= KNOWN_LANES
     constants = {
         "ALL_ROWS": fill.rows is None,
         "GROUPED": fill.channels_per_filter > 1,

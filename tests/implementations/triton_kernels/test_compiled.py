@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 
 import pytest
 import torch
@@ -38,23 +39,51 @@ needs_emulator = pytest.mark.skipif(
 )
 both_targets = pytest.mark.parametrize("capability", combinations([80, 90], fast={80}))
 DEVICES = {80: "a100", 90: "h100", 100: "b200", 120: "rtx4090"}
-REGISTERS = {512: 160, 1024: 200, 2048: 255}
+REGISTERS = {2048: 255, 4096: 255}
 
 
-def check_resources(launch, capability: int, registers: int) -> None:
+def check_resources(launch, capability: int, registers: int, spills: int = 0) -> None:
     used = triton_compile.resources(launch, capability)
     print(used)
     info = DeviceInfo.named(DEVICES[capability])
-    assert used.stack == 0, "registers were spilled"
+    assert used.stack <= spills
     assert used.registers <= registers
-    assert used.shared <= 16 << 10 <= info.shared_per_block
+    assert used.shared <= 64 << 10 <= info.shared_per_block
 
 
 @pytest.mark.parametrize("capability", combinations(triton_compile.CAPABILITIES, fast={90}))
-@pytest.mark.parametrize("block", combinations([16, 256, 2048], fast={2048}))
+@pytest.mark.parametrize("block", combinations([16, 256, 512, 2048, 4096], fast={512}))
 def test_fill_compiles_without_spills(block, capability):
     _, _, launch = triton_counters.fill_of(FillCase(block, 32, 1, 1, 2))
     check_resources(launch(), capability, REGISTERS.get(block, 128))
+
+
+@pytest.mark.parametrize("capability", combinations(triton_compile.CAPABILITIES, fast={90}))
+@pytest.mark.parametrize("block", combinations([16, 256, 512, 1024, 2048], fast={256}))
+def test_fill_with_kept_spectra_spills_little(block, capability):
+    """Of 512 and 1024 points a limit of 128 registers keeps more programs on a multiprocessor."""
+    _, _, launch = triton_counters.fill_of(FillCase(block, 32, 1, 2, 4))
+    check_resources(launch(), capability, REGISTERS.get(block, 128), 160 if block > 256 else 0)
+
+
+@pytest.mark.parametrize("block", combinations([16, 64, 256, 512, 4096], fast={64}))
+def test_lanes_of_a_load_are_channels(block):
+    """Whatever this Triton makes of hints: in every access to the ring and the spectra one value
+    per thread, the threads of a warp side by side in the last dimension.
+    """
+    _, _, launch = triton_counters.fill_of(FillCase(block, 32, 1, 1, 2))
+    found = launch()
+    text = triton_compile.gpu_ir(found, 90)
+    layouts = dict(re.findall(r"(#\w+) = #ttg.blocked<(\{.*\})>", text))
+    channels = found.constants["C"]
+    accesses = re.findall(r"tt\.(?:load|store) .*tensor<\d+x\d+x!tt.ptr<f32>, (#\w+)>", text)
+    assert len(accesses) == 5  # inputs, two of spectra, pending outputs and back
+    for name in accesses:
+        layout = layouts[name]
+        assert "sizePerThread = [1, 1]" in layout
+        assert "threadsPerWarp = [1, 32]" in layout
+        assert "order = [1, 0]" in layout
+    assert channels >= 4
 
 
 @pytest.mark.parametrize("capability", combinations(triton_compile.CAPABILITIES, fast={90}))
@@ -134,34 +163,24 @@ def test_every_configuration_compiles_without_spills(capability):
 
 
 # Limits a little above what was counted. The traffic is that of sectors without any cache: at B=8
-# 0.54 of it are the filter spectra that every row reads, the rest twiddles.
-TRAFFIC = {16: 1.11, 32: 1.11, 64: 1.14, 128: 1.16, 256: 1.16, 512: 1.17, 1024: 1.18, 2048: 1.21}
-BATCH_TRAFFIC = {
-    16: 1.71,
-    32: 1.71,
-    64: 1.75,
-    128: 1.79,
-    256: 1.79,
-    512: 1.8,
-    1024: 1.82,
-    2048: 1.86,
-}
-INSTRUCTIONS = {16: 84, 32: 91, 64: 108, 128: 133, 256: 143, 512: 150, 1024: 156, 2048: 175}
-OPERATIONS = {64: 1.02, 128: 1.03, 256: 1.04, 512: 1.13, 1024: 1.18, 2048: 1.35}
+# 0.54 of it are the filter spectra that every row reads. From 2048 on 4 channels take half a sector,
+# the program beside them the other half.
+TRAFFIC = {16: 1.01, 32: 1.03, 64: 1.03, 128: 1.05, 256: 1.05, 512: 1.1, 1024: 1.1}
+INSTRUCTIONS = {16: 56, 32: 80, 64: 84, 128: 95, 256: 102, 512: 106, 1024: 118, 2048: 125}
+OPERATIONS = 1.06
 
 
 def check_fill(found: triton_counters.Counters, block: int, products: int = 1) -> None:
     print(found)
     assert found.error <= (2.2e-7 if products > 1 else 2e-7)
-    # where a warp has several nodes, half of a sector of twiddle pairs is another load's
-    assert found.coalescing <= (1.03 if block == 64 else 1)
+    # a pair of twiddles is half a sector's; channels of half a sector are the other program's
+    assert found.coalescing <= (1.07 if block <= 1024 else 2)
     assert found.distinct <= 1.01
-    assert found.conflicts <= (1.06 if block == 128 else 1)
-    assert found.operations <= OPERATIONS.get(block, 1)
-    assert found.shared_bytes <= 8 << 10
-    # an exchange writes and reads 8 complex channels: `block` wavefronts of 128 bytes
-    exchanges = 0 if block == 16 else 2 if block <= 64 else 4
-    assert found.wavefronts <= 1.15 * exchanges * block
+    assert found.conflicts <= 1
+    assert found.operations <= OPERATIONS
+    # one exchange each way: both components are written and read, 128 bytes at a time
+    channels = config.fill_config(block, DeviceInfo.named("h100")).channels
+    assert found.wavefronts <= (0 if block == 16 else block * channels / 4)
 
 
 @needs_emulator
@@ -171,7 +190,7 @@ def test_fill_counters(block, capability):
     """The first firing at B=1 with races and uninitialised reads checked."""
     found = triton_counters.count_fill(FillCase(block, 128, 1, 1, 2), capability, checks=True)
     check_fill(found, block)
-    assert found.traffic <= TRAFFIC[block]
+    assert found.traffic <= TRAFFIC.get(block, 2)
     assert found.instructions <= INSTRUCTIONS[block]
 
 
@@ -182,7 +201,7 @@ def test_fill_counters_of_a_late_block(block):
     found = triton_counters.count_fill(FillCase(block, 128, 1, 16, 18), 80, checks=True)
     check_fill(found, block, 16)
     assert found.traffic <= 1.06
-    assert found.instructions <= INSTRUCTIONS[block] + 15 * 18 + 1
+    assert found.instructions <= INSTRUCTIONS[block] + 15 * 18 + 8
 
 
 @needs_emulator
@@ -206,13 +225,7 @@ def test_fill_counters_with_bfloat16_spectra(block):
 def test_fill_counters_of_a_batch(block):
     found = triton_counters.count_fill(FillCase(block, 64, 8, 1, 2))
     check_fill(found, block)
-    assert found.traffic <= BATCH_TRAFFIC[block]
-
-
-@needs_emulator
-@pytest.mark.parametrize("block", combinations([16, 64, 256, 2048], fast={16}))
-def test_memory_binds_a_fill_on_an_h100(block):
-    assert triton_counters.count_fill(FillCase(block, 1024, 1, 1, 2), 90).bound == "DRAM"
+    assert found.traffic <= 1.56 * TRAFFIC.get(block, 2)  # every row reads the filter spectra
 
 
 @needs_emulator

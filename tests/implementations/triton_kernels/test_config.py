@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from futurefill_kernels import DeviceInfo
@@ -34,17 +36,15 @@ def test_history_configuration(device, layers, lanes, rows, expected):
 @pytest.mark.parametrize(
     ("transform", "expected"),
     [
-        (1, FillConfig(1, 32, 1, 128)),
-        (8, FillConfig(1, 32, 1, 128)),
-        (16, FillConfig(1, 16, 1, 128)),
-        (32, FillConfig(1, 8, 1, 128)),
-        (64, FillConfig(1, 8, 2, 128)),
-        (128, FillConfig(1, 8, 4, 128)),
-        (256, FillConfig(1, 8, 8, 128)),
-        (512, FillConfig(2, 8, 8, 160)),
-        (1024, FillConfig(4, 8, 8, 200)),
-        (2048, FillConfig(8, 8, 8, 255)),
-        (4096, None),
+        (1, FillConfig(1, 1, 32, 1)),
+        (16, FillConfig(16, 1, 32, 1)),
+        (64, FillConfig(16, 4, 32, 4)),
+        (256, FillConfig(16, 16, 16, 8)),
+        (512, FillConfig(32, 16, 8, 4, 128)),
+        (1024, FillConfig(32, 32, 8, 8, 128)),
+        (2048, FillConfig(64, 32, 4, 4)),
+        (4096, FillConfig(64, 64, 4, 8)),
+        (8192, None),
     ],
 )
 @pytest.mark.parametrize("device", ["a100", "h100", "h200", "b200", "l4", "rtx4090"])
@@ -52,8 +52,16 @@ def test_fill_configuration(device, transform, expected):
     assert fill_config(transform, DeviceInfo.named(device)) == expected
 
 
-def test_ragged_blocks_have_a_lower_limit():
-    info = DeviceInfo.named("h100")
-    assert fill_config(256, info, ragged=True) == fill_config(256, info)
-    assert fill_config(1024, info, ragged=True) == FillConfig(4, 8, 8, 255)
-    assert fill_config(2048, info, ragged=True) is None
+@pytest.mark.parametrize("transform", [2**k for k in range(13)])
+def test_a_program_fits(transform):
+    """A thread for every S C values in turn, all of the transform's values, whole warps."""
+    config = fill_config(transform, DeviceInfo.named("h100"))
+    assert config.values * config.threads == transform
+    assert config.threads <= config.values
+    assert config.threads * config.channels == 32 * config.warps
+
+
+def test_a_device_with_little_shared_memory():
+    small = replace(DeviceInfo.named("h100"), shared_per_block=48 << 10)
+    assert fill_config(2048, small) is not None
+    assert fill_config(4096, small) is None
