@@ -76,7 +76,8 @@ def fill_of(case: FillCase) -> tuple[StreamState, torch.Tensor, Callable[[], Lau
     """State, filters (D, L), and the launch at the state's positions."""
     plan = Plan(case.block * case.radix, (case.block,))
     state, h = state_of(plan, case.channels, case.batch, 1, case.spectra_dtype)
-    config = fill_config(plan.levels[0].transform, DeviceInfo.named("a100"))
+    level = plan.levels[0]
+    config = fill_config(level.transform, DeviceInfo.named("a100"), level.kept > 0)
     assert config is not None
 
     def launch() -> Launch:

@@ -16,7 +16,7 @@ def test_every_implementation_has_its_record():
 
 
 @pytest.mark.parametrize(
-    ("impl", "expected"), [("cuda", 8192), ("triton", 2048), ("auto", 2048), ("reference", 2048)]
+    ("impl", "expected"), [("cuda", 8192), ("triton", 4096), ("auto", 4096), ("reference", 4096)]
 )
 def test_largest_fused_block(impl, expected):
     assert largest_fused(impl) == expected

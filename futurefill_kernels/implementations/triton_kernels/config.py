@@ -70,6 +70,14 @@ _FILL = {
     2048: FillConfig(64, 32, 4, 4),
     4096: FillConfig(64, 64, 4, 8),
 }
+# Where input spectra are kept, sums and the newest spectrum stay in registers together; from 2048 on
+# they do not fit, and up to 700 bytes of a thread spill.
+_KEEPING_FILL = {
+    **_FILL,
+    512: FillConfig(32, 16, 8, 4, 255),
+    1024: FillConfig(32, 32, 4, 4, 255),
+    2048: FillConfig(64, 32, 4, 4, 255),
+}
 
 
 def history_config(layers: int, lanes: int, rows: int, info: DeviceInfo) -> HistoryConfig:
@@ -79,9 +87,12 @@ def history_config(layers: int, lanes: int, rows: int, info: DeviceInfo) -> Hist
     return config if rows > 1 and programs >= HISTORY_WARPS * info.sm_count else ONE_ROW
 
 
-def fill_config(transform: int, info: DeviceInfo) -> FillConfig | None:
-    """Configuration for a transform length, None where torch.fft does the level instead."""
-    config = _FILL.get(transform)
+def fill_config(transform: int, info: DeviceInfo, keeps: bool = False) -> FillConfig | None:
+    """Configuration for a transform length, None where torch.fft does the level instead.
+
+    keeps: whether the level keeps input spectra.
+    """
+    config = (_KEEPING_FILL if keeps else _FILL).get(transform)
     if config is None:
         return None
     registers = (config.registers or 255) * 32 * config.warps

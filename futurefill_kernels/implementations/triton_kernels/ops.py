@@ -225,7 +225,7 @@ def _future_fill(
     from .config import fill_config
 
     fill = launch.Fill(ring, kept, spectra, positions, rows, level, channels_per_filter)
-    config = fill_config(level.transform, device_info(ring.device))
+    config = fill_config(level.transform, device_info(ring.device), level.kept > 0)
     # the kernel's offsets inside a block have 32 bits
     if config is None or 2 * level.transform * max(lanes, spectra.shape[4]) >= 1 << 31:
         launch.fill_by_fft(fill, first_channel, last_channel)
