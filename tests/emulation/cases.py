@@ -155,9 +155,9 @@ class PrefillCase:
 F32, BF16 = torch.float32, torch.bfloat16
 BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 FILL_CASES = (
-    *(FillCase(block, 1024, 1, 1, 2) for block in BLOCKS),
+    *(FillCase(block, 1024 if block <= 256 else 128, 1, 1, 2) for block in BLOCKS),
     *(FillCase(block, 256, 1, 16, 17) for block in (16, 64, 256)),
-    *(FillCase(block, 64, 8, 1, 2) for block in BLOCKS),
+    *(FillCase(block, 64 if block <= 256 else 32, 8, 1, 2) for block in BLOCKS if block <= 1024),
 )
 PRODUCT_CASES = (
     ProductCase(16384, 256, 1, 1, 2),

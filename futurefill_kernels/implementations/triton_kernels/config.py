@@ -47,8 +47,9 @@ class FillConfig:
 
 
 #: From this many values per thread on, and where input spectra are kept, registers do not hold the
-#: addresses of rows whose width is not known when the kernel is compiled: 128 bytes of spills at 512
-#: and 1500 with kept spectra. Such kernels are compiled for each padded width, the others serve all.
+#: addresses of rows whose width is not known when the kernel is compiled: 128 bytes of spills at
+#: 512, and 1500 with kept spectra. Such kernels are compiled for each padded width, the others serve
+#: all.
 KNOWN_LANES = 32
 
 # transform -> configuration. Times of an H200 are those of the study that docs/kernels.md cites,
@@ -70,8 +71,8 @@ _FILL = {
     2048: FillConfig(64, 32, 4, 4),
     4096: FillConfig(64, 64, 4, 8),
 }
-# Where input spectra are kept, sums and the newest spectrum stay in registers together; from 2048 on
-# they do not fit, and up to 700 bytes of a thread spill.
+# Where input spectra are kept, sums and the newest spectrum stay in registers together; from 2048
+# on they do not fit, and up to 700 bytes of a thread spill.
 _KEEPING_FILL = {
     **_FILL,
     512: FillConfig(32, 16, 8, 4, 255),

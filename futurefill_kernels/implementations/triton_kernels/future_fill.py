@@ -31,8 +31,9 @@ def future_fill_kernel(
 
     ring: (layers, B, N, lanes). kept: (layers, B, kept rows, 2, lanes). spectra: (layers, rows, 2,
     filter_lanes). late, extra: of a level with slack, plan.Level. KEEPS: whether the level keeps
-    input spectra. WHOLE: whether no block is longer than what is left of the stream. T: block. The transform has ``V S`` points (tree.py). Of a block less than
-    ``2^31 / 2 lanes`` positions long.
+    input spectra. WHOLE: whether no block is longer than what is left of the stream. T: block; the
+    transform has ``V S`` points (tree.py). LANES, FILTER_LANES: lanes and filter_lanes where they
+    are compile-time numbers, else 0. ``2 V S lanes`` has to be below ``2^31``.
     """
     N: tl.constexpr = V * S
     if LANES > 0:
