@@ -77,7 +77,7 @@ def side_by_side(x, P: tl.constexpr):
     else:
         y = ()
         for k in tl.static_range(P // 2):
-            y = y + (tl.join(x[k], x[k + P // 2]),)  # noqa: RUF005, no stars in kernels
+            y = y + (tl.join(x[k], x[k + P // 2]),)
         return side_by_side(y, P // 2)
 
 
@@ -97,11 +97,11 @@ def later_twiddles(
         cos = pair.to(tl.int32).to(tl.float32, bitcast=True)
         sin = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
         if P == 1:
-            cosines = cosines + (cos,)  # noqa: RUF005, no stars in kernels
-            sines = sines + (sin,)  # noqa: RUF005, no stars in kernels
+            cosines = cosines + (cos,)
+            sines = sines + (sin,)
         else:
-            cosines = cosines + (cos, sin * -1.0)  # noqa: RUF005, no stars in kernels
-            sines = sines + (sin, cos)  # noqa: RUF005, no stars in kernels
+            cosines = cosines + (cos, sin * -1.0)
+            sines = sines + (sin, cos)
     cos = tl.permute(tl.reshape(side_by_side(cosines, P), (S * C, P)), (1, 0))
     sin = tl.permute(tl.reshape(side_by_side(sines, P), (S * C, P)), (1, 0))
     return tl.reshape(cos, (P, 1, S, C)), tl.reshape(sin, (P, 1, S, C))
