@@ -67,27 +67,27 @@ def test_refusal_names_bytes_and_what_fits():
 
 def test_grouped_filters_are_proposed_and_fit():
     info = DeviceInfo.named("h100")
-    with pytest.raises(ValueError, match=r"groups \(filter rows that channels share\) = 2048"):
-        make_plan(1 << 20, 4096, device=info)
-    plan = make_plan(1 << 20, 4096, groups=2048, device=info)
-    workload = Workload(1 << 20, 1 << 20, 4096, 1, 1, 2048)
+    with pytest.raises(ValueError, match=r"groups \(filter rows that channels share\) = 2560"):
+        make_plan(1 << 20, 5120, device=info)
+    plan = make_plan(1 << 20, 5120, groups=2560, device=info)
+    workload = Workload(1 << 20, 1 << 20, 5120, 1, 1, 2560)
     assert needed_nbytes(workload, plan) <= MEMORY_SHARE * info.memory_bytes
 
 
 def test_bfloat16_spectra_are_proposed_and_fit():
     info = DeviceInfo.named("h100")
     with pytest.raises(ValueError, match="needs at least") as caught:
-        make_plan(1 << 20, 4096, device=info)
+        make_plan(1 << 20, 5120, device=info)
     ((nbytes, impl),) = re.findall(
         r"fits: spectra_dtype = torch.bfloat16 \((\d+) bytes, impl='(\w+)'\)", str(caught.value)
     )
-    plan = make_plan(1 << 20, 4096, device=info, impl=impl, spectra_dtype=torch.bfloat16)
-    workload = Workload(1 << 20, 1 << 20, 4096, 1, 1, 4096, spectra_itemsize=2)
+    plan = make_plan(1 << 20, 5120, device=info, impl=impl, spectra_dtype=torch.bfloat16)
+    workload = Workload(1 << 20, 1 << 20, 5120, 1, 1, 5120, spectra_itemsize=2)
     least = needed_nbytes(workload, leanest_plan(workload, info))
     assert int(nbytes) == least <= needed_nbytes(workload, plan)
     assert needed_nbytes(workload, plan) <= usable_bytes(info)
     with pytest.raises(ValueError, match="needs at least") as caught:
-        make_plan(1 << 22, 4096, device=info, spectra_dtype=torch.bfloat16)
+        make_plan(1 << 22, 5120, device=info, spectra_dtype=torch.bfloat16)
     assert "spectra_dtype" not in str(caught.value)
 
 
