@@ -17,7 +17,7 @@ from ..plan import Plan
 from . import graphs
 from .endings import Detokenize, Rows, Stop, make_ending
 from .interrupts import Interrupts
-from .long_convs import CacheOptions
+from .long_convs import ModelOptions
 from .model_cache import DecodingCache
 from .outputs import last_logits, logits_of, takes_positions
 from .request import Callback, Request, RequestOptions, make_request
@@ -39,7 +39,7 @@ class Decoder:
         are noticed at the next request, which then makes everything anew (not what is written
         through ``.data``).
     batch_size: the most prompts of a request, ``B``. max_new_tokens: the most new tokens, ``N``.
-    plan, impl, spectra_dtype: as in `FutureFillCache`.
+    plan, impl, spectra_dtype, rollback: as in `DecodingCache`.
     cuda_graph: a token is one replay of a CUDA graph: embedding of the token before, layers,
         logits, sampling, stops, store. Default: where that is possible; True: RuntimeError with the
         reasons where it is not. A sampler of one's own runs behind the graph.
@@ -59,6 +59,7 @@ class Decoder:
         cuda_graph: bool | None = None,
         fill_stream: torch.cuda.Stream | None = None,
         spectra_dtype: torch.dtype | None = None,
+        rollback: int | None = 0,
     ) -> None:
         if fill_stream is not None and cuda_graph is not False:
             raise ValueError(
@@ -67,8 +68,9 @@ class Decoder:
                 "with it"
             )
         self.model, self.batch_size, self.max_new_tokens = model, batch_size, max_new_tokens
-        self._options: CacheOptions = {
+        self._options: ModelOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
+            "rollback": rollback,
         }  # fmt: skip
         self._cuda_graph = cuda_graph
         self._free = Lock()

@@ -23,6 +23,12 @@ class CacheOptions(TypedDict):
     spectra_dtype: torch.dtype | None
 
 
+class ModelOptions(CacheOptions):
+    """Those of a model's caches."""
+
+    rollback: int | None
+
+
 def equal_filters(modules: Iterable[nn.Module]) -> list[list[LongFilter]]:
     """The long filters among modules, those of equal shape together, in their order."""
     groups: dict[tuple[int, int, bool], list[LongFilter]] = {}
@@ -51,7 +57,7 @@ def cache_of_filters(
     filters: list[LongFilter],
     batch_size: int,
     max_new_tokens: int,
-    options: CacheOptions,
+    options: ModelOptions,
     dtype: torch.dtype,
     device: torch.device,
 ) -> FutureFillCache:

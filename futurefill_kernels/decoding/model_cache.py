@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..cache.cache import FutureFillCache
+from ..cache.checks import crop_lengths
 from ..checks import Rows, integer, row_indices, valid_lengths
 from ..nn.brackets import Bracketed, watch
 from ..nn.filters import LongFilter
-from ..nn.short_conv import ShortConv, ShortConvState, commit
+from ..nn.short_conv import ShortConv, ShortConvState, commit, keep_left, keep_oldest
 from ..nn.token import cpu, gpu
 from ..nn.token.fuse import fuse
 from ..plan import Plan
@@ -22,7 +23,7 @@ from ..state.lasting import lasting
 from .calls import Call, Selection, begin_call
 from .changed_model import ChangedModel
 from .long_convs import (
-    CacheOptions,
+    ModelOptions,
     activations_of,
     cache_of_filters,
     common_dtype,
@@ -43,7 +44,8 @@ class DecodingCache(Bracketed):
     is written through ``.data`` is not noticed). batch_size: rows
     ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl, fill_stream,
     spectra_dtype: as in `FutureFillCache`. fused: take few calls for tokens (`FusedToken`)
-    where ``not_fused`` has no reason against it; on a GPU those of all rows.
+    where ``not_fused`` has no reason against it; on a GPU those of all rows. rollback: positions
+    that ``crop`` can take back, at most ``N``; None for any number.
     """
 
     @lasting
@@ -58,17 +60,21 @@ class DecodingCache(Bracketed):
         fused: bool = True,
         fill_stream: torch.cuda.Stream | None = None,
         spectra_dtype: torch.dtype | None = None,
+        rollback: int | None = 0,
     ) -> None:
         batch_size = integer("batch_size", batch_size)
         max_new_tokens = integer("max_new_tokens", max_new_tokens)
+        if rollback is not None:
+            rollback = integer("rollback", rollback)
         self._modules = [m for m in model.modules() if isinstance(m, LongFilter | ShortConv)]
         groups = equal_filters(self._modules)
         if not groups:
             raise ValueError(f"{type(model).__name__} has no ff.nn mixers, expected at least one")
         self._names = {m: n for n, m in model.named_modules() if m in set(self._modules)}
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
-        options: CacheOptions = {
+        options: ModelOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
+            "rollback": rollback,
         }  # fmt: skip
         dtype, device = activations_of(model)
         self._caches = [
@@ -80,7 +86,9 @@ class DecodingCache(Bracketed):
             for layer, module in enumerate(filters)
         }
         self._short = {
-            module: ShortConvState(module, batch_size)
+            module: ShortConvState(
+                module, batch_size, max_new_tokens if rollback is None else rollback
+            )
             for module in self._modules
             if isinstance(module, ShortConv)
         }
@@ -144,6 +152,11 @@ class DecodingCache(Bracketed):
         return self._caches[0].capabilities
 
     @property
+    def rollback(self) -> int | None:
+        """Positions that ``crop`` can take back, None for any number."""
+        return self._caches[0].rollback
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all state and prepared filters; independent of the prompt's length."""
         short = sum(s.nbytes for s in self._short.values())
@@ -196,6 +209,8 @@ class DecodingCache(Bracketed):
         ):
             return None
         self._ran_fused = True
+        if not self._capturing:
+            self._keep_oldest(rows)
         if isinstance(fused, gpu.FusedToken) and self._capturing:
             self._captured_fused = True
             return fused(ids.contiguous())
@@ -277,6 +292,7 @@ class DecodingCache(Bracketed):
         if self._before is not None or self._replaying:
             self.abort()
         self._counts = [cache.calls for cache in self._caches]
+        self._keep_oldest(None)
         for cache in self._caches:
             cache.begin_token()
         self._replaying = True
@@ -336,12 +352,31 @@ class DecodingCache(Bracketed):
             self._fused.abort()
         rows = self._rows_of_call()
         counts, positions = before
+        if self._replaying or self._call is None:  # of a whole token, whose oldest are kept
+            for state in self._short.values():
+                state.put_back_oldest(rows, [positions[row] for row in rows])
         for cache, count in zip(self._caches, counts, strict=True):
             cache.abort()
             if cache.calls != count:  # its part of the call was done
                 cache.take_back({row: positions[row] for row in rows})
         self._next, self._before, self._call, self._replaying = 0, None, None, False
         self._root = None
+
+    def crop(self, length: int | Sequence[int] | Tensor) -> None:
+        """Take back all positions from ``length`` on, counted since the prompt: what follows is as
+        if they had never been.
+
+        length: of every row, or (B,) one for each. ValueError where that is more than ``rollback``
+        positions of a row, or before where it was loaded.
+        """
+        self._between_calls("crop")
+        lengths, before = crop_lengths(length, self.batch_size), list(self._caches[0].taken)
+        for cache in self._caches:  # all are at the same positions: the first refuses, or none
+            cache.crop(lengths)
+        rows = [row for row, n in enumerate(lengths) if n < before[row]]
+        if rows:
+            for state in self._short.values():
+                state.crop(rows, [before[row] for row in rows], [lengths[row] for row in rows])
 
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen."""
@@ -401,12 +436,30 @@ class DecodingCache(Bracketed):
         first = self._caches[0]  # all have the same positions
         return all(first.room(row) > 0 for row in rows)
 
+    def _keep_oldest(self, rows: Sequence[int] | None) -> None:
+        """Keep what leaves short convolutions with the next token of rows (None: all)."""
+        if self._short and self.rollback != 0:
+            chosen, taken = range(self.batch_size) if rows is None else rows, self._caches[0].taken
+            keep_oldest(self._short.values(), chosen, [taken[row] for row in chosen])
+
+    def _keep_left(self, call: Call, before: Sequence[int]) -> None:
+        """The same for a call whose long convolutions are done. before: positions of rows."""
+        rows, taken = self._rows_of_call(), self._caches[0].taken
+        at = [before[row] for row in rows]
+        if call.stepping:
+            keep_oldest(self._short.values(), rows, at)
+        else:  # nothing of a prompt, which does not move positions
+            counts = [taken[row] - before[row] for row in rows]
+            keep_left(self._short.values(), rows, at, counts)
+
     def _rows_of_call(self) -> Sequence[int]:
         """Rows of the call, or of the replayed token, that is under way."""
         rows = None
-        if self._call is not None:
+        if self._replaying:
+            pass  # of all
+        elif self._call is not None:
             rows = self._call.rows
-        elif isinstance(self._fused, cpu.FusedToken) and not self._replaying:
+        elif isinstance(self._fused, cpu.FusedToken):
             rows = self._fused.rows
         return range(self.batch_size) if rows is None else rows
 
@@ -493,6 +546,8 @@ class DecodingCache(Bracketed):
             if isinstance(self._fused, gpu.FusedToken) and not self._capturing:
                 self._fused.finish()
         else:
+            if call is not None and self._before is not None and self.rollback != 0:
+                self._keep_left(call, self._before[1])
             commit(self._short.values())
         if self._capturing:
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,23 +52,29 @@ class ShortConvState:
     inputs: (B, k, C), oldest first, at one address for good. The next output needs the newest
     ``k - 1``; the oldest is there so that a token can be taken back. A step or prompt stages what
     the inputs become: `commit` lets it happen, ``drop_staged`` forgets it.
+    older: (B, rollback, C), inputs that have left since, so that ``crop`` can take back as many
+    tokens of the stream: slot ``t % rollback`` has the one that left when position ``t`` came.
+    `keep_oldest` and `keep_left` write it.
     """
 
-    def __init__(self, conv: ShortConv, batch_size: int) -> None:
+    def __init__(self, conv: ShortConv, batch_size: int, rollback: int = 0) -> None:
         weight = conv.taps().detach().flip(1).T.contiguous()  # (k, C), the oldest's first
         self.inputs = weight.new_zeros(batch_size, *weight.shape)
+        self.older = weight.new_zeros(batch_size, rollback, weight.shape[1])
         self._taps = weight.to(state_dtype(weight.dtype))
         self._staged: tuple[Tensor | None, Tensor] | None = None  # rows, and what they become
+        self._left: Tensor | None = None  # of a staged chunk: (R, C, T), what left at each position
 
     @property
     def nbytes(self) -> int:
         """Bytes of the inputs and the taps."""
-        return self.inputs.nbytes + self._taps.nbytes
+        return self.inputs.nbytes + self.older.nbytes + self._taps.nbytes
 
     def clone(self) -> ShortConvState:
         """An independent state with the same inputs, nothing staged; the taps are shared."""
         other = copy.copy(self)
-        other.inputs, other._staged = self.inputs.clone(), None
+        other.inputs, other.older = self.inputs.clone(), self.older.clone()
+        other.drop_staged()
         return other
 
     def step(self, x: Tensor, rows: list[int] | None = None) -> Tensor:
@@ -94,12 +100,14 @@ class ShortConvState:
             end = torch.tensor(lengths, device=x.device)[:, None]
             last = torch.arange(k, device=x.device) + end - 1  # (R, k)
             newest = whole.gather(2, last[:, None].expand(-1, whole.shape[1], -1))
+        if self.older.shape[1]:
+            self._left = torch.cat([inputs[:, :1].transpose(1, 2), whole[..., : x.shape[2] - 1]], 2)
         self._staged = index, newest.transpose(1, 2).contiguous()
         return _convolve(whole, self._taps.T.to(whole.dtype)).to(x.dtype)
 
     def drop_staged(self) -> None:
         """Forget what the calls since the last `commit` staged."""
-        self._staged = None
+        self._staged = self._left = None
 
     def take_back(self, ran: Tensor) -> None:
         """Undo the last committed token of the rows where ran (B,) bool is true.
@@ -108,6 +116,26 @@ class ShortConvState:
         """
         before = F.pad(self.inputs[:, :-1], (0, 0, 1, 0))
         self.inputs.copy_(torch.where(ran[:, None, None], before, self.inputs))
+
+    def put_back_oldest(self, rows: Sequence[int], positions: Sequence[int]) -> None:
+        """The oldest inputs of rows at positions as `keep_oldest` found them."""
+        if self.older.shape[1]:
+            index, slots = self._places(rows, positions)
+            self.inputs[index, 0] = self.older[index, slots]
+
+    def crop(self, rows: Sequence[int], positions: Sequence[int], targets: Sequence[int]) -> None:
+        """Take back the positions from targets on of rows that are at positions, at most
+        ``rollback`` of each.
+        """
+        device, rollback = self.inputs.device, self.older.shape[1]
+        index, at, target = (
+            torch.tensor(list(x), dtype=torch.int64, device=device)[:, None]
+            for x in (rows, positions, targets)
+        )
+        column = torch.arange(self.inputs.shape[1], device=device)
+        older = self.older[index, (target + column) % rollback]  # (R, k, C)
+        newer = self.inputs[index, (column - at + target).clamp(min=0)]
+        self.inputs[index[:, 0]] = older.where((target + column < at)[..., None], newer)
 
     def reset(self, rows: list[int]) -> None:
         """Forget all inputs of the rows, and what is staged."""
@@ -119,7 +147,14 @@ class ShortConvState:
 
     def reorder(self, rows: list[int]) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was. rows: (B,)."""
-        self.inputs.copy_(self.inputs[rows])
+        for tensor in (self.inputs, self.older):
+            tensor.copy_(tensor[rows])
+
+    def _places(self, rows: Sequence[int], positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Rows, and the slots of positions, as indices of older."""
+        device = self.inputs.device
+        index = torch.tensor(list(rows), dtype=torch.int64, device=device)
+        return index, torch.tensor(positions, device=device) % self.older.shape[1]
 
     def _select(self, rows: list[int] | None) -> tuple[Tensor | None, Tensor]:
         """The rows as an index, None for all, and their inputs (R, k, C)."""
@@ -146,3 +181,42 @@ def commit(states: Collection[ShortConvState]) -> None:
         torch._foreach_copy_(whole, staged)
     for state in states:
         state.drop_staged()
+
+
+def keep_oldest(
+    states: Collection[ShortConvState], rows: Sequence[int], positions: Sequence[int]
+) -> None:
+    """Keep the inputs that leave when one position comes to rows at positions, as far as the
+    states, which are all of one rollback, have room for them.
+    """
+    states = [state for state in states if state.older.shape[1]]
+    if not states:
+        return
+    batch, rollback, _ = states[0].older.shape
+    if len(rows) == batch and len(set(positions)) == 1:
+        slot = positions[0] % rollback
+        older = [state.older[:, slot] for state in states]
+        torch._foreach_copy_(older, [state.inputs[:, 0] for state in states])
+        return
+    index, slots = states[0]._places(rows, positions)
+    for state in states:
+        state.older[index, slots] = state.inputs[index, 0]
+
+
+def keep_left(
+    states: Collection[ShortConvState],
+    rows: Sequence[int],
+    positions: Sequence[int],
+    counts: Sequence[int],
+) -> None:
+    """The same before the `commit` of a chunk that brings counts (R,) positions to rows at
+    positions.
+    """
+    for state in states:
+        rollback = state.older.shape[1]
+        if state._left is None or not rollback:
+            continue
+        for r, (row, position, count) in enumerate(zip(rows, positions, counts, strict=True)):
+            first = max(count - rollback, 0)  # later ones overwrite those before
+            slots = torch.arange(position + first, position + count, device=state.older.device)
+            state.older[row, slots % rollback] = state._left[r, :, first:count].T
