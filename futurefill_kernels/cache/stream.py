@@ -215,7 +215,7 @@ class Stream:
 
         ValueError where sizes, filters, skip or such a plan are others.
         """
-        check_state_dict(state, self._state, self._prints())
+        self.check_state_dict(state)
         self._forget_call()
         self._fills.take_back()
         self._prefill.replaced()
@@ -224,6 +224,10 @@ class Stream:
         self._positions.update(dict(enumerate(positions)))
         self._oldest = positions
         self._prefill.reopen(held_prompts(state, self._state))
+
+    def check_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """ValueError or TypeError where ``load_state_dict`` would refuse the state."""
+        check_state_dict(state, self._state, self._prints())
 
     def _prints(self) -> Tensor:
         """What tells these filters and skip from others."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from .long_convs import (
     common_dtype,
     equal_filters,
 )
+from .saved_model import check_pickles, check_same, split
 
 
 class DecodingCache(Bracketed):
@@ -66,23 +67,29 @@ class DecodingCache(Bracketed):
         max_new_tokens = integer("max_new_tokens", max_new_tokens)
         if rollback is not None:
             rollback = integer("rollback", rollback)
-        self._modules = [m for m in model.modules() if isinstance(m, LongFilter | ShortConv)]
-        groups = equal_filters(self._modules)
+        groups = equal_filters(model.modules())
         if not groups:
             raise ValueError(f"{type(model).__name__} has no ff.nn mixers, expected at least one")
-        self._names = {m: n for n, m in model.named_modules() if m in set(self._modules)}
-        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         options: ModelOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
             "rollback": rollback,
         }  # fmt: skip
         dtype, device = activations_of(model)
-        self._caches = [
+        caches = [
             cache_of_filters(f, batch_size, max_new_tokens, options, dtype, device) for f in groups
         ]
+        self._hold(model, caches, fused)
+
+    def _hold(self, model: nn.Module, caches: list[FutureFillCache], fused: bool) -> None:
+        """Everything but the caches, which are those of the model's groups of filters."""
+        batch_size, max_new_tokens = caches[0].batch_size, caches[0].max_new_tokens
+        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+        self._model, self._caches, rollback = model, caches, caches[0].rollback
+        self._modules = [m for m in model.modules() if isinstance(m, LongFilter | ShortConv)]
+        self._names = {m: n for n, m in model.named_modules() if m in set(self._modules)}
         self._place = {
             module: (index, layer)
-            for index, filters in enumerate(groups)
+            for index, filters in enumerate(equal_filters(self._modules))
             for layer, module in enumerate(filters)
         }
         self._short = {
@@ -397,13 +404,96 @@ class DecodingCache(Bracketed):
     def clone(self) -> DecodingCache:
         """An independent cache in the same state; prepared filters are shared."""
         self._between_calls("clone")
-        other = copy.copy(self)
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
         other._caches = [cache.clone() for cache in self._caches]
         other._short = {module: state.clone() for module, state in self._short.items()}
         other._seen = self._seen.clone()
         if self._fused is not None:
             other._fused = self._fused.clone(other._short, other._caches)
         return other
+
+    __copy__ = clone
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DecodingCache:
+        return self.clone()
+
+    def __reduce__(self) -> tuple[Callable[..., DecodingCache], tuple[Any, ...]]:
+        """What pickle writes: the model, and what makes its state again."""
+        self._between_calls("pickle")
+        check_pickles(self._model)
+        fused = self._never_fused != ["fused=False"]
+        newest = [state.newest.clone() for state in self._short.values()]
+        return self._unpickled, (self._model, self._caches, fused, newest, self._seen)
+
+    @classmethod
+    @lasting
+    def _unpickled(
+        cls,
+        model: nn.Module,
+        caches: list[FutureFillCache],
+        fused: bool,
+        newest: list[Tensor],
+        seen: Tensor,
+    ) -> DecodingCache:
+        cache = cls.__new__(cls)
+        cache._hold(model, caches, fused)
+        cache._take_over(newest, seen)
+        return cache
+
+    def _take_over(self, newest: Sequence[Tensor], seen: Tensor) -> None:
+        """What short convolutions need next, and which rows have seen anything."""
+        for state, inputs in zip(self._short.values(), newest, strict=True):
+            state.newest.copy_(inputs)
+            state.drop_staged()
+        self._seen.copy_(seen)
+        self._all_seen = bool(self._seen.all())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What determines the state: for a cache of the same model and sizes.
+
+        seen: (B,) bool, rows that have seen anything. caches.I.NAME: of every cache of long filters
+        what ``FutureFillCache.state_dict`` has. short.MODULE.inputs: (B, k - 1, C), what a short
+        convolution needs, and short.MODULE.taps (k, C), which tell it from another.
+        """
+        self._between_calls("state_dict")
+        saved = {"seen": self._seen.clone()}
+        for part, cache in self._cache_parts().items():
+            saved |= {f"{part}.{name}": x for name, x in cache.state_dict().items()}
+        for part, state in self._short_parts().items():
+            saved[f"{part}.inputs"] = state.newest.clone()
+            saved[f"{part}.taps"] = state.taps.clone()
+        return saved
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what ``state_dict`` of a cache of the same model and sizes returned; without
+        prompt_fill also of equal plans. Positions before it cannot be taken back then.
+
+        ValueError or TypeError where it does not fit, before anything changes.
+        """
+        caches, short = self._cache_parts(), self._short_parts()
+        parts = split(state, [*caches, *short])
+        check_same("seen", parts[""]["seen"], self._seen.shape, torch.bool)
+        for part, cache in caches.items():
+            cache.check_state_dict(parts[part])
+            if not torch.equal(parts[part]["positions"], parts["caches.0"]["positions"]):
+                raise ValueError(f"expected {part}.positions to be those of caches.0")
+        for part, conv in short.items():
+            saved = parts[part]
+            check_same(f"{part}.inputs", saved.get("inputs"), conv.newest.shape, conv.inputs.dtype)
+            check_same(f"{part}.taps", saved.get("taps"), conv.taps.shape, conv.taps.dtype)
+            if not torch.allclose(saved["taps"].to(conv.taps.device), conv.taps):
+                raise ValueError(f"expected a state of the same taps, {part} has others")
+        self.abort()
+        for part, cache in caches.items():
+            cache.load_state_dict(parts[part])
+        self._take_over([parts[part]["inputs"] for part in short], parts[""]["seen"])
+
+    def _cache_parts(self) -> dict[str, FutureFillCache]:
+        return {f"caches.{index}": cache for index, cache in enumerate(self._caches)}
+
+    def _short_parts(self) -> dict[str, ShortConvState]:
+        return {f"short.{self._names[module]}": state for module, state in self._short.items()}
 
     def reorder(self, rows: Rows) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was (beam search). rows: (B,)."""

@@ -117,6 +117,16 @@ class ShortConvState:
         before = F.pad(self.inputs[:, :-1], (0, 0, 1, 0))
         self.inputs.copy_(torch.where(ran[:, None, None], before, self.inputs))
 
+    @property
+    def newest(self) -> Tensor:
+        """(B, k - 1, C), what the next output needs; a view."""
+        return self.inputs[:, 1:]
+
+    @property
+    def taps(self) -> Tensor:
+        """(k, C), the oldest input's first, of the arithmetic's dtype."""
+        return self._taps
+
     def put_back_oldest(self, rows: Sequence[int], positions: Sequence[int]) -> None:
         """The oldest inputs of rows at positions as `keep_oldest` found them."""
         if self.older.shape[1]:

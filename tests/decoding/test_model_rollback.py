@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -231,3 +234,86 @@ def test_a_decoder_goes_back_over_what_it_has_drawn():
         logits = model(again[-1].view(1, 1), cache=decoder.cache)
         again.append(logits[0, -1].argmax())
     assert [int(x) for x in again] == drawn[0, 3:].tolist()
+
+
+def prepared(impl, name, dtype, fused, rollback=0):
+    seen = Seen(make(name, dtype), impl, fused, rollback)
+    seen.take(new_ids(random(11), BATCH, 1))
+    seen.take(new_ids(random(12), BATCH, 6))
+    seen.take(new_ids(random(13), 2, 1), [0, 2])
+    return seen
+
+
+@pytest.mark.parametrize("rollback", [0, None])
+@pytest.mark.parametrize(("name", "dtype", "fused"), CASES)
+@torch.no_grad()
+def test_a_saved_state_goes_on_elsewhere(impl, tmp_path, name, dtype, fused, rollback):
+    """In another cache that has seen other things, by way of a file."""
+    seen = prepared(impl, name, dtype, fused, rollback)
+    torch.save(seen.cache.state_dict(), tmp_path / "state.pt")
+    other = Seen(seen.model, impl, not fused, rollback)
+    other.take(new_ids(random(14), BATCH, 1))
+    other.cache.load_state_dict(torch.load(tmp_path / "state.pt"))
+    other.rows = seen.rows
+    seen.cache.reset()
+    other.expect_what_never_saw()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle])
+@pytest.mark.parametrize(("name", "dtype", "fused"), CASES)
+@torch.no_grad()
+def test_copies_go_their_own_way(impl, name, dtype, fused, copied):
+    seen = prepared(impl, name, dtype, fused)
+    if copied is pickle:
+        seen.model, other = pickle.loads(pickle.dumps((seen.model, seen.cache)))
+    else:
+        other = copied(seen.cache)
+    assert (other.fused is None) is (seen.cache.fused is None)
+    seen.cache.reset()
+    seen.cache = other
+    seen.expect_what_never_saw()
+
+
+@torch.no_grad()
+def test_a_prompt_that_is_half_read_goes_on_after_a_load(impl):
+    model = make("hyena", torch.float32)
+    seen, other = (Seen(model, impl, True, 0) for _ in range(2))
+    other.cache.reset()
+    other.cache.load_state_dict(seen.cache.state_dict())
+    other.expect_what_never_saw()
+
+
+@torch.no_grad()
+def test_a_state_that_does_not_fit_is_refused_before_anything_changes(impl):
+    seen = prepared(impl, "mixed", torch.float32, False)
+    saved = seen.cache.state_dict()
+    assert set(saved) >= {"seen", "caches.0.inputs", "caches.1.inputs", "short.short.inputs"}
+    changes = {
+        "seen": None,
+        "caches.0.positions": saved["caches.0.positions"] - 1,
+        "caches.1.positions": saved["caches.1.positions"] - 1,
+        "caches.1.fingerprint": saved["caches.1.fingerprint"] + 1,
+        "short.short.inputs": saved["short.short.inputs"][:, 1:],
+        "short.short.taps": saved["short.short.taps"] + 1,
+        "short.last.taps": None,
+        "short.other.taps": saved["short.last.taps"],
+    }
+    seen.take(new_ids(random(15), BATCH, 1))
+    for name, value in changes.items():
+        wrong = {**saved, name: value}
+        if value is None:
+            del wrong[name]
+        with pytest.raises(ValueError, match=r"expected"):
+            seen.cache.load_state_dict(wrong)
+    with pytest.raises(TypeError, match="state_dict"):
+        seen.cache.load_state_dict(3)
+    seen.expect_what_never_saw()
+
+
+@torch.no_grad()
+def test_a_model_that_cannot_be_pickled_is_named(impl):
+    model = make("mixed", torch.float32)
+    model.local = lambda x: x
+    cache = ff.DecodingCache(model, BATCH, NEW, impl=impl)
+    with pytest.raises(TypeError, match=r"expected a model that pickle can write, got Mixed: "):
+        pickle.dumps(cache)
