@@ -94,14 +94,16 @@ def cuda_architectures() -> str:
 
 
 @lru_cache(maxsize=1)
-def bound_step() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The two functions of csrc/bindings/bound_step.h, the plain one last; no GIL inside."""
+def bound_step() -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """The functions of csrc/bindings/bound_step.h in their order there; no GIL inside."""
     library = ctypes.CDLL(str(library_file()))
     step, plain = library.futurefill_step, library.futurefill_plain_step
+    run = library.futurefill_run
     step.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 2
     plain.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64]
-    step.restype = plain.restype = ctypes.c_char_p
-    return step, plain
+    run.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64, ctypes.c_bool]
+    step.restype = plain.restype = run.restype = ctypes.c_char_p
+    return step, plain, run
 
 
 @lru_cache(maxsize=1)

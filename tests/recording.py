@@ -37,6 +37,9 @@ class Recorder:
     def make_plain_step(self, state, dtype, books):
         return None
 
+    def make_run(self, state):
+        return None
+
     def fill(self, state, level, rows):
         self.launches.append(("fill", level.block))
         reference.fill(state, level, rows)

@@ -19,3 +19,10 @@ extern "C" __attribute__((visibility("default"))) const char* futurefill_step(
 // The same for all rows without gates: Python pays for every argument.
 extern "C" __attribute__((visibility("default"))) const char* futurefill_plain_step(
     futurefill::BoundStream* stream, const void* u, void* y, int64_t layer) noexcept;
+
+// n tokens of all rows of a stream of one layer: u, pre, post, y (n, B, channels), contiguous. y
+// may be u one token later: then the steps feed on themselves, with `rectified` on max(y, 0). What
+// is wrong is said as above; the tokens before it have been taken.
+extern "C" __attribute__((visibility("default"))) const char* futurefill_run(
+    futurefill::BoundStream* stream, const void* u, const void* pre, const void* post, void* y,
+    int64_t n, bool rectified) noexcept;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..checks import (
     check_dtype,
     check_spectra_dtype,
     filter_list,
+    integer,
     row_indices,
     valid_lengths,
 )
@@ -35,6 +36,7 @@ from .checks import (
     check_sizes,
     checked_input,
 )
+from .chunk import NextInput
 from .construct import choose, make_state, significant
 from .prompt import Call
 from .stream import Stream, Token
@@ -272,25 +274,85 @@ class FutureFillCache(Stream):
         )
         check_prefill(u, pre, post, (len(row_list), self.channels), self.dtype, self.device)
         valid = valid_lengths(lengths, len(row_list), u.shape[2])
-        token = Token(row_list, valid)
+        with self._tokens(layer, row_list, valid) as positions:
+            return self._prefill.tokens(Call(layer, row_list, valid, u, pre, post), positions)
+
+    def run(
+        self,
+        u: Tensor,
+        layer: int = 0,
+        *,
+        pre: Tensor | None = None,
+        post: Tensor | None = None,
+    ) -> Tensor:
+        """Steps of all rows with inputs that are known: (B, D, T) as u[..., 0], u[..., 1], ...
+
+        One call, with the bits of steps; of a plan with slack one transform. u, pre, post:
+        (B, D, T), and so is what is returned. They take T positions, also before the first step,
+        where a ``prefill`` would be the prompt. The layers come in order, each with the same T;
+        layer 0 again before the last one takes the unfinished call back. ValueError where a row has
+        less room; nothing has changed then.
+        """
+        if layer != self._positions.layer and layer:
+            raise self._wrong_layer(layer)
+        check_prefill(u, pre, post, (self.batch_size, self.channels), self.dtype, self.device)
+        rows, lengths = list(range(self.batch_size)), [u.shape[2]] * self.batch_size
+        with self._tokens(layer, rows, lengths, steps=True) as positions:
+            return self._prefill.steps(Call(layer, rows, lengths, u, pre, post), positions)
+
+    def generate(self, u_t: Tensor, steps: int, next_input: NextInput = "identity") -> Tensor:
+        """Inputs that follow u_t when each is made of the output before it; one layer, no slack.
+
+        ``u_{t+1} = next_input(y_t)``, with ``"identity"`` or ``"relu"``, in one call as ``run``.
+        u_t: (B, D). Returns (B, D, steps): the last one has not been an input yet.
+        """
+        if self.layers > 1:
+            raise ValueError(f"generate needs a cache of one layer, got {self.layers}")
+        if self.plan.slack_from is not None:
+            raise ValueError(
+                f"generate needs a plan without slack, got slack_from={self.plan.slack_from}"
+            )
+        if next_input not in get_args(NextInput):
+            names = " or ".join(map(repr, get_args(NextInput)))
+            raise ValueError(f"expected next_input {names}, got {next_input!r}")
+        steps = integer("steps", steps)
+        if steps < 1:
+            raise ValueError(f"expected steps >= 1, got {steps}")
+        u_t = checked_input("u_t", u_t, self._step_shape, self.dtype, self.device)
+        rows = list(range(self.batch_size))
+        with self._tokens(0, rows, [steps] * len(rows), steps=True) as positions:
+            return self._prefill.generate(u_t, steps, next_input, positions)
+
+    @contextmanager
+    def _tokens(
+        self, layer: int, rows: list[int], lengths: list[int], *, steps: bool = False
+    ) -> Iterator[Sequence[int]]:
+        """The books around one layer of a call of many tokens; gives the positions of all rows.
+
+        steps: whether they end their rows' prompts.
+        """
+        token = Token(rows, lengths, steps)
         if layer == 0:
             self.abort()
             self._fills.join()
+        elif self._token != token:
+            raise ValueError(f"expected the method, rows and lengths of layer 0 for layer {layer}")
         positions = self._positions.rows
-        in_stream = {r: n for r, n in zip(row_list, valid, strict=True) if not self.in_prompt(r)}
+        in_stream = {
+            row: n for row, n in zip(rows, lengths, strict=True) if steps or not self.in_prompt(row)
+        }
         if layer == 0:
             for row, taken in in_stream.items():
                 check_room(row, self.room(row), taken, self.max_new_tokens)
-        elif self._token != token:
-            raise ValueError(f"expected the rows and lengths of layer 0 for layer {layer}")
-        if layer == 0:
             self._history.drop()
             self._prefill.begin()
             self._positions.settle()
-            self._token, self._held_before = token, self._prefill.held(row_list)
+            self._token, self._held_before = token, self._prefill.held(rows)
         self._positions.layer = layer + 1
         try:
-            y = self._prefill.tokens(Call(layer, row_list, valid, u, pre, post), positions)
+            if layer == 0 and steps:
+                self._prefill.close(rows)
+            yield positions
         except Exception:
             if layer:
                 self._positions.layer = layer
@@ -305,7 +367,6 @@ class FutureFillCache(Stream):
             self._positions.update(ends)
             self._positions.layer = 0
             self._other_calls += 1
-        return y
 
     def _rows_of_step(self, rows: Rows) -> tuple[list[int], Tensor]:
         """Rows as a list and as a tensor; those of the last step are there already."""

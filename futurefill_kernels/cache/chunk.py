@@ -1,19 +1,29 @@
-"""Positions inside the stream whose inputs are known: steps of one layer after the other."""
+"""Positions inside the stream whose inputs are known, or made of the outputs before them: steps of
+one layer after the other.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..implementations.base import Implementation, Step
+from ..implementations.base import Implementation, Run, Step
 from ..state.tensors import StreamState
 from .fills import Fills
 from .history import History
 from .images import copy
+
+#: How an output becomes the next input where no Python does it.
+NextInput = Literal["identity", "relu"]
+
+#: Steps between two looks at Ctrl-C.
+TOKENS = 256
 
 #: What a step takes beyond its arithmetic, in operations that the device does meanwhile.
 _STEP_OVERHEAD = {"cpu": 2e4, "cuda": 1e8}
@@ -33,8 +43,22 @@ class _Layer:
 
     state: StreamState
     step: Step
+    run: Run | None
     history: History
     fills: Fills
+
+
+class _Tokens(NamedTuple):
+    """Inputs, gates and outputs of steps: (n, R, D), contiguous."""
+
+    u: Tensor
+    pre: Tensor | None
+    post: Tensor | None
+    y: Tensor
+
+    def part(self, start: int, stop: int) -> _Tokens:
+        """Some of the steps, without a copy."""
+        return _Tokens(*(None if x is None else x[start:stop] for x in self))  # type: ignore[arg-type]
 
 
 class Chunks:
@@ -44,7 +68,8 @@ class Chunks:
 
     def __init__(self, state: StreamState, implementation: Implementation) -> None:
         self._state, self._implementation = state, implementation
-        self._layers: dict[int, _Layer] = {}
+        self._everyone = list(range(state.positions.shape[0]))
+        self._layers: dict[tuple[int, torch.dtype], _Layer] = {}  # a step keeps to one dtype
         # of the newest call: what its steps changed, as it was and where it is
         self._before: list[tuple[list[Tensor], list[Tensor]]] = []
         self._start: dict[int, int] = {}
@@ -68,10 +93,39 @@ class Chunks:
         starts: of R rows their positions, in the order of u. lengths: (R,), at least 1; outputs
         after them are zero. No fill is due.
         """
+        x = _by_token(u)
+        before = None if pre is None else _by_token(pre)
+        after = None if post is None else _by_token(post)
+        tokens = _Tokens(x, before, after, torch.empty_like(x))
+        with self._saved(layer, starts, lengths):
+            self._run(layer, starts, lengths, tokens)
+        return tokens.y.permute(1, 2, 0)
+
+    def generate(
+        self, starts: Mapping[int, int], u_t: Tensor, steps: int, next_input: NextInput
+    ) -> Tensor:
+        """Inputs (B, D, steps) after u_t (B, D), each made of the output before it; of one layer.
+
+        starts: of all rows their positions. No fill is due.
+        """
+        rows = u_t.new_empty(steps + 1, *u_t.shape)
+        rows[0] = u_t
+        lengths, tokens = [steps] * len(starts), _Tokens(rows[:-1], None, None, rows[1:])
+        with self._saved(0, starts, lengths):
+            self._run(0, starts, lengths, tokens, next_input == "relu")
+        return rows[1:].permute(1, 2, 0)
+
+    @contextmanager
+    def _saved(
+        self, layer: int, starts: Mapping[int, int], lengths: Sequence[int]
+    ) -> Iterator[None]:
+        """What steps of a layer change comes back where they raise, and where the call is taken
+        back.
+        """
         self._start |= starts
         self._save(layer, starts, lengths)
         try:
-            return self._run(layer, starts, lengths, u, pre, post)
+            yield
         except BaseException:  # the layer may be repeated
             copy(*self._before[-1])
             del self._before[-1]
@@ -82,22 +136,34 @@ class Chunks:
         layer: int,
         starts: Mapping[int, int],
         lengths: Sequence[int],
-        u: Tensor,
-        pre: Tensor | None,
-        post: Tensor | None,
-    ) -> Tensor:
-        rows, own = list(starts), self._layer(layer)
+        tokens: _Tokens,
+        rectified: bool = False,
+    ) -> None:
+        """Steps of one layer. rectified: y becomes max(y, 0), before the next step reads it."""
+        own, index = self._layer(layer, tokens.u.dtype), self._index(list(starts))
         own.fills.take_back()
         own.history.drop()
         own.state.positions.copy_(self._state.positions)
         own.state.filled.copy_(self._state.filled)
-        x = u.permute(2, 0, 1).contiguous()
-        before = None if pre is None else pre.permute(2, 0, 1).contiguous()
-        after = None if post is None else post.permute(2, 0, 1).contiguous()
-        y = torch.empty_like(x)
-        at = dict(starts)
+        n = len(tokens.u)
+        if own.run is None or index is not None or min(lengths) < n:
+            self._by_steps(own, starts, lengths, tokens, rectified)
+            return
+        for start in range(0, n, TOKENS):
+            own.run(*tokens.part(start, start + TOKENS), rectified)
+
+    def _by_steps(
+        self,
+        own: _Layer,
+        starts: Mapping[int, int],
+        lengths: Sequence[int],
+        tokens: _Tokens,
+        rectified: bool,
+    ) -> None:
+        """One call after the other, of the rows that still go on."""
+        rows, at = list(starts), dict(starts)
         index, taking = self._index(rows), rows
-        for t in range(len(x)):
+        for t in range(len(tokens.u)):
             going = [row if t < n else -1 for row, n in zip(rows, lengths, strict=True)]
             if going != taking:
                 index, taking = self._index(going), going
@@ -105,16 +171,17 @@ class Chunks:
                 own.fills.join()
             if own.history.needed:
                 own.history.join(index)
-            gate = None if before is None else before[t]
-            out_gate = None if after is None else after[t]
-            own.step(x[t], gate, out_gate, y[t], index, 0, True)
+            gate = None if tokens.pre is None else tokens.pre[t]
+            out_gate = None if tokens.post is None else tokens.post[t]
+            own.step(tokens.u[t], gate, out_gate, tokens.y[t], index, 0, True)
+            if rectified:
+                tokens.y[t].relu_()
             if own.fills.launched_here:
                 own.fills.owe(taking, at)
             for row in taking:
                 if row >= 0:
                     at[row] += 1
         own.fills.take_back()  # what is due now is so for all layers
-        return y.permute(1, 2, 0)
 
     def finish(self, ends: Mapping[int, int]) -> list[int]:
         """After the last layer: the rows of the call that were stepped stand at their ends.
@@ -122,9 +189,7 @@ class Chunks:
         ends: of rows of the call. Returns the rows.
         """
         rows = [row for row in ends if row in self._start]
-        for row in rows:
-            self._state.positions[row] = ends[row]
-            self._state.token_at[:, row] = -1
+        self._stand({row: ends[row] for row in rows}, self._state.positions)
         return rows
 
     def take_back(self) -> list[int]:
@@ -133,42 +198,72 @@ class Chunks:
         while self._before:
             copy(*self._before[-1])
             del self._before[-1]
-        for row, position in self._start.items():
-            self._state.positions[row] = self._state.filled[row] = position
-            self._state.token_at[:, row] = -1
+        self._stand(self._start, self._state.positions, self._state.filled)
         self._start = {}
         return rows
 
+    def _stand(self, at: Mapping[int, int], *tensors: Tensor) -> None:
+        """Rows are between tokens at positions, which each of the tensors (B,) is told."""
+        if not at:
+            return
+        state, index = self._state, self._index(list(at))
+        positions = state.positions.new_tensor(list(at.values()))
+        for tensor in tensors:
+            if index is None:
+                tensor.copy_(positions)
+            else:
+                tensor[index] = positions
+        if index is None:
+            state.token_at.fill_(-1)
+        else:
+            state.token_at[:, index] = -1
+
     def _save(self, layer: int, starts: Mapping[int, int], lengths: Sequence[int]) -> None:
         """Everything that the steps of a layer are going to change."""
-        state, places = self._state, []
-        for (row, start), length in zip(starts.items(), lengths, strict=True):
-            end = stop = start + length
-            fires = False
-            for level in state.plan.levels:
-                last = (end - 1) // level.block * level.block  # its last firing before the end
-                if last > start:
-                    fires = True
-                    stop = max(stop, min(last + level.block, state.length))
-                    kept = slice(
-                        level.kept_offset, level.kept_offset + level.kept * level.transform
-                    )
-                    places.append(state.kept[layer, row, :, kept])
-            places += [state.ring[layer, row, :, start:stop], state.undo[layer, row]]
-            if fires:
-                places.append(state.images[layer, row])
+        spans = [(start, start + n) for start, n in zip(starts.values(), lengths, strict=True)]
+        if self._index(list(starts)) is None and len(set(spans)) == 1:
+            places = self._changed(layer, slice(None), *spans[0])
+        else:
+            places = []
+            for row, span in zip(starts, spans, strict=True):
+                places += self._changed(layer, row, *span)
         self._before.append(([x.clone() for x in places], places))
+
+    def _changed(self, layer: int, row: int | slice, start: int, end: int) -> list[Tensor]:
+        """Views of all that steps from ``start`` on change before those at ``end``. row: or all."""
+        state, stop = self._state, end
+        found = [state.undo[layer, row]]
+        if state.plan.levels and (end - 1) // state.plan.base * state.plan.base > start:
+            found.append(state.images[layer, row])
+        for level in state.plan.levels:
+            last = (end - 1) // level.block * level.block  # its last firing before the end
+            if last <= start:
+                break  # larger blocks fire no earlier
+            stop = max(stop, min(last + level.block, state.length))
+            if level.kept:
+                first, kept = level.kept_offset, level.kept
+                if last - level.block <= start:  # the only firing
+                    slot = (last // level.block - 1) % level.radix % kept
+                    first, kept = first + slot * level.transform, 1
+                found.append(state.kept[layer, row, :, first : first + kept * level.transform])
+        return [*found, state.ring[layer, row, :, start:stop]]
 
     def _index(self, rows: list[int]) -> Tensor | None:
         """Rows on the device; None for all in order."""
-        if rows == list(range(len(self._state.positions))):
+        if rows == self._everyone:
             return None
         return torch.tensor(rows, dtype=torch.int64, device=self._state.ring.device)
 
-    def _layer(self, layer: int) -> _Layer:
-        if layer not in self._layers:
+    def _layer(self, layer: int, dtype: torch.dtype) -> _Layer:
+        """dtype: of the inputs."""
+        if (layer, dtype) not in self._layers:
             state, make = self._state.layer(layer), self._implementation
-            self._layers[layer] = _Layer(
-                state, make.make_step(state), History(state, make), Fills(state, make, None)
-            )
-        return self._layers[layer]
+            step, run = make.make_step(state), make.make_run(state)
+            own = _Layer(state, step, run, History(state, make), Fills(state, make, None))
+            self._layers[layer, dtype] = own
+        return self._layers[layer, dtype]
+
+
+def _by_token(x: Tensor) -> Tensor:
+    """(R, D, P) -> (P, R, D), contiguous, and the values themselves."""
+    return x.permute(2, 0, 1).contiguous().resolve_neg()

@@ -15,7 +15,7 @@ from ..implementations.gpu_prompt_by_fft import prompt_by_fft
 from ..state.convolve import fast_conv_range
 from ..state.layout import from_tiles, to_tiles
 from ..state.tensors import StreamState
-from .chunk import Chunks, steps_are_cheaper
+from .chunk import Chunks, NextInput, steps_are_cheaper
 from .open_prompt import OpenPrompt, Taps
 from .replay import move_rows
 from .rows import forget
@@ -209,6 +209,26 @@ class Prefill:
                 part.layer, starts, part.lengths, part.u, part.pre, part.post
             )
         return y
+
+    def steps(self, call: Call, positions: Sequence[int]) -> Tensor:
+        """The same of rows inside the stream by steps, whatever is cheaper; not where slack has
+        transforms under way that are of all layers.
+        """
+        if self._state.plan.slack_from is not None:
+            return self.tokens(call, positions)
+        starts = {row: positions[row] for row in call.rows}
+        y = self._chunks.run(call.layer, starts, call.lengths, call.u, call.pre, call.post)
+        return y.contiguous()
+
+    def generate(
+        self, u_t: Tensor, steps: int, next_input: NextInput, positions: Sequence[int]
+    ) -> Tensor:
+        """Inputs (B, D, steps) that follow u_t, as `Chunks.generate`; all rows are in the stream.
+
+        positions: (B,) of all rows.
+        """
+        new = self._chunks.generate(dict(enumerate(positions)), u_t, steps, next_input)
+        return new.contiguous()
 
     def _by_steps(self, rows: int, position: int, width: int) -> bool:
         """Whether positions inside the stream are taken as steps; a transform needs the prompts'

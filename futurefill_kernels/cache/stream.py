@@ -26,10 +26,13 @@ _Stream = TypeVar("_Stream", bound="Stream")
 
 
 class Token(NamedTuple):
-    """The call whose layers are under way: its rows (None: all), and lengths if it is a prefill."""
+    """The call whose layers are under way: its rows (None: all), lengths if it is of many tokens,
+    and whether these are steps, which end a prompt.
+    """
 
     rows: list[int] | None
     lengths: list[int] | None = None
+    steps: bool = False
 
 
 class Stream:
@@ -104,6 +107,9 @@ class Stream:
         self._fills.take_back()
         if self._token.lengths is None:
             take_back(self._state, list(positions), list(positions.values()))
+            self._reopen()
+        elif self._token.steps:
+            self._prefill.take_back({}, positions)
             self._reopen()
         else:
             held = self._held_before

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..cache.cache import FutureFillCache
+from ..cache.chunk import TOKENS, NextInput
 from ..checks import integer, valid_lengths
 from ..plan import Plan
 from .decoder import Decoder
@@ -24,7 +25,7 @@ def decode(
     max_new_tokens: int,
     *,
     sampler: Sampler | None = None,
-    next_input: Callable[[Tensor], Tensor] | None = None,
+    next_input: Callable[[Tensor], Tensor] | NextInput | None = None,
     lengths: Tensor | Sequence[int] | None = None,
     attention_mask: Tensor | None = None,
     stop_ids: Sequence[int] = (),
@@ -46,8 +47,9 @@ def decode(
         is kept; prompt ids (B, P) or a list of (P_b,), returns new ids (B, N) int64.
         Or filters (D, L) or (G, L), tap 0 multiplies the newest input; prompt (B, D, P), returns
         the generated inputs (B, D, N), ``u_{t+1} = next_input(y_t)`` with y_t (B, D).
-    sampler: logits (B, V) -> ids (B,), or a `RandomSampler`; default greedy. next_input: default
-        identity.
+    sampler: logits (B, V) -> ids (B,), or a `RandomSampler`; default greedy. next_input: a function
+        (B, D) -> (B, D), or "identity", the default, or "relu". On the CPU no Python runs between
+        the steps of these two, but for a callback or a plan with slack.
     lengths: (B,) valid positions of right-padded prompts. attention_mask: (B, P), nonzero where
         prompts are, of prompts padded on any side.
     stop_ids: a row ends with the first of these; the rest of it is pad_id.
@@ -80,7 +82,7 @@ def decode(
         bar = tqdm(total=max_new_tokens, unit="tok", disable=not progress, leave=False)
         with torch.no_grad(), bar:
             return _decode_filters(
-                model, prompt, max_new_tokens, lengths, next_input or _identity, options, bar,
+                model, prompt, max_new_tokens, lengths, next_input or "identity", options, bar,
                 callback,
             )  # fmt: skip
     if next_input is not None:
@@ -155,7 +157,7 @@ def _decode_filters(
     prompt: Tensor,
     steps: int,
     lengths: Tensor | Sequence[int] | None,
-    next_input: Callable[[Tensor], Tensor],
+    next_input: Callable[[Tensor], Tensor] | NextInput,
     options: CacheOptions,
     bar: tqdm,
     callback: Callback | None,
@@ -163,6 +165,9 @@ def _decode_filters(
     """h: (G, L). prompt: (B, D, P). Returns (B, D, N)."""
     if prompt.ndim != 3 or 0 in prompt.shape:
         raise ValueError(f"expected prompt (B, D, P), not empty, got {tuple(prompt.shape)}")
+    if isinstance(next_input, str) and next_input not in _NAMED:
+        names = " or ".join(map(repr, _NAMED))
+        raise ValueError(f"expected next_input a function, {names}, got {next_input!r}")
     batch, channels, width = prompt.shape
     valid = valid_lengths(lengths, batch, width)
     new = prompt.new_empty(batch, channels, steps)
@@ -173,6 +178,18 @@ def _decode_filters(
     )
     y = cache.prefill(prompt.detach(), lengths=valid)
     y_t = y[list(range(batch)), :, [n - 1 for n in valid]]  # (B, D)
+    if isinstance(next_input, str):
+        beside = options["fill_stream"] is not None or cache.plan.slack_from is not None
+        if callback is None and not beside:
+            u_t = new[..., 0] = _NAMED[next_input](y_t)
+            bar.update()
+            for t in range(1, steps, TOKENS):
+                part = new[..., t : t + TOKENS]
+                part[:] = cache.generate(u_t, part.shape[2], next_input)
+                u_t = part[..., -1]
+                bar.update(part.shape[2])
+            return new
+        next_input = _NAMED[next_input]
     for t in range(steps):
         u_t = next_input(y_t)
         new[:, :, t] = u_t
@@ -187,3 +204,7 @@ def _decode_filters(
 
 def _identity(y_t: Tensor) -> Tensor:
     return y_t
+
+
+#: What may come between the steps without Python.
+_NAMED: dict[str, Callable[[Tensor], Tensor]] = {"identity": _identity, "relu": torch.relu}

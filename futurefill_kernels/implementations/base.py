@@ -34,6 +34,11 @@ class PromptKernels(NamedTuple):
     outputs: Outputs
 
 
+#: run(u, pre, post, y, rectified): steps of all rows, one after the other; (n, B, D), contiguous. y
+#: may be u one step later, which then feed on themselves: on max(y, 0) where rectified
+Run = Callable[[Tensor, Tensor | None, Tensor | None, Tensor, bool], None]
+
+
 class Books(Protocol):
     """What a step of all rows reads and writes of a stream's books; see cache/positions.py."""
 
@@ -76,6 +81,12 @@ class Implementation(Protocol):
     def make_due_fills(self, state: StreamState) -> Callable[[], None] | None:
         """What runs the fills that are due and have not run, where a token of layer 0 begins with
         them; None where the cache launches fills.
+        """
+        ...
+
+    def make_run(self, state: StreamState) -> Run | None:
+        """The function for many steps of a state of one layer in one call, or None where there is
+        none: then ``step`` is called for each.
         """
         ...
 

@@ -15,7 +15,7 @@ from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout, tile_filters
 from ..state.spectra import filter_spectra
 from ..state.tensors import StreamState
-from .base import Books, History, PlainStep, PromptKernels, Step
+from .base import Books, History, PlainStep, PromptKernels, Run, Step
 
 capabilities = CAPABILITIES["cpu"]
 
@@ -91,7 +91,7 @@ def make_step(state: StreamState) -> Step:
     """
     bound: _Bound | None = None
     address = 0
-    call, plain_call = native.bound_step()
+    call, plain_call, _ = native.bound_step()
     is_compiling = torch.compiler.is_dynamo_compiling  # one call where is_compiling takes two
     count = state.positions.shape[0]
 
@@ -154,6 +154,30 @@ def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> Pla
 def make_due_fills(state: StreamState) -> Callable[[], None]:
     """The fills that the next token would begin with."""
     return partial(ops.due_fills, state)
+
+
+def make_run(state: StreamState) -> Run | None:
+    """Many steps of a state of one layer in one C call, which the first call's dtype binds."""
+    bound: _Bound | None = None
+    call = native.bound_step()[2]
+
+    def run(u: Tensor, pre: Tensor | None, post: Tensor | None, y: Tensor, rectified: bool) -> None:
+        nonlocal bound
+        if bound is None:
+            bound = _Bound(state, u)
+        error = call(
+            bound.address,
+            u.data_ptr(),
+            None if pre is None else pre.data_ptr(),
+            None if post is None else post.data_ptr(),
+            y.data_ptr(),
+            u.shape[0],
+            rectified,
+        )
+        if error:
+            raise RuntimeError(error.decode())
+
+    return run
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:

@@ -16,7 +16,7 @@ from ..planning.capabilities import CAPABILITIES
 from ..state.convolve import conv_range
 from ..state.layout import Layout
 from ..state.tensors import StreamState
-from .base import Books, History, PlainStep, PromptKernels, Step
+from .base import Books, History, PlainStep, PromptKernels, Run, Step
 
 capabilities = CAPABILITIES["reference"]
 
@@ -98,6 +98,11 @@ def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> Pla
 
 def make_due_fills(state: StreamState) -> Callable[[], None] | None:
     """None: the cache launches fills."""
+    return None
+
+
+def make_run(state: StreamState) -> Run | None:
+    """None: many steps are as many calls."""
     return None
 
 

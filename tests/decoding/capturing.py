@@ -79,6 +79,9 @@ class DeviceBooks:
     def make_plain_step(self, state, dtype, books):
         return None
 
+    def make_run(self, state):
+        return None
+
     def fill(self, state, level, rows):
         self.fills.append((int(state.positions[0]), level.block))
         reference.fill(state, level, rows)

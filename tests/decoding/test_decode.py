@@ -117,6 +117,31 @@ def test_filters_generate_their_own_inputs(groups):
     torch.testing.assert_close(identity[:, :, 0], causal_conv(prompt, h)[:, :, -1])
 
 
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+@pytest.mark.parametrize("function", [torch.relu, lambda y: y])
+@pytest.mark.parametrize("steps", [1, 2, 300])
+def test_named_inputs_are_those_of_a_function(impl, function, steps):
+    torch.manual_seed(1)
+    h = torch.randn(6, 90, dtype=PRECISE) / 9
+    prompt = torch.randn(2, 6, 7, dtype=PRECISE)
+    name = "relu" if function is torch.relu else "identity"
+    expected = decode(h, prompt, steps, next_input=function, impl=impl, lengths=[4, 7])
+    new = decode(h, prompt, steps, next_input=name, impl=impl, lengths=[4, 7])
+    assert torch.equal(new, expected)
+    seen = []
+    again = decode(
+        h, prompt, steps, next_input=name, impl=impl, lengths=[4, 7],
+        callback=lambda u_t, t: seen.append(t),
+    )  # fmt: skip
+    assert torch.equal(again, expected)
+    assert seen == list(range(steps))
+
+
+def test_other_names_of_inputs_are_refused():
+    with pytest.raises(ValueError, match="a function, 'identity' or 'relu', got 'tanh'"):
+        decode(torch.ones(3, 4), torch.ones(2, 3, 5), 2, next_input="tanh")
+
+
 def test_filters_with_prompts_of_different_length():
     h = torch.randn(3, 20, dtype=torch.float64) / 20
     prompt = torch.randn(2, 3, 9, dtype=torch.float64)
@@ -183,6 +208,7 @@ def test_decode_passes_a_side_stream_on(model, launches, monkeypatch):
         init(self, *args, **options)
         # the check wants a CUDA device
         self._fills = Fills(self.state, self.implementation, fill_stream)
+        self._bind()
         made.append(self)
 
     plan = Plan(9, (2, 4))

@@ -115,6 +115,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         make_due_fills=cuda.make_due_fills,
         make_step=make_step,
         make_plain_step=cuda.make_plain_step,
+        make_run=cuda.make_run,
         fill=fill,
         fill_share=fill_share,
         prompt_kernels=prompt_kernels,

@@ -109,7 +109,7 @@ REFUSED = {
     "out shape": (lambda c, u: c.step(u, out=u[:1]), ValueError, "expected out"),
     "out negated": (lambda c, u: c.step(u, out=torch._neg_view(u)), ValueError, "negated view"),
     "layer": (lambda c, u: c.step(u, 1), ValueError, "expected layer 0 of 1, got 1"),
-    "no tensor": (lambda c, u: c.step([[1.0] * 6] * 2), AttributeError, "shape"),
+    "no tensor": (lambda c, u: c.step([[1.0] * 6] * 2), TypeError, "u_t"),
 }
 
 
@@ -213,6 +213,21 @@ def test_the_function_keeps_what_it_needs_and_no_more(monkeypatch):
     del plain_step
     gc.collect()
     assert len(unbound) == before + 1
+
+
+def test_inputs_of_another_dtype():
+    cache, old = make()
+    cache.widen(torch.bfloat16)
+    other = cache.clone()
+    other._plain_step = None
+    u = randn(2, 6, 5, dtype=torch.bfloat16)
+    y = torch.stack([other.step(u[..., t]) for t in range(5)], -1)
+    assert torch.equal(cache.clone().run(u), y)
+    for t in range(5):
+        assert torch.equal(cache.step(u[..., t]), y[..., t])
+    assert not old
+    with pytest.raises(TypeError, match=r"u_t of dtype torch\.bfloat16"):
+        cache.step(u[..., 0].float())
 
 
 def test_a_wrong_count_of_arguments():
