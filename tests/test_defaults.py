@@ -120,7 +120,7 @@ def test_a_stream_that_is_made_in_inference_mode_goes_on_outside(impl):
     h, u = random(4, 30), random(2, 8, 30, seed=1)
     expected = stream(h, u, impl)
     with torch.inference_mode():
-        cache = ff.FutureFillCache(h, 2, 40, channels=8, impl=impl)
+        cache = ff.FutureFillCache(h, 2, 40, channels=8, impl=impl, rollback=None)
         cache.prefill(u[..., :9])
         cache.step(u[..., 9])
         inner = cache.clone()
