@@ -317,3 +317,22 @@ def test_a_model_that_cannot_be_pickled_is_named(impl):
     cache = ff.DecodingCache(model, BATCH, NEW, impl=impl)
     with pytest.raises(TypeError, match=r"expected a model that pickle can write, got Mixed: "):
         pickle.dumps(cache)
+
+
+@pytest.mark.parametrize("name", ["hyena", "mixed"])
+@torch.no_grad()
+def test_replayed_tokens_are_taken_back(launches, name):
+    """One of them is aborted before the crop, which reads what it had moved."""
+    seen = Seen(make(name, torch.float32), "recorder", True, 4)
+    seen.take(new_ids(random(16), BATCH, 1))
+    for t, ids in enumerate(new_ids(random(17), BATCH, 7).T):
+        seen.cache.begin_token()
+        with seen.cache.capture():
+            seen.model(ids[:, None], cache=seen.cache)
+        if t == 6:
+            seen.cache.abort()
+        else:
+            seen.cache.finish_token()
+            seen.rows = [[*row, int(new)] for row, new in zip(seen.rows, ids, strict=True)]
+    seen.crop([4, 7, 3])
+    seen.expect_what_never_saw()
