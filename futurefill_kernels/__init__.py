@@ -1,5 +1,8 @@
 """Exact, fast autoregressive decoding of long-convolution sequence models."""
 
+import importlib
+from typing import Any
+
 from . import nn, ops, reference, volterra
 from ._version import __version__
 from .adapting.adapt import adapt
@@ -32,3 +35,10 @@ __all__ = [
     "reference",
     "volterra",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``hf``, imported when it is first asked for: it needs transformers."""
+    if name == "hf":
+        return importlib.import_module(".hf", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from .language_model import LanguageModel, LanguageModelConfig
 
 #: The weights that ship with the package, and their card beside them.
 SHIPPED = Path(__file__).parent.parent / "weights" / "stdlib-hyena.safetensors"
+
+#: What transformers knows our models by (`ff.hf`).
+MODEL_TYPE = "futurefill"
 
 
 def save_model(model: LanguageModel, path: str | Path, record: dict[str, Any]) -> None:
@@ -29,19 +33,21 @@ def save_model(model: LanguageModel, path: str | Path, record: dict[str, Any]) -
 
 def load_model(path: str | Path | None = None) -> LanguageModel:
     """The model saved in ``path`` (default: the one that ships with the package), on the CPU
-    and in the dtype that it was saved in.
+    and in the dtype that it was saved in. A folder is one that `ff.hf` saved: ``config.json`` and
+    ``model.safetensors``.
 
     Raises FileNotFoundError, and ValueError for a file that is corrupt, truncated or not ours.
     """
     path = SHIPPED if path is None else Path(path)
-    metadata = _metadata(path)
-    try:
-        config = LanguageModelConfig(**json.loads(metadata["config"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} carries no usable model configuration: {error!r}") from error
+    if path.is_dir():
+        config, path, prefix = _config_of_folder(path), path / "model.safetensors", "model."
+        metadata = _metadata(path)
+    else:
+        metadata, prefix = _metadata(path), ""
+        config = _config(path, lambda: json.loads(metadata["config"]))
     with torch.device("cpu"):
         model = LanguageModel(config)
-        tensors = _tensors(path)
+        tensors = {name.removeprefix(prefix): x for name, x in _tensors(path).items()}
     expected = model.state_dict()
     if set(tensors) != set(expected):
         wrong = sorted(set(tensors) ^ set(expected))
@@ -66,6 +72,28 @@ def read_record(path: str | Path | None = None) -> dict[str, Any]:
     """How the model in ``path`` was trained, as `save_model` was told; empty when unknown."""
     record: dict[str, Any] = json.loads(_metadata(Path(path or SHIPPED)).get("record", "{}"))
     return record
+
+
+def _config(path: Path, read: Callable[[], dict[str, Any]]) -> LanguageModelConfig:
+    try:
+        return LanguageModelConfig(**read())
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} carries no usable model configuration: {error!r}") from error
+
+
+def _config_of_folder(folder: Path) -> LanguageModelConfig:
+    """Of a config.json, whose other fields are transformers' own."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no config.json in {folder}")
+
+    def read() -> dict[str, Any]:
+        found = json.loads(path.read_text())
+        if found["model_type"] != MODEL_TYPE:
+            raise ValueError(f"expected model_type {MODEL_TYPE!r}, got {found['model_type']!r}")
+        return {f.name: found[f.name] for f in fields(LanguageModelConfig) if f.name in found}
+
+    return _config(path, read)
 
 
 def _metadata(path: Path) -> dict[str, str]:
