@@ -113,11 +113,11 @@ class StreamGenerationMixin(GenerationMixin):
         max_cache_length: int,
     ) -> None:
         """A `StreamCache` with room for the whole generation, unless the caller gave one."""
-        cache = model_kwargs.get(CACHE)
+        cache = model_kwargs.pop("cache", model_kwargs.get(CACHE))
         if cache is not None:
-            StreamCache.check(cache, self.stream_model)
+            model_kwargs[CACHE] = StreamCache.check(cache, self.stream_model)
         elif generation_config.use_cache:
-            if generation_config.cache_implementation is not None:
+            if generation_config.cache_implementation not in (None, "dynamic", "dynamic_full"):
                 raise ValueError(
                     "a StreamCache is the only cache: expected no cache_implementation, got "
                     f"{generation_config.cache_implementation!r}"

@@ -46,7 +46,7 @@ def test_a_mode_gives_what_recomputation_gives(mode, mixer, padded):
     if padded:
         options["attention_mask"] = torch.ones_like(ids)
         options["attention_mask"][0, :3] = 0
-        ids[0, :3] = VOCABULARY + 7  # no id at all
+        ids[0, :3] = VOCABULARY - 1
     new = generate(model, ids, **options)
     assert torch.equal(new, generate(model, ids, use_cache=False, **options))
     assert len(set(new[0, 7:].tolist())) > 2
@@ -56,6 +56,7 @@ def test_a_padded_row_is_what_it_is_alone():
     model, ids = make(), prompts()
     mask = torch.ones_like(ids)
     mask[0, :3] = 0
+    ids[0, :3] = VOCABULARY + 7  # no id at all
     new = generate(model, ids, attention_mask=mask)
     assert torch.equal(new[:1, 3:], generate(model, ids[:1, 3:]))
 
@@ -189,7 +190,7 @@ REFUSED = {
     "more rows": (lambda m, i, c: c.batch_repeat_interleave(2), "repeat input_ids"),
     "keys": (lambda m, i, c: c.update(i, i, 0), "not keys and values"),
     "crop": (lambda m, i, c: c.crop(-1), "rollback"),
-    "recording late": (lambda m, i, c: c.activate_past_recording(), "begin to record"),
+    "recording late": (lambda m, i, c: c.stream.activate_past_recording(), "begin to record"),
     "a model without streams": (lambda m, i, c: hf.StreamCache(m.model, 9), "stream_model"),
     "max_length": (lambda m, i, c: hf.StreamCache(m, 0), "max_length >= 1, got 0"),
 }  # fmt: skip
