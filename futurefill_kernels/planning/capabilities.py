@@ -9,11 +9,11 @@ import torch
 
 @dataclass(frozen=True)
 class Counted:
-    """Counts of an implementation's compiled kernels (docs/kernels.md), B=1 and D=1024.
+    """Counts of an implementation's compiled kernels (docs/kernels.md), B=1.
 
     history_traffic, fill_traffic: 32-byte sectors over compulsory bytes, in the middle of a block
-    and the most of the table's rows. fill_instructions: per channel and position of the block, the
-    most of the rows up to 2048.
+    and the most of the table's rows up to a block of 1024. fill_instructions: per channel and
+    position of the block, the most of those rows.
     """
 
     history_traffic: float
@@ -51,7 +51,7 @@ CAPABILITIES = {
         # (python -m bench fill)
         Capabilities("cpu", "cpu", largest_direct=32, fuses_fill=True),
         Capabilities(
-            "cuda", "cuda", largest_fused=8192, capturable=True, counted=Counted(1.015, 1.019, 135)
+            "cuda", "cuda", largest_fused=8192, capturable=True, counted=Counted(1.015, 1.019, 117)
         ),
         Capabilities(
             "triton",
@@ -59,7 +59,7 @@ CAPABILITIES = {
             largest_fused=4096,
             spectra_dtypes=(torch.bfloat16,),
             capturable=True,
-            counted=Counted(1.015, 1.201, 174),
+            counted=Counted(1.015, 1.094, 117),
         ),
         Capabilities("reference", "any"),
     )

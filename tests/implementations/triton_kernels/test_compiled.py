@@ -166,7 +166,7 @@ def test_every_configuration_compiles_without_spills(capability):
 # 0.54 of it are the filter spectra that every row reads. From 2048 on 4 channels take half a
 # sector, the program beside them the other half.
 TRAFFIC = {16: 1.01, 32: 1.03, 64: 1.03, 128: 1.05, 256: 1.05, 512: 1.1, 1024: 1.1}
-INSTRUCTIONS = {16: 56, 32: 80, 64: 84, 128: 95, 256: 102, 512: 106, 1024: 118, 2048: 125}
+INSTRUCTIONS = {16: 56, 32: 82, 64: 84, 128: 95, 256: 107, 512: 106, 1024: 118, 2048: 125}
 OPERATIONS = 1.06
 
 
