@@ -194,8 +194,8 @@ def test_rows_at_positions_of_their_own(emulated):
 
 
 def test_launches_per_token(emulated):
-    """At most one fill for all layers, due since the token before, a history for all layers, and one
-    launch per layer.
+    """At most one fill for all layers, due since the token before, a history for all layers, and
+    one launch per layer.
     """
     layers = 3
     plan = ff.Plan(64, (16, 32))
