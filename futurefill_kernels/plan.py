@@ -199,10 +199,10 @@ class Plan:
     def bytes_per_channel(self) -> int:
         """Bytes for one float32 channel of one row with a filter of its own.
 
-        Ring and prompt fill ``8 N``, kept input spectra and filter spectra 8 per complex entry,
+        Ring ``4 N``, kept input spectra and filter spectra 8 per complex entry,
         taps ``4 T_0``. ``state.tensors.state_nbytes`` has the exact sum for a cache.
         """
-        return 8 * self.length + 8 * (self.kept_rows + self.spectra_rows) + 4 * self.base
+        return 4 * self.length + 8 * (self.kept_rows + self.spectra_rows) + 4 * self.base
 
     def work(self, level: Level) -> LevelWork:
         """Firings, spectrum products and outputs of a level over the whole length."""

@@ -231,9 +231,8 @@ class FutureFillCache(Stream):
         if layer == 0 and self._history.needed:
             self._history.join(index)
         advance = layer == self._last_layer
-        self._positions.layer = (
-            layer + 1
-        )  # before: an interrupt must not hide that the layer has begun
+        # before it: an interrupt must not hide that the layer has begun
+        self._positions.layer = layer + 1
         try:
             self._step(u_t, pre, post, out, index, layer, advance)
         except Exception:

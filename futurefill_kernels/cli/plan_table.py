@@ -31,7 +31,7 @@ between them.
 * **us**: modelled time of a token's convolutions: a history of all layers and a step per layer, as
   a graph replays them, and fills with the host's launch. The last column is what the host takes for
   all of these launches without a graph.
-* **memory**: ring, prompt fill, kept input spectra, filter spectra and the filters.
+* **memory**: ring, kept input spectra, filter spectra and the filters.
 
 Why these: each level's time is the larger of bytes over the bandwidth that fills reach and
 instructions over peak rate, plus its launch. So
