@@ -1,23 +1,17 @@
-"""Fused tokens of the language model against the layers one by one, and what refuses to fuse."""
+"""Fused tokens of the language model against the layers one by one."""
 
 from __future__ import annotations
 
 import copy
-import itertools
-import re
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 import futurefill_kernels as ff
-from bench.campaign.interrupts import Interrupt, interrupted
 from futurefill_kernels import DecodingCache, Plan, native
-from futurefill_kernels.nn import LanguageModel, LanguageModelConfig
+from futurefill_kernels.nn import LanguageModelConfig
 from futurefill_kernels.nn.language_model import GatedMLP
-from futurefill_kernels.nn.token import cpu, program
-from futurefill_kernels.nn.token.cpu import cannot_fuse
 
 from .models import CONFIGS, make_model
 
@@ -205,78 +199,6 @@ def test_ids_outside_the_vocabulary_change_nothing():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rows", [None, [2, 0]])
-@pytest.mark.parametrize(
-    ("config", "order", "taps", "dtype"),
-    [
-        *((CONFIGS[0], o, t, torch.float32) for o, t in ((2, 1), (2, 4), (3, 2))),
-        (CONFIGS[0], 2, 3, torch.bfloat16),
-        (CONFIGS[3], 1, 0, torch.float32),
-    ],
-)
-def test_an_unfinished_token_is_taken_back(config, order, taps, dtype, rows, monkeypatch):
-    """Wherever it stops: the inputs that the next outputs need are those from before, bit for bit,
-    and the token begun again is the one of a cache that never stopped.
-    """
-    model = make_model(config, order=order, short_taps=taps).to(dtype)
-    cache = DecodingCache(model, 3, 20)
-    model(torch.randint(50, (3, 9)), cache=cache)
-    tokens = torch.randint(50, (4, 3, 1))[:, slice(None) if rows is None else rows]
-    take(model, tokens[0], cache, rows)
-    whole = cache.clone()
-    expected = [take(model, token, whole, rows) for token in tokens[1:]]
-    program = cache.fused.program
-    instructions = sum(map(len, program.segments)) + len(program.convs)
-    for ran in range(instructions + 1):
-        broken = cache.clone()
-        before = [state.inputs.clone() for state in broken._short.values()]
-        with monkeypatch.context() as inside:
-            stop_after(ran, inside)
-            with pytest.raises(InterruptedError):
-                take(model, tokens[1], broken, rows)
-        moved = sum(
-            not torch.equal(state.inputs, then)
-            for state, then in zip(broken._short.values(), before, strict=True)
-        )
-        assert moved == len(before) or ran < instructions
-        broken.abort()
-        assert broken.positions.tolist() == cache.positions.tolist()
-        for state, then in zip(broken._short.values(), before, strict=True):
-            assert torch.equal(state.inputs[:, 1:], then[:, 1:])
-        broken.fused._streams = None  # whole programs again
-        for token, logits in zip(tokens[1:], expected, strict=True):
-            assert torch.equal(take(model, token, broken, rows), logits)
-
-
-def stop_after(count, patch):
-    """A token ends after so many instructions."""
-    patch.setattr(cpu, "encode", lambda instructions: program.encode(instructions)[:count])
-
-    def stopped(*arguments):
-        raise InterruptedError
-
-    patch.setattr(ff.FutureFillCache, "finish_token", stopped)
-
-
-@torch.no_grad()
-def test_an_unfinished_token_of_some_rows_leaves_the_others(monkeypatch):
-    model = make_model(CONFIGS[0])
-    cache = DecodingCache(model, 4, 20)
-    model(torch.randint(50, (4, 9)), cache=cache)
-    for count in (4, 3, 2):
-        take(model, torch.randint(50, (count, 1)), cache, None if count == 4 else range(count))
-    whole, token = cache.clone(), torch.randint(50, (4, 1))
-    with monkeypatch.context() as inside:
-        stop_after(1000, inside)
-        with pytest.raises(InterruptedError):
-            take(model, token[:2], cache, [3, 1])
-    cache.abort()
-    assert cache.positions.tolist() == [3, 3, 2, 1]
-    for _ in range(9):
-        assert torch.equal(model(token, cache=cache), model(token, cache=whole))
-
-
-@torch.no_grad()
 def test_streams_are_bound_again_where_their_tensors_are_others():
     model = make_model(CONFIGS[0])
     cache, ids = DecodingCache(model, 2, 20), torch.randint(50, (2, 9))
@@ -291,32 +213,6 @@ def test_streams_are_bound_again_where_their_tensors_are_others():
             each.state.ring = each.state.ring.clone()
 
 
-def take(model, ids, cache, rows):
-    """A token of some rows."""
-    with cache.select(rows=rows):
-        return model(ids, cache=cache)
-
-
-@torch.no_grad()
-def test_an_interrupt_before_a_token_has_run_leaves_the_one_before_it():
-    model = make_model(CONFIGS[0])
-    ids, tokens = torch.randint(50, (3, 9)), torch.randint(50, (2, 3, 1))
-    for n in itertools.count():
-        cache = DecodingCache(model, 3, 20)
-        model(ids, cache=cache)
-        model(tokens[0], cache=cache)
-        whole = cache.clone()
-        try:
-            with interrupted(n):
-                model(tokens[1], cache=cache)
-        except Interrupt:
-            cache.abort()
-        else:
-            break
-        torch.testing.assert_close(model(tokens[1], cache=cache), model(tokens[1], cache=whole))
-    assert n > 10
-
-
 def test_gradients_are_refused_as_layer_by_layer():
     model = make_model(CONFIGS[0]).requires_grad_(True)
     cache = DecodingCache(model, 1, 9)
@@ -324,74 +220,6 @@ def test_gradients_are_refused_as_layer_by_layer():
         model(torch.tensor([[1, 2]]), cache=cache)
     with pytest.raises(ValueError, match="requires grad"):
         model(torch.tensor([[3]]), cache=cache)
-
-
-def test_what_is_not_fused_says_why():
-    class Other(LanguageModel):
-        pass
-
-    config = CONFIGS[0]
-    assert DecodingCache(Other(config), 1, 4).not_fused == ["Other is not an ff.nn.LanguageModel"]
-    mixed = make_model(config)
-    mixed.norm.double()
-    assert DecodingCache(mixed, 1, 4).not_fused == [
-        "parameters that are not all of one of float32, bfloat16, float16, float64: "
-        "float32, float64"
-    ]
-    model = make_model(config)
-    assert DecodingCache(model, 1, 4, impl="reference").not_fused == ["impl='reference'"]
-    full = LanguageModel(replace(CONFIGS[3], tensorised=False))
-    assert DecodingCache(full, 1, 4).not_fused == [
-        f"blocks.{i}.mixer.filter is futurefill_kernels.nn.stu.SpectralBank, not SpectralFilter"
-        for i in range(3)
-    ]
-
-
-class Doubled(nn.Linear):
-    def forward(self, x):
-        return 2 * super().forward(x)
-
-
-def hook(*arguments):
-    return None
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda m: setattr(m, "norm", nn.Identity()), "norm is torch.* not RMSNorm"),
-        (lambda m: setattr(m, "norm", nn.Linear(24, 24)), "norm is .*Linear, not RMSNorm"),
-        (
-            lambda m: setattr(m.blocks[1].mlp, "down", Doubled(40, 24, bias=False)),
-            r"blocks.1.mlp.down is tests\..*Doubled, not Linear",
-        ),
-        (
-            lambda m: setattr(m.blocks[0], "mixer", ff.nn.LongConv(24, 64)),
-            "blocks.0.mixer is .*LongConv, not Hyena or STU",
-        ),
-        (
-            lambda m: setattr(m.blocks[0], "extra", nn.Linear(2, 2)),
-            "blocks.0.extra is torch.*Linear, not known",
-        ),
-        (
-            lambda m: nn.utils.parametrizations.weight_norm(m.blocks[0].mlp.down),
-            "mlp.down is .*ParametrizedLinear, not Linear",
-        ),
-        (lambda m: m.norm.register_forward_hook(hook), "norm has forward hooks"),
-        (lambda m: m.register_forward_pre_hook(hook), "the model has forward hooks"),
-        (
-            lambda m: setattr(m.blocks[1].mixer.out_proj, "forward", hook),
-            "blocks.1.mixer.out_proj has forward hooks or a forward of its own",
-        ),
-        (lambda m: setattr(m, "norm", nn.RMSNorm(24, elementwise_affine=False)), "norm has no wei"),
-        (lambda m: setattr(m.embedding, "max_norm", 1.0), "embedding has a max_norm"),
-    ],
-)
-def test_other_modules_are_never_fused(change, reason):
-    model = make_model(CONFIGS[0])
-    change(model)
-    (first, *_) = cannot_fuse(model, [])
-    assert re.search(reason, first), first
 
 
 @torch.no_grad()

@@ -1,0 +1,326 @@
+"""The state of a whole model: taken back, moved, forgotten, saved and copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..cache.cache import FutureFillCache
+from ..cache.checks import crop_lengths
+from ..checks import Rows, row_indices
+from ..nn.brackets import watch
+from ..nn.filters import LongFilter
+from ..nn.short_conv import ShortConv, ShortConvState, keep_oldest
+from ..nn.token import cpu, gpu
+from ..nn.token.fuse import fuse
+from ..plan import Plan
+from ..planning.capabilities import Capabilities
+from ..state.lasting import lasting
+from .calls import Call, Selection
+from .changed_model import ChangedModel
+from .long_convs import equal_filters
+from .saved_model import check_pickles, check_same, split
+
+_State = TypeVar("_State", bound="ModelState")
+
+
+class ModelState:
+    """The caches of a model's long filters, the inputs of its short convolutions, its fused token,
+    and what is done to them between calls of the model.
+
+    caches: of the model's groups of equal filters. fused: whether tokens may be.
+    """
+
+    def __init__(self, model: nn.Module, caches: list[FutureFillCache], fused: bool) -> None:
+        batch_size, max_new_tokens = caches[0].batch_size, caches[0].max_new_tokens
+        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+        self._model, self._caches, rollback = model, caches, caches[0].rollback
+        self._modules = [m for m in model.modules() if isinstance(m, LongFilter | ShortConv)]
+        self._names = {m: n for n, m in model.named_modules() if m in set(self._modules)}
+        self._place = {
+            module: (index, layer)
+            for index, filters in enumerate(equal_filters(self._modules))
+            for layer, module in enumerate(filters)
+        }
+        self._short = {
+            module: ShortConvState(
+                module, batch_size, max_new_tokens if rollback is None else rollback
+            )
+            for module in self._modules
+            if isinstance(module, ShortConv)
+        }
+        self._selection = Selection()
+        self._next = 0
+        self._call: Call | None = None
+        self._capturing = self._replaying = False
+        # of the call under way: what its caches had finished, and where their rows were
+        self._before: tuple[list[int], list[int]] | None = None
+        self._counts: list[int] = []  # of a replayed token: what the caches had finished
+        # whether a row has seen anything
+        self._seen = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
+        self._all_seen = False
+        self._fused: cpu.FusedToken | gpu.FusedToken | None = None
+        self._never_fused = ["fused=False"]
+        if fused:
+            self._fused, self._never_fused = fuse(
+                model, batch_size, self._place, self._short, self._caches
+            )
+        self._captured_fused = self._ran_fused = False
+        self._reasons: list[str] = []  # of the call under way: why it is not fused
+        # of the call under way: the outermost module that `watch` told of
+        self._root: nn.Module | None = None
+        watch(model, self._modules)
+        by_name: dict[str, nn.Module] = {n: m for m, n in self._names.items()}
+        self._changed = ChangedModel(model, by_name, whole=self._fused is not None)
+
+    @property
+    def caches(self) -> list[FutureFillCache]:
+        """The caches of the long filters, for those who prove and measure."""
+        return self._caches
+
+    @property
+    def fused(self) -> cpu.FusedToken | gpu.FusedToken | None:
+        """What takes few calls for a token, or None; ``not_fused`` says why."""
+        return self._fused
+
+    @property
+    def not_fused(self) -> list[str]:
+        """Why tokens take one call per layer, as things are now; empty when they are fused."""
+        return self._never_fused if self._fused is None else self._changed.look()
+
+    @property
+    def positions(self) -> Tensor:
+        """(B,) int64: positions taken since the prompt."""
+        return self._caches[0].positions
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the first group of filters."""
+        return self._caches[0].plan
+
+    @property
+    def impl(self) -> str:
+        """Name of the implementation that runs."""
+        return self._caches[0].impl
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the implementation that runs can do."""
+        return self._caches[0].capabilities
+
+    @property
+    def rollback(self) -> int | None:
+        """Positions that ``crop`` can take back, None for any number."""
+        return self._caches[0].rollback
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all state and prepared filters; independent of the prompt's length."""
+        short = sum(s.nbytes for s in self._short.values())
+        if self._fused is not None:  # its scratch holds the short convolutions' inputs
+            short += self._fused.nbytes - sum(s.inputs.nbytes for s in self._short.values())
+        return sum(cache.nbytes for cache in self._caches) + short
+
+    def abort(self) -> None:
+        """Take back the call of the model, or the replayed token, that is under way: every row is
+        as before it.
+
+        For use after an exception inside a call; without one under way nothing happens. A replayed
+        token is under way until ``finish_token``. `ff.nn.LanguageModel` does this by itself at its
+        next call; to the cache alone a second call and a layer called twice look alike.
+        """
+        before, first = self._before, self._caches[0]
+        if self._replaying:  # a cache whose books are done is one position further
+            done = first.calls - self._counts[0]
+            before = self._counts, [p - done for p in first.taken]
+        if before is None:
+            return
+        if self._replaying and self._fused is not None and self._captured_fused:
+            self._fused.abort()
+        elif self._replaying:
+            here = torch.tensor(before[1], dtype=torch.int64, device=first.device)
+            ran = first.state.positions > here  # a replay has run as a whole or not at all
+            for state in self._short.values():
+                state.take_back(ran)
+        elif self._call is not None:
+            for state in self._short.values():
+                state.drop_staged()
+        elif self._fused is not None:
+            self._fused.abort()
+        rows = self._rows_of_call()
+        counts, positions = before
+        if self._replaying or self._call is None:  # of a whole token, whose oldest are kept
+            for state in self._short.values():
+                state.put_back_oldest(rows, [positions[row] for row in rows])
+        for cache, count in zip(self._caches, counts, strict=True):
+            cache.abort()
+            if cache.calls != count:  # its part of the call was done
+                cache.take_back({row: positions[row] for row in rows})
+        self._next, self._before, self._call, self._replaying = 0, None, None, False
+        self._root = None
+
+    def crop(self, length: int | Sequence[int] | Tensor) -> None:
+        """Take back all positions from ``length`` on, counted since the prompt: what follows is as
+        if they had never been.
+
+        length: of every row, or (B,) one for each. ValueError where that is more than ``rollback``
+        positions of a row, or before where it was loaded.
+        """
+        self._between_calls("crop")
+        lengths, before = crop_lengths(length, self.batch_size), list(self._caches[0].taken)
+        for cache in self._caches:  # all are at the same positions: the first refuses, or none
+            cache.crop(lengths)
+        rows = [row for row, n in enumerate(lengths) if n < before[row]]
+        if rows:
+            for state in self._short.values():
+                state.crop(rows, [before[row] for row in rows], [lengths[row] for row in rows])
+
+    def reset(self, rows: Rows | None = None) -> None:
+        """Forget everything the rows (default all) have seen."""
+        if rows is None:
+            self.abort()
+        self._between_calls("reset")
+        chosen = (
+            list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
+        )
+        for cache in self._caches:
+            cache.reset(rows)
+        for state in self._short.values():
+            state.reset(chosen)
+        self._seen[chosen] = False
+        self._all_seen = False
+
+    @lasting
+    def clone(self: _State) -> _State:
+        """An independent cache in the same state; prepared filters are shared."""
+        self._between_calls("clone")
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._caches = [cache.clone() for cache in self._caches]
+        other._short = {module: state.clone() for module, state in self._short.items()}
+        other._seen = self._seen.clone()
+        if self._fused is not None:
+            other._fused = self._fused.clone(other._short, other._caches)
+        return other
+
+    __copy__ = clone
+
+    def __deepcopy__(self: _State, memo: dict[int, Any]) -> _State:
+        return self.clone()
+
+    def __reduce__(self) -> tuple[Callable[..., ModelState], tuple[Any, ...]]:
+        """What pickle writes: the model, and what makes its state again."""
+        self._between_calls("pickle")
+        check_pickles(self._model)
+        fused = self._never_fused != ["fused=False"]
+        newest = [state.newest.clone() for state in self._short.values()]
+        return self._unpickled, (self._model, self._caches, fused, newest, self._seen)
+
+    @classmethod
+    @lasting
+    def _unpickled(
+        cls: type[_State],
+        model: nn.Module,
+        caches: list[FutureFillCache],
+        fused: bool,
+        newest: list[Tensor],
+        seen: Tensor,
+    ) -> _State:
+        cache = cls.__new__(cls)
+        ModelState.__init__(cache, model, caches, fused)
+        cache._take_over(newest, seen)
+        return cache
+
+    def _take_over(self, newest: Sequence[Tensor], seen: Tensor) -> None:
+        """What short convolutions need next, and which rows have seen anything."""
+        for state, inputs in zip(self._short.values(), newest, strict=True):
+            state.newest.copy_(inputs)
+            state.drop_staged()
+        self._seen.copy_(seen)
+        self._all_seen = bool(self._seen.all())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What determines the state: for a cache of the same model and sizes.
+
+        seen: (B,) bool, rows that have seen anything. caches.I.NAME: of every cache of long filters
+        what ``FutureFillCache.state_dict`` has. short.MODULE.inputs: (B, k - 1, C), what a short
+        convolution needs, and short.MODULE.taps (k, C), which tell it from another.
+        """
+        self._between_calls("state_dict")
+        saved = {"seen": self._seen.clone()}
+        for part, cache in self._cache_parts().items():
+            saved |= {f"{part}.{name}": x for name, x in cache.state_dict().items()}
+        for part, state in self._short_parts().items():
+            saved[f"{part}.inputs"] = state.newest.clone()
+            saved[f"{part}.taps"] = state.taps.clone()
+        return saved
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what ``state_dict`` of a cache of the same model and sizes returned; without
+        prompt_fill also of equal plans. Positions before it cannot be taken back then.
+
+        ValueError or TypeError where it does not fit, before anything changes.
+        """
+        caches, short = self._cache_parts(), self._short_parts()
+        parts = split(state, [*caches, *short])
+        check_same("seen", parts[""]["seen"], self._seen.shape, torch.bool)
+        for part, cache in caches.items():
+            cache.check_state_dict(parts[part])
+            if not torch.equal(parts[part]["positions"], parts["caches.0"]["positions"]):
+                raise ValueError(f"expected {part}.positions to be those of caches.0")
+        for part, conv in short.items():
+            saved = parts[part]
+            check_same(f"{part}.inputs", saved.get("inputs"), conv.newest.shape, conv.inputs.dtype)
+            check_same(f"{part}.taps", saved.get("taps"), conv.taps.shape, conv.taps.dtype)
+            if not torch.allclose(saved["taps"].to(conv.taps.device), conv.taps):
+                raise ValueError(f"expected a state of the same taps, {part} has others")
+        self.abort()
+        for part, cache in caches.items():
+            cache.load_state_dict(parts[part])
+        self._take_over([parts[part]["inputs"] for part in short], parts[""]["seen"])
+
+    def reorder(self, rows: Rows) -> None:
+        """Row ``b`` becomes what row ``rows[b]`` was (beam search). rows: (B,)."""
+        self._between_calls("reorder")
+        chosen = row_indices(rows, self.batch_size, unique=False)
+        if len(chosen) != self.batch_size:
+            raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(chosen)},)")
+        for cache in self._caches:
+            cache.reorder(chosen)
+        for state in self._short.values():
+            state.reorder(chosen)
+        self._seen[:] = self._seen[chosen]
+        self._all_seen = bool(self._seen.all())
+
+    def _cache_parts(self) -> dict[str, FutureFillCache]:
+        return {f"caches.{index}": cache for index, cache in enumerate(self._caches)}
+
+    def _short_parts(self) -> dict[str, ShortConvState]:
+        return {f"short.{self._names[module]}": state for module, state in self._short.items()}
+
+    def _between_calls(self, method: str) -> None:
+        if self._before is not None or self._replaying:
+            raise ValueError(
+                f"{method} needs a finished call of the model; this one stopped inside "
+                "(abort takes it back)"
+            )
+
+    def _keep_oldest(self, rows: Sequence[int] | None) -> None:
+        """Keep what leaves short convolutions with the next token of rows (None: all)."""
+        if self._short and self.rollback != 0:
+            chosen, taken = range(self.batch_size) if rows is None else rows, self._caches[0].taken
+            keep_oldest(self._short.values(), chosen, [taken[row] for row in chosen])
+
+    def _rows_of_call(self) -> Sequence[int]:
+        """Rows of the call, or of the replayed token, that is under way."""
+        rows = None
+        if self._replaying:
+            pass  # of all
+        elif self._call is not None:
+            rows = self._call.rows
+        elif isinstance(self._fused, cpu.FusedToken):
+            rows = self._fused.rows
+        return range(self.batch_size) if rows is None else rows
