@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from ..state.convolve import reached_by
 from .interface import Cache
 
 
@@ -16,8 +17,22 @@ def fft_conv(u: Tensor, h: Tensor) -> Tensor:
 
     u: (B, D, T). h: (G, L), channel ``d`` uses row ``d // (D/G)``, tap 0 multiplies the newest
     input.
-    Returns (B, D, T), entry ``t`` the sum of ``h[s] * u[t - s]`` over ``0 <= s <= t``.
+    Returns (B, D, T), entry ``t`` the sum of ``h[s] * u[t - s]`` over ``0 <= s <= t``. An input
+    that is NaN or infinite makes NaN of the outputs that its taps reach, of its own row and
+    channel, and of no others: padding on the right never matters.
     """
+    if u.device.type == "cpu" and not torch.compiler.is_compiling():
+        y = _by_fft(u, h)
+        if _known_finite(y):
+            return y
+    # transforms spread it over everything; without a look, which on a GPU would be waited for
+    bad = ~u.isfinite()
+    reached = reached_by(bad, h.shape[1], 0, u.shape[-1])
+    return _by_fft(u.masked_fill(bad, 0), h).masked_fill(reached, torch.nan)
+
+
+def _by_fft(u: Tensor, h: Tensor) -> Tensor:
+    """`fft_conv` of finite inputs."""
     length = u.shape[-1]
     taps = h[:, None, :length]  # (G, 1, min(L, T))
     # any n >= length + taps - 1 avoids wrapping; powers of two are the fastest
@@ -25,6 +40,14 @@ def fft_conv(u: Tensor, h: Tensor) -> Tensor:
     grouped = u.unflatten(1, (len(h), -1))  # (B, G, D/G, T)
     product = torch.fft.rfft(grouped, n) * torch.fft.rfft(taps, n)
     return torch.fft.irfft(product, n)[..., :length].flatten(1, 2)
+
+
+def _known_finite(y: Tensor) -> bool:
+    """Whether a look at the sum shows that all is finite."""
+    try:
+        return bool(y.detach().sum().isfinite())
+    except RuntimeError:  # inside torch.func.vmap there are no single values
+        return False
 
 
 class LongFilter(nn.Module):

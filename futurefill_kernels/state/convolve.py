@@ -63,12 +63,12 @@ def fast_conv_range(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
         return y
     u_bad, h_bad = (~x.isfinite() for x in (u, h))
     y = conv_range(u.where(~u_bad, 0).double(), h.where(~h_bad, 0).double(), start, stop).to(y)
-    reached = _reached(h_bad, u.shape[2], start, stop)
+    reached = reached_by(h_bad, u.shape[2], start, stop)
     reached = reached.repeat_interleave(u.shape[1] // len(h), dim=0)
-    return y.masked_fill_(reached | _reached(u_bad, h.shape[1], start, stop), torch.nan)
+    return y.masked_fill_(reached | reached_by(u_bad, h.shape[1], start, stop), torch.nan)
 
 
-def _reached(bad: Tensor, span: int, start: int, stop: int) -> Tensor:
+def reached_by(bad: Tensor, span: int, start: int, stop: int) -> Tensor:
     """Which outputs have one of the bad among the ``span`` newest. bad: (..., P) -> (..., n)."""
     before = torch.nn.functional.pad(bad.cumsum(-1), (1, 0))
     after = torch.arange(start, stop, device=bad.device) + 1
