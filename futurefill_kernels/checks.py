@@ -91,6 +91,16 @@ def check_spectra_dtype(spectra_dtype: torch.dtype | None, dtype: torch.dtype) -
     return state if spectra_dtype is None else spectra_dtype
 
 
+def check_filters_dtype(filters_dtype: torch.dtype | None, state: torch.dtype) -> torch.dtype:
+    """The dtype that taps are kept in; TypeError unless the state's or bfloat16."""
+    if filters_dtype not in (None, state, torch.bfloat16):
+        raise TypeError(
+            f"expected filters_dtype to be None, {dtype_names((state, torch.bfloat16))}, "
+            f"got {filters_dtype}"
+        )
+    return state if filters_dtype is None else filters_dtype
+
+
 def check_conv(u: Tensor, h: Tensor, skip: Tensor | None) -> None:
     """Check the arguments of a parallel convolution."""
     for name, x in (("u", u), ("h", h), *([("skip", skip)] if skip is not None else [])):

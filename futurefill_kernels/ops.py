@@ -48,8 +48,6 @@ class State(Protocol):
     kept: Tensor
     work: Tensor
     positions: Tensor
-    taps: Tensor
-    spectra: Tensor
     skip: Tensor | None
     levels: Tensor
     token_at: Tensor
@@ -57,6 +55,16 @@ class State(Protocol):
     history: Tensor
     filled: Tensor
     images: Tensor
+
+    @property
+    def taps(self) -> Tensor:
+        """The short-range taps."""
+        ...
+
+    @property
+    def spectra(self) -> Tensor:
+        """Prepared filters."""
+        ...
 
     @property
     def length(self) -> int:

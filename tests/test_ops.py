@@ -204,9 +204,10 @@ def test_a_fill_that_the_cpu_does_not_do_is_refused():
 def test_a_bound_stream_refuses_what_it_was_not_checked_for():
     cache = FutureFillCache(torch.ones(3, 8), 2, 8, impl="cpu")
     state = cache.state
+    doubled = dataclasses.replace(state.prepared, short=state.taps.double())
     for change, message in (
         ({"positions": torch.zeros(3, dtype=torch.int64)}, "expected positions with size 2"),
-        ({"taps": state.taps.double()}, "expected taps of the dtype of ring"),
+        ({"prepared": doubled}, "expected taps of the dtype of ring"),
         ({"undo": state.undo[:, :1]}, "expected undo with size 2 in dimension 1"),
         ({"token_at": state.token_at.int()}, "expected token_at of dtype int64"),
     ):

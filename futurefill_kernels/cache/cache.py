@@ -14,6 +14,7 @@ from torch.compiler import is_dynamo_compiling
 from ..checks import (
     Rows,
     check_dtype,
+    check_filters_dtype,
     check_spectra_dtype,
     filter_list,
     integer,
@@ -67,8 +68,12 @@ class FutureFillCache(Stream):
         or None.
     state_dtype: torch.float64 for a state and arithmetic in float64 whatever the inputs are ("cpu"
         and "reference"); default as said at ``dtype``. docs/accuracy.md says what it is for.
+    filters_dtype: of the taps, default the state's. torch.bfloat16 halves their memory: they are
+        rounded to 8 bits of mantissa at the start, and prompts, steps and fills all see the same
+        rounded filters; arithmetic stays in the state's dtype.
 
-    The end of a filter that adds less than rounding is left out. The state takes O(N) memory
+    Taps are kept once, and caches of the same filters share them with what the plan prepares of
+    them. The end of a filter that adds less than rounding is left out. The state takes O(N) memory
     whatever the prompt's length. Inputs of a prompt that comes in several ``prefill`` calls are
     held until the first ``step``. Raises ValueError or TypeError that names the argument, what was
     expected and what came; a rejected call leaves the cache as it was.
@@ -91,6 +96,7 @@ class FutureFillCache(Stream):
         spectra_dtype: torch.dtype | None = None,
         rollback: int | None = 0,
         state_dtype: torch.dtype | None = None,
+        filters_dtype: torch.dtype | None = None,
     ) -> None:
         layers = filter_list(filters)
         sizes = check_sizes(layers, batch_size, max_new_tokens, channels, skip)
@@ -98,13 +104,14 @@ class FutureFillCache(Stream):
         self.device = layers[0].device if device is None else torch.empty(0, device=device).device
         of_state = check_state_dtype(self.dtype, state_dtype)
         spectra = self._spectra_dtype = check_spectra_dtype(spectra_dtype, of_state)
+        kept_in = check_filters_dtype(filters_dtype, of_state)
         taps = [significant(h.detach().to(self.device, of_state)) for h in layers]
         sizes = dataclasses.replace(sizes, taps=max(h.shape[1] for h in taps))
         implementation, self.plan = choose(sizes, plan, impl, self.device, of_state, spectra_dtype)
         check_fill_stream(fill_stream, self.device)
         check_rollback(rollback, self.plan)
-        state = make_state(sizes, self.plan, implementation, taps, skip, spectra, rollback)
-        super().__init__(implementation, state, taps, self.dtype, fill_stream, rollback)
+        state = make_state(sizes, self.plan, implementation, taps, skip, spectra, kept_in, rollback)
+        super().__init__(implementation, state, self.dtype, fill_stream, rollback)
         self._step_shape = torch.Size((sizes.batch_size, self.channels))
         self._last_layer, self._capturing = self.layers - 1, False
         self._last_rows = [0], torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -397,9 +404,11 @@ class FutureFillCache(Stream):
             "spectra_dtype": self._spectra_dtype,
             "rollback": self.rollback,
             "state_dtype": self._state.ring.dtype,
+            "filters_dtype": self._state.filters.dtype,
         }
-        sizes = (self.batch_size, self.max_new_tokens)
-        return _unpickled, (self._prefill.filters, *sizes, options, self.state_dict())
+        sizes, bank = (self.batch_size, self.max_new_tokens), self._state.prepared.bank
+        filters = [bank.stored(layer).clone() for layer in range(self.layers)]
+        return _unpickled, (filters, *sizes, options, self.state_dict())
 
     @contextmanager
     def capture(self) -> Iterator[None]:

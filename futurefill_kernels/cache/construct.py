@@ -87,6 +87,7 @@ def make_state(
     filters: Sequence[Tensor],
     skip: Tensor | None,
     spectra_dtype: torch.dtype,
+    filters_dtype: torch.dtype,
     rollback: int | None,
 ) -> StreamState:
     """A state at position 0. filters: per layer (G, L), of its dtype and on its device.
@@ -104,8 +105,11 @@ def make_state(
             layout_of(plan),
             layers=sizes.layers,
             batch_size=batch_size,
+            filters=(sizes.groups, sizes.taps),
             itemsize=dtype.itemsize,
+            filters_itemsize=filters_dtype.itemsize,
             spectra_itemsize=spectra_dtype.itemsize,
+            skip=skip is not None,
             rollback=rollback,
         )
 
@@ -113,5 +117,5 @@ def make_state(
     make_spectra, layout = implementation.make_spectra, layout_of(plan)
     return allocate(
         plan, layout, make_spectra, filters, sizes.batch_size, skip, spectra_dtype,
-        rollback=rollback,
+        filters_dtype=filters_dtype, rollback=rollback,
     )  # fmt: skip

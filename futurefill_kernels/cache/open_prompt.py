@@ -17,11 +17,11 @@ _LARGEST_PIECE = 4096
 class Taps:
     """Filters of a layer, and the spectra of their beginnings that its open prompts share.
 
-    taps: (G, L).
+    taps: (G, L). dtype: of the spectra, default theirs.
     """
 
-    def __init__(self, taps: Tensor) -> None:
-        self.taps = taps
+    def __init__(self, taps: Tensor, dtype: torch.dtype | None = None) -> None:
+        self.taps, self._dtype = taps, dtype or taps.dtype
         self._spectra: dict[tuple[int, int], Tensor] = {}
 
     @property
@@ -33,7 +33,8 @@ class Taps:
         """What inputs (D, P <= block) add to n outputs, k blocks after their first -> (D, n)."""
         if (block, k) not in self._spectra:
             check_room_for("a spectrum of an open prompt", 8 * block * len(x), x.device)
-            self._spectra[block, k] = block_spectrum(self.taps, len(x), block, k)
+            taps = self.taps[:, : (k + 1) * block].to(self._dtype)
+            self._spectra[block, k] = block_spectrum(taps, len(x), block, k)
         return block_conv(x[None], self._spectra[block, k], block, k, n)[0]
 
     def free(self) -> None:

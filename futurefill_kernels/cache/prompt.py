@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from ..implementations.base import Implementation, PromptKernels
 from ..implementations.gpu_prompt_by_fft import prompt_by_fft
 from ..state.convolve import fast_conv_range
+from ..state.filters import FilterBank
 from ..state.layout import from_tiles, to_tiles
 from ..state.tensors import StreamState
 from .chunk import Chunks, NextInput, steps_are_cheaper
@@ -52,13 +53,12 @@ class Call:
 class Prefill:
     """Many tokens of one state at once, and what is held of prompts that more calls may continue.
 
-    filters: per layer the taps (G, L), of the state's dtype.
+    filters: the taps of all layers.
     """
 
-    def __init__(
-        self, state: StreamState, implementation: Implementation, filters: Sequence[Tensor]
-    ) -> None:
-        self._state, self._implementation, self.filters = state, implementation, filters
+    def __init__(self, state: StreamState, implementation: Implementation) -> None:
+        self._state, self._implementation = state, implementation
+        self.filters: FilterBank = state.prepared.bank
         # per row that waits for its first step, and layer, the gated inputs (D, P) so far
         self._held: dict[int, list[Tensor | None]] = {}
         # rows whose tensors are of an earlier stream: a prompt writes over them, a step needs zeros
@@ -68,7 +68,10 @@ class Prefill:
         self._unfilled: set[int] = set()
         # per row and layer of those that came in many calls
         self._open: dict[tuple[int, int], OpenPrompt] = {}
-        self._taps = [Taps(h) for h in filters]
+        self._taps = [
+            Taps(self.filters.stored(layer), self.filters.dtype)
+            for layer in range(len(self.filters))
+        ]
 
     @property
     def nbytes(self) -> int:
@@ -169,7 +172,7 @@ class Prefill:
 
     def clone(self, state: StreamState) -> Prefill:
         """The same for a cloned state."""
-        other = Prefill(state, self._implementation, self.filters)
+        other = Prefill(state, self._implementation)
         other._held = {row: list(x) for row, x in self._held.items()}
         other._stale, other._unfilled = set(self._stale), set(self._unfilled)
         return other
@@ -254,7 +257,7 @@ class Prefill:
             if past is not None:
                 held[r, :, : seen[r]] = past
         prompt_by_fft(
-            self._state, self.filters[call.layer], call.u, call.pre, call.post, y, held, seen,
+            self._state, self.filters.layer(call.layer), call.u, call.pre, call.post, y, held, seen,
             call.lengths, call.layer, call.rows, *kernels,
         )  # fmt: skip
         if not bool(y.sum(dtype=torch.float32).isfinite()):
@@ -306,7 +309,7 @@ class Prefill:
         nothing of size P stays in the state.
         """
         state, total, length = self._state, x.shape[2], self._state.plan.length
-        result = fast_conv_range(x, self.filters[call.layer], first, total + length)
+        result = fast_conv_range(x, self.filters.layer(call.layer), first, total + length)
         for r, (row, end) in enumerate(zip(call.rows, ends, strict=True)):
             filled = result[r, :, end - first : end - first + length]
             pending = to_tiles(filled, state.layout)
@@ -331,7 +334,7 @@ class Prefill:
         else:  # something is NaN: what the stream would spread is done without it, and again later
             begin, end = held.shape[1], held.shape[1] + n
             whole = stream.held[None]
-            y[..., :n] = fast_conv_range(whole, self.filters[layer], begin, end)
+            y[..., :n] = fast_conv_range(whole, self.filters.layer(layer), begin, end)
         self._held[row][layer] = stream.held
         return y
 
@@ -341,7 +344,7 @@ class Prefill:
         for layer, x in enumerate(self._held[row]):
             if x is not None:
                 end = x.shape[1]
-                filled = fast_conv_range(x[None], self.filters[layer], end, end + length)
+                filled = fast_conv_range(x[None], self.filters.layer(layer), end, end + length)
                 pending = to_tiles(filled[0], state.layout)
                 state.ring[layer, row, :, :length] = pending
                 if state.prompt_fill is not None:
@@ -367,7 +370,7 @@ class Prefill:
         inputs = from_tiles(state.ring[layer, rows, :, :stop], state.layout)
         assert state.prompt_fill is not None
         filled = from_tiles(state.prompt_fill[layer, rows, :, position:stop], state.layout)
-        y = filled + fast_conv_range(inputs, self.filters[layer], position, stop)
+        y = filled + fast_conv_range(inputs, self.filters.layer(layer), position, stop)
         return pad(y, (0, x.shape[2] - given.shape[2]))
 
     def _earlier(self, call: Call) -> tuple[list[Tensor | None], list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ _OPEN = "open_prompt."
 _SAME = 1e-4
 
 
-def fingerprint(filters: Sequence[Tensor], skip: Tensor | None) -> Tensor:
+def fingerprint(filters: Iterable[Tensor], skip: Tensor | None) -> Tensor:
     """(layers, 6) float64 on the CPU: two weighted sums and the norm of taps, then of skip.
 
     filters: (G, L) each. skip: (layers, D) or None. Filters computed on another device differ by

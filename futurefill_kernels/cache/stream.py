@@ -38,15 +38,14 @@ class Token(NamedTuple):
 class Stream:
     """The parts of a cache, and what it does to them between calls of a token or prompt.
 
-    implementation, state: of all layers. filters: per layer the taps (G, L), of the state's dtype.
-    dtype: of the inputs. fill_stream, rollback: as in `FutureFillCache`.
+    implementation, state: of all layers. dtype: of the inputs. fill_stream, rollback: as in
+    `FutureFillCache`.
     """
 
     def __init__(
         self,
         implementation: Implementation,
         state: StreamState,
-        filters: Sequence[Tensor],
         dtype: torch.dtype,
         fill_stream: torch.cuda.Stream | None,
         rollback: int | None,
@@ -59,7 +58,7 @@ class Stream:
         self._history = History(state, implementation)
         self._fills = Fills(state, implementation, fill_stream)
         self._launches_fills = self._fills.launched_here
-        self._prefill = Prefill(state, implementation, filters)
+        self._prefill = Prefill(state, implementation)
         self._prefill.open(range(self.batch_size), stale=False)
         self._token = Token(None)
         self._other_calls = 0  # beside the tokens that `Positions` counts

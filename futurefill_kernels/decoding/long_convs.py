@@ -23,7 +23,13 @@ class CacheOptions(TypedDict):
     spectra_dtype: torch.dtype | None
 
 
-class ModelOptions(CacheOptions):
+class FilterOptions(TypedDict, total=False):
+    """How a `FutureFillCache` keeps its filters."""
+
+    filters_dtype: torch.dtype | None
+
+
+class ModelOptions(CacheOptions, FilterOptions):
     """Those of a model's caches."""
 
     rollback: int | None

@@ -38,9 +38,9 @@ class DecodingCache(ModelState, Bracketed):
     model: its weights are read here, once: a call after filters have changed is a ValueError (what
     is written through ``.data`` is not noticed). batch_size: rows
     ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl, fill_stream,
-    spectra_dtype: as in `FutureFillCache`. fused: take few calls for tokens (`FusedToken`)
-    where ``not_fused`` has no reason against it; on a GPU those of all rows. rollback: positions
-    that ``crop`` can take back, at most ``N``; None for any number.
+    spectra_dtype, filters_dtype: as in `FutureFillCache`. fused: take few calls for tokens
+    (`FusedToken`) where ``not_fused`` has no reason against it; on a GPU those of all rows.
+    rollback: positions that ``crop`` can take back, at most ``N``; None for any number.
     """
 
     @lasting
@@ -56,6 +56,7 @@ class DecodingCache(ModelState, Bracketed):
         fill_stream: torch.cuda.Stream | None = None,
         spectra_dtype: torch.dtype | None = None,
         rollback: int | None = 0,
+        filters_dtype: torch.dtype | None = None,
     ) -> None:
         batch_size = integer("batch_size", batch_size)
         max_new_tokens = integer("max_new_tokens", max_new_tokens)
@@ -66,7 +67,7 @@ class DecodingCache(ModelState, Bracketed):
             raise ValueError(f"{type(model).__name__} has no ff.nn mixers, expected at least one")
         options: ModelOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
-            "rollback": rollback,
+            "rollback": rollback, "filters_dtype": filters_dtype,
         }  # fmt: skip
         dtype, device = activations_of(model)
         caches = [

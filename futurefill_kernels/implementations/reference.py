@@ -1,6 +1,6 @@
 """``impl="reference"``: the two state operations in plain torch, for every device and dtype.
 
-Spectra are the taps themselves: a fill is one FFT convolution of the group's inputs so far.
+It prepares no spectra: a fill is one FFT convolution of the group's inputs so far with the taps.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> l
 
 def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
     """All channels in one tile, every filter row once."""
-    return Layout(channels, groups, channels, groups, plan.length, side_by_side=0)
+    return Layout(channels, groups, channels, groups, plan.length, side_by_side=0, spectra=False)
 
 
 def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
-    """The taps that fills read. h: (G, L) -> (G, min(L, N)) of ``dtype``."""
-    taps = min(plan.filter_length or plan.length, plan.length)
-    return torch.nn.functional.pad(h[:, :taps], (0, taps - min(taps, h.shape[1]))).to(dtype)
+    """Nothing: fills read the taps themselves. Returns (1, 0, 2, G)."""
+    return torch.empty(1, 0, 2, layout.groups, dtype=dtype, device=h.device)
 
 
 def make_history(state: StreamState) -> History | None:
@@ -120,7 +119,8 @@ def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
         stop = min(first + level.block, length)
         for layer in range(ring.shape[0]):
             inputs = ring[layer, at, 0, start:p].mT  # (R, D, T)
-            added = conv_range(inputs, state.spectra[layer], first - start, stop - start)
+            taps = state.filters[layer, :, : stop - start].to(ring.dtype)
+            added = conv_range(inputs, taps, first - start, stop - start)
             ring[layer, at, 0, first:stop] += added.mT
 
 

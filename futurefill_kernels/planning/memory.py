@@ -24,13 +24,13 @@ def usable_bytes(info: DeviceInfo) -> int:
 
 
 def needed_nbytes(workload: Workload, plan: Plan) -> int:
-    """Bytes on a GPU: the state, its prepared filters, and the filters that prefill reads."""
+    """Bytes on a GPU: the state, the filters and what is prepared of them."""
     layout = Layout.padded(workload.channels, workload.groups, plan.length)
-    state = state_nbytes(
+    return state_nbytes(
         plan, layout, layers=workload.layers, batch_size=workload.batch_size,
+        filters=(workload.groups, workload.filter_length),
         spectra_itemsize=workload.spectra_itemsize,
     )  # fmt: skip
-    return state + 4 * workload.layers * workload.groups * workload.filter_length
 
 
 def taps_nbytes(workload: Workload, block: int) -> int:

@@ -29,6 +29,7 @@ class Layout:
     side_by_side: tiles worked on together in levels with slack, 0 where a share is done at once.
     work_gaps: rows that a transform under way may take beyond its length.
     history: whether a token begins with sums over the older inputs of all layers, which are stored.
+    spectra: whether filter spectra are prepared; without, fills read the taps.
     """
 
     channels: int
@@ -40,6 +41,7 @@ class Layout:
     side_by_side: int = 1
     work_gaps: int = 0
     history: bool = False
+    spectra: bool = True
 
     @classmethod
     def padded(cls, channels: int, groups: int, slots: int) -> Layout:

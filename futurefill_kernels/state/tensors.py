@@ -6,15 +6,17 @@ its step and the input ``u_t`` after it. docs/conventions.md draws the layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..plan import Level, Plan
+from .filters import MakeSpectra, PreparedFilters, make_bank, prepare
 from .huge_pages import empty
-from .layout import Layout, tile_filters
+from .layout import Layout
 
 #: Columns of ``StreamState.levels``; csrc/bindings/levels.h reads them.
 LEVEL_COLUMNS = (
@@ -32,8 +34,7 @@ class StreamState:
     prompt_fill: (layers, B, tiles, N, lanes), what the prompt adds to each position, where
         ``keeps_prompt_fill`` says so; else None.
     positions: (B,) int64, steps taken since the prompt.
-    taps: (layers, filter tiles, T_0, filter_lanes), the short-range taps.
-    spectra: (layers, filter tiles, rows, 2, filter_lanes), or what the implementation prepares.
+    prepared: taps, short-range taps and spectra; ``filters``, ``taps`` and ``spectra`` read them.
     skip: (layers, tiles * lanes) or None.
     levels: (levels, 13) int64 on the CPU, the LEVEL_COLUMNS of each level of the plan: those of
         plan.Level, where its transforms under way start in work, whether it is a direct product
@@ -58,8 +59,7 @@ class StreamState:
     kept: Tensor
     prompt_fill: Tensor | None
     positions: Tensor
-    taps: Tensor
-    spectra: Tensor
+    prepared: PreparedFilters
     skip: Tensor | None
     levels: Tensor
     work: Tensor
@@ -85,10 +85,31 @@ class StreamState:
         return self.layout.channels_per_filter
 
     @property
+    def filters(self) -> Tensor:
+        """(layers, G, L), all taps, maybe in a narrower dtype."""
+        return self.prepared.bank.taps
+
+    @property
+    def taps(self) -> Tensor:
+        """(layers, filter tiles, T_0, filter_lanes), the short-range taps."""
+        return self.prepared.short
+
+    @property
+    def spectra(self) -> Tensor:
+        """(layers, filter tiles, rows, 2, filter_lanes), or what the implementation prepares."""
+        return self.prepared.spectra
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes of every tensor by its name; those of filters once for all that share them."""
+        names = [f.name for f in fields(self) if f.name not in ("plan", "layout", "prepared")]
+        tensors = {name: getattr(self, name) for name in (*names, "filters", "taps", "spectra")}
+        return {name: 0 if t is None else t.nbytes for name, t in tensors.items()}
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        tensors = (getattr(self, f.name) for f in fields(self))
-        return sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+        return sum(self.parts.values())
 
     def layer(self, layer: int) -> StreamState:
         """One layer as a stream of its own: the same memory, but for positions and filled."""
@@ -99,8 +120,7 @@ class StreamState:
             kept=self.kept[only],
             prompt_fill=None,
             positions=self.positions.clone(),
-            taps=self.taps[only],
-            spectra=self.spectra[only],
+            prepared=self.prepared.layer(layer),
             skip=None if self.skip is None else self.skip[only],
             token_at=self.token_at[only],
             undo=self.undo[only],
@@ -110,7 +130,7 @@ class StreamState:
         )
 
     def clone(self) -> StreamState:
-        """A copy that shares only what never changes: taps, spectra and skip."""
+        """A copy that shares only what never changes: filters and skip."""
         return replace(
             self,
             ring=self.ring.clone(),
@@ -126,43 +146,54 @@ class StreamState:
         )
 
 
-def state_nbytes(
+def state_nbytes(plan: Plan, layout: Layout, **sizes: Any) -> int:
+    """Bytes that ``allocate`` takes, before anything is allocated; sizes as of ``state_parts``."""
+    return sum(state_parts(plan, layout, **sizes).values())
+
+
+def state_parts(
     plan: Plan,
     layout: Layout,
     *,
     layers: int,
     batch_size: int,
+    filters: tuple[int, int] | None = None,
     itemsize: int = 4,
+    filters_itemsize: int | None = None,
     spectra_itemsize: int | None = None,
     skip: bool = False,
     rollback: int | None = 0,
-) -> int:
-    """Bytes that ``allocate`` takes, before anything is allocated.
+) -> dict[str, int]:
+    """Bytes of every tensor that ``allocate`` makes, by its name, as ``StreamState.parts``.
 
-    Holds for implementations whose prepared filters are the plan's spectra. spectra_itemsize: of
-    half a complex entry of them, default ``itemsize``. rollback: as in ``allocate``.
+    filters: (G, L) of the taps of a layer, default those that the layout stores and the plan reads.
+    filters_itemsize: of a tap; spectra_itemsize: of half a complex entry of spectra; default
+    ``itemsize``. rollback: as in ``allocate``.
     """
     channels = layout.tiles * layout.lanes
-    filters = layout.filter_tiles * layout.filter_lanes
-    fill = plan.length if keeps_prompt_fill(plan, rollback) else 0
+    stored = layers * layout.filter_tiles * layout.filter_lanes
+    groups, taps = filters or (layout.groups, plan.filter_length or plan.length)
+    values = layers * batch_size * channels * itemsize  # a value of every row and channel
     _, images = image_places(plan.levels, layout, rollback)
-    undo = (rollback or 0) + 1 + layout.history
-    per_row = channels * (layout.slots + fill + 2 * plan.kept_rows + images + undo)
-    spectra = layers * filters * 2 * plan.spectra_rows * (spectra_itemsize or itemsize)
-    values = layers * (batch_size * per_row + filters * plan.base + (channels if skip else 0))
     work_rows = sum(map(layout.work_rows, plan.levels))
-    values += batch_size * layout.side_by_side * work_rows * 2 * layout.lanes
-    numbers = batch_size * (2 + layers) + len(LEVEL_COLUMNS) * len(plan.levels)
-    return values * itemsize + spectra + 8 * numbers
-
-
-def short_range_taps(h: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
-    """First ``T_0`` taps, time-major. h: (G, L) -> (T_0, G)."""
-    block = min(plan.block_sizes[0], plan.length)
-    used = min(block, h.shape[1])
-    taps = torch.zeros(block, h.shape[0], dtype=dtype, device=h.device)
-    taps[:used] = h[:, :used].T
-    return taps
+    spectra_rows = plan.spectra_rows if layout.spectra else 0
+    return {
+        "ring": values * layout.slots,
+        "kept": values * 2 * plan.kept_rows,
+        "prompt_fill": values * plan.length if keeps_prompt_fill(plan, rollback) else 0,
+        "positions": 8 * batch_size,
+        "skip": layers * channels * itemsize if skip else 0,
+        "levels": 8 * len(LEVEL_COLUMNS) * len(plan.levels),
+        "work": batch_size * layout.side_by_side * work_rows * 2 * layout.lanes * itemsize,
+        "token_at": 8 * layers * batch_size,
+        "undo": values * ((rollback or 0) + 1),
+        "history": values if layout.history else 0,
+        "filled": 8 * batch_size,
+        "images": values * images,
+        "filters": layers * groups * taps * (filters_itemsize or itemsize),
+        "taps": stored * plan.base * itemsize,
+        "spectra": stored * 2 * spectra_rows * (spectra_itemsize or itemsize),
+    }
 
 
 def copy_rows(target: Tensor, rows: Sequence[int]) -> None:
@@ -170,17 +201,6 @@ def copy_rows(target: Tensor, rows: Sequence[int]) -> None:
     changed = [b for b, row in enumerate(rows) if b != row]
     if changed:
         target[:, changed] = target[:, [rows[b] for b in changed]]
-
-
-def _stack(count: int, parts: Iterable[Tensor], device: torch.device) -> Tensor:
-    """``torch.stack`` of ``count`` tensors that are made one at a time."""
-    stacked: Tensor | None = None
-    for index, part in enumerate(parts):
-        if stacked is None:
-            stacked = empty(count, *part.shape, dtype=part.dtype, device=device)
-        stacked[index] = part
-    assert stacked is not None
-    return stacked
 
 
 def keeps_prompt_fill(plan: Plan, rollback: int | None) -> bool:
@@ -234,22 +254,22 @@ def level_table(levels: Sequence[Level], layout: Layout, rollback: int | None = 
 def allocate(
     plan: Plan,
     layout: Layout,
-    make_spectra: Callable[[Tensor, Plan, Layout, torch.dtype], Tensor],
+    make_spectra: MakeSpectra,
     filters: Sequence[Tensor],
     batch_size: int,
     skip: Tensor | None,
     spectra_dtype: torch.dtype | None = None,
     *,
+    filters_dtype: torch.dtype | None = None,
     rollback: int | None = 0,
 ) -> StreamState:
     """A stream at position 0. filters: per layer (G, L) of the state's dtype and device.
 
-    spectra_dtype: of the prepared filters, default the state's. rollback: positions that can be
-    taken back, or None for any number.
+    spectra_dtype: of the prepared filters, filters_dtype: of all taps, default the state's.
+    rollback: positions that can be taken back, or None for any number.
     """
     dtype, device = filters[0].dtype, filters[0].device
-    expand = layout.groups // filters[0].shape[0]
-    rows = [h if expand == 1 else h.repeat_interleave(expand, dim=0) for h in filters]
+    bank = make_bank(filters, dtype, filters_dtype or dtype)
     front = (len(filters), batch_size, layout.tiles)
     work_rows = sum(map(layout.work_rows, plan.levels))
     _, images = image_places(plan.levels, layout, rollback)
@@ -266,10 +286,7 @@ def allocate(
         if keeps_prompt_fill(plan, rollback)
         else None,
         positions=torch.zeros(batch_size, dtype=torch.int64, device=device),
-        taps=torch.stack([tile_filters(short_range_taps(h, plan, dtype), layout) for h in rows]),
-        spectra=_stack(
-            len(rows), (make_spectra(h, plan, layout, spectra_dtype or dtype) for h in rows), device
-        ),
+        prepared=prepare(bank, plan, layout, make_spectra, spectra_dtype or dtype),
         skip=skip,
         levels=level_table(plan.levels, layout, rollback),
         work=torch.zeros(

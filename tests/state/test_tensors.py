@@ -11,7 +11,13 @@ from futurefill_kernels import Plan
 from futurefill_kernels.implementations.select import IMPLEMENTATIONS
 from futurefill_kernels.state.layout import Layout
 from futurefill_kernels.state.spectra import tiled_spectra
-from futurefill_kernels.state.tensors import LEVEL_COLUMNS, allocate, level_table, state_nbytes
+from futurefill_kernels.state.tensors import (
+    LEVEL_COLUMNS,
+    allocate,
+    level_table,
+    state_nbytes,
+    state_parts,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,21 +38,19 @@ def test_shapes_of_the_padded_layout(channels, groups, lanes, filter_lanes):
     assert state.skip.shape == (2, lanes)
     assert state.levels.shape == (len(plan.levels), 13)
     assert state.levels.device.type == "cpu"
-    expected = state_nbytes(plan, layout, layers=2, batch_size=3, skip=True)
+    expected = state_nbytes(plan, layout, layers=2, batch_size=3, filters=(groups, 30), skip=True)
     assert state.nbytes == expected
 
 
 @pytest.mark.parametrize("slack_from", [None, 8, 32])
 def test_bytes_before_and_after(impl, slack_from):
-    """impl="reference" keeps taps instead of spectra."""
     plan = Plan(200, (2, 8, 32), slack_from=slack_from)
     module = IMPLEMENTATIONS[impl]
     layout = module.make_layout(12, 3, torch.float32, plan)
     state = allocate(plan, layout, module.make_spectra, [torch.randn(3, 200)], 2, None)
-    expected = state_nbytes(plan, layout, layers=1, batch_size=2)
-    if impl == "reference":
-        expected += state.spectra.nbytes - 4 * 2 * plan.spectra_rows * 3
-    assert state.nbytes == expected
+    expected = state_parts(plan, layout, layers=1, batch_size=2, filters=(3, 200))
+    assert state.parts == expected
+    assert state.nbytes == sum(expected.values())
 
 
 @pytest.mark.parametrize("slack_from", [None, 8, 32])
@@ -80,7 +84,7 @@ def test_a_clone_shares_what_never_changes():
     layout = Layout.padded(3, 3, plan.length)
     state = allocate(plan, layout, tiled_spectra, [torch.randn(3, 50)], 2, None)
     other = state.clone()
-    assert other.spectra is state.spectra
+    assert other.prepared is state.prepared
     assert other.levels is state.levels
     other.ring.fill_(1)
     other.positions.fill_(1)
