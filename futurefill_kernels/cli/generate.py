@@ -70,7 +70,13 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--compare repeats all tokens: expected no --stop with it")
     device = resolve_device(args.device)
     sampler = make_sampler(temperature, top_k=args.top_k, top_p=args.top_p, seed=args.seed)
-    model = load_model(args.weights).to(device, DTYPES[args.dtype])
+    model = load_model(args.weights, progress=sys.stderr.isatty())
+    if model.config.vocabulary > 256:
+        raise ValueError(
+            f"generate writes bytes: expected --weights of a vocabulary of at most 256, got "
+            f"{model.config.vocabulary}"
+        )
+    model = model.to(device, DTYPES[args.dtype])
     prompt = torch.tensor([list(args.prompt.encode())], dtype=torch.int64, device=device)
 
     printer = TextPrinter(sys.stdout, args.prompt, stops)

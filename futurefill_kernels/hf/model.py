@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ..nn.language_model import LanguageModel
+from ..nn.shards import INDEX, weight_files
 from .config import FutureFillConfig
 from .generation import StreamGenerationMixin
 
@@ -44,6 +46,8 @@ class FutureFillForCausalLM(StreamGenerationMixin, PreTrainedModel):
         model.
         """
         wanted = kwargs.pop("output_loading_info", False)
+        if (Path(path) / INDEX).is_file():
+            weight_files(Path(path))  # says what is wrong with it
         try:
             model, info = super().from_pretrained(
                 path,

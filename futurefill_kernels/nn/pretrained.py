@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 from .language_model import LanguageModel, LanguageModelConfig
+from .shards import reading, weight_files
 
 #: The weights that ship with the package, and their card beside them.
 SHIPPED = Path(__file__).parent.parent / "weights" / "stdlib-hyena.safetensors"
@@ -31,23 +32,24 @@ def save_model(model: LanguageModel, path: str | Path, record: dict[str, Any]) -
     os.replace(temporary, path)
 
 
-def load_model(path: str | Path | None = None) -> LanguageModel:
+def load_model(path: str | Path | None = None, *, progress: bool = False) -> LanguageModel:
     """The model saved in ``path`` (default: the one that ships with the package), on the CPU
     and in the dtype that it was saved in. A folder is one that `ff.hf` saved: ``config.json`` and
-    ``model.safetensors``.
+    ``model.safetensors``, or several files and ``model.safetensors.index.json``. progress: show a
+    bar on stderr.
 
     Raises FileNotFoundError, and ValueError for a file that is corrupt, truncated or not ours.
     """
     path = SHIPPED if path is None else Path(path)
     if path.is_dir():
-        config, path, prefix = _config_of_folder(path), path / "model.safetensors", "model."
-        metadata = _metadata(path)
+        config, files, prefix = _config_of_folder(path), weight_files(path), "model."
     else:
-        metadata, prefix = _metadata(path), ""
+        metadata = _metadata(path)
+        files, prefix = [path], ""
         config = _config(path, lambda: json.loads(metadata["config"]))
     with torch.device("cpu"):
         model = LanguageModel(config)
-        tensors = {name.removeprefix(prefix): x for name, x in _tensors(path).items()}
+        tensors = {n.removeprefix(prefix): x for n, x in _tensors(files, progress).items()}
     expected = model.state_dict()
     if set(tensors) != set(expected):
         wrong = sorted(set(tensors) ^ set(expected))
@@ -99,16 +101,18 @@ def _config_of_folder(folder: Path) -> LanguageModelConfig:
 def _metadata(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
+    with reading(path) as file:
+        return file.metadata() or {}
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
+def _tensors(files: Sequence[Path], progress: bool) -> dict[str, torch.Tensor]:
+    """What is in safetensors files. progress: show a bar on stderr."""
+    found: dict[str, torch.Tensor] = {}
+    size = sum(path.stat().st_size for path in files)
+    with tqdm(total=size, unit="B", unit_scale=True, disable=not progress, leave=False) as bar:
+        for path in files:
+            with reading(path) as file:
+                for name in file.keys():  # noqa: SIM118
+                    found[name] = file.get_tensor(name)
+                    bar.update(found[name].nbytes)
+    return found

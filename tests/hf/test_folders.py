@@ -64,6 +64,30 @@ def test_generate_reads_a_folder(tmp_path, capsys):
     assert capsys.readouterr().out == expected
 
 
+@pytest.fixture
+def shards(tmp_path):
+    make().save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    return tmp_path
+
+
+def test_a_folder_of_several_files(shards, capsys):
+    model = make()
+    assert same(hf.FutureFillForCausalLM.from_pretrained(shards), model)
+    assert same(nn.load_model(shards, progress=True), model.model)
+    assert "B/s" in capsys.readouterr().err
+    options = ["--prompt", "\x07\x01", "--tokens", "9", "--dtype", "float64"]
+    assert main(["generate", "--weights", str(shards), *options]) == 0
+    assert len(capsys.readouterr().out.encode()) == 2 + 9 + 1
+
+
+def test_generate_refuses_a_vocabulary_that_is_not_bytes(tmp_path, capsys):
+    config = hf.FutureFillConfig(vocabulary=300, channels=8, layers=1, mlp_hidden=8)
+    hf.FutureFillForCausalLM(config).save_pretrained(tmp_path)
+    assert main(["generate", "--weights", str(tmp_path)]) == 2
+    assert "vocabulary of at most 256, got 300" in capsys.readouterr().err
+
+
 def change_config(**fields):
     def change(folder):
         path = folder / "config.json"
@@ -109,6 +133,52 @@ def test_a_corrupt_folder_is_refused(case, load, folder):
     spoil(folder)
     with pytest.raises((ValueError, RuntimeError, OSError), match=message):
         load(folder)
+
+
+def change_index(change):
+    def changed(folder):
+        path = folder / "model.safetensors.index.json"
+        found = json.loads(path.read_text())
+        change(found)
+        path.write_text(json.dumps(found))
+
+    return changed
+
+
+def second(folder):
+    return sorted(folder.glob("*.safetensors"))[1]
+
+
+def swapped(index):
+    """Every name in the file of the next."""
+    names = index["weight_map"]
+    names.update(zip(names, [*list(names.values())[1:], *list(names.values())[:1]], strict=True))
+
+
+CORRUPT_SHARDS = {
+    "index is no JSON": (
+        lambda f: (f / "model.safetensors.index.json").write_text("{"), "index.json is no JSON"),
+    "a file is gone": (lambda f: second(f).unlink(), r"names \['model-00002.*does not have"),
+    "a file is cut": (
+        lambda f: second(f).write_bytes(second(f).read_bytes()[:-8]), "complete safetensors"),
+    "no map": (change_index(lambda i: i.pop("weight_map")), "to have a weight_map"),
+    "a name less": (change_index(lambda i: i["weight_map"].pop("model.norm.weight")), "norm.wei"),
+    "a name more": (change_index(lambda i: i["weight_map"].update(x=i["weight_map"][
+        "model.norm.weight"])), "x"),
+    "names in other files": (change_index(swapped), "does not match its index: unexpected"),
+    "another folder's": (
+        change_index(lambda i: i["weight_map"].update(x="../weights.safetensors")),
+        "name a file beside it for x, got '../weights.safetensors'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("load", [hf.FutureFillForCausalLM.from_pretrained, nn.load_model])
+@pytest.mark.parametrize("case", CORRUPT_SHARDS)
+def test_corrupt_files_of_several_are_refused(case, load, shards):
+    spoil, message = CORRUPT_SHARDS[case]
+    spoil(shards)
+    with pytest.raises((ValueError, OSError), match=message):
+        load(shards)
 
 
 @pytest.mark.parametrize("load", [hf.FutureFillForCausalLM.from_pretrained, nn.load_model])
