@@ -199,10 +199,12 @@ class Plan:
     def bytes_per_channel(self) -> int:
         """Bytes for one float32 channel of one row with a filter of its own.
 
-        Ring ``4 N``, kept input spectra and filter spectra 8 per complex entry,
-        taps ``4 T_0``. ``state.tensors.state_nbytes`` has the exact sum for a cache.
+        Ring ``4 N``, kept input spectra and filter spectra 8 per complex entry, taps 4 each, and
+        the first ``T_0`` once more. ``state.tensors.state_parts`` has the exact sum for a cache.
         """
-        return 4 * self.length + 8 * (self.kept_rows + self.spectra_rows) + 4 * self.base
+        assert self.filter_length is not None
+        spectra = 8 * (self.kept_rows + self.spectra_rows)
+        return 4 * (self.length + self.filter_length + self.base) + spectra
 
     def work(self, level: Level) -> LevelWork:
         """Firings, spectrum products and outputs of a level over the whole length."""

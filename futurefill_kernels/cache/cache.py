@@ -39,6 +39,7 @@ from .checks import (
 )
 from .chunk import NextInput
 from .construct import choose, make_state, significant
+from .memory import Memory
 from .prompt import Call
 from .stream import Stream, Token
 
@@ -114,7 +115,8 @@ class FutureFillCache(Stream):
         super().__init__(implementation, state, self.dtype, fill_stream, rollback)
         self._step_shape = torch.Size((sizes.batch_size, self.channels))
         self._last_layer, self._capturing = self.layers - 1, False
-        self._last_rows = [0], torch.zeros(1, dtype=torch.int64, device=self.device)
+        # [-2] is what no call brings
+        self._last_rows = [-2], torch.zeros(0, dtype=torch.int64, device=self.device)
 
     @property
     def impl(self) -> str:
@@ -143,10 +145,24 @@ class FutureFillCache(Stream):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the state and the prepared filters, independent of the prompt's length, and of
-        what is held of prompts until the first step.
+        """Bytes of all tensors that are held: `memory` has the parts."""
+        return self.memory().nbytes
+
+    def memory(self) -> Memory:
+        """Bytes of all tensors that are held, part by part; ``print(cache.memory())`` is a table.
+
+        What there is of prompts is held until the first step is over and cannot be taken back; all
+        else is independent of their lengths. ``before``: what the newest chunk inside the stream,
+        or fills on a stream of their own, may be taken back by.
         """
-        return self._state.nbytes + self._prefill.nbytes
+        state, (layers, groups, _) = self._state, self._state.filters.shape
+        parts = state.parts | {
+            "prompts": self._prefill.nbytes(self._held_before),
+            "before": self._prefill.chunks_nbytes + self._fills.nbytes,
+            "last rows": self._last_rows[1].nbytes,
+        }
+        rows = layers * self.batch_size * self.channels
+        return Memory.of(parts, rows * state.length, layers * groups * state.length)
 
     def room(self, row: int) -> int:
         """Positions the row can still take."""

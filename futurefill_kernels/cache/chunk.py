@@ -74,6 +74,13 @@ class Chunks:
         self._before: list[tuple[list[Tensor], list[Tensor]]] = []
         self._start: dict[int, int] = {}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what the newest call may be taken back by, and of the layers' own positions."""
+        states = [own.state for own in self._layers.values()]
+        own = sum(state.positions.nbytes + state.filled.nbytes for state in states)
+        return own + sum(x.nbytes for saved, _ in self._before for x in saved)
+
     def begin(self) -> None:
         """A new call: the one before is not going to be taken back."""
         self._before.clear()

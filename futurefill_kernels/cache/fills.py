@@ -12,6 +12,7 @@ from ..implementations.base import Implementation
 from ..plan import Level
 from ..state.tensors import StreamState
 from .images import changed, copy, kept_image
+from .memory import storages
 
 
 class _Work(NamedTuple):
@@ -52,6 +53,13 @@ class Fills:
         if stream is not None:  # the memory is not reused before fills are done with it
             for tensor in (state.ring, state.kept, state.spectra, state.positions):
                 tensor.record_stream(stream)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of rows that fills are due in, and of before-images outside the state."""
+        held = storages(x for was, _ in self._before for x in was)
+        held.pop(self._state.images.untyped_storage().data_ptr(), None)
+        return sum((held | storages(work.members for work in self._owed)).values())
 
     def owe_all(self, position: int) -> None:
         """What is due after the step at a position that all rows are at."""

@@ -17,6 +17,7 @@ from ..state.filters import FilterBank
 from ..state.layout import from_tiles, to_tiles
 from ..state.tensors import StreamState
 from .chunk import Chunks, NextInput, steps_are_cheaper
+from .memory import storages
 from .open_prompt import OpenPrompt, Taps
 from .replay import move_rows
 from .rows import forget
@@ -73,14 +74,19 @@ class Prefill:
             for layer in range(len(self.filters))
         ]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that are held of prompts until their rows' first steps."""
-        held = {
-            x.data_ptr(): x.nbytes for past in self._held.values() for x in past if x is not None
-        }
-        grown = {stream.held.data_ptr(): stream.nbytes for stream in self._open.values()}
+    def nbytes(self, before: Mapping[int, list[Tensor | None]]) -> int:
+        """Bytes that are held of prompts until their rows' first steps.
+
+        before: what `held` returned and is held too.
+        """
+        held = storages(x for past in (*self._held.values(), *before.values()) for x in past)
+        grown = storages(stream.held for stream in self._open.values())
         return sum((held | grown).values()) + sum(taps.nbytes for taps in self._taps)
+
+    @property
+    def chunks_nbytes(self) -> int:
+        """Bytes that positions inside the stream have left beside the state."""
+        return self._chunks.nbytes
 
     def in_prompt(self, row: int) -> bool:
         """Whether the row still waits for its first step."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..cache.cache import FutureFillCache
 from ..cache.checks import crop_lengths
+from ..cache.memory import Memory
 from ..checks import Rows, row_indices
 from ..nn.brackets import watch
 from ..nn.filters import LongFilter
@@ -118,11 +119,20 @@ class ModelState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all state and prepared filters; independent of the prompt's length."""
+        """Bytes of all tensors that are held beside the model's: `memory` has the parts."""
+        return self.memory().nbytes
+
+    def memory(self) -> Memory:
+        """Bytes of all tensors that are held beside the model's, part by part, as
+        ``FutureFillCache.memory``. ``short``: of short convolutions and the fused token.
+        """
         short = sum(s.nbytes for s in self._short.values())
         if self._fused is not None:  # its scratch holds the short convolutions' inputs
             short += self._fused.nbytes - sum(s.inputs.nbytes for s in self._short.values())
-        return sum(cache.nbytes for cache in self._caches) + short
+        total = Memory.of({"short": short, "seen": self._seen.nbytes}, 0, 0)
+        for cache in self._caches:
+            total += cache.memory()
+        return total
 
     def abort(self) -> None:
         """Take back the call of the model, or the replayed token, that is under way: every row is

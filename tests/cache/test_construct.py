@@ -40,7 +40,8 @@ def test_bytes_follow_the_formula_and_not_the_prompt(impl, sizes, channels, grou
         )
         if prompt:
             cache.prefill(torch.randn(2, channels, prompt))
-        cache.step(torch.randn(2, channels))
+        for _ in range(2):  # the first of them can be taken back, with the prompt
+            cache.step(torch.randn(2, channels))
         found.add(cache.nbytes)
         assert not any(cache.in_prompt(row) for row in range(2))
     assert len(found) == 1

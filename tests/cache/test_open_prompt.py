@@ -50,7 +50,8 @@ def test_memory_of_a_long_prompt(impl):
         cache.prefill(torch.randn(1, 16, n))
         lanes = 1.1 if impl == "cpu" else 1.0  # gaps between the parts of a spectrum
         assert cache.nbytes - before <= 24 * lanes * 16 * (total + n) + (8 * 16 * 8192)
-    cache.step(torch.randn(1, 16))
+    for _ in range(2):  # the first of them can be taken back, with the prompt
+        cache.step(torch.randn(1, 16))
     assert cache.nbytes == before
 
 

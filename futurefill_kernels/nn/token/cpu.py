@@ -65,6 +65,7 @@ class FusedToken:
         self.rows: list[int] | None = None
         self._index = torch.zeros(0, dtype=torch.int64, device="cpu")  # the same as a tensor
         self._progress = torch.zeros(1, dtype=torch.int64, device="cpu")  # instructions that ran
+        self._code = torch.zeros(0, 0, dtype=torch.int64, device="cpu")
         self._streams: BoundStreams | None = None  # those that the code names
         self._bind(self._program.memory(), short)
 
@@ -80,10 +81,11 @@ class FusedToken:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed weights and of what a token writes, the short convolutions' inputs
-        included.
+        """Bytes of the packed weights, of the program, and of what a token writes, the short
+        convolutions' inputs included.
         """
-        return self._memory.nbytes
+        books = (self._code, self._index, self._progress)
+        return self._memory.nbytes + sum(x.nbytes for x in books)
 
     def clone(
         self, short: dict[ShortConv, ShortConvState], caches: list[FutureFillCache]
