@@ -5,6 +5,8 @@ An output of a channel that has seen n inputs x through taps h, in arithmetic of
     |error| <= 4 e log2(4 + n) |h| |x|  +  rounding of skip, gates and of the output's own dtype
 
 with Euclidean norms: a transform's error is relative to its largest output, not to each of them.
+An input at position t that is NaN or infinite may reach the outputs t .. t + L - 1 + 2T of its own
+row and channel, L the longest filter's taps and T the plan's largest block, and no others.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+
+from futurefill_kernels.plan import Plan
 
 CONSTANT = 4.0
 ROUNDING = {
@@ -30,8 +34,8 @@ class DirectSums:
     """All gated inputs of every row and layer, the prompt's too, and sums over them.
 
     filters: (D, L) float64 for each layer. skip: (layers, D) or None. length: positions that a row
-    can take after its prompt. dtype: of inputs and outputs. cut: whether outputs may be cut off to
-    it, not rounded.
+    can take after its prompt. dtype: of inputs and outputs. state_dtype: of the arithmetic. cut:
+    whether outputs may be cut off to their dtype, not rounded.
     """
 
     def __init__(
@@ -42,17 +46,22 @@ class DirectSums:
         length: int,
         dtype: torch.dtype,
         *,
+        state_dtype: torch.dtype,
         cut: bool = False,
     ) -> None:
         self._skip, self._length, self._dtype = skip, length, dtype
         self._output_rounding = ROUNDING[dtype] * (1 + cut)
         self._newest_last = [np.ascontiguousarray(h[:, ::-1]) for h in filters]
         self._norms = [np.sqrt((h**2).sum(1)) for h in filters]
-        self._state_rounding = min(ROUNDING[dtype], ROUNDING[torch.float32])
+        self._state_rounding = ROUNDING[state_dtype]
+        self._largest = float(torch.finfo(dtype).max)
+        self._block = 0
         self._reach = max(h.shape[1] for h in filters)  # zeros in front of the first input
         self._empty = np.zeros((len(filters), filters[0].shape[0], self._reach))
         self._inputs = [self._empty] * batch_size
         self.seen = [0] * batch_size
+        # of every row (layer, channel, position) of inputs that are no number
+        self._bad: list[list[tuple[int, int, int]]] = [[] for _ in range(batch_size)]
         #: Tokens of the prompt; None while a row waits for its first step.
         self.prompts: list[int | None] = [None] * batch_size
         # the furthest positions, and what lies before the newest load
@@ -67,13 +76,20 @@ class DirectSums:
         """Positions that a row can still take."""
         return self._length - self.positions[row]
 
+    def take_plan(self, plan: Plan) -> None:
+        """What comes now is by this plan."""
+        self._block = max(self._block, plan.base, *(level.block for level in plan.levels))
+
     def outputs(
         self, layer: int, row: int, x: np.ndarray, post: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Outputs of gated inputs x (D, T) that follow what the row has seen, and their bounds.
 
-        Bounds are NaN where a NaN has come. Everything is (D, T).
+        Bounds are NaN where an output may be anything, and infinite where it is to be no number.
+        Everything is (D, T).
         """
+        bad = ~np.isfinite(x)
+        x = np.where(bad, 0.0, x)
         width, end = x.shape[1], self.seen[row] + x.shape[1]
         inputs = self._with(layer, row, x)
         h = self._newest_last[layer]
@@ -95,7 +111,26 @@ class DirectSums:
         if post is not None:
             y, bound = y * post, bound * np.abs(post) + self._state_rounding * np.abs(y * post)
         bound += self._output_rounding * (np.abs(y) + bound) + TINY[self._dtype] + 1e-300
+        bound[np.abs(y) + bound > self._largest] = np.nan
+        self._spread(layer, row, bad, bound)
         return y, bound
+
+    def _spread(self, layer: int, row: int, bad: np.ndarray, bound: np.ndarray) -> None:
+        """Bounds of outputs that inputs which are no numbers reach, bad (D, T) among them."""
+        seen = self.seen[row]
+        before = self._bad[row]
+        if before:  # those of a call that was taken back go
+            before = [one for one in before if one[0] != layer or one[2] < seen]
+        if not before and not bad.any():
+            self._bad[row] = before
+            return
+        new = [(layer, int(d), seen + int(t)) for d, t in zip(*np.nonzero(bad), strict=True)]
+        self._bad[row] = before + new
+        for where, channel, position in self._bad[row]:
+            if where == layer:
+                begin, end = position - seen, position - seen + self._reach + 2 * self._block
+                bound[channel, max(begin, 0) : max(end, 0)] = np.nan
+        bound[bad] = np.inf
 
     def _with(self, layer: int, row: int, x: np.ndarray) -> np.ndarray:
         """Everything up to and with x that follows what the row has seen, zeros in front."""
@@ -130,11 +165,13 @@ class DirectSums:
         """Take back all positions from length on."""
         if self.positions[row] > length:
             self.seen[row] -= self.positions[row] - length
+            self._bad[row] = [one for one in self._bad[row] if one[2] < self.seen[row]]
 
     def reset(self, row: int) -> None:
         """Nothing has come."""
         self.seen[row], self.prompts[row], self._inputs[row] = 0, None, self._empty
         self._furthest[row] = self._loaded[row] = 0
+        self._bad[row] = []
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was."""
@@ -143,6 +180,7 @@ class DirectSums:
         self._furthest = [self._furthest[r] for r in rows]
         self._loaded = [self._loaded[r] for r in rows]
         self._inputs = [self._inputs[r].copy() for r in rows]
+        self._bad = [list(self._bad[r]) for r in rows]
 
     def clone(self) -> DirectSums:
         """An independent copy."""
@@ -150,4 +188,5 @@ class DirectSums:
         other.seen, other.prompts = list(self.seen), list(self.prompts)
         other._furthest, other._loaded = list(self._furthest), list(self._loaded)
         other._inputs = [x.copy() for x in self._inputs]
+        other._bad = [list(x) for x in self._bad]
         return other

@@ -8,6 +8,8 @@ from typing import Any
 from .program import Operation, Program
 from .values import KINDS, VIEWS
 
+MODELS = ("hyena", "hyena", "stu", "stu-full", "mixed")
+
 
 def plan(rng: random.Random, length: int) -> list[Any] | None:
     """Block sizes of random radices and where slack begins, or None for the planner's."""
@@ -27,7 +29,7 @@ def stream_program(rng: random.Random, impl: str, dtype: str, others: list[str])
         size = "tiny"
     most = {"tiny": 40, "small": 220, "large": 3000}[size]
     length = rng.randint(1, most)
-    layers, batch = rng.randint(1, 3), rng.randint(1, 5)
+    layers, batch = rng.choice([1, 1, 2, 3]), rng.randint(1, 5)
     groups, expand = rng.randint(1, 6), rng.choice([1, 1, 2, 3, 8])
     if size == "large":
         layers, batch, expand = 1, min(batch, 2), 1
@@ -41,6 +43,7 @@ def stream_program(rng: random.Random, impl: str, dtype: str, others: list[str])
             for _ in range(layers)
         ],
         "plan": plan(rng, length), "values": rng.choice(KINDS),
+        "wide": impl != "triton" and rng.random() < 0.15,
         "rollback": rng.choice([None, None, 0, rng.randint(0, min(length, 20))]),
     }  # fmt: skip
     count = 6 if impl == "triton" else rng.randint(8, 40)
@@ -50,11 +53,11 @@ def stream_program(rng: random.Random, impl: str, dtype: str, others: list[str])
 
 def _operation(rng: random.Random, batch: int, length: int, others: list[str]) -> Operation:
     kinds = {
-        "steps": 10, "many": 5, "reset": 1, "crop": 1.5, "reorder": 1, "branch": 1, "switch": 0.7,
-        "save": 0.7, "load": 1, "bad": 1,
+        "steps": 8, "many": 5, "run": 1.5, "generate": 0.8, "reset": 1,
+        "crop": 1.5, "reorder": 1, "branch": 1, "switch": 0.7, "save": 0.7, "load": 1, "bad": 1,
     }  # fmt: skip
     do = rng.choices(list(kinds), list(kinds.values()))[0]
-    if do in ("steps", "many"):
+    if do in ("steps", "many", "run", "generate"):
         return _tokens(rng, do, batch, length)
     if do == "reset":
         return {"do": do, "rows": None if rng.random() < 0.3 else _rows(rng, batch)}
@@ -72,24 +75,33 @@ def _operation(rng: random.Random, batch: int, length: int, others: list[str]) -
 
 def _tokens(rng: random.Random, do: str, batch: int, length: int) -> Operation:
     some: dict[str, Any] = {}
+    if rng.random() < 0.15:
+        some["stop"] = [rng.randrange(3), int(rng.expovariate(0.05)), rng.randrange(2)]
+    if do == "generate":
+        following = rng.choice(["identity", "relu"])
+        return {"do": do, "count": rng.randint(1, 12), "following": following, **some}
     if do == "many":
         longest = rng.choice([3, 10, length])
         lengths = [rng.randint(1, longest) for _ in range(batch)]
         some["lengths"] = lengths[:1] if rng.random() < 0.5 else lengths
     else:
         some["count"] = min(int(rng.expovariate(0.1)) + 1, length)
-        some["out"] = rng.random() < 0.2
-    if rng.random() < 0.4:
+        if do == "steps":
+            some["out"] = rng.random() < 0.2
+        elif rng.random() < 0.2:
+            some["count"] = rng.randint(1, length)
+    if do != "run" and rng.random() < 0.4:
         some["rows"] = _rows(rng, batch)
         if do == "steps" and rng.random() < 0.4:
             some["rows"].insert(rng.randrange(len(some["rows"]) + 1), -1)
     some["gates"] = rng.choice([0, 0, 0, 1, 2, 3])
     if rng.random() < 0.2:
         some["view"] = rng.choice(VIEWS)
-    if rng.random() < 0.03:
+    if do != "run" and rng.random() < 0.02:
         some["poison"] = rng.randrange(batch)
-    if rng.random() < 0.15:
-        some["stop"] = [rng.randrange(3), int(rng.expovariate(0.05)), rng.randrange(2)]
+    if rng.random() < 0.06:
+        which = rng.choice(["nan", "inf", "-inf"])
+        some["plant"] = [rng.randrange(4), *(rng.randrange(1000) for _ in range(3)), which]
     return {"do": do, **some}
 
 
@@ -103,14 +115,17 @@ def model_program(rng: random.Random, impl: str, dtype: str) -> Program:
     setup = {
         "seed": rng.getrandbits(32), "impl": impl, "dtype": dtype, "batch": batch,
         "length": length, "plan": plan(rng, length), "fused": rng.random() < 0.7,
-        "model": rng.choice(["hyena", "hyena", "stu", "stu-full", "mixed"]),
+        "model": rng.choice(MODELS), "rollback": rng.choice([None, 0, rng.randint(0, length)]),
     }  # fmt: skip
     count = 5 if impl == "triton" else rng.randint(8, 40)
-    return Program("model", setup, [_model_operation(rng, batch) for _ in range(count)])
+    return Program("model", setup, [_model_operation(rng, batch, length) for _ in range(count)])
 
 
-def _model_operation(rng: random.Random, batch: int) -> Operation:
-    kinds = {"tokens": 10, "reset": 1, "reorder": 1, "branch": 1, "switch": 1}
+def _model_operation(rng: random.Random, batch: int, length: int) -> Operation:
+    kinds = {
+        "tokens": 10, "reset": 1, "reorder": 1, "crop": 1.5, "branch": 1, "switch": 1, "save": 0.7,
+        "load": 1,
+    }  # fmt: skip
     do = rng.choices(list(kinds), list(kinds.values()))[0]
     if do == "tokens":
         some: dict[str, Any] = {"count": min(int(rng.expovariate(0.15)) + 1, 20)}
@@ -127,4 +142,43 @@ def _model_operation(rng: random.Random, batch: int) -> Operation:
         return {"do": do, "rows": None if rng.random() < 0.3 else _rows(rng, batch)}
     if do == "reorder":
         return {"do": do, "rows": [rng.randrange(batch) for _ in range(batch)]}
+    if do == "crop":
+        back = [rng.choice([0, 1, 2, rng.randint(0, length)]) for _ in range(batch)]
+        return {"do": do, "back": back}
+    if do == "branch":
+        return {"do": do, "how": rng.choice(["clone", "deepcopy", "pickle"])}
+    if do == "load" and rng.random() < 0.6:
+        return {"do": do, "fused": rng.random() < 0.7, "plan": plan(rng, length)}
     return {"do": do}
+
+
+def request_program(rng: random.Random, impl: str, dtype: str) -> Program:
+    """A program for a Decoder."""
+    batch, length = rng.randint(1, 4), rng.randint(1, 30)
+    setup = {
+        "seed": rng.getrandbits(32), "impl": impl, "dtype": dtype, "batch": batch,
+        "length": length, "plan": plan(rng, length), "model": rng.choice(MODELS),
+    }  # fmt: skip
+    count = 2 if impl == "triton" else rng.randint(2, 8)
+    return Program("request", setup, [_request(rng, batch, length) for _ in range(count)])
+
+
+def _request(rng: random.Random, batch: int, length: int) -> Operation:
+    longest, width = rng.choice([2, 9, 30]), rng.choice([2, 3, 6])
+    lengths = [rng.randint(1, longest) for _ in range(rng.randint(1, batch))]
+    some: dict[str, Any] = {"do": "request", "lengths": lengths, "new": rng.randint(0, length)}
+    some["how"] = rng.choice(["call", "call", "iterate", "decode"])
+    some["form"] = rng.choice(["list", "right", "left"])
+    some["width"] = width  # ids are drawn from so many: stops are met
+    if rng.random() < 0.5:
+        some["stop_ids"] = rng.sample(range(width), rng.randint(1, 2))
+    if rng.random() < 0.6:
+        some["stop"] = [
+            [rng.randrange(width) for _ in range(rng.randint(1, 4))]
+            for _ in range(rng.randint(1, 3))
+        ]
+        some["text"] = rng.random() < 0.4
+    if rng.random() < 0.3:
+        some["end"] = rng.randrange(length)
+    some["greedy"] = rng.random() < 0.3
+    return some

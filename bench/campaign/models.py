@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +20,9 @@ from futurefill_kernels.nn import (
     ShortConv,
 )
 
+from .caches import DTYPES, WrongError
 from .interrupts import Interrupt, interrupted
 from .program import Operation, Outcome, Program
-from .streams import DTYPES, WrongError
 
 VOCABULARY, CONTEXT, CHANNELS = 31, 96, 8
 #: Longest prompt.
@@ -75,12 +76,14 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 class Row:
     """The ids that a row is to see, what comes out of them, and how many it has seen.
 
-    prompt: ids before its first step, None until then.
+    prompt: ids before its first step, None until then. furthest: the largest position since the
+    newest load, which was at position loaded.
     """
 
     def __init__(self, ids: Tensor, logits: Tensor) -> None:
         self.ids, self.logits = ids, logits
         self.seen, self.prompt = 0, None
+        self.furthest = self.loaded = 0
 
     prompt: int | None
 
@@ -88,6 +91,10 @@ class Row:
     def position(self) -> int:
         """Taken since the prompt."""
         return 0 if self.prompt is None else self.seen - self.prompt
+
+    def oldest(self, rollback: int | None) -> int:
+        """The position that it can be taken back to for sure."""
+        return self.loaded if rollback is None else max(self.loaded, self.furthest - rollback)
 
 
 class ModelRun:
@@ -108,12 +115,17 @@ class ModelRun:
         self._batch, self._length = setup["batch"], setup["length"]
         self._cache = self._new(setup["impl"], setup["plan"], setup["fused"])
         self._rows = [self._fresh() for _ in range(self._batch)]
-        self._others: list[tuple[ff.DecodingCache, list[Row]]] = []
+        self._others: list[tuple[nn.Module, ff.DecodingCache, list[Row]]] = []
+        self._saved: tuple[dict[str, Tensor], list[Row]] | None = None
 
     def _new(self, impl: str, plan: list[Any] | None, fused: bool) -> ff.DecodingCache:
-        length = self._length
+        length, rollback = self._length, self._setup["rollback"]
         made = None if plan is None else ff.Plan(length, tuple(plan[0]), slack_from=plan[1])
-        return ff.DecodingCache(self._model, self._batch, length, plan=made, impl=impl, fused=fused)
+        if made is not None and made.slack_from is not None:
+            rollback = rollback and 0  # with slack 0 or None
+        return ff.DecodingCache(
+            self._model, self._batch, length, plan=made, impl=impl, fused=fused, rollback=rollback
+        )
 
     def _fresh(self, begin: Tensor | None = None) -> Row:
         """A row of random ids behind some given ones."""
@@ -128,6 +140,7 @@ class ModelRun:
         """The same so far, other ids from here on."""
         other = self._fresh(row.ids[: row.seen])
         other.seen, other.prompt = row.seen, row.prompt
+        other.furthest, other.loaded = row.furthest, row.loaded
         return other
 
     @torch.no_grad()
@@ -194,6 +207,7 @@ class ModelRun:
             if row.prompt is None and stepping:
                 row.prompt = row.seen
             row.seen += n
+            row.furthest = max(row.furthest, row.position)
 
     def _under_way(self) -> bool:
         """Whether a call stopped inside: the next one takes it back."""
@@ -239,14 +253,66 @@ class ModelRun:
         self._cache.reorder(chosen)
         self._rows = [self._diverge(self._rows[r]) for r in chosen]
 
-    def branch(self) -> None:
-        """A clone becomes the current one; the original stays, as one of at most three."""
-        self._others = [*self._others[-1:], (self._cache, self._rows)]
-        self._cache = self._cache.clone()
+    def crop(self, back: list[int]) -> None:
+        """Positions taken back, ``back`` of each row; other ids follow."""
+        here = [row.position for row in self._rows]
+        lengths = [max(p - back[i % len(back)], 0) for i, p in enumerate(here)]
+        rollback = self._cache.rollback
+        try:
+            self._cache.crop(lengths)
+        except ValueError as error:
+            if all(
+                n >= min(p, row.oldest(rollback))
+                for n, p, row in zip(lengths, here, self._rows, strict=True)
+            ):
+                raise WrongError(f"crop was refused: {error}") from error
+            return
+        for i, (n, p) in enumerate(zip(lengths, here, strict=True)):
+            if n < p:
+                self._rows[i].seen -= p - n
+                self._rows[i] = self._diverge(self._rows[i])
+
+    def branch(self, how: str = "clone") -> None:
+        """A copy becomes the current one; the original stays, as one of at most three."""
+        self._others = [*self._others[-1:], (self._model, self._cache, self._rows)]
+        if how == "pickle":
+            self._model, self._cache = pickle.loads(pickle.dumps((self._model, self._cache)))
+        else:
+            self._cache = self._cache.clone() if how == "clone" else copy.deepcopy(self._cache)
         self._rows = [self._diverge(row) for row in self._rows]
+        if how == "pickle":
+            _loaded(self._rows)
 
     def switch(self) -> None:
         """Another of the caches goes on."""
         if self._others:
-            self._others.append((self._cache, self._rows))
-            self._cache, self._rows = self._others.pop(0)
+            self._others.append((self._model, self._cache, self._rows))
+            self._model, self._cache, self._rows = self._others.pop(0)
+
+    def save(self) -> None:
+        """The state as a dictionary, for `load`."""
+        self._saved = self._cache.state_dict(), [copy.copy(row) for row in self._rows]
+
+    def load(self, fused: bool | None = None, plan: list[Any] | None = None) -> None:
+        """What was saved, into the current cache or a new one; other ids follow."""
+        if self._saved is None:
+            self.save()
+        assert self._saved is not None
+        state, rows = self._saved
+        cache = self._cache
+        if fused is not None:
+            cache = self._new(self._setup["impl"], plan, fused)
+        try:
+            cache.load_state_dict(state)
+        except ValueError as error:
+            if "plan" in str(error) and any(name.endswith("pending") for name in state):
+                return  # pending outputs are those of their plan
+            raise
+        self._cache, self._rows = cache, [self._diverge(row) for row in rows]
+        _loaded(self._rows)
+
+
+def _loaded(rows: list[Row]) -> None:
+    """What the rows hold was written from elsewhere, without a way back."""
+    for row in rows:
+        row.furthest = row.loaded = row.position

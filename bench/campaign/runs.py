@@ -7,6 +7,7 @@ from typing import Protocol
 
 from .models import ModelRun
 from .program import Operation, Outcome, Program
+from .requests import RequestRun
 from .streams import StreamRun
 
 
@@ -18,7 +19,9 @@ class Run(Protocol):
         ...
 
 
-KINDS: dict[str, Callable[[Program, Outcome], Run]] = {"stream": StreamRun, "model": ModelRun}
+KINDS: dict[str, Callable[[Program, Outcome], Run]] = {
+    "stream": StreamRun, "model": ModelRun, "request": RequestRun,
+}  # fmt: skip
 
 
 def outcome_of(program: Program) -> Outcome:

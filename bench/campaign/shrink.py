@@ -14,6 +14,8 @@ PLAIN = {
     "view": "plain", "gates": 0, "out": False, "stop": None, "rows": None, "poison": None,
     "count": 1, "skip": False, "values": "normal", "dtype": "float32", "expand": 1, "groups": 1,
     "batch": 1, "plan": None, "rollback": None, "fused": False, "how": "clone", "impl": "cpu",
+    "end": None, "greedy": False, "text": False, "form": "list", "model": "hyena",
+    "wide": False, "plant": None, "following": "identity",
 }  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def _simpler_record(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         options: list[Any] = []
         if name in PLAIN and value != PLAIN[name]:
             options.append(PLAIN[name])
-        if isinstance(value, list) and len(value) > 1 and name != "plan" and name != "stop":
+        if isinstance(value, list) and len(value) > 1 and name not in ("plan", "stop", "plant"):
             options += [value[:1], value[:-1]]
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], int):
             options += [[v] for v in (1, value[0] // 2, value[0] - 1) if 0 < v < value[0]]

@@ -20,7 +20,7 @@ import torch
 
 from futurefill_kernels.implementations.select import IMPLEMENTATIONS, cannot_run
 
-from ..campaign.draw import model_program, stream_program
+from ..campaign.draw import model_program, request_program, stream_program
 from ..campaign.program import Program, parse
 from ..campaign.runs import outcome_of
 from ..campaign.shrink import shrunk
@@ -101,7 +101,10 @@ def _programs(
         dtypes = ["float32", "float32", "bfloat16"]
         if impl != "triton":
             dtypes.append("float64")
-        if rng.random() < 0.15:
+        kind = rng.random()
+        if kind < 0.04:
+            yield number, request_program(rng, impl, rng.choice(dtypes))
+        elif kind < 0.15:
             yield number, model_program(rng, impl, rng.choice(dtypes))
         else:
             dtypes.append("float16")
@@ -111,11 +114,17 @@ def _programs(
 def _explain(program: Program, failure: str, name: str, seconds: float) -> None:
     """Print a failing program and the shortest one found that fails like it."""
     print(f"FAILED {name}: {failure}", file=sys.stderr)
-    short = shrunk(program, lambda p: outcome_of(p).failure is not None, seconds)
+    kind = _kind(failure)
+    short = shrunk(program, lambda p: _kind(outcome_of(p).failure) == kind, seconds)
     print(f"  shrunk: {outcome_of(short).failure}", file=sys.stderr)
     print(
         f"  python -m bench fuzz --replay {shlex.quote(short.text())}", file=sys.stderr, flush=True
     )
+
+
+def _kind(failure: str | None) -> str:
+    """The exception's name, and whether it is about numbers."""
+    return "" if failure is None else f"{failure.split(':')[0]} {'the bound' in failure}"
 
 
 def _replay(args: argparse.Namespace) -> None:

@@ -183,12 +183,12 @@ class Chunks:
             own.step(tokens.u[t], gate, out_gate, tokens.y[t], index, 0, True)
             if rectified:
                 tokens.y[t].relu_()
-            if own.fills.launched_here:
-                own.fills.owe(taking, at)
+            if own.fills.launched_here:  # what is due at a row's end is so for all layers
+                staying = [row if t + 1 < n else -1 for row, n in zip(rows, lengths, strict=True)]
+                own.fills.owe(staying, at)
             for row in taking:
                 if row >= 0:
                     at[row] += 1
-        own.fills.take_back()  # what is due now is so for all layers
 
     def finish(self, ends: Mapping[int, int]) -> list[int]:
         """After the last layer: the rows of the call that were stepped stand at their ends.

@@ -67,7 +67,8 @@ def roll_back(state: StreamState, rows: Sequence[int] | None, here: int, target:
     overwrote, and of firings since then, newest first, the before-images come back.
     """
     levels, base = state.plan.levels, state.plan.base
-    boundary = (target // base + 1) * base  # the first firing to take back
+    # the first firing to take back; without levels none has written over an input
+    boundary = (target // base + 1) * base if levels else here
     slots, t = state.undo.shape[3], target
     each: Sequence[int | slice] = [slice(None)] if rows is None else rows
     while t < min(here, boundary):

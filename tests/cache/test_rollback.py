@@ -147,3 +147,34 @@ def test_crops_one_after_the_other_reach_no_further_than_one(impl, again):
     cache.crop(15)
     for t in range(int(cache.positions), 40):
         assert (cache.step(u[..., t]) - expected[..., t]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("taps", [1, 2])
+def test_a_way_back_without_any_future_fill(impl, taps):
+    """Filters that the short-range convolution covers: slots held inputs that were read as pending
+    outputs after a crop.
+    """
+    h, u = torch.randn(3, taps), torch.randn(2, 3, 12)
+    cache = ff.FutureFillCache(h, 2, 12, rollback=5, plan=ff.Plan(12, (taps,)), impl=impl)
+    expected = ff.causal_conv(u, h)
+    for t in range(7):
+        cache.step(u[..., t])
+    cache.crop([2, 4])
+    for t in range(8):
+        now = torch.stack([u[0, :, 2 + t], u[1, :, 4 + t]])
+        right = torch.stack([expected[0, :, 2 + t], expected[1, :, 4 + t]])
+        torch.testing.assert_close(cache.step(now), right)
+
+
+def test_a_row_that_ends_on_a_block_before_others_is_filled_once(impl):
+    """Inside a chunk of rows of different lengths its fill ran, and again before the next token."""
+    h, u = torch.randn(3, 20) / 4, torch.randn(2, 3, 24)
+    cache = ff.FutureFillCache(h, 2, 24, plan=ff.Plan(24, (2, 4, 8)), impl=impl)
+    expected = ff.causal_conv(u, h)
+    cache.step(u[..., 0])
+    cache.prefill(u[..., 1:6], lengths=[5, 3])
+    ends = [6, 4]
+    for t in range(9):
+        now = torch.stack([u[row, :, end + t] for row, end in enumerate(ends)])
+        right = torch.stack([expected[row, :, end + t] for row, end in enumerate(ends)])
+        torch.testing.assert_close(cache.step(now), right)
