@@ -63,6 +63,7 @@ class ModelState:
         # whether a row has seen anything
         self._seen = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
         self._all_seen = False
+        self._loaded = [0] * batch_size  # positions of rows where their state was loaded
         self._fused: cpu.FusedToken | gpu.FusedToken | None = None
         self._never_fused = ["fused=False"]
         if fused:
@@ -181,6 +182,12 @@ class ModelState:
         """
         self._between_calls("crop")
         lengths, before = crop_lengths(length, self.batch_size), list(self._caches[0].taken)
+        for row, n in enumerate(lengths):
+            if self._short and n < min(before[row], self._loaded[row]):
+                raise ValueError(
+                    f"expected length >= {self._loaded[row]} for row {row}, where it was loaded: "
+                    f"short convolutions keep nothing from before, got {n}"
+                )
         for cache in self._caches:  # all are at the same positions: the first refuses, or none
             cache.crop(lengths)
         rows = [row for row, n in enumerate(lengths) if n < before[row]]
@@ -202,6 +209,8 @@ class ModelState:
             state.reset(chosen)
         self._seen[chosen] = False
         self._all_seen = False
+        for row in chosen:
+            self._loaded[row] = 0
 
     @lasting
     def clone(self: _State) -> _State:
@@ -211,7 +220,7 @@ class ModelState:
         other.__dict__.update(self.__dict__)
         other._caches = [cache.clone() for cache in self._caches]
         other._short = {module: state.clone() for module, state in self._short.items()}
-        other._seen = self._seen.clone()
+        other._seen, other._loaded = self._seen.clone(), list(self._loaded)
         if self._fused is not None:
             other._fused = self._fused.clone(other._short, other._caches)
         return other
@@ -251,6 +260,7 @@ class ModelState:
             state.drop_staged()
         self._seen.copy_(seen)
         self._all_seen = bool(self._seen.all())
+        self._loaded = list(self._caches[0].taken)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What determines the state: for a cache of the same model and sizes.
@@ -304,6 +314,7 @@ class ModelState:
             state.reorder(chosen)
         self._seen[:] = self._seen[chosen]
         self._all_seen = bool(self._seen.all())
+        self._loaded = [self._loaded[row] for row in chosen]
 
     def _cache_parts(self) -> dict[str, FutureFillCache]:
         return {f"caches.{index}": cache for index, cache in enumerate(self._caches)}

@@ -283,6 +283,23 @@ def test_a_prompt_that_is_half_read_goes_on_after_a_load(impl):
     other.expect_what_never_saw()
 
 
+@pytest.mark.parametrize("copied", [True, False])
+@torch.no_grad()
+def test_a_crop_to_before_a_load_is_refused(impl, copied):
+    """Also with rollback=None: inputs of short convolutions from before it are nowhere."""
+    seen = prepared(impl, "hyena", torch.float32, True, None)
+    here = [len(row) for row in seen.rows]
+    if copied:
+        seen.model, seen.cache = pickle.loads(pickle.dumps((seen.model, seen.cache)))
+    else:
+        seen.cache.load_state_dict(seen.cache.state_dict())
+    seen.take(new_ids(random(18), BATCH, 2))
+    with pytest.raises(ValueError, match=f"expected length >= {here[1]} for row 1"):
+        seen.cache.crop([n - (row == 1) for row, n in enumerate(here)])
+    seen.crop(here)
+    seen.expect_what_never_saw()
+
+
 @torch.no_grad()
 def test_a_state_that_does_not_fit_is_refused_before_anything_changes(impl):
     seen = prepared(impl, "mixed", torch.float32, False)
