@@ -13,8 +13,10 @@ import random
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import torch
 
@@ -39,12 +41,20 @@ class Count:
     failures: int = 0
     worst: float = 0.0
 
+    def and_of(self, other: Count) -> Count:
+        """Both together."""
+        return Count(
+            self.programs + other.programs, self.cases + other.cases,
+            self.failures + other.failures, max(self.worst, other.worst),
+        )  # fmt: skip
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``fuzz``."""
     parser.add_argument("--seconds", type=float, default=60.0, help="how long")
     parser.add_argument("--seed", type=int, default=0, help="of the programs")
     parser.add_argument("--program", type=int, help="only this one of the seed's programs")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the programs")
     parser.add_argument("--replay", metavar="TEXT", help="a program that was printed, once")
     parser.add_argument("--shrink", type=float, default=60.0, help="seconds for each failure")
 
@@ -56,21 +66,22 @@ def run(args: argparse.Namespace) -> None:
     names = _implementations(args.impl)
     machine.describe(args.device)  # of the commit that the run begins with
     seconds = 2.0 if args.quick else args.seconds
-    counts: dict[tuple[str, str], Count] = {}
-    numbers = itertools.count() if args.program is None else [args.program]
+    jobs = 1 if args.program is not None else max(args.jobs, 1)
     begin = time.monotonic()
-    for number, program in _programs(args.seed, names, numbers):
-        count = counts.setdefault((program.kind, program.setup["impl"]), Count())
-        outcome = outcome_of(program)
-        count.programs += 1
-        count.cases += outcome.cases
-        count.worst = max(count.worst, outcome.worst)
-        if outcome.failure is not None:
-            count.failures += 1
-            _explain(program, outcome.failure, f"seed {args.seed}, program {number}", args.shrink)
-        if time.monotonic() - begin > seconds:
-            break
+    numbers: list[Iterable[int]] = [itertools.count(job, jobs) for job in range(jobs)]
+    if args.program is not None:
+        numbers = [[args.program]]
+    shares = [(args.seed, names, seconds, args.shrink, each) for each in numbers]
+    if jobs == 1:
+        found = [_campaign(*shares[0])]
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            found = list(pool.map(_campaign, *zip(*shares, strict=True)))
     took = time.monotonic() - begin
+    counts: dict[tuple[str, str], Count] = {}
+    for part in found:
+        for key, count in part.items():
+            counts[key] = counts.get(key, Count()).and_of(count)
     for (kind, impl), count in sorted(counts.items()):
         args.report.add(
             f"{kind} programs, {impl}", impl=impl, error=float("nan") if count.failures else
@@ -78,6 +89,27 @@ def run(args: argparse.Namespace) -> None:
             unit="cases", note=f"{count.programs:,} programs, {count.failures} failures; the error "
             f"is the largest over its bound; all in {took / 60:.1f} min",
         )  # fmt: skip
+
+
+def _campaign(
+    seed: int, names: list[str], seconds: float, shrink: float, numbers: Iterable[int]
+) -> dict[tuple[str, str], Count]:
+    """Programs of a seed with these numbers, until the time is over."""
+    torch.set_num_threads(1)
+    counts: dict[tuple[str, str], Count] = {}
+    begin = time.monotonic()
+    for number, program in _programs(seed, names, numbers):
+        count = counts.setdefault((program.kind, program.setup["impl"]), Count())
+        outcome = outcome_of(program)
+        count.programs += 1
+        count.cases += outcome.cases
+        count.worst = max(count.worst, outcome.worst)
+        if outcome.failure is not None:
+            count.failures += 1
+            _explain(program, outcome.failure, f"seed {seed}, program {number}", shrink)
+        if time.monotonic() - begin > seconds:
+            break
+    return counts
 
 
 def _implementations(asked: str) -> list[str]:
@@ -90,9 +122,7 @@ def _implementations(asked: str) -> list[str]:
     return [asked]
 
 
-def _programs(
-    seed: int, names: list[str], numbers: Iterator[int] | list[int]
-) -> Iterator[tuple[int, Program]]:
+def _programs(seed: int, names: list[str], numbers: Iterable[int]) -> Iterator[tuple[int, Program]]:
     """The seed's programs."""
     others = [name for name in names if name != "triton"] or names
     for number in numbers:
