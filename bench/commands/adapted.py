@@ -6,6 +6,8 @@
    base, against the public forward over everything so far for every base; that is timed at some
    lengths and integrated between them. Times are processor time, which is what one thread takes
    when nobody else has the machine.
+3. prompt: what a prompt's logits take: of its last position, as a Decoder asks, and of all. The
+   most memory that the process has held, before and after each.
 
 Public code is not part of this repository: without it rows say what is missing.
 """
@@ -13,6 +15,7 @@ Public code is not part of this repository: without it rows say what is missing.
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from itertools import pairwise
 
@@ -34,14 +37,14 @@ PROMPT = 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``adapted``."""
-    parser.add_argument("--parts", default="families,dna", help="which of them")
+    parser.add_argument("--parts", default="families,dna,prompt", help="which of them")
     parser.add_argument("--bases", type=int, default=32768, help="new ones of the genome")
     parser.add_argument("--samples", type=int, default=8, help="lengths of the public forward")
 
 
 def run(args: argparse.Namespace) -> None:
     """The parts named in --parts."""
-    known = {"families": _families, "dna": _dna}
+    known = {"families": _families, "dna": _dna, "prompt": _prompt}
     for part in args.parts.split(","):
         if part not in known:
             raise ValueError(f"unknown part {part!r}; expected some of {', '.join(known)}")
@@ -115,6 +118,45 @@ def _dna(args: argparse.Namespace) -> None:
         note=f"processor time, sampled at {samples} of {bases} lengths: "
         f"{100 * samples / bases:.2g}% of it was run",
     )  # fmt: skip
+
+
+@torch.no_grad()
+def _prompt(args: argparse.Namespace) -> None:
+    why = public_code.missing("hyena-dna")
+    if why is not None:
+        args.report.add("last position", status="missing", note=why)
+        return
+    length, vocabulary, width = (256, 3200, 16) if args.quick else (8192, 32000, 64)
+    torch.manual_seed(0)
+    model = hyena_dna(
+        width=width, layers=2, longest=length + 1, filter_order=16, vocabulary=vocabulary,
+        scale=1.0,
+    )  # fmt: skip
+    adapted = ff.adapt(model.eval())
+    ids = torch.randint(vocabulary, (1, length), device="cpu")
+    commit = public_code.commit("hyena-dna")
+    made: dict[bool, torch.Tensor] = {}
+    held = {}
+    for last in (True, False):  # the most that was ever held only grows: the smaller one first
+        cache = ff.DecodingCache(adapted, 1, 1)
+        before = _most_held()
+        with cache.select(last=last):
+            logits = adapted(ids, cache=cache)
+        held[last] = _most_held() - before
+        made[last] = logits[:, -1:].clone()
+        del logits
+    error = relative_error(made[True], made[False])
+    for last, variant in ((True, "logits of the last position"), (False, "logits of all")):
+        args.report.add(
+            variant, B=1, D=width, P=length, layers=2, dtype=torch.float32, error=error,
+            tolerance=TOLERANCE, quantity="more memory than before", value=held[last] / 2**20,
+            unit="MiB", note=f"hyena-dna {commit}, a vocabulary of {vocabulary}, fresh weights",
+        )  # fmt: skip
+
+
+def _most_held() -> int:
+    """Bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def _teacher_forced(

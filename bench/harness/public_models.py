@@ -53,7 +53,8 @@ class Genome(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (B, T, vocabulary)."""
         table = self.inner.backbone.embeddings.word_embeddings.weight
-        return self.scale * nn.functional.linear(self.inner(ids), table)
+        logits = nn.functional.linear(self.inner(ids), table)
+        return logits if self.scale == 1 else self.scale * logits
 
 
 def hyena_dna(
@@ -63,13 +64,14 @@ def hyena_dna(
     layers: int = 3,
     longest: int = LONGEST,
     filter_order: int = 16,
+    vocabulary: int = VOCABULARY,
     scale: float = 60.0,
 ) -> nn.Module:
     """HyenaDNA by its standalone file."""
     layer = {"l_max": longest, "order": order, "emb_dim": 5, "filter_order": filter_order}
     with importing("hyena-dna") as load:
         backbone = load("standalone_hyenadna").HyenaDNAModel(
-            d_model=width, n_layer=layers, d_inner=4 * width, vocab_size=VOCABULARY, layer=layer,
+            d_model=width, n_layer=layers, d_inner=4 * width, vocab_size=vocabulary, layer=layer,
             pad_vocab_size_multiple=4,
         )  # fmt: skip
     return Genome(backbone, scale)

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from ..decoding.model_cache import DecodingCache
 from ..nn.interface import Cache
-from . import hyena, long_conv, named, stu
+from . import hyena, long_conv, named, output_map, stu
+from .agreement import difference, tolerance
 from .current import use_cache
 from .twin import TapsOf, Twin
 
 #: An example's positions, and how its calls are cut.
 _EXAMPLE, _CUTS = 11, (0, 4, 6, 7, 8, 9, 10, 11)
-#: largest difference of whole sequences and steps, relative to the largest output
-_TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 
 class AdaptedModel(nn.Module):
@@ -116,9 +115,17 @@ def adapt(
             "expected a HyenaOperator, LongConv, GConv or STU, or filters={Module: taps_of}; the "
             f"model has {', '.join(kinds)}"
         )
-    if example is not None and not example.is_meta:
-        _check_steps(AdaptedModel(_with(model, twins(example.shape[1]), {})), example)
-    return AdaptedModel(_with(model, replaced, {}))
+    trimmed: dict[nn.Module, nn.Module] = {}
+    if example is not None:
+        small = twins(example.shape[1])
+
+        def made_with(others: dict[nn.Module, nn.Module]) -> AdaptedModel:
+            return AdaptedModel(_with(model, {**small, **others}, {}))
+
+        if not example.is_meta:
+            _check_steps(made_with({}), example)
+        trimmed = output_map.trimmed(model, small, example, made_with)
+    return AdaptedModel(_with(model, {**replaced, **trimmed}, {}))
 
 
 def _with(
@@ -158,8 +165,8 @@ def _check_steps(model: AdaptedModel, example: Tensor) -> None:
     cuts = [cut for cut in _CUTS if cut < width] + [width]
     cache = DecodingCache(model, len(example), width, fused=False)
     pieces = [model(example[:, start:stop], cache=cache) for start, stop in pairwise(cuts)]
-    error = float((torch.cat(pieces, 1) - whole).abs().max() / whole.abs().max())
-    if not error < _TOLERANCES.get(whole.dtype, 0.1):
+    error = difference(torch.cat(pieces, 1), whole, whole)
+    if not error < tolerance(whole.dtype):
         kinds = sorted({type(m).__name__ for m in model.modules()})
         raise ValueError(
             f"steps differ from whole sequences by {error:.1e} of the largest output: something "
