@@ -17,6 +17,7 @@ import futurefill_kernels as ff
 
 from ..harness import shapes
 from ..harness.machine import check_memory
+from ..harness.replayed import ReplayedStream
 from ..harness.timing import Times, measure
 
 #: Sizes across caches and memory, few and many channels, several rows, and lengths that are no
@@ -49,6 +50,14 @@ def generation_times(
     caches: dict[str, ff.FutureFillCache], rows: Tensor, repeats: int
 ) -> dict[str, Times]:
     """Times of whole generations, each from an empty cache, all in turns."""
+    if rows.device.type == "cuda":  # replays of a graph: else it is the host that is timed
+        streams = {name: ReplayedStream(cache, rows) for name, cache in caches.items()}
+        return measure(
+            streams,
+            device=rows.device,
+            repeats=repeats,
+            before={name: stream.start for name, stream in streams.items()},
+        )
     return measure(
         {name: partial(shapes.generate, cache, rows) for name, cache in caches.items()},
         device=rows.device,
@@ -63,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     quick = [(1, 32, 1024)]
     for batch, channels, length in quick if args.quick else args.shapes or SHAPES:
         planned = ff.make_plan(
-            length, channels, batch_size=batch, dtype=args.dtype, device=args.device
+            length, channels, batch_size=batch, dtype=args.dtype, device=args.device, impl=args.impl
         )
         plans = {"planned": planned}
         others = [

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ..implementations.base import Implementation
-from ..implementations.select import check_plan, resolve
+from ..implementations.select import check_plan, fastest_parts, on_this_gpu, resolve
 from ..plan import Plan
+from ..planning.device import DeviceInfo
 from ..planning.make_plan import make_plan
 from ..planning.memory import check_memory
+from ..planning.workload import Workload
 from ..state.layout import Layout
 from ..state.tensors import StreamState, allocate, state_nbytes
 from .checks import Sizes
@@ -58,6 +60,7 @@ def choose(
     if plan is not None and not isinstance(plan, Plan):
         raise TypeError(f"expected plan to be a Plan, got {type(plan).__name__}")
     implementation = resolve(impl, device, dtype, plan, spectra_dtype)
+    parts = on_this_gpu(device, dtype, plan, spectra_dtype) if impl == "auto" else ()
     if plan is None:
         plan = make_plan(
             sizes.max_new_tokens,
@@ -68,7 +71,7 @@ def choose(
             dtype=dtype,
             device=device,
             filter_length=sizes.taps,
-            impl=implementation.capabilities.name,
+            impl="auto" if len(parts) > 1 else implementation.capabilities.name,
             spectra_dtype=spectra_dtype,
         )
     elif plan.length != sizes.max_new_tokens:
@@ -77,6 +80,12 @@ def choose(
         )
     plan = dataclasses.replace(plan, filter_length=sizes.taps)
     check_plan(implementation, device, dtype, plan)
+    if len(parts) > 1:
+        workload = Workload(
+            plan.length, sizes.taps, sizes.channels, sizes.batch_size, sizes.layers, sizes.groups,
+            impls=parts,
+        )  # fmt: skip
+        implementation = fastest_parts(plan, workload, DeviceInfo.of(device))
     return implementation, plan
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..planning.device import DeviceInfo
+from ..planning.gpu_choice import of_levels
 from ..planning.gpu_cost import GpuCost, fill_launches, token_bytes
 from ..planning.gpu_plan import cheapest_plan, leanest_plan, proposals
 from ..planning.memory import needed_nbytes
@@ -18,12 +19,12 @@ _HEADER = """\
 # The planner's choices
 
 Written by `python -m futurefill_kernels plan --device all --table`. float32 state, batch 1, every
-channel with a filter of its own, filters as long as the stream, `impl="auto"`: what every GPU
-implementation fuses, blocks up to 2048 (`cuda` goes to 8192, `plan --impl cuda`). The figures are
-the model's
-([gpu_cost.py](../futurefill_kernels/planning/gpu_cost.py)): the devices' published rates, with
-latencies and shares of the bandwidth that were measured on one H200. `16 .. 2048` means radix 2
-between them.
+channel with a filter of its own, filters as long as the stream, `impl="auto"`: each level by the
+implementation whose fills are fastest at it. The figures are the model's
+([gpu_cost.py](../futurefill_kernels/planning/gpu_cost.py)): lines through times of one H200
+([gpu_rates.json](../futurefill_kernels/planning/gpu_rates.json), which says how each was come by),
+for the other devices as much slower or faster as their published rates are. `16 .. 2048` means
+radix 2 between them.
 
 * **bytes**: what fills move per token, layer and channel. A level of radix 2 moves 10 (12 of inputs
   and pending outputs, 8 of one filter spectrum, every second block), of radix 4 31, of radix 16
@@ -33,16 +34,16 @@ between them.
   all of these launches without a graph.
 * **memory**: ring, kept input spectra, filter spectra and the filters.
 
-Why these: each level's time is the larger of bytes over the bandwidth that fills reach and
-instructions over peak rate, plus its launch. So
+Why these: each level's time is a launch, its bytes at the bandwidth that reads reach, and what
+every point of a transform takes, which grows with the block. So
 
-* radix 2 wins at batch 1 as long as a fill is one launch (blocks up to 2048): it keeps no input
-  spectra and moves the fewest bytes;
-* a larger first block saves launches of fills and costs nothing as long as the history's latency
-  hides its taps and inputs: with few layers or channels the first block grows; with more of them,
-  or more rows, it shrinks;
-* a block above 2048 goes through cuFFT, with several launches and ten passes over a workspace, so a
-  wider radix that needs fewer of these levels wins there;
+* radix 2 wins at batch 1 up to 1024: it keeps no input spectra and moves the fewest bytes; above,
+  where a point takes twice as long, a level is left out where that saves more than the products of
+  a wider radix cost;
+* a larger first block saves launches of fills and makes the history longer: with few layers or
+  channels the first block grows; with more of them, or more rows, it shrinks;
+* a block above 8192 goes through cuFFT, with several launches and passes over a workspace, eight
+  times as long per point: only streams that would otherwise keep too many spectra have one;
 * where the fastest plan does not fit nine tenths of the memory, slower plans that take less are
   tried, and where none fits, `make_plan` refuses and names what does, with the bytes that it needs.
   Spectra take `8 L` bytes per filter row in every plan, a wider last level included, so what helps
@@ -100,7 +101,11 @@ def _row(info: DeviceInfo, workload: Workload) -> str:
         fits = "; ".join(proposals(workload, info)) or "nothing smaller"
         needed = needed_nbytes(workload, leanest_plan(workload, info))
         return sizes + f"refused; fits: {fits} | | {needed / 1e9:.1f} | | |"
-    fired = sum(plan.firings(level) * fill_launches(workload, level.block) for level in plan.levels)
+    fills = of_levels(plan, workload, info)
+    fired = sum(
+        plan.firings(level) * fill_launches(workload, name, level.block)
+        for level, name in zip(plan.levels, fills, strict=True)
+    )
     launches = (1 + workload.layers + fired / workload.length) * info.launch_seconds
     return sizes + (
         f"{blocks_text(plan.block_sizes)} | {token_bytes(workload, plan):.0f} | "

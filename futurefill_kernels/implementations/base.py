@@ -50,7 +50,10 @@ class Books(Protocol):
 class Implementation(Protocol):
     """The contract; ``reference`` is its plainest example."""
 
-    capabilities: Capabilities
+    @property
+    def capabilities(self) -> Capabilities:
+        """Its record."""
+        ...
 
     def cannot_run(self, device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
         """Reasons why it cannot run, one sentence each; empty when it can."""

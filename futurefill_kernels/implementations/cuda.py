@@ -79,16 +79,21 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
     """Filter spectra (1, rows, 2, filter_lanes), those of large blocks unit by unit."""
     spectra = tiled_spectra(h, plan, layout, dtype)
     for level in plan.levels:
-        start = level.spectra_offset
-        if level.block not in INTERLEAVED or level.block != level.transform:
-            continue
-        units, channels = INTERLEAVED[level.block]
-        rows = spectra[0, start : start + level.n_spectra * level.transform]
-        # (k, pair of entries, entry, re or im, group, channel, unit): a unit's spectrum is
-        # contiguous, two entries of a channel are neighbours
-        x = rows.view(level.n_spectra, -1, 2, 2, rows.shape[-1] // 8, channels, units)
-        rows.copy_(x.permute(0, 4, 6, 1, 5, 2, 3).reshape(rows.shape))
+        arrange_level(spectra, level)
     return spectra
+
+
+def arrange_level(spectra: Tensor, level: Level) -> None:
+    """Bring one level of ``tiled_spectra`` into the order that the kernels read."""
+    start = level.spectra_offset
+    if level.block not in INTERLEAVED or level.block != level.transform:
+        return
+    units, channels = INTERLEAVED[level.block]
+    rows = spectra[0, start : start + level.n_spectra * level.transform]
+    # (k, pair of entries, entry, re or im, group, channel, unit): a unit's spectrum is contiguous,
+    # two entries of a channel are neighbours
+    x = rows.view(level.n_spectra, -1, 2, 2, rows.shape[-1] // 8, channels, units)
+    rows.copy_(x.permute(0, 4, 6, 1, 5, 2, 3).reshape(rows.shape))
 
 
 def make_history(state: StreamState) -> History:

@@ -6,10 +6,12 @@ import torch
 
 from ..checks import state_dtype
 from ..plan import Plan
-from ..planning import order
+from ..planning import gpu_choice
 from ..planning.device import DeviceInfo
+from ..planning.workload import Workload
 from . import cpu, cuda, reference, triton
 from .base import Implementation
+from .mixed import GpuImplementation, Mixed
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "cpu": cpu,
@@ -17,6 +19,8 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "triton": triton,
     "reference": reference,
 }
+
+ON_GPUS: dict[str, GpuImplementation] = {"cuda": cuda, "triton": triton}
 
 
 def cannot_run(
@@ -37,7 +41,7 @@ def cannot_run(
 def _preferred(device: torch.device) -> list[str]:
     if device.type != "cuda" or not torch.cuda.is_available():
         return list(IMPLEMENTATIONS)
-    first = order.order(DeviceInfo.of(device))
+    first = gpu_choice.order(DeviceInfo.of(device))
     return [*first, *(name for name in IMPLEMENTATIONS if name not in first)]
 
 
@@ -91,3 +95,24 @@ def resolve(
         if impl == "auto":
             found[-1] = f"{name} {found[-1]}"
     raise RuntimeError(f"impl={impl!r} cannot run on {device}: " + "; ".join(found))
+
+
+def on_this_gpu(
+    device: torch.device,
+    dtype: torch.dtype,
+    plan: Plan | None = None,
+    spectra_dtype: torch.dtype | None = None,
+) -> tuple[str, ...]:
+    """The implementations for GPUs that can run there; arguments as of `resolve`."""
+    reasons = cannot_run(device, dtype, plan, spectra_dtype)
+    return tuple(name for name in ON_GPUS if not reasons[name])
+
+
+def fastest_parts(plan: Plan, workload: Workload, info: DeviceInfo) -> Implementation:
+    """For steps, prompts and each level of a plan the fastest of ``workload.impls``."""
+    steps = next(name for name in gpu_choice.order(info) if name in workload.impls)
+    prompts = gpu_choice.of_prompts(workload.impls, info)
+    fills = gpu_choice.of_levels(plan, workload, info)
+    if {prompts, *fills} == {steps}:
+        return ON_GPUS[steps]
+    return Mixed(ON_GPUS[steps], ON_GPUS[prompts], tuple(ON_GPUS[name] for name in fills))

@@ -69,6 +69,10 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
     return tiled_spectra(h, plan, layout, dtype)
 
 
+def arrange_level(spectra: Tensor, level: Level) -> None:
+    """Nothing: the kernels read ``tiled_spectra``."""
+
+
 def make_history(state: StreamState) -> History:
     """What a token's layers share: one launch.
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch
 
 from . import processor
+from .gpu_times import GpuTimes
 from .rates import load_rates
 
 _GIB = 1 << 30
@@ -32,7 +33,7 @@ class DeviceInfo:
     shared_per_block, shared_per_sm: shared memory in bytes, 0 on a CPU.
     registers_per_sm, threads_per_sm, blocks_per_sm: limits of resident work, 0 on a CPU.
     capability: CUDA compute capability, (0, 0) on a CPU.
-    implementation_seconds: (name, seconds per token) of GPU implementations, as ``tune`` measured.
+    times: of a GPU's kernels, as ``tune`` measured; None for those that are shipped (gpu_times.py).
 
     GPU rates are the vendors' published peaks; ``python -m futurefill_kernels tune`` measures them.
     """
@@ -51,7 +52,7 @@ class DeviceInfo:
     threads_per_sm: int = 0
     blocks_per_sm: int = 0
     capability: tuple[int, int] = (0, 0)
-    implementation_seconds: tuple[tuple[str, float], ...] = ()
+    times: GpuTimes | None = None
 
     @classmethod
     def named(cls, name: str) -> DeviceInfo:
@@ -175,8 +176,8 @@ def _cuda(index: int) -> DeviceInfo:
         threads_per_sm=getattr(p, "max_threads_per_multi_processor", base.threads_per_sm),
         capability=capability,
     )
-    measured = stored.pop("implementation_seconds", ())
-    return replace(found, implementation_seconds=tuple((name, s) for name, s in measured), **stored)
+    times = stored.pop("times", None)
+    return replace(found, times=None if times is None else GpuTimes.parse(times), **stored)
 
 
 # One core of an AMD Zen 2 server: a 256 MiB read streams at 15.6 GB/s, torch.mm reaches 68 GFLOP/s.

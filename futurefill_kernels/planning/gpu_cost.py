@@ -1,43 +1,45 @@
-"""What a plan costs on a GPU: latencies, and bytes at a share of the record's bandwidth or
-operations at its peak rate, whichever takes longer. Nothing here touches a device.
+"""What a plan costs on a GPU: lines through measured times (gpu_times.py). Nothing here touches a
+device.
 
-A token is one history of all layers and one launch per layer, which a graph replays; a fill is one
-launch of the host's for all layers and rows.
+A token is one history of all layers and one launch per layer, which a graph replays: a latency per
+launch, and what its bytes take. A fill is one launch of the host's for all layers and rows: a
+latency, its bytes at the measured bandwidth, and what every point of the transforms takes. Each
+level is done by the implementation that is fastest at its block.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..plan import Plan, transform_length
+from .capabilities import CAPABILITIES
 from .cost import CostModel
 from .device import DeviceInfo
+from .gpu_times import GpuTimes, KernelTimes, Line, Point, Time, between, fit, shipped
 from .workload import Workload, level_firings
 
-#: Measured on an H200 (torch 2.11, CUDA 13.0) with graphs of 24 layers of 1024 channels, one row,
-#: T_0 = 16 .. 512: a layer's step, which a launch binds, in seconds.
-APPLY_SECONDS = 1.25e-6
-#: A history in seconds as long as it moves little, up to T_0 = 32.
-HISTORY_SECONDS = 1.7e-6
-#: Share of the published bandwidth that a history reaches with more, T_0 = 64 .. 512 and 8 rows.
-HISTORY_BANDWIDTH = 0.52
-#: The same of fills of 64 and 256.
-FILL_BANDWIDTH = 0.35
 #: Launches of a longer fill for each layer: pad and twist, two cuFFT calls of two passes, product,
 #: addition.
 FFT_LAUNCHES = 7
-#: Passes over a complex (T,) workspace per channel that a longer fill adds.
-FFT_PASSES = 10
-#: float32 instructions of both transforms of a fill per T log2 T, counted on compiled kernels.
-FILL_INSTRUCTIONS = 7
-#: Channels of one program; fewer programs than multiprocessors leave bandwidth unused.
-PROGRAM_CHANNELS = 8
+#: Whose times devices without their own are scaled from.
+BASE = "h200"
 
 
-def fused(workload: Workload, block: int) -> bool:
-    """Whether a fill is one launch and one pass over memory."""
+def times_of(info: DeviceInfo) -> GpuTimes:
+    """A device's own times, else those of the H200 as far slower as its published rates are."""
+    if info.times is not None:
+        return info.times
+    base = DeviceInfo.named(BASE)
+    return shipped()[BASE].scaled(
+        info.dram_bytes_per_second / base.dram_bytes_per_second, info.fp32_flops / base.fp32_flops
+    )
+
+
+def fused(name: str, block: int) -> bool:
+    """Whether an implementation's fill is one launch and one pass over memory."""
     # the largest is a power of two: blocks that are none are compared like their transforms
-    return block <= workload.largest_fused
+    return block <= CAPABILITIES[name].largest_fused
 
 
 def history_bytes(workload: Workload, block: int) -> float:
@@ -53,9 +55,9 @@ def apply_bytes(workload: Workload) -> float:
     return 4.0 * workload.layers * (4 * workload.layer_channels + workload.groups)
 
 
-def fill_launches(workload: Workload, block: int) -> int:
+def fill_launches(workload: Workload, name: str, block: int) -> int:
     """Launches of one firing of all layers and rows."""
-    return 1 if fused(workload, block) else FFT_LAUNCHES * workload.layers
+    return 1 if fused(name, block) else FFT_LAUNCHES * workload.layers
 
 
 def fill_bytes(workload: Workload, block: int, products: float, keeps: bool) -> float:
@@ -70,13 +72,6 @@ def fill_bytes(workload: Workload, block: int, products: float, keeps: bool) -> 
     return float(workload.layers * (workload.layer_channels * per_channel + spectra))
 
 
-def workspace_bytes(workload: Workload, block: int) -> int:
-    """Bytes that one firing moves beyond those, in the workspace of cuFFT."""
-    if fused(workload, block):
-        return 0
-    return FFT_PASSES * 8 * transform_length(block) * workload.all_channels
-
-
 def token_bytes(workload: Workload, plan: Plan) -> float:
     """Bytes that fills must move per token, layer and channel of one row, for tables."""
     total = sum(
@@ -87,40 +82,97 @@ def token_bytes(workload: Workload, plan: Plan) -> float:
     return total / (workload.length * workload.all_channels)
 
 
+def measured_workload(times: GpuTimes, time: Time) -> Workload:
+    """What a time was measured on, as far as its bytes go."""
+    channels, length = times.channels, max(2 * time.size, 1)
+    return Workload(length, length, channels, time.rows, time.layers, channels)
+
+
+@lru_cache(maxsize=32)
+def step_line(times: GpuTimes, name: str) -> Line:
+    """Of a token's launches over its bytes."""
+    points = []
+    for time in _of(times, name).steps:
+        workload = measured_workload(times, time)
+        moved = history_bytes(workload, time.size) + apply_bytes(workload)
+        points.append(Point(1 + time.layers, moved, 0.0, time.seconds))
+    return fit(points, times.node_seconds).scaled(times.step_scale)
+
+
+@lru_cache(maxsize=32)
+def fill_lines(times: GpuTimes, name: str) -> dict[int, Line]:
+    """By block: of a firing's launch over the points of its transforms."""
+    bandwidth = times.read_bytes_per_second * times.step_scale  # of the device that was timed
+    points: dict[int, list[Point]] = {}
+    for time in _of(times, name).fills:
+        workload = measured_workload(times, time)
+        moved = fill_bytes(workload, time.size, 1, False) / bandwidth
+        work = transform_length(time.size) * workload.all_channels
+        points.setdefault(time.size, []).append(Point(1, work, moved, time.seconds))
+    return {
+        block: fit(found, times.node_seconds).scaled(times.work_scale)
+        for block, found in points.items()
+    }
+
+
+def _of(times: GpuTimes, name: str) -> KernelTimes:
+    """Raises ValueError for an implementation that was not timed."""
+    found = times.of(name)
+    if found is None:
+        timed = ", ".join(name for name, _ in times.kernels)
+        raise ValueError(
+            f"the measured rates have no times of {name!r}, only of {timed}: run python -m "
+            "futurefill_kernels tune --device cuda again"
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class GpuCost(CostModel):
-    """Costs of a workload from a device's rates."""
+    """Costs of a workload from a device's times."""
 
     workload: Workload
     info: DeviceInfo
 
+    @property
+    def names(self) -> list[str]:
+        """The workload's implementations as far as they were timed; all where none was."""
+        timed = [name for name, _ in times_of(self.info).kernels]
+        return [name for name in self.workload.impls if name in timed] or [*self.workload.impls]
+
     def first(self, block: int) -> float:
         """The short-range convolutions of all layers, averaged over a block."""
-        w, bandwidth = self.workload, self.info.dram_bytes_per_second
-        history = history_bytes(w, block) / (HISTORY_BANDWIDTH * bandwidth)
-        steps = w.layers * APPLY_SECONDS + apply_bytes(w) / bandwidth
-        return max(HISTORY_SECONDS, history) + steps
+        return min(self.steps(name, block) for name in self.names)
 
     def level(self, block: int, radix: int) -> float:
-        """The fills of one level."""
+        """The fills of one level by what is fastest at it."""
+        return min(self.level_of(name, block, radix) for name in self.names)
+
+    def steps(self, name: str, block: int) -> float:
+        """The short-range convolutions of an implementation."""
+        w = self.workload
+        moved = history_bytes(w, block) + apply_bytes(w)
+        return step_line(times_of(self.info), name).seconds(1 + w.layers, moved, 0.0)
+
+    def level_of(self, name: str, block: int, radix: int) -> float:
+        """The fills of one level of an implementation."""
         total = sum(
-            same.times * self.fill(block, same.products, same.keeps)
+            same.times * self.fill(name, block, same.products, same.keeps)
             for same in level_firings(self.workload, block, radix)
         )
         return total / self.workload.length
 
     def firing(self, block: int, radix: int) -> float:
         """Seconds of a firing in the middle of a group, which keeps its newest input spectrum."""
-        return self.fill(block, radix / 2, True)
+        return min(self.fill(name, block, radix / 2, True) for name in self.names)
 
-    def fill(self, block: int, products: float, keeps: bool) -> float:
+    def fill(self, name: str, block: int, products: float, keeps: bool) -> float:
         """Seconds of one firing of all layers and rows; arguments as of ``fill_bytes``."""
-        w, info, n = self.workload, self.info, transform_length(block)
-        moved = fill_bytes(w, block, products, keeps) + workspace_bytes(w, block)
-        instructions = n * (FILL_INSTRUCTIONS * (n.bit_length() - 1) + 4 * products)
-        programs = w.layers * w.batch_size * -(-w.channels // PROGRAM_CHANNELS)
-        busy = min(1.0, programs / info.sm_count) if fused(w, block) else 1.0
-        # peak rates count a multiply-add as two operations, an instruction
-        arithmetic = 2 * instructions * w.all_channels / info.fp32_flops
-        seconds = max(moved / (FILL_BANDWIDTH * info.dram_bytes_per_second), arithmetic)
-        return seconds / busy + fill_launches(w, block) * info.launch_seconds
+        w, times = self.workload, times_of(self.info)
+        lines = fill_lines(times, name)
+        # beyond one launch the nearest block says nothing of how the others are done
+        same = {b: line for b, line in lines.items() if fused(name, b) == fused(name, block)}
+        line = between(same or lines, transform_length(block))
+        moved = fill_bytes(w, block, products, keeps) / times.read_bytes_per_second
+        device = line.seconds(1, transform_length(block) * w.all_channels, moved)
+        return device + fill_launches(w, name, block) * _of(times, name).launch_seconds

@@ -7,10 +7,12 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 
 from ..plan import Plan
+from .capabilities import planned_for
 from .device import DeviceInfo
 from .gpu_cost import GpuCost
 from .latency import slack_plan
@@ -73,8 +75,11 @@ def latency_plan(workload: Workload, info: DeviceInfo) -> Plan:
 def proposals(workload: Workload, info: DeviceInfo) -> tuple[str, ...]:
     """The largest change of each kind that fits the device's memory, with its bytes."""
     w, found = workload, []
-    smaller = replace(w, spectra_itemsize=torch.bfloat16.itemsize)
-    if smaller != w and (fitting := _first_that_fits([smaller], info)):
+    half = planned_for("auto", torch.bfloat16)
+    smaller = replace(w, spectra_itemsize=torch.bfloat16.itemsize, impls=half)
+    if w.spectra_itemsize > smaller.spectra_itemsize and (
+        fitting := _first_that_fits([smaller], info)
+    ):
         found.append(f"spectra_dtype = torch.bfloat16 ({fitting[1]} bytes, impl='triton')")
     sizes = {
         "groups": [g for g in range(w.groups - 1, 0, -1) if w.groups % g == w.channels % g == 0],
@@ -98,7 +103,8 @@ def proposals(workload: Workload, info: DeviceInfo) -> tuple[str, ...]:
 
 def _resized(workload: Workload, field: str, value: int) -> Workload:
     """A workload with another size; filters are no longer than it."""
-    changed = replace(workload, **{field: value})
+    size: Any = {field: value}
+    changed = replace(workload, **size)
     return replace(changed, filter_length=min(changed.length, changed.filter_length))
 
 

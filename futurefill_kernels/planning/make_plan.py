@@ -7,7 +7,7 @@ import torch
 from ..checks import check_dtype, check_spectra_dtype
 from ..plan import Plan
 from . import cpu_plan, gpu_plan
-from .capabilities import largest_fused
+from .capabilities import planned_for
 from .device import DeviceInfo
 from .this_cpu import rates_of
 from .workload import Workload
@@ -35,9 +35,9 @@ def make_plan(
     groups: filter rows ``G``, default ``D``. device: where it will run, or a DeviceInfo, which
     needs no such device. objective: "throughput", the least total time; "latency", no slow steps:
     large fills are spread over many steps. filter_length: taps that may be non-zero, default
-    ``length``. impl: what will run it: GPU implementations differ in the largest block of one
-    launch. "auto" chooses none: it plans for what each of them does in one launch; a cache that
-    makes its own plan names what it chose. spectra_dtype: of filter spectra on a GPU, as in
+    ``length``. impl: what will run it: GPU implementations differ in their times and in the largest
+    block of one launch. "auto" takes for each level what is fastest at it, as a cache does.
+    spectra_dtype: of filter spectra on a GPU, as in
     FutureFillCache. Pure arithmetic from rates. The first plan for ``"cpu"`` on a machine measures
     them, within a second, and stores them; ``FUTUREFILL_TUNING=off`` takes the shipped ones, and so
     does a DeviceInfo unless ``tune`` has measured. Raises ValueError or TypeError for arguments out
@@ -62,7 +62,7 @@ def make_plan(
     itemsize = 8 if dtype == torch.float64 else 4  # of the state
     workload = Workload(
         length, min(taps, length), channels, batch_size, layers, groups, itemsize,
-        check_spectra_dtype(spectra_dtype, dtype).itemsize, largest_fused(impl),
+        check_spectra_dtype(spectra_dtype, dtype).itemsize, planned_for(impl, spectra_dtype),
     )  # fmt: skip
     if info.kind == "cuda":
         if objective == "latency":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..plan import ramp_sum
-from .capabilities import largest_fused
+from .capabilities import CAPABILITIES, on_gpus
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Workload:
     """``length`` tokens of ``batch_size`` rows of ``channels`` through ``groups`` filters a layer.
 
     itemsize: bytes of a state entry, 4 or 8; spectra_itemsize: of half a complex entry of a filter
-    spectrum on a GPU. largest_fused: largest block of a fill that is one launch on a GPU.
+    spectrum on a GPU. impls: on a GPU, the implementations of which the fastest does each level.
     """
 
     length: int
@@ -26,7 +26,12 @@ class Workload:
     groups: int
     itemsize: int = 4
     spectra_itemsize: int = 4
-    largest_fused: int = largest_fused("auto")
+    impls: tuple[str, ...] = on_gpus()
+
+    @property
+    def largest_fused(self) -> int:
+        """Largest block of a fill that is one launch on a GPU."""
+        return max(CAPABILITIES[name].largest_fused for name in self.impls)
 
     @property
     def layer_channels(self) -> int:

@@ -9,11 +9,18 @@ import torch
 
 from futurefill_kernels import DeviceInfo
 from futurefill_kernels.implementations import select
+from futurefill_kernels.planning.gpu_times import GpuTimes, KernelTimes, Time
 
 
 def test_auto_follows_the_order(monkeypatch):
-    measured = (("cuda", 2e-3), ("triton", 1e-3))
-    info = dataclasses.replace(DeviceInfo.named("h100"), implementation_seconds=measured)
+    times = GpuTimes(
+        1024, 4e12, 1e-7,
+        tuple(
+            (name, KernelTimes(1e-5, (Time(32, 24, 1, s),), (Time(32, 24, 1, s),), ()))
+            for name, s in (("cuda", 2e-3), ("triton", 1e-3))
+        ),
+    )  # fmt: skip
+    info = dataclasses.replace(DeviceInfo.named("h100"), times=times)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(select.DeviceInfo, "of", classmethod(lambda cls, device: info))
     for module in (select.cuda, select.triton):
@@ -24,6 +31,8 @@ def test_auto_follows_the_order(monkeypatch):
         "triton", "cuda", "cpu", "reference"
     ]  # fmt: skip
     assert select.resolve("cuda", device, torch.float32).capabilities.name == "cuda"
+    assert select.on_this_gpu(device, torch.float32) == ("cuda", "triton")
+    assert select.on_this_gpu(device, torch.float32, spectra_dtype=torch.bfloat16) == ("triton",)
 
 
 def test_a_plan_that_the_chosen_one_cannot_run_is_refused(monkeypatch):

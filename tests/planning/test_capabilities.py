@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
 from futurefill_kernels.implementations.select import IMPLEMENTATIONS
-from futurefill_kernels.planning.capabilities import CAPABILITIES, largest_fused, on_gpus
+from futurefill_kernels.planning.capabilities import CAPABILITIES, planned_for
 from tests.house import PACKAGE
 
 
@@ -16,17 +17,20 @@ def test_every_implementation_has_its_record():
 
 
 @pytest.mark.parametrize(
-    ("impl", "expected"), [("cuda", 8192), ("triton", 4096), ("auto", 4096), ("reference", 4096)]
+    ("impl", "dtype", "expected"),
+    [
+        ("cuda", None, ("cuda",)),
+        ("triton", torch.bfloat16, ("triton",)),
+        ("auto", torch.float32, ("cuda", "triton")),
+        ("auto", torch.bfloat16, ("triton",)),
+        ("reference", torch.float64, ("cuda", "triton")),
+    ],
 )
-def test_largest_fused_block(impl, expected):
-    assert largest_fused(impl) == expected
+def test_what_a_plan_is_made_for(impl, dtype, expected):
+    assert planned_for(impl, dtype) == expected
 
 
 def test_cuda_fuses_what_its_kernels_hold():
     header = (PACKAGE.parent / "csrc" / "cuda" / "fill_config.h").read_text()
     (found,) = re.findall(r"constexpr int kMaxFillBlock = (\d+);", header)
     assert CAPABILITIES["cuda"].largest_fused == int(found)
-
-
-def test_only_implementations_for_gpus_are_counted():
-    assert {n for n, c in CAPABILITIES.items() if c.counted is not None} == set(on_gpus())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from futurefill_kernels.planning.device import DeviceInfo
+from futurefill_kernels.planning.gpu_times import SHIPPED, GpuTimes
 from futurefill_kernels.planning.rates import store_rates
 
 GPUS = ["a100", "h100", "h200", "b200", "l4", "rtx4090"]
@@ -105,9 +107,9 @@ def test_a_known_gpu_has_its_own_rates(gpu):
 
 
 def test_measured_rates_replace_published_ones(gpu):
-    times = [["cuda", 2e-3], ["triton", 1e-3]]
-    rates = {"launch_seconds": 5e-6, "implementation_seconds": times}
+    times = json.loads(SHIPPED.read_text())["h200"]
+    rates = {"launch_seconds": 5e-6, "times": times}
     store_rates("cuda", gpu.name, gpu.multi_processor_count, rates)
     found = DeviceInfo.of("cuda")
     assert found.launch_seconds == 5e-6
-    assert found.implementation_seconds == (("cuda", 2e-3), ("triton", 1e-3))
+    assert found.times == GpuTimes.parse(times)

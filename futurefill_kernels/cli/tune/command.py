@@ -15,19 +15,20 @@ from ... import native
 from ...planning.capabilities import on_gpus
 from ...planning.cpu_cost import TIERS, WORK
 from ...planning.device import DeviceInfo
+from ...planning.gpu_cost import fill_lines, step_line
+from ...planning.gpu_times import GpuTimes
 from ...planning.measure_cpu import measure_cpu, pieces
 from ...planning.processor import processor_name
 from ...planning.rates import store_rates, tuning_mode
 from ..device import add_device_argument, resolve_device
-from .measure_gpu import measure_gpu, measure_implementations
+from .measure_gpu import measure_gpu
+from .measure_kernels import measure_kernels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``tune``."""
     add_device_argument(parser, default="cpu")
-    parser.add_argument(
-        "--seconds", type=float, default=30.0, help="about how long a CPU is measured"
-    )
+    parser.add_argument("--seconds", type=float, default=30.0, help="about how long it is measured")
     parser.add_argument("--dry-run", action="store_true", help="print the rates, store nothing")
     parser.add_argument("--output", type=Path, help="store there, where no plan looks for it")
 
@@ -58,10 +59,8 @@ def run(args: argparse.Namespace) -> None:
         rates = dict(measure_gpu(device))
         for key, value in rates.items():
             print(f"{key:<24} {value:.4g} (until now {getattr(info, key):.4g})")
-        measured = measure_implementations(device, on_gpus())
-        for impl, seconds in measured:
-            print(f"{impl:<24} {1e6 * seconds:.4g} us per token of 8 layers, 1024 channels")
-        rates["implementation_seconds"] = measured
+        rates["times"] = measure_kernels(device, on_gpus(), args.seconds)
+        _print_gpu(GpuTimes.parse(rates["times"]))
     if not args.dry_run:
         print(f"stored in {store_rates(info.kind, name, size, rates, args.output)}")
         if tuning_mode() == "off" and args.output is None:
@@ -80,3 +79,24 @@ def _print_cpu(rates: dict[str, Any]) -> None:
         print(f"time with {n} threads over that with one: {named}")
     if rates["threads"]:
         print(f"giving work to other threads: {rates['handover_ns']:.0f} ns")
+
+
+def _print_gpu(times: GpuTimes) -> None:
+    """Lines through the times, and how far off they are."""
+    print(
+        f"reads {times.read_bytes_per_second:.3g} bytes/s, a node {1e6 * times.node_seconds:.2f} us"
+    )
+    for name, found in times.kernels:
+        line = step_line(times, name)
+        print(f"{name}: the host takes {1e6 * found.launch_seconds:.1f} us for a launch")
+        print(
+            f"  steps: {1e6 * line.latency:.2f} us for each of 1 + layers launches, and bytes at "
+            f"{1 / max(line.slope, 1e-30):.3g}/s; off by up to {100 * line.error:.0f}%"
+        )
+        for block, line in sorted(fill_lines(times, name).items()):
+            print(
+                f"  fill of {block:>5}: {1e6 * line.latency:.2f} us, bytes, and "
+                f"{1e12 * line.slope:.2f} ps per point; off by up to {100 * line.error:.0f}%"
+            )
+        for time in found.prompts:
+            print(f"  prompt of {time.size} x {time.rows}: {1e6 * time.seconds:.0f} us")

@@ -1,16 +1,11 @@
-"""Rates of a GPU and times of whole tokens per implementation, for ``tune``."""
+"""Rates of a GPU, for ``tune``."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
-
-from ...cache.cache import FutureFillCache
-from ...implementations.select import cannot_run
-
-REPEATS = 3
 
 
 def measure_gpu(device: torch.device, *, scale: int = 1 << 28) -> dict[str, float]:
@@ -37,50 +32,6 @@ def measure_gpu(device: torch.device, *, scale: int = 1 << 28) -> dict[str, floa
         "fp32_flops": 2 * width**3 / product,
         "launch_seconds": launch,
     }
-
-
-def measure_implementations(
-    device: torch.device,
-    names: Iterable[str],
-    *,
-    channels: int = 1024,
-    layers: int = 8,
-    tokens: int = 512,
-) -> list[tuple[str, float]]:
-    """Seconds per token of a stream of ``tokens`` tokens, for every name that runs on the device.
-
-    The same plan for all, interleaved, the fastest of three repeats after one that compiles.
-    """
-    reasons = cannot_run(device, torch.float32)
-    torch.manual_seed(0)
-    filters = [
-        torch.randn(channels, tokens, dtype=torch.float32, device=device) / tokens
-        for _ in range(layers)
-    ]
-    caches = {
-        name: FutureFillCache(filters, 1, tokens, impl=name) for name in names if not reasons[name]
-    }
-    best = dict.fromkeys(caches, float("inf"))
-    for repeat in range(REPEATS + 1):
-        for name, cache in caches.items():
-            seconds = _stream_seconds(cache) / tokens
-            if repeat:
-                best[name] = min(best[name], seconds)
-    return list(best.items())
-
-
-def _stream_seconds(cache: FutureFillCache) -> float:
-    """Seconds of a whole stream, from an empty cache."""
-    cache.reset()
-    u = torch.ones(1, cache.channels, dtype=cache.dtype, device=cache.device)
-    y = torch.empty_like(u)
-    _wait(cache.device)
-    start = time.perf_counter()
-    for _ in range(cache.max_new_tokens):
-        for layer in range(cache.layers):
-            cache.step(u, layer, out=y)
-    _wait(cache.device)
-    return time.perf_counter() - start
 
 
 def _device_seconds(device: torch.device, call: Callable[[], object], repeats: int) -> float:

@@ -1,0 +1,257 @@
+"""Times of a GPU's kernels for `GpuTimes`: steps, fills and prompts of each implementation.
+
+The kernels are replayed from CUDA graphs with cold caches, without the host; what the host takes
+for a launch is measured apart. On a CPU, in tests, plain calls stand in for the graphs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...cache.cache import FutureFillCache
+from ...implementations.base import Implementation
+from ...implementations.select import IMPLEMENTATIONS, cannot_run
+from ...plan import Plan
+from ...state.layout import Layout
+from ...state.tensors import StreamState, allocate
+
+#: (first block, layers, rows), the most telling ones first.
+STEPS = ((64, 24, 1), (64, 1, 1), (64, 24, 8), (256, 24, 1), (16, 24, 1))
+#: (block, layers, rows), likewise: the blocks of one are measured one after the other.
+FILLS = tuple(
+    (block, layers, rows)
+    for block in (64, 256, 1024, 4096, 8192, 16384, 512, 2048, 16)
+    for layers, rows in ((24, 1), (1, 1), (8, 8))
+)
+#: (positions, layers, rows)
+PROMPTS = ((4096, 1, 1), (2048, 1, 16), (32768, 1, 1))
+_COLD_BYTES = 128 << 20
+_REPEATS = 7
+_LAUNCHES = 200
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured: channels, and (size, layers, rows) of each kind."""
+
+    channels: int = 1024
+    steps: Sequence[tuple[int, int, int]] = STEPS
+    fills: Sequence[tuple[int, int, int]] = FILLS
+    prompts: Sequence[tuple[int, int, int]] = PROMPTS
+
+
+def measure_kernels(
+    device: torch.device, names: Sequence[str], seconds: float, sizes: Sizes | None = None
+) -> dict[str, Any]:
+    """What ``GpuTimes.parse`` reads, within about ``seconds``; what comes last is left out then.
+
+    Of the implementations that run on the device. Sizes whose state takes more than a quarter of
+    the memory that is free are left out as well.
+    """
+    sizes = sizes or Sizes()
+    reasons = cannot_run(device, torch.float32)
+    running = [name for name in names if not reasons[name]]
+    clock = Clock(device)
+    stop = time.perf_counter() + seconds
+    found: dict[str, dict[str, Any]] = {
+        name: {
+            "launch_us": 1e6 * _launch_seconds(IMPLEMENTATIONS[name], device, sizes.channels),
+            "steps": [], "fills": [], "prompts": [],
+        }
+        for name in running
+    }  # fmt: skip
+    for kind, name, size, call in _in_turns(device, running, sizes):
+        if found[name][kind] and time.perf_counter() > stop:
+            continue
+        if not _fits(device, sizes.channels, size):
+            continue
+        found[name][kind].append([*size, 1e6 * call(clock)])
+    return {
+        "channels": sizes.channels,
+        "read_bytes_per_second": clock.read_bytes_per_second,
+        "node_us": 1e6 * clock.node_seconds,
+        "implementations": found,
+    }
+
+
+def _in_turns(
+    device: torch.device, names: Sequence[str], sizes: Sizes
+) -> Iterator[tuple[str, str, tuple[int, int, int], Callable[[Clock], float]]]:
+    """All measurements, every size of every implementation before the next size."""
+
+    def measurement(
+        measure: Callable[..., float], name: str, size: tuple[int, int, int]
+    ) -> Callable[[Clock], float]:
+        return lambda clock: measure(clock, IMPLEMENTATIONS[name], sizes.channels, *size)
+
+    kinds = (
+        ("steps", sizes.steps, _steps), ("prompts", sizes.prompts, _prompt),
+        ("fills", sizes.fills, _fill),
+    )  # fmt: skip
+    for kind, found, measure in kinds:
+        for size in found:
+            for name in names:
+                yield kind, name, size, measurement(measure, name, size)
+
+
+class Clock:
+    """Seconds of a device, the median of some replays."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.gpu = device, device.type == "cuda"
+        nbytes = _COLD_BYTES if self.gpu else 1 << 16
+        self._scratch = torch.zeros(nbytes // 4, dtype=torch.float32, device=device)
+        self._overhead = 0.0
+        small = torch.zeros(32, dtype=torch.float32, device=device)
+        one = self.seconds(lambda: small.add_(1))
+        many = self.seconds(lambda: [small.add_(1) for _ in range(100)])
+        #: Of an empty node of a graph.
+        self.node_seconds = max(many - one, 0.0) / 99
+        self._overhead = max(one - self.node_seconds, 0.0) if self.gpu else 0.0
+        large = torch.zeros(16 * nbytes // 4, dtype=torch.float32, device=device)
+        #: Of a sum over an array larger than the caches.
+        self.read_bytes_per_second = large.nbytes / self.seconds(large.sum)
+
+    def seconds(
+        self, call: Callable[[], object], before: Callable[[], object] | None = None
+    ) -> float:
+        """Of a call, without the host where the device is a GPU. before: prepares each."""
+        prepare = before or (lambda: None)
+        prepare()
+        call()  # compiles and loads
+        replay = call
+        if self.gpu:
+            prepare()
+            torch.cuda.synchronize(self.device)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                call()
+            replay = graph.replay
+        return self._median(replay, prepare)
+
+    def eager_seconds(self, call: Callable[[], object]) -> float:
+        """The same with the host's launches, for what cannot be captured."""
+        call()
+        return self._median(call, lambda: None)
+
+    def _median(self, call: Callable[[], object], prepare: Callable[[], object]) -> float:
+        found = []
+        for _ in range(_REPEATS):
+            prepare()
+            self._scratch.sum()
+            if self.gpu:
+                start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                call()
+                stop.record()
+                stop.synchronize()
+                found.append(1e-3 * start.elapsed_time(stop))
+            else:
+                begin = time.perf_counter()
+                call()
+                found.append(time.perf_counter() - begin)
+        return max(statistics.median(found) - self._overhead, 1e-9)
+
+
+def _state(
+    implementation: Implementation, device: torch.device, plan: Plan, channels: int, layers: int,
+    rows: int,
+) -> StreamState:  # fmt: skip
+    """A state at position 0, with the same filter in every layer."""
+    layout = implementation.make_layout(channels, channels, torch.float32, plan)
+    h, spectra = _filters(implementation.capabilities.name, device, plan, layout)
+    return allocate(plan, layout, lambda *arguments: spectra, [h] * layers, rows, None)
+
+
+@lru_cache(maxsize=2)
+def _filters(name: str, device: torch.device, plan: Plan, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Taps (channels, N), and what an implementation prepares of them."""
+    h = torch.full(
+        (layout.channels, plan.length), 1 / plan.length, dtype=torch.float32, device="cpu"
+    )
+    return h.to(device), IMPLEMENTATIONS[name].make_spectra(h, plan, layout, h.dtype).to(device)
+
+
+def _steps(
+    clock: Clock, implementation: Implementation, channels: int, block: int, layers: int, rows: int
+) -> float:
+    """A token in the middle of a block: history and the steps of all layers."""
+    plan = Plan(2 * block, (block,))
+    state = _state(implementation, clock.device, plan, channels, layers, rows)
+    history, step = implementation.make_history(state), implementation.make_step(state)
+    u = torch.ones(rows, channels, dtype=torch.float32, device=clock.device)
+    y = torch.empty_like(u)
+
+    def token() -> None:
+        if history is not None:
+            history(None)
+        for layer in range(layers):
+            step(u, None, None, y, None, layer, layer == layers - 1)
+
+    return clock.seconds(token, lambda: state.positions.fill_(block + block // 2))
+
+
+def _fill(
+    clock: Clock, implementation: Implementation, channels: int, block: int, layers: int, rows: int
+) -> float:
+    """The first firing of a group."""
+    plan = Plan(2 * block, (block,))
+    state = _state(implementation, clock.device, plan, channels, layers, rows)
+    level = plan.levels[0]
+    state.positions.fill_(block)
+    return clock.seconds(lambda: implementation.fill(state, level, None))
+
+
+def _prompt(
+    clock: Clock, implementation: Implementation, channels: int, positions: int, layers: int,
+    rows: int,
+) -> float:  # fmt: skip
+    """A prompt of that many positions, with gates, and its future fill."""
+    h = torch.ones(channels, positions, dtype=torch.float32, device=clock.device) / positions
+    name = implementation.capabilities.name
+    cache = FutureFillCache([h] * layers, rows, 64, plan=Plan(64, (64,)), impl=name)
+    u = torch.ones(rows, channels, positions, dtype=torch.float32, device=clock.device)
+
+    def prompt() -> None:
+        cache.reset()
+        for layer in range(layers):
+            cache.prefill(u, layer, pre=u, post=u)
+
+    return clock.eager_seconds(prompt)
+
+
+def _launch_seconds(implementation: Implementation, device: torch.device, channels: int) -> float:
+    """Of the host, for one launch of many without a graph."""
+    plan = Plan(32, (16,))
+    state = _state(implementation, device, plan, channels, 1, 1)
+    state.positions.fill_(16)
+
+    def fill() -> None:
+        implementation.fill(state, plan.levels[0], None)
+
+    fill()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    for _ in range(_LAUNCHES):
+        fill()
+    seconds = time.perf_counter() - start
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return seconds / _LAUNCHES
+
+
+def _fits(device: torch.device, channels: int, size: tuple[int, int, int]) -> bool:
+    """Whether ring, kept spectra and filter spectra leave room."""
+    if device.type != "cuda":
+        return True
+    positions, layers, rows = size
+    return 40 * positions * channels * layers * (rows + 1) < torch.cuda.mem_get_info(device)[0] // 4

@@ -1,0 +1,41 @@
+"""Times of kernels, here on the CPU: the same calls time a GPU, whose graphs they replay."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import torch
+
+from futurefill_kernels import DeviceInfo
+from futurefill_kernels.cli.tune import measure_kernels
+from futurefill_kernels.planning.gpu_cost import fill_lines, step_line
+from futurefill_kernels.planning.gpu_times import GpuTimes
+
+SIZES = measure_kernels.Sizes(
+    channels=6,
+    steps=((16, 2, 1), (8, 1, 2)),
+    fills=((16, 2, 1), (32, 1, 2), (16, 1, 1)),
+    prompts=((20, 2, 1),),
+)
+CPU = torch.device("cpu")
+
+
+def test_the_times_are_what_plans_read():
+    """What cannot run is left out."""
+    found = measure_kernels.measure_kernels(CPU, ["reference", "cuda"], 60, SIZES)
+    times = GpuTimes.parse(json.loads(json.dumps(found)))
+    ((name, kernels),) = times.kernels
+    assert name == "reference"
+    for kind in ("steps", "fills", "prompts"):
+        assert [time[:3] for time in getattr(kernels, kind)] == list(getattr(SIZES, kind))
+    assert set(fill_lines(times, name)) == {16, 32}
+    assert step_line(times, name).latency > 0
+    info = dataclasses.replace(DeviceInfo.named("l4"), times=times)
+    assert hash(info) == hash(dataclasses.replace(info))
+
+
+def test_without_time_one_of_each_kind_is_measured():
+    found = measure_kernels.measure_kernels(CPU, ["reference"], 0, SIZES)
+    kernels = found["implementations"]["reference"]
+    assert [len(kernels[kind]) for kind in ("steps", "fills", "prompts")] == [1, 1, 1]

@@ -1,0 +1,62 @@
+"""The CUDA kernels as an implementation on CPU tensors, which the emulator runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from types import SimpleNamespace
+
+from futurefill_kernels.implementations import cuda
+from futurefill_kernels.implementations.base import PromptKernels
+from tests.emulation import cuda_rig
+
+
+def emulated_implementation() -> SimpleNamespace:
+    """Named ``"emulated"``; ``launches`` says what ran."""
+    launches: list[str] = []
+
+    def make_history(state):
+        def history(rows):
+            launches.append("history")
+            cuda_rig.run_history(state, rows, checks=False)
+
+        return history
+
+    def make_step(state):
+        def step(u, pre, post, y, rows, layer, advance):
+            launches.append("step")
+            cuda_rig.run_apply(state, u, pre, post, y, rows, layer, advance, checks=False)
+
+        return step
+
+    def fill(state, level, rows):
+        launches.append(f"fill {level.block}")
+        cuda_rig.run_level(state, level, rows, checks=False)
+
+    def fill_share(state, level, rows, begin, end):
+        first, last = state.layout.channels_of_share(level, begin, end)
+        if first < last:
+            launches.append(f"share {level.block}")
+            cuda_rig.run_level(state, level, rows, checks=False, channels=(first, last))
+
+    def prompt_kernels():
+        launches.append("prompt")
+        kernels = cuda_rig.run_inputs, cuda_rig.run_outputs
+        return PromptKernels(*(partial(kernel, checks=False) for kernel in kernels))
+
+    return SimpleNamespace(
+        capabilities=dataclasses.replace(cuda.capabilities, name="emulated"),
+        cannot_run=lambda device, dtype, plan: [],
+        make_layout=cuda.make_layout,
+        make_spectra=cuda.make_spectra,
+        arrange_level=cuda.arrange_level,
+        make_history=make_history,
+        make_due_fills=cuda.make_due_fills,
+        make_step=make_step,
+        make_plain_step=cuda.make_plain_step,
+        make_run=cuda.make_run,
+        fill=fill,
+        fill_share=fill_share,
+        prompt_kernels=prompt_kernels,
+        launches=launches,
+    )

@@ -1,0 +1,44 @@
+"""Several implementations in one stream: what each part is given to."""
+
+from __future__ import annotations
+
+import torch
+
+import futurefill_kernels as ff
+from futurefill_kernels.implementations import cuda, select, triton
+from futurefill_kernels.implementations.mixed import Mixed
+from futurefill_kernels.planning.workload import Workload
+from futurefill_kernels.state.layout import Layout
+from futurefill_kernels.state.spectra import tiled_spectra
+
+
+def test_each_levels_spectra_are_in_the_order_of_its_fills():
+    plan = ff.Plan(3 * 8192, (16, 4096, 8192))
+    h = torch.randn(24, 3 * 8192)
+    layout = Layout.padded(24, 24, plan.length)
+    plain = tiled_spectra(h, plan, layout, torch.float32)
+    units = cuda.make_spectra(h, plan, layout, torch.float32)
+    mixed = Mixed(cuda, cuda, (triton, triton, cuda))
+    found = mixed.make_spectra(h, plan, layout, torch.float32)
+    last = plan.levels[-1].spectra_offset
+    assert torch.equal(found[:, :last], plain[:, :last])
+    assert torch.equal(found[:, last:], units[:, last:])
+    assert not torch.equal(units, plain)
+
+
+def test_reasons_name_their_part():
+    reasons = Mixed(cuda, triton, (triton,)).cannot_run(
+        torch.device("cpu"), torch.float64, ff.Plan(64, (16,))
+    )
+    assert "cuda computes in float32, not in float64" in reasons
+    assert "triton computes in float32, not in float64" in reasons
+
+
+def test_auto_takes_for_each_part_what_was_fastest():
+    info = ff.DeviceInfo.named("h200")
+    plan, workload = ff.Plan(16384, (16, 256, 8192)), Workload(16384, 16384, 4, 1, 1, 4)
+    mixed = select.fastest_parts(plan, workload, info)
+    assert mixed == Mixed(cuda, cuda, (triton, triton, cuda))
+    assert mixed.capabilities is cuda.capabilities
+    alone = Workload(64, 64, 4, 1, 1, 4, impls=("triton",))
+    assert select.fastest_parts(ff.Plan(64, (16,)), alone, info) is triton
