@@ -146,23 +146,21 @@ def architecture_text(architectures: list[tuple[int, bool]]) -> str:
     return f"{code} and PTX of {ptx}" if ptx else code
 
 
-def record(
-    command, reason: str | None, inplace: bool, plain_step_reason: str | None = None
-) -> None:
+def record(command, reason: str | None, inplace: bool, python_reason: str | None = None) -> None:
     """Write what the package reports about its build; every build writes it."""
     folder = ROOT / PACKAGE if inplace else Path(command.build_lib) / PACKAGE
     folder.mkdir(parents=True, exist_ok=True)
     info = {"built": reason is None, "reason": reason, "isas": ISAS}
     info["cuda"] = architecture_text(cuda_architectures()) if CUDA_REASON is None else None
     info["cuda_reason"] = reason or CUDA_REASON
-    info["plain_step_reason"] = reason or plain_step_reason
+    info["python_reason"] = reason or python_reason
     (folder / "_build_info.json").write_text(json.dumps(info, indent=1) + "\n")
     if reason is not None:
         print(f"{PACKAGE}: building without compiled kernels: {reason}")
     elif CUDA_REASON is not None:
         print(f"{PACKAGE}: building without CUDA kernels: {CUDA_REASON}")
-    if reason is None and plain_step_reason is not None:
-        print(f"{PACKAGE}: building without the step for Python: {plain_step_reason}")
+    if reason is None and python_reason is not None:
+        print(f"{PACKAGE}: building without a module for Python: {python_reason}")
 
 
 REASON = reason_not_to_build()
@@ -180,7 +178,12 @@ class BuildPython(build_py):
 def native_build() -> dict:
     """The setup() arguments of the compiled library."""
     from setuptools import Extension
-    from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths
+    from torch.utils.cpp_extension import (
+        BuildExtension,
+        CppExtension,
+        include_paths,
+        library_paths,
+    )
 
     class BuildKernels(BuildExtension):
         def run(self) -> None:
@@ -195,13 +198,13 @@ def native_build() -> dict:
                 record(self, reason, bool(self.inplace))
 
         def build_extension(self, ext) -> None:
-            """The step for Python is optional: it alone needs Python's headers."""
+            """The modules for Python are optional: they alone need Python's headers."""
             try:
                 super().build_extension(ext)
             except Exception as error:
                 if not ext.optional or enabled("FUTUREFILL_FORCE_BUILD"):
                     raise
-                reason = f"compiling failed: {str(error).strip().splitlines()[-1:]}"
+                reason = f"compiling {ext.name} failed: {str(error).strip().splitlines()[-1:]}"
                 record(self, None, bool(self.inplace), reason)
 
         def build_extensions(self) -> None:
@@ -264,6 +267,17 @@ def native_build() -> dict:
         extension.library_dirs.append(str(cuda_library_folder()))
         extension.libraries += ["cudart_static", "dl", "rt", "pthread"]
         extension.extra_link_args += ["-Wl,--exclude-libs,ALL", "-Wl,-z,defs"]
+    unchanged = Extension(
+        f"{PACKAGE}._unchanged",
+        ["csrc/python/unchanged.cpp"],
+        include_dirs=include_paths(),
+        library_dirs=library_paths(),
+        libraries=["c10", "torch_cpu"],
+        language="c++",
+        py_limited_api=True,
+        optional=True,
+        extra_compile_args=list(CXX_FLAGS),
+    )
     plain_step = Extension(
         f"{PACKAGE}._plain_step",
         ["csrc/python/plain_step.cpp"],
@@ -274,7 +288,7 @@ def native_build() -> dict:
         extra_compile_args=list(CXX_FLAGS),
     )
     return {
-        "ext_modules": [extension, plain_step],
+        "ext_modules": [extension, plain_step, unchanged],
         "cmdclass": {"build_py": BuildPython, "build_ext": BuildKernels},
         "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
     }

@@ -1,8 +1,8 @@
 """The compiled library: found and loaded on import, or the reason why there is none.
 
 Loading it registers the ops of ``csrc/bindings/schemas.cpp``. It uses torch's stable ABI and no
-Python API, so one file serves several versions of both; so does ``_plain_step``, the one module
-that uses Python's limited API.
+Python API, so one file serves several versions of both; so do ``_plain_step`` and ``_unchanged``,
+the modules that use Python's limited API.
 """
 
 from __future__ import annotations
@@ -128,6 +128,32 @@ def plain_step() -> ModuleType | None:
 def plain_step_unavailable_reason() -> str | None:
     """Why steps go through Python, or None."""
     found = _plain_step()
+    return found if isinstance(found, str) else None
+
+
+@lru_cache(maxsize=1)
+def _unchanged() -> ModuleType | str:
+    """The module of csrc/python/unchanged.cpp, or why Python does its work."""
+    if unavailable_reason is not None:
+        return unavailable_reason
+    try:
+        module = importlib.import_module("._unchanged", __package__)
+        x, y = (torch.zeros(1, dtype=torch.float32, device="cpu") for _ in range(2))
+        module.check(x, y.add_(1))
+    except (ImportError, AttributeError, RuntimeError) as error:
+        return f"torch {torch.__version__}, Python {platform.python_version()}: {error}"
+    return module
+
+
+def unchanged() -> ModuleType | None:
+    """The module that looks at dictionaries and tensors without Python, or None."""
+    found = _unchanged()
+    return None if isinstance(found, str) else found
+
+
+def unchanged_unavailable_reason() -> str | None:
+    """Why models are looked at in Python, or None."""
+    found = _unchanged()
     return found if isinstance(found, str) else None
 
 

@@ -47,12 +47,14 @@ fi
 mkdir "$package/futurefill_kernels"
 ln -s "$PWD"/futurefill_kernels/* "$package/futurefill_kernels"
 ln -s "$PWD"/{tests,pyproject.toml} "$package"
-rm "$package"/futurefill_kernels/_plain_step*.so
+rm "$package"/futurefill_kernels/_{plain_step,unchanged}*.so
 mapfile -t include < <("$python" -c "import sysconfig, torch.utils.cpp_extension as c
 print(*c.include_paths(), sysconfig.get_paths()['include'], sep='\n')")
-"${CXX:-c++}" -std=c++17 -g -O1 -fPIC -shared -fsanitize=address,undefined -fno-sanitize-recover=all \
-  "${include[@]/#/-I}" csrc/python/plain_step.cpp -o "$package/futurefill_kernels/_plain_step.abi3.so"
+for name in plain_step unchanged; do
+  "${CXX:-c++}" -std=c++17 -g -O1 -fPIC -shared -fsanitize=address,undefined -fno-sanitize-recover=all \
+    "${include[@]/#/-I}" "csrc/python/$name.cpp" -o "$package/futurefill_kernels/_$name.abi3.so"
+done
 # torch's own allocations outlive the process
 cd "$package"
 ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$("${CXX:-c++}" -print-file-name=libasan.so):$("${CXX:-c++}" -print-file-name=libubsan.so)" \
-  "$python" -m pytest -q -p no:cacheprovider tests/implementations/test_plain_step.py
+  "$python" -m pytest -q -p no:cacheprovider tests/implementations/test_plain_step.py tests/nn/test_unchanged.py

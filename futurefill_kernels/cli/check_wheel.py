@@ -70,6 +70,11 @@ def problems(architectures: set[int]) -> list[str]:
         print("CPU   step without Python")
     else:
         missing.append(f"step without Python: {reason}")
+    reason = native.unchanged_unavailable_reason()
+    if reason is None:
+        print("CPU   look at a model without Python")
+    else:
+        missing.append(f"look at a model without Python: {reason}")
     if native.cuda_unavailable_reason() is not None:
         return [*missing, str(native.cuda_unavailable_reason())]
     library = native.library_file()

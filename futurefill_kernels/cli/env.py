@@ -38,6 +38,8 @@ def report() -> str:
         lines.append(f"instruction set: {native.cpu_isa()}")
         reason = native.plain_step_unavailable_reason()
         lines.append(f"step without Python: {'available' if reason is None else reason}")
+        reason = native.unchanged_unavailable_reason()
+        lines.append(f"look at a model without Python: {'available' if reason is None else reason}")
     lines.append(f"rates of the CPU: {find_rates(measure=False).source}")
     if native.cuda_unavailable_reason() is None:
         lines.append(f"CUDA kernels: {native.cuda_architectures()}")

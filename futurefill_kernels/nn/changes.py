@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from itertools import chain
-from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -12,13 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .brackets import foreign_hooks
+from .unchanged import unchanged
 
 #: What happens to weights.
 REPLACED, WRITTEN, MOVED = "has been replaced", "has been written to", "has moved in memory"
-
-_version = attrgetter("_version")
-_address = Tensor.data_ptr
-_values: Callable[[dict[str, Any]], Iterable[Any]] = dict.values
 
 
 def global_hooks() -> bool:
@@ -49,35 +45,14 @@ class Snapshot:
     """
 
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
-        self._parts = parts
+        self._parts, self._weights = parts, _weights(parts)
         modules = [m for part in parts.values() for m in part.modules()]
-        self._held: list[dict[str, Any]] = [
-            d for m in modules for d in (m._modules, m._parameters, m._buffers) if d
-        ]
-        self._members = list(chain.from_iterable(map(_values, self._held)))
-        self._attributes = [vars(m) for m in modules]
-        self._attribute_counts = list(map(len, self._attributes))
-        hooks = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
-        hooks += [d for m in modules for d in (m._forward_pre_hooks, m._forward_hooks)]
-        self._unhooked = [d for d in hooks if not d]
-        self._hooked = [d for d in hooks if d]
-        self._hook_counts = list(map(len, self._hooked))
-        self._weights = _weights(parts)
-        self._tensors = [t for t, _, _ in self._weights.values()]
-        self._addresses = [address for _, address, _ in self._weights.values()]
-        self._counted = [t for t in self._tensors if not t.is_inference()]
-        self._versions = list(map(_version, self._counted))
-
-    def same(self) -> bool:
-        """Whether all is as it was; False, too, where what has changed does not matter."""
-        return (
-            not any(self._unhooked)
-            and list(map(_version, self._counted)) == self._versions
-            and list(map(_address, self._tensors)) == self._addresses
-            and all(map(is_, chain.from_iterable(map(_values, self._held)), self._members))
-            and list(map(len, self._attributes)) == self._attribute_counts
-            and list(map(len, self._hooked)) == self._hook_counts
-        )
+        held = [d for m in modules for d in (m._modules, m._parameters, m._buffers) if d]
+        counted: list[dict[Any, Any]] = [vars(m) for m in modules]
+        counted += [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
+        counted += [d for m in modules for d in (m._forward_pre_hooks, m._forward_hooks)]
+        #: Whether all is as it was; False, too, where what has changed does not matter.
+        self.same = unchanged(held, counted, [t for t, _, _ in self._weights.values()])
 
     def changed_weights(self) -> dict[str, str]:
         """What has happened to parameters and buffers, by their names."""

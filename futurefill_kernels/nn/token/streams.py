@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from operator import attrgetter, is_
+from operator import is_
 
 from torch import Tensor
 
 from ... import ops
 from ...cache.cache import FutureFillCache
+from ..unchanged import unchanged
 
 
 class BoundStreams:
@@ -19,7 +20,9 @@ class BoundStreams:
     """
 
     def __init__(self, caches: Sequence[FutureFillCache], like: Tensor) -> None:
-        self._tensors = [_tensors(cache.state) for cache in caches]  # they outlive what is bound
+        self._states = [cache.state for cache in caches]
+        # the tensors are held: they outlive what is bound
+        self._unchanged = unchanged([vars(state) for state in self._states], [], [])
         #: Of the stream of every cache.
         self.addresses: list[int] = []
         for cache in caches:
@@ -28,14 +31,4 @@ class BoundStreams:
 
     def are_of(self, caches: Sequence[FutureFillCache]) -> bool:
         """Whether the caches still have the tensors that they were bound with."""
-        for cache, tensors in zip(caches, self._tensors, strict=True):
-            if not all(map(is_, _tensors(cache.state), tensors)):
-                return False
-        return True
-
-
-#: What ``ops.bind`` reads of a state.
-_tensors = attrgetter(
-    *("ring", "taps", "skip", "positions", "kept", "work", "spectra", "levels", "undo"),
-    *("token_at", "filled", "images"),
-)
+        return self._unchanged() and all(map(is_, [c.state for c in caches], self._states))
