@@ -282,6 +282,10 @@ def native_build() -> dict:
         f"{PACKAGE}._plain_step",
         ["csrc/python/plain_step.cpp"],
         include_dirs=include_paths(),
+        library_dirs=library_paths(),
+        libraries=["c10", "torch_cpu", "torch_python"],
+        # a torch without one of the functions fails the import, not the first step
+        extra_link_args=["-Wl,-z,now"] if platform.system() == "Linux" else [],
         language="c++",
         py_limited_api=True,
         optional=True,

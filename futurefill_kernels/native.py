@@ -113,7 +113,8 @@ def _plain_step() -> ModuleType | str:
         return unavailable_reason
     try:
         module = importlib.import_module("._plain_step", __package__)
-        module.check(torch)
+        x = torch.zeros(1, dtype=torch.complex64, device="cpu")
+        module.check(x.imag, x.conj().imag, x.clone().requires_grad_())
     except (ImportError, AttributeError, RuntimeError) as error:
         return f"torch {torch.__version__}, Python {platform.python_version()}: {error}"
     return module
@@ -157,9 +158,13 @@ def unchanged_unavailable_reason() -> str | None:
     return found if isinstance(found, str) else None
 
 
-def address_of(function: Any) -> int:
-    """Where a function of `bound_step` is."""
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
+@lru_cache(maxsize=1)
+def addresses_of_step() -> tuple[int, int]:
+    """Where the step of csrc/bindings/bound_step.h is, and what says whether one is short."""
+    library = ctypes.CDLL(str(library_file()))
+    functions = library.futurefill_step, library.futurefill_step_is_short
+    step, is_short = (ctypes.cast(x, ctypes.c_void_p).value or 0 for x in functions)
+    return step, is_short
 
 
 def cpu_isa() -> str:

@@ -98,6 +98,38 @@ const char* futurefill_plain_step(futurefill::BoundStream* stream, const void* u
 namespace futurefill {
 namespace {
 
+// Values that a short step reads or writes: some ten microseconds.
+constexpr int64_t kShort = 1 << 17;
+
+// Those of the fill of a plain level due at a position, of all layers of one row.
+int64_t fill_values(const FillState& s, int64_t position) {
+  const FillParams& a = s.params.fill;
+  int64_t block = 0;
+  for (int64_t l = 0; l < s.levels.count && position % s.levels.rows[l].block == 0; ++l) {
+    block = s.levels.rows[l].block;
+  }
+  return position ? block * a.layers * a.tiles * s.lanes * 8 : 0;
+}
+
+}  // namespace
+}  // namespace futurefill
+
+bool futurefill_step_is_short(const futurefill::BoundStream* stream, int64_t layer) noexcept {
+  using namespace futurefill;
+  const BoundStream& s = *stream;
+  int64_t values = s.batch * s.step.channels * (2 + s.step.block / 2);
+  if (layer == 0) {
+    if (s.fills.slack) return false;
+    for (int64_t r = 0; r < s.batch && values <= kShort; ++r) {
+      values += fill_values(s.fills, s.positions[r]);
+    }
+  }
+  return values <= kShort;
+}
+
+namespace futurefill {
+namespace {
+
 // max(x, 0); NaN stays NaN
 template <class T>
 void rectify(T* x, int64_t count) {

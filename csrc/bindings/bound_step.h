@@ -20,6 +20,11 @@ extern "C" __attribute__((visibility("default"))) const char* futurefill_step(
 extern "C" __attribute__((visibility("default"))) const char* futurefill_plain_step(
     futurefill::BoundStream* stream, const void* u, void* y, int64_t layer) noexcept;
 
+// Whether such a step of all rows, with the fills that layer 0 begins with, takes microseconds: not
+// worth handing over Python's lock.
+extern "C" __attribute__((visibility("default"))) bool futurefill_step_is_short(
+    const futurefill::BoundStream* stream, int64_t layer) noexcept;
+
 // n tokens of all rows of a stream of one layer: u, pre, post, y (n, B, channels), contiguous. y
 // may be u one token later: then the steps feed on themselves, with `rectified` on max(y, 0). What
 // is wrong is said as above; the tokens before it have been taken.

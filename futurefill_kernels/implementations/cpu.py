@@ -145,10 +145,11 @@ def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> Pla
     module = native.plain_step()
     if module is None:
         return None
-    like = torch.empty(0, dtype=dtype, device=state.ring.device)
-    bound, engine = _Bound(state, like), native.bound_step()[0]
-    sizes = state.positions.shape[0], state.channels, state.ring.shape[0]
-    return module.make(native.address_of(engine), bound.address, bound, books, torch, *sizes, like)
+    sizes = state.positions.shape[0], state.channels
+    like = torch.empty(sizes, dtype=dtype, device=state.ring.device)
+    bound = _Bound(state, like)
+    addresses = *native.addresses_of_step(), bound.address
+    return module.make(*addresses, bound, books, like, state.ring.shape[0])
 
 
 def make_due_fills(state: StreamState) -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import itertools
 import weakref
@@ -79,7 +80,6 @@ UNCOMMON = {
     "a negated view": lambda c, u: c.step(torch._neg_view(-u)),
     "a negated gate": lambda c, u: c.step(u, pre=torch._neg_view(-u), post=torch._neg_view(-u)),
     "a subclass": lambda c, u: c.step(torch.nn.Parameter(u, requires_grad=False)),
-    "a wanted gradient": lambda c, u: c.step(u.clone().requires_grad_()),
 }
 
 
@@ -89,12 +89,11 @@ def test_what_is_not_common_goes_through_python(call):
     other = cache.clone()
     other._plain_step = None
     u = randn(2, 6)
-    with torch.no_grad():  # a wanted gradient is right there
-        y = call(cache, u)
-        assert given == [None]
-        assert torch.equal(y, call(other, u))
-        for _ in range(3):  # and the books still serve both ways
-            assert torch.equal(cache.step(u), other.step(u))
+    y = call(cache, u)
+    assert given == [None]
+    assert torch.equal(y, call(other, u))
+    for _ in range(3):  # and the books still serve both ways
+        assert torch.equal(cache.step(u), other.step(u))
     assert given[-1] is not None
     assert cache.taken == other.taken
 
@@ -236,13 +235,59 @@ def test_a_wrong_count_of_arguments():
         plain_step(randn(2, 6))
 
 
-def test_a_torch_without_the_exchange_api(monkeypatch):
-    class Other:
-        Tensor = object
+def test_a_wanted_gradient_where_none_is_made():
+    cache, given = make()
+    u = randn(2, 6)
+    expected = cache.clone().step(u)
+    with torch.no_grad():
+        y = cache.step(u.clone().requires_grad_())
+    assert y is given[-1]
+    assert torch.equal(y, expected)
+    assert not y.requires_grad
 
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_results_are_tensors_like_others(mode):
+    cache, given = make(dtype=torch.bfloat16)
+    with mode():
+        y, like = cache.step(randn(2, 6, dtype=torch.bfloat16)), torch.zeros(1, device="cpu")
+    assert y is given[-1]
+    assert type(y) is torch.Tensor
+    assert (y.shape, y.stride(), y.dtype) == ((2, 6), (6, 1), torch.bfloat16)
+    assert (y.is_inference(), y.is_leaf) == (like.is_inference(), like.is_leaf)
+    assert y.untyped_storage().nbytes() == 24
+
+
+@pytest.mark.parametrize(("channels", "plan", "expected"), [
+    (6, PLANS[0], {0: True, 4: True, 24: True}),
+    (6, PLANS[1], {0: False}),  # with slack a share may be of any size
+    (2000, PLANS[0], {1: True, 4: True, 8: False, 24: False, 25: True}),
+    (40000, PLANS[0], {1: False}),
+])  # fmt: skip
+def test_pythons_lock_is_kept_for_what_is_short(channels, plan, expected):
+    cache = FutureFillCache(randn(1, 30), 1, LENGTH, channels=channels, plan=plan, impl="cpu")
+    bound = ops.bind(cache.state, randn(1, channels))
+    is_short = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int64)(
+        native.addresses_of_step()[1]
+    )
+    for position, short in expected.items():
+        cache.state.positions.fill_(position)
+        assert is_short(bound, 0) == short
+    assert is_short(bound, 1) == (channels < 40000)
+    ops.unbind(bound)
+
+
+def test_another_torch():
+    x = randn(1)
     module = native.plain_step()
-    with pytest.raises(AttributeError, match="__dlpack_c_exchange_api__"):
-        module.check(Other)
+    with pytest.raises(AttributeError, match="_cdata"):
+        module.check(x, x, 1)
+    with pytest.raises(RuntimeError, match="not laid out as expected"):
+        module.check(x, x, x)
+    module.check(x, torch._neg_view(x), x.clone().requires_grad_())
+
+
+def test_a_cache_without_the_module(monkeypatch):
     monkeypatch.setattr(native, "plain_step", lambda: None)
     cache = FutureFillCache(torch.ones(1, 4), 1, 4, impl="cpu")
     ys = [cache.step(torch.ones(1, 1)).item() for _ in range(4)]
