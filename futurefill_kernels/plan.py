@@ -8,7 +8,8 @@ here.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -65,6 +66,32 @@ class LevelWork(NamedTuple):
     outputs: int
 
 
+class Window(NamedTuple):
+    """The slots of an endless stream: a window that moves on over it in leaps.
+
+    A row that has come to position ``end`` of it goes on at ``first``, a ``period`` before: the
+    slots around ``end`` are copied there. ``period`` is a multiple of the largest block, and of as
+    many of them as input spectra are kept; so all that depends on a position is where it was.
+
+    first: what is before it are the inputs that can still be needed. end: the last slots after it
+        are those that a firing there fills, and as many that nothing reads, for which a firing
+        keeps what it would not keep at the end of a stream. slots: all of them.
+    """
+
+    first: int
+    end: int
+    slots: int
+
+    @property
+    def period(self) -> int:
+        """Positions between two leaps."""
+        return self.end - self.first
+
+
+#: A leap costs some microseconds, so there are at least so many positions between two.
+SHORTEST_PERIOD = 1024
+
+
 def transform_length(block: int) -> int:
     """Length of a block's complex transform: the smallest power of two ``>= block``."""
     return 1 << (block - 1).bit_length()
@@ -82,29 +109,36 @@ def ramp_sum(count: int, most: int) -> int:
 class Plan:
     """Block sizes for streaming ``length`` tokens through filters of ``filter_length`` taps.
 
-    length: tokens the stream can take, ``N``.
+    length: tokens the stream can take, ``N``; None: any number, in the constant memory of `Window`.
+        An endless plan has no slack.
     block_sizes: ``T_0 < T_1 < ... < T_m``, each dividing the next. ``T_0`` is the block of the
         short-range convolution; a block size ``>= length`` means that no future fill ever fires.
-    filter_length: taps that may be non-zero; defaults to ``length``.
+    filter_length: taps that may be non-zero; defaults to ``length``. An endless plan needs it.
     slack_from: blocks of this size and larger have slack: their outputs are due one block of the
         level below later, and their work is spread over the steps until then. None: no slack.
+    rollback: of an endless plan, the positions that `FutureFillCache` can take back; it sets it.
 
     Raises ValueError when the sizes are not positive or do not divide each other, or when
     ``slack_from`` is not one of the block sizes after the first.
     """
 
-    length: int
+    length: int | None
     block_sizes: tuple[int, ...]
     filter_length: int | None = None
     slack_from: int | None = None
+    rollback: int = 0
 
     def __post_init__(self) -> None:
         sizes = tuple(int(t) for t in self.block_sizes)
         object.__setattr__(self, "block_sizes", sizes)
-        taps = self.length if self.filter_length is None else min(self.filter_length, self.length)
+        if self.length is not None and self.length < 1:
+            raise ValueError(f"expected length None or >= 1, got {self.length}")
+        taps = self.length if self.filter_length is None else self.filter_length
+        if taps is None:
+            raise ValueError("expected filter_length with length None, got None")
+        if self.length is not None:
+            taps = min(taps, self.length)
         object.__setattr__(self, "filter_length", taps)
-        if self.length < 1:
-            raise ValueError(f"expected length >= 1, got {self.length}")
         if taps < 1:
             raise ValueError(f"expected filter_length >= 1, got {self.filter_length}")
         if not sizes or sizes[0] < 1:
@@ -120,27 +154,50 @@ class Plan:
                 f"expected slack_from to be one of the block sizes after the first {sizes[1:]}, "
                 f"got {self.slack_from}"
             )
+        if self.length is None and self.slack_from is not None:
+            raise ValueError(
+                "expected slack_from None with length None, for what slack has under way is built "
+                f"again from all inputs since the prompt; got {self.slack_from}"
+            )
+        if self.rollback < 0 or (self.rollback and self.length is not None):
+            raise ValueError(
+                f"expected rollback >= 0 with length None, else 0, got {self.rollback}"
+            )
+
+    @cached_property
+    def window(self) -> Window:
+        """Where the slots of an endless stream are used again."""
+        assert self.filter_length is not None
+        # as in `levels`: without a second tap there is none
+        block = self.block_sizes[-1] if self.filter_length > 1 else self.block_sizes[0]
+        spectra = -(-self.filter_length // block) if self.filter_length > 1 else 0
+        first = block * (spectra - (-self.rollback // block))
+        unit = block * max(spectra - 1, 1)
+        # slots are copied to where none of them is, and as many can be taken back
+        least = max(SHORTEST_PERIOD, first + block)
+        period = -(-least // unit) * unit
+        return Window(first, first + period, first + period + 2 * block)
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
         """The levels that can fire within ``length``, smallest block first."""
         assert self.filter_length is not None
         taps = self.filter_length
-        slack_from = self.length if self.slack_from is None else self.slack_from
+        slack_from = self.slots if self.slack_from is None else self.slack_from
         # (block, late) of the levels with outputs and taps left
         late = 0
         sizes: list[tuple[int, int]] = []
         for index, block in enumerate(self.block_sizes):
             if block >= slack_from:
                 late += self.block_sizes[index - 1]
-            if block + late < self.length and late + 1 < taps:
+            if block + late < self.slots and late + 1 < taps:
                 sizes.append((block, late))
         levels = []
         kept_offset = spectra_offset = 0
         for index, (block, late) in enumerate(sizes):
             last = index == len(sizes) - 1
-            after = (self.length, late) if last else sizes[index + 1]
-            radix = -(-(self.length - late) // block) if last else after[0] // block
+            after = (self.slots, late) if last else sizes[index + 1]
+            radix = -(-(self.slots - late) // block) if last else after[0] // block
             extra = (after[1] - late) // block
             n_spectra = min(radix - 1 + extra, -(-(taps - late) // block))
             steps = late - sizes[index - 1][1] if index else 0
@@ -169,6 +226,22 @@ class Plan:
         return cls(length, tuple(sizes), filter_length)
 
     @property
+    def slots(self) -> int:
+        """Positions that a state has room for: ``N``, or the slots of an endless stream."""
+        return self.window.slots if self.length is None else self.length
+
+    @property
+    def end(self) -> int:
+        """Slot from which no step is taken: ``N``, or where an endless stream's window ends."""
+        return self.window.end if self.length is None else self.length
+
+    def place(self, position: int) -> int:
+        """Slot of a position, the window's end where it is one."""
+        if self.length is not None or position <= self.window.end:
+            return position
+        return self.window.end - (self.window.end - position) % self.window.period
+
+    @property
     def kept_rows(self) -> int:
         """Complex rows of kept input spectra, per channel of one batch row."""
         return sum(level.kept * level.transform for level in self.levels)
@@ -181,48 +254,68 @@ class Plan:
     @property
     def base(self) -> int:
         """Block of the short-range convolution, ``T_0`` or the whole context if that is shorter."""
-        return min(self.block_sizes[0], self.length)
+        return min(self.block_sizes[0], self.slots)
 
     @property
     def flops_per_token(self) -> float:
-        """Real operations per token and channel, averaged over the ``N`` tokens.
+        """Real operations per token and channel, averaged over the ``N`` tokens, of an endless
+        stream over those that follow its beginning.
 
         A tap counts 2, a complex transform of length n ``5 n log2 n``, a spectrum product 6 and its
         sum 2 per complex entry, an addition to a pending output 1.
         """
+        return self._per_token(Plan._flops)
+
+    def _flops(self) -> int:
+        """Operations of the whole length."""
         assert self.filter_length is not None
-        full, rest = divmod(self.length, self.base)
+        full, rest = divmod(self.slots, self.base)
         taps = full * ramp_sum(self.base, self.filter_length) + ramp_sum(rest, self.filter_length)
-        return (2 * taps + sum(map(self.operations, self.levels))) / self.length
+        return 2 * taps + sum(map(self.operations, self.levels))
+
+    def _per_token(self, count: Callable[[Plan], int]) -> float:
+        """The mean over the length of what a plan counts in it; of an endless stream over a period
+        after its beginning.
+        """
+        if self.length is not None:
+            return count(self) / self.length
+        end, period = self.window.end, self.window.period
+        short, long = (replace(self, length=n, rollback=0) for n in (end, end + period))
+        return (count(long) - count(short)) / period
+
+    def _rate(self, count: Callable[[Plan, Level], int], level: Level) -> float:
+        """The same of one level."""
+        return self._per_token(lambda plan: count(plan, plan.levels[level.index]))
 
     @property
     def bytes_per_channel(self) -> int:
         """Bytes for one float32 channel of one row with a filter of its own.
 
-        Ring ``4 N``, kept input spectra and filter spectra 8 per complex entry, taps 4 each, and
-        the first ``T_0`` once more. ``state.tensors.state_parts`` has the exact sum for a cache.
+        Ring 4 for each slot, kept input spectra and filter spectra 8 per complex entry, taps 4
+        each, and the first ``T_0`` once more. ``state.tensors.state_parts`` has the exact sum for a
+        cache.
         """
         assert self.filter_length is not None
         spectra = 8 * (self.kept_rows + self.spectra_rows)
-        return 4 * (self.length + self.filter_length + self.base) + spectra
+        return 4 * (self.slots + self.filter_length + self.base) + spectra
 
     def work(self, level: Level) -> LevelWork:
         """Firings, spectrum products and outputs of a level over the whole length."""
         if not level.plain:
-            starts = range(level.block + level.late, self.length, level.block)
+            starts = range(level.block + level.late, self.slots, level.block)
             found = [level.products(n) for n in range(1, len(starts) + 1)]
-            outputs = sum(min(level.block, self.length - start) for start in starts)
+            outputs = sum(min(level.block, self.slots - start) for start in starts)
             return LevelWork(len(found), sum(found), outputs)
         span = level.block * level.radix
         last = level.index == len(self.levels) - 1
-        groups, rest = (1, 0) if last else divmod(self.length, span)
+        groups, rest = (1, 0) if last else divmod(self.slots, span)
         partial = max(-(-rest // level.block) - 1, 0)  # firings in the unfinished group
         firings = groups * (level.radix - 1) + partial
         products = groups * ramp_sum(level.radix - 1, level.n_spectra)
         products += ramp_sum(partial, level.n_spectra)
         outputs = groups * (level.radix - 1) * level.block
         if last:
-            outputs = self.length - level.block
+            outputs = self.slots - level.block
         elif partial:
             outputs += rest - level.block
         return LevelWork(firings, products, outputs)
@@ -243,18 +336,18 @@ class Plan:
     def explain(self) -> str:
         """A table of the levels, for people."""
         lines = [
-            f"{self.length} tokens, filters of {self.filter_length} taps",
+            f"{self.length or 'any number of'} tokens, filters of {self.filter_length} taps",
             f"short-range convolution: the taps inside blocks of {self.base}",
             f"{'block':>8} {'radix':>6} {'fires every':>12} {'operations':>11} {'spectra':>10} "
             f"{'kept':>10}",
             f"{'':>8} {'':>6} {'(tokens)':>12} {'(/token)':>11} {'(bytes)':>10} {'(bytes)':>10}",
         ]
         for level in self.levels:
-            every = self.length / max(self.firings(level), 1)
+            often, work = (self._rate(count, level) for count in (Plan.firings, Plan.operations))
             spectra, kept = (8 * level.transform * count for count in (level.n_spectra, level.kept))
             lines.append(
-                f"{level.block:>8} {level.radix:>6} {every:>12.1f} "
-                f"{self.operations(level) / self.length:>11.1f} {spectra:>10} {kept:>10}"
+                f"{level.block:>8} {level.radix:>6} {1 / often if often else self.slots:>12.1f} "
+                f"{work:>11.1f} {spectra:>10} {kept:>10}"
                 + (f"   spread over {level.steps} steps" if level.steps else "")
             )
         lines.append(
@@ -272,7 +365,7 @@ class Plan:
             level.index
             for level in reversed(self.levels)
             if p % level.block == 0
-            and p + level.late < self.length
+            and p + level.late < self.slots
             and level.products(p // level.block)
         )
 
@@ -288,6 +381,6 @@ class Plan:
             for level in reversed(self.levels)
             if p % level.block < max(level.steps, 1)
             and p >= level.block
-            and p - p % level.block + level.late < self.length
+            and p - p % level.block + level.late < self.slots
             and level.products(p // level.block)
         )

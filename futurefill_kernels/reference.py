@@ -88,21 +88,21 @@ def mixed_radix_conv(
     (docs/algorithm.md, equation 3). Arguments and result as in ``online_conv``.
     """
     h = expand_filters(h, u_0.shape[1])
-    pending = torch.zeros(*u_0.shape, plan.length, dtype=u_0.dtype, device=u_0.device)
+    pending = torch.zeros(*u_0.shape, plan.slots, dtype=u_0.dtype, device=u_0.device)
     base = plan.block_sizes[0]
 
     def output(u: Tensor, t: int) -> Tensor:
         for fired in plan.levels_at(t - 1) if t else ():
             level = plan.levels[fired]
             blocks = level.products(t // level.block) * level.block
-            stop = min(t + level.late + level.block, plan.length)
+            stop = min(t + level.late + level.block, plan.slots)
             filled = future_fill(u[..., t - blocks : t], h, stop - t)
             pending[..., t + level.late : stop] += filled[..., level.late :]
         taps = min(t % base + 1, h.shape[1])
         recent = u[..., t + 1 - taps : t + 1].flip(-1)
         return pending[..., t] + (recent * h[:, :taps]).sum(-1)
 
-    return _stream(u_0, plan.length, next_input, output)
+    return _stream(u_0, plan.slots, next_input, output)
 
 
 def epoched_conv(

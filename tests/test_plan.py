@@ -43,6 +43,39 @@ def test_every_input_reaches_every_later_output_once(plan):
     assert (seen[lag < 0] == 0).all()
 
 
+@given(plans(), st.integers(0, 60))
+def test_a_leap_of_an_endless_plan_changes_nothing(plan, rollback):
+    """Blocks, groups, kept spectra, undo slots: all that depends on a position is where it was."""
+    plan = Plan(None, plan.block_sizes, plan.filter_length, rollback=rollback)
+    window = plan.window
+    assert plan.slots == window.slots
+    assert plan.end == window.end
+    assert window.period >= max(1024, rollback + 1, window.first)
+    for position in (0, window.end, window.end + 1, window.end + window.period, 2**40):
+        place = plan.place(position)
+        assert 0 <= place <= window.end
+        assert (position - place) % window.period == 0
+        assert place > window.first or place == position
+    for level in plan.levels:
+        assert window.first % level.block == window.period % level.block == 0
+        if level.kept and level is plan.levels[-1]:  # groups of the others end with a window
+            assert window.period // level.block % level.kept == 0
+        for back in range(window.first - rollback, window.first + 1):
+            n = back // level.block  # spectra of the newest firing, before and after the leap
+            assert level.products(n) == level.products(n + window.period // level.block)
+    # a firing at the end keeps its spectrum: another one could follow
+    assert all(window.end + 2 * level.block <= plan.slots for level in plan.levels)
+
+
+def test_an_endless_plan_counts_what_a_long_one_does():
+    sizes, taps = (4, 16, 64), 150
+    endless, long = Plan(None, sizes, taps), Plan(10**7, sizes, taps)
+    assert endless.flops_per_token == pytest.approx(long.flops_per_token, rel=1e-4)
+    assert endless.explain().splitlines()[0] == "any number of tokens, filters of 150 taps"
+    rows = [plan.explain().splitlines()[4:] for plan in (endless, long)]
+    assert [row.split()[2] for row in rows[0][:3]] == [row.split()[2] for row in rows[1][:3]]
+
+
 @given(plans())
 def test_operations_are_counted_exactly(plan):
     total = 0
@@ -96,7 +129,8 @@ def test_named_plans():
 @pytest.mark.parametrize(
     ("length", "sizes", "message"),
     [
-        (0, (1,), "length >= 1, got 0"),
+        (0, (1,), "length None or >= 1, got 0"),
+        (None, (1,), "filter_length with length None"),
         (8, (), "positive integers"),
         (8, (0, 2), "positive integers"),
         (8, (4, 4), "4 then 4"),

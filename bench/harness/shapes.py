@@ -89,9 +89,9 @@ def stream_cost(
     outputs and, per product, kept inputs and filter spectra (8 bytes per complex float32 entry).
     """
     state = 8 if itemsize == 8 else 4
-    moved = plan.length * batch * channels * (2 * itemsize + 2 * state)
+    moved = plan.slots * batch * channels * (2 * itemsize + 2 * state)
     for level in plan.levels:
         firings, products, outputs = plan.work(level)
         moved += products * level.transform * 2 * state * (batch * channels + groups)
         moved += (firings * level.block + 2 * outputs) * state * batch * channels
-    return {"flops": plan.flops_per_token * plan.length * batch * channels, "bytes": float(moved)}
+    return {"flops": plan.flops_per_token * plan.slots * batch * channels, "bytes": float(moved)}

@@ -32,7 +32,6 @@ from .checks import (
     check_fill_stream,
     check_input,
     check_prefill,
-    check_rollback,
     check_room,
     check_sizes,
     checked_input,
@@ -53,7 +52,8 @@ class FutureFillCache(Stream):
 
     filters: (G, L) or one per layer; tap 0 multiplies the newest input; channel ``d`` uses row
         ``d // (D/G)``. All layers have the same ``G``; lengths may differ.
-    batch_size: rows ``B``. max_new_tokens: positions ``N`` that follow the prompt.
+    batch_size: rows ``B``. max_new_tokens: positions ``N`` that follow the prompt;
+        None: any number, in memory that the filters' length determines (`Plan`).
     channels: ``D``, default ``G``. skip: (D,), or (layers, D).
     plan: block sizes, default ``make_plan``; its length must be ``max_new_tokens``.
     impl: "auto", "cpu", "reference", ...; a named one never falls back.
@@ -66,7 +66,7 @@ class FutureFillCache(Stream):
         mantissa; arithmetic and input spectra stay in float32.
     rollback: positions that ``crop`` can take back, at most ``N``; None: any number, for which the
         prompt's fill is kept, ``N`` values more of every row and channel. A plan with slack takes 0
-        or None.
+        or None, an endless stream a number.
     state_dtype: torch.float64 for a state and arithmetic in float64 whatever the inputs are ("cpu"
         and "reference"); default as said at ``dtype``. docs/accuracy.md says what it is for.
     filters_dtype: of the taps, default the state's. torch.bfloat16 halves their memory: they are
@@ -85,7 +85,7 @@ class FutureFillCache(Stream):
         self,
         filters: Tensor | Sequence[Tensor],
         batch_size: int,
-        max_new_tokens: int,
+        max_new_tokens: int | None,
         *,
         channels: int | None = None,
         skip: Tensor | None = None,
@@ -108,9 +108,10 @@ class FutureFillCache(Stream):
         kept_in = check_filters_dtype(filters_dtype, of_state)
         taps = [significant(h.detach().to(self.device, of_state)) for h in layers]
         sizes = dataclasses.replace(sizes, taps=max(h.shape[1] for h in taps))
-        implementation, self.plan = choose(sizes, plan, impl, self.device, of_state, spectra_dtype)
+        implementation, self.plan = choose(
+            sizes, plan, impl, self.device, of_state, spectra_dtype, rollback
+        )
         check_fill_stream(fill_stream, self.device)
-        check_rollback(rollback, self.plan)
         state = make_state(sizes, self.plan, implementation, taps, skip, spectra, kept_in, rollback)
         super().__init__(implementation, state, self.dtype, fill_stream, rollback)
         self._step_shape = torch.Size((sizes.batch_size, self.channels))
@@ -141,7 +142,7 @@ class FutureFillCache(Stream):
     @property
     def taken(self) -> list[int]:
         """``positions`` as a list, not to be changed."""
-        return self._positions.rows
+        return self._positions.taken
 
     @property
     def nbytes(self) -> int:
@@ -359,17 +360,18 @@ class FutureFillCache(Stream):
             self._fills.join()
         elif self._token != token:
             raise ValueError(f"expected the method, rows and lengths of layer 0 for layer {layer}")
-        positions = self._positions.rows
         in_stream = {
             row: n for row, n in zip(rows, lengths, strict=True) if steps or not self.in_prompt(row)
         }
         if layer == 0:
             for row, taken in in_stream.items():
                 check_room(row, self.room(row), taken, self.max_new_tokens)
+            self._leaps.make_room(list(in_stream))
             self._history.drop()
             self._prefill.begin()
             self._positions.settle()
             self._token, self._held_before = token, self._prefill.held(rows)
+        positions = self._positions.rows
         self._positions.layer = layer + 1
         try:
             if layer == 0 and steps:
@@ -382,11 +384,11 @@ class FutureFillCache(Stream):
                 self.abort()
             raise
         if layer == self._last_layer:
-            ends = {row: positions[row] + taken for row, taken in in_stream.items()}
+            ends = {row: self.plan.place(positions[row] + n) for row, n in in_stream.items()}
             due = self._prefill.finish(ends)
             if self._launches_fills:
                 self._fills.owe(due, {row: ends[row] - 1 for row in due})
-            self._positions.update(ends)
+            self._positions.advance_by(in_stream)
             self._positions.layer = 0
             self._other_calls += 1
 
@@ -456,10 +458,13 @@ class FutureFillCache(Stream):
             return
         self._prefill.begin()
         everyone = range(self.batch_size) if rows is None else rows
-        taken, most = self._positions.rows, self.max_new_tokens
         for row in everyone:
-            if row >= 0 and taken[row] >= most:
-                raise ValueError(f"no room for another step: all max_new_tokens = {most} are taken")
+            if row >= 0 and self.room(row) < 1:
+                raise ValueError(
+                    f"no room for another step: all max_new_tokens = {self.max_new_tokens} are "
+                    f"taken"
+                )
+        self._leaps.make_room(everyone)
         self._token, self._held_before = Token(rows), self._prefill.held(everyone)
         self._replaying = True  # before: an interrupt in what follows leaves something to abort
         self._prefill.close(everyone)
@@ -498,6 +503,7 @@ class FutureFillCache(Stream):
         if not self._capturing:
             self._check_between("sum_history")
             self._fills.join()
+            self._leaps.make_room(range(self.batch_size))
             self._prefill.clean(range(self.batch_size))
         self._history.sum(None, stream)
 
@@ -515,7 +521,7 @@ class FutureFillCache(Stream):
 def _unpickled(
     filters: Sequence[Tensor],
     batch_size: int,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     options: dict[str, Any],
     state: dict[str, Tensor],
 ) -> FutureFillCache:

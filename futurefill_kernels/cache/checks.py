@@ -21,14 +21,14 @@ class Sizes:
     batch_size: int
     channels: int
     groups: int
-    max_new_tokens: int
+    max_new_tokens: int | None
     taps: int
 
 
 def check_sizes(
     filters: Sequence[Tensor],
     batch_size: int,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     channels: int | None,
     skip: Tensor | None,
 ) -> Sizes:
@@ -37,11 +37,12 @@ def check_sizes(
     groups = filters[0].shape[0]
     channels = groups if channels is None else integer("channels", channels)
     batch_size = integer("batch_size", batch_size)
-    max_new_tokens = integer("max_new_tokens", max_new_tokens)
+    if max_new_tokens is not None:
+        max_new_tokens = integer("max_new_tokens", max_new_tokens)
     if channels < 1 or channels % groups:
         raise ValueError(f"expected channels to be a multiple of G = {groups}, got {channels}")
     for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"expected {name} >= 1, got {value}")
     layers, taps = len(filters), max(h.shape[1] for h in filters)
     if skip is not None:
@@ -56,8 +57,13 @@ def check_sizes(
 
 
 def check_rollback(rollback: int | None, plan: Plan) -> None:
-    """``rollback`` is None or in 0 .. N; with slack 0 or None."""
-    if rollback is None:
+    """``rollback`` is None or in 0 .. N; with slack 0 or None; of an endless plan a number >= 0."""
+    if plan.length is None and (rollback is None or rollback < 0):
+        raise ValueError(
+            f"expected rollback >= 0 with max_new_tokens None, whose inputs are not all kept, "
+            f"got {rollback}"
+        )
+    if rollback is None or plan.length is None:
         return
     if not 0 <= rollback <= plan.length:
         raise ValueError(
@@ -85,7 +91,7 @@ def check_fill_stream(stream: torch.cuda.Stream | None, device: torch.device) ->
         raise ValueError(f"fill_stream needs a CUDA device, the cache's is {device}")
 
 
-def check_room(row: int, room: int, taken: int, max_new_tokens: int) -> None:
+def check_room(row: int, room: int, taken: int, max_new_tokens: int | None) -> None:
     """Check that a row has room for the positions that it is to take."""
     if taken > room:
         raise ValueError(

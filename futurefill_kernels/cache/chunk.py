@@ -18,6 +18,7 @@ from ..state.tensors import StreamState
 from .fills import Fills
 from .history import History
 from .images import copy
+from .window import copy_end, stand_at_first
 
 #: How an output becomes the next input where no Python does it.
 NextInput = Literal["identity", "relu"]
@@ -72,7 +73,8 @@ class Chunks:
         self._layers: dict[tuple[int, torch.dtype], _Layer] = {}  # a step keeps to one dtype
         # of the newest call: what its steps changed, as it was and where it is
         self._before: list[tuple[list[Tensor], list[Tensor]]] = []
-        self._start: dict[int, int] = {}
+        #: Positions of the rows that the newest call stepped, before it.
+        self.starts: dict[int, int] = {}
 
     @property
     def nbytes(self) -> int:
@@ -84,7 +86,7 @@ class Chunks:
     def begin(self) -> None:
         """A new call: the one before is not going to be taken back."""
         self._before.clear()
-        self._start = {}
+        self.starts = {}
 
     def run(
         self,
@@ -129,7 +131,7 @@ class Chunks:
         """What steps of a layer change comes back where they raise, and where the call is taken
         back.
         """
-        self._start |= starts
+        self.starts |= starts
         self._save(layer, starts, lengths)
         try:
             yield
@@ -156,8 +158,13 @@ class Chunks:
         if own.run is None or index is not None or min(lengths) < n:
             self._by_steps(own, starts, lengths, tokens, rectified)
             return
-        for start in range(0, n, TOKENS):
-            own.run(*tokens.part(start, start + TOKENS), rectified)
+        at, done = dict(starts), 0
+        while done < n:
+            self._make_room(own, at, list(at))
+            count = min(TOKENS, n - done, *(self._state.plan.end - p for p in at.values()))
+            own.run(*tokens.part(done, done + count), rectified)
+            done += count
+            at = {row: p + count for row, p in at.items()}
 
     def _by_steps(
         self,
@@ -176,6 +183,7 @@ class Chunks:
                 index, taking = self._index(going), going
             if own.fills.launched_here:
                 own.fills.join()
+            self._make_room(own, at, going)
             if own.history.needed:
                 own.history.join(index)
             gate = None if tokens.pre is None else tokens.pre[t]
@@ -190,23 +198,35 @@ class Chunks:
                 if row >= 0:
                     at[row] += 1
 
+    def _make_room(self, own: _Layer, at: dict[int, int], rows: Sequence[int]) -> None:
+        """Rows at the end of an endless stream's window leap. at: positions, which follow."""
+        plan = own.state.plan
+        full = [row for row in rows if row >= 0 and at[row] == plan.end]
+        if full:  # others were refused
+            own.fills.join()
+            copy_end(own.state, full)
+            stand_at_first(own.state, full)
+            at |= dict.fromkeys(full, plan.window.first)
+
     def finish(self, ends: Mapping[int, int]) -> list[int]:
         """After the last layer: the rows of the call that were stepped stand at their ends.
 
         ends: of rows of the call. Returns the rows.
         """
-        rows = [row for row in ends if row in self._start]
+        rows = [row for row in ends if row in self.starts]
         self._stand({row: ends[row] for row in rows}, self._state.positions)
+        # a leap may end where the call began, and what is due there has not run
+        self._stand(dict.fromkeys(rows, -1), self._state.filled)
         return rows
 
     def take_back(self) -> list[int]:
         """The newest call is taken back. Returns its rows."""
-        rows = list(self._start)
+        rows = list(self.starts)
         while self._before:
             copy(*self._before[-1])
             del self._before[-1]
-        self._stand(self._start, self._state.positions, self._state.filled)
-        self._start = {}
+        self._stand(self.starts, self._state.positions, self._state.filled)
+        self.starts = {}
         return rows
 
     def _stand(self, at: Mapping[int, int], *tensors: Tensor) -> None:
@@ -239,6 +259,9 @@ class Chunks:
     def _changed(self, layer: int, row: int | slice, start: int, end: int) -> list[Tensor]:
         """Views of all that steps from ``start`` on change before those at ``end``. row: or all."""
         state, stop = self._state, end
+        if end > state.plan.end:  # a leap
+            places = (state.undo, state.images, state.kept, state.ring)
+            return [x[layer, row] for x in places]
         found = [state.undo[layer, row]]
         if state.plan.levels and (end - 1) // state.plan.base * state.plan.base > start:
             found.append(state.images[layer, row])

@@ -17,7 +17,7 @@ from ..planning.memory import check_memory
 from ..planning.workload import Workload
 from ..state.layout import Layout
 from ..state.tensors import StreamState, allocate, state_nbytes
-from .checks import Sizes
+from .checks import Sizes, check_rollback
 
 #: What filters' ends are compared with: older inputs may be 12 decades above the newest ones, and
 #: what is cut is still below the rounding of these.
@@ -51,6 +51,7 @@ def choose(
     device: torch.device,
     dtype: torch.dtype,
     spectra_dtype: torch.dtype | None,
+    rollback: int | None,
 ) -> tuple[Implementation, Plan]:
     """What runs, and the plan that it runs, which is made for it where none is given.
 
@@ -78,11 +79,15 @@ def choose(
         raise ValueError(
             f"expected a plan of length max_new_tokens = {sizes.max_new_tokens}, got {plan.length}"
         )
-    plan = dataclasses.replace(plan, filter_length=sizes.taps)
+    endless = plan.length is None
+    plan = dataclasses.replace(
+        plan, filter_length=sizes.taps, rollback=max(rollback or 0, 0) if endless else 0
+    )
+    check_rollback(rollback, plan)
     check_plan(implementation, device, dtype, plan)
     if len(parts) > 1:
         workload = Workload(
-            plan.length, sizes.taps, sizes.channels, sizes.batch_size, sizes.layers, sizes.groups,
+            plan.slots, sizes.taps, sizes.channels, sizes.batch_size, sizes.layers, sizes.groups,
             impls=parts,
         )  # fmt: skip
         implementation = fastest_parts(plan, workload, DeviceInfo.of(device))

@@ -141,6 +141,11 @@ class Prefill:
         """Rows wait for their first step again; ``held`` is what it was when they were closed."""
         self._held.update(held)
 
+    @property
+    def starts(self) -> Mapping[int, int]:
+        """Where in the state the rows were that the newest call stepped."""
+        return self._chunks.starts
+
     def begin(self) -> None:
         """A new call or token: the call before is not going to be taken back."""
         self._chunks.begin()
@@ -314,7 +319,7 @@ class Prefill:
         first: before every end. Returns (R, D, P - first). One FFT convolution, O(P log P) time;
         nothing of size P stays in the state.
         """
-        state, total, length = self._state, x.shape[2], self._state.plan.length
+        state, total, length = self._state, x.shape[2], self._state.plan.slots
         result = fast_conv_range(x, self.filters.layer(call.layer), first, total + length)
         for r, (row, end) in enumerate(zip(call.rows, ends, strict=True)):
             filled = result[r, :, end - first : end - first + length]
@@ -346,7 +351,7 @@ class Prefill:
 
     def _fill(self, row: int) -> None:
         """What a row's prompt adds to each position, into the state."""
-        state, length = self._state, self._state.plan.length
+        state, length = self._state, self._state.plan.slots
         for layer, x in enumerate(self._held[row]):
             if x is not None:
                 end = x.shape[1]

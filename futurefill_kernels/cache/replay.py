@@ -40,7 +40,7 @@ def replay(
     Fires again, largest block first, what filled the blocks that ``position`` lies in, so pending
     outputs come out bit for bit as a stream of single steps leaves them.
     """
-    ring, length = state.ring, state.plan.length
+    ring, length = state.ring, state.plan.slots
     index = torch.tensor(rows, dtype=torch.int64, device=ring.device)
     if position < length:
         ring[:, index, :, position:length] = base[:, index, :, position:]

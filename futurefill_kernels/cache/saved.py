@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from ..implementations.base import Implementation
 from ..plan import Plan
 from ..state.layout import from_tiles, to_tiles
 from ..state.tensors import StreamState
+from .around import around, at_places, depth_of
 from .replay import move_rows
 
 _OPEN = "open_prompt."
@@ -40,26 +41,33 @@ def _sums(x: Tensor) -> Tensor:
 
 
 def state_dict(
-    state: StreamState, positions: Tensor, prints: Tensor, held: Mapping[int, list[Tensor | None]]
+    state: StreamState,
+    positions: Tensor,
+    places: Sequence[int],
+    prints: Tensor,
+    held: Mapping[int, list[Tensor | None]],
 ) -> dict[str, Tensor]:
     """See ``FutureFillCache.state_dict``.
 
-    positions: (B,) int64 on the CPU. prints: ``fingerprint``. held: per row in its prompt and layer
-    the gated inputs so far.
+    positions: (B,) int64 on the CPU; places: their slots. prints: ``fingerprint``. held: per row in
+    its prompt and layer the gated inputs so far.
     """
-    first = int(positions.min())
     slots = from_tiles(state.ring[..., : state.length, :], state.layout)
-    taken = torch.arange(state.length, device="cpu") < positions[:, None, None]
-    taken = taken.to(slots.device)
-    last = int(positions.max())
     saved = {
-        "inputs": slots[..., :last].where(taken[..., :last], 0),
         "positions": positions,
         "fingerprint": prints,
         "in_prompt": torch.tensor([row in held for row in range(len(positions))], device="cpu"),
     }
+    if state.plan.length is None:
+        saved["inputs"], saved["pending"] = around(slots, places, depth_of(state.plan))
+    else:
+        first, last = min(places), max(places)
+        taken = torch.arange(state.length, device="cpu") < positions[:, None, None]
+        taken = taken.to(slots.device)
+        saved["inputs"] = slots[..., :last].where(taken[..., :last], 0)
+        if state.prompt_fill is None:
+            saved["pending"] = slots[..., first:].where(~taken[..., first:], 0)
     if state.prompt_fill is None:
-        saved["pending"] = slots[..., first:].where(~taken[..., first:], 0)
         saved["plan"] = _numbers(state.plan)
     else:
         saved["prompt_fill"] = from_tiles(state.prompt_fill, state.layout).clone()
@@ -71,8 +79,8 @@ def state_dict(
 
 
 def _numbers(plan: Plan) -> Tensor:
-    """A plan as a tensor: length, slack_from or 0, block sizes."""
-    numbers = [plan.length, plan.slack_from or 0, *plan.block_sizes]
+    """A plan as a tensor: length or 0, slack_from or 0, block sizes."""
+    numbers = [plan.length or 0, plan.slack_from or 0, *plan.block_sizes]
     return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 
 
@@ -80,18 +88,22 @@ def restore(
     state: StreamState, implementation: Implementation, saved: Mapping[str, Tensor]
 ) -> None:
     """Write inputs and pending outputs, and what a stream derives from inputs."""
-    inputs, device = saved["inputs"], state.ring.device
+    device, positions = state.ring.device, saved["positions"].tolist()
+    inputs, pending = saved["inputs"], saved.get("pending")
+    if state.plan.length is None:
+        positions = list(map(state.plan.place, positions))
+        assert pending is not None
+        inputs, pending = at_places(inputs, pending, positions, state.length)
     state.ring[..., : inputs.shape[-1], :] = to_tiles(inputs.to(device), state.layout)
-    positions = saved["positions"].tolist()
-    if "pending" in saved:
-        pending = to_tiles(saved["pending"].to(device), state.layout)
+    if pending is not None:
+        pending = to_tiles(pending.to(device), state.layout)
         base = torch.nn.functional.pad(pending, (0, 0, state.length - pending.shape[-2], 0))
     else:
         base = to_tiles(saved["prompt_fill"].to(device), state.layout)
         if state.prompt_fill is not None:
             state.prompt_fill.copy_(base)
     move_rows(state, implementation, dict(enumerate(positions)), base)
-    if "pending" in saved:  # bit for bit what had been added up
+    if pending is not None:  # bit for bit what had been added up
         for row, position in enumerate(positions):
             here = slice(position, state.length)
             state.ring[:, row, :, here] = base[:, row, :, here]
@@ -137,10 +149,15 @@ def check_state_dict(saved: Mapping[str, Tensor], state: StreamState, prints: Te
                 f"got {tuple(x.shape)} of {x.dtype}"
             )
     positions = saved["positions"]
-    if int(positions.min()) < 0 or int(positions.max()) > length:
-        raise ValueError(f"expected positions in 0 .. {length}, got {positions.tolist()}")
-    sizes = {"prompt_fill": length, "pending": length - int(positions.min())}
-    last, size = int(positions.max()), sizes[kind]
+    endless = state.plan.length is None
+    if int(positions.min()) < 0 or (int(positions.max()) > length and not endless):
+        most = "" if endless else f" {length}"
+        raise ValueError(f"expected positions in 0 ..{most}, got {positions.tolist()}")
+    if endless:
+        last = size = depth_of(state.plan)
+    else:
+        sizes = {"prompt_fill": length, "pending": length - int(positions.min())}
+        last, size = int(positions.max()), sizes[kind]
     for name, label, count in (("inputs", "n", last), (kind, "N", size)):
         if saved[name].shape != (*front, count):
             raise ValueError(
@@ -171,9 +188,9 @@ def _check_plan(saved: Tensor, state: StreamState) -> None:
         )
     if saved.tolist() != _numbers(state.plan).tolist():
         raise ValueError(
-            f"expected a state of the plan with length, slack_from (0: none) and block sizes "
-            f"{_numbers(state.plan).tolist()}, got {saved.tolist()}; with rollback=None a state "
-            f"fits every plan"
+            f"expected a state of the plan with length (0: endless), slack_from (0: none) and "
+            f"block sizes {_numbers(state.plan).tolist()}, got {saved.tolist()}; with "
+            f"rollback=None a state fits every plan"
         )
 
 

@@ -21,6 +21,7 @@ from .prompt import Prefill
 from .replay import move_rows
 from .rows import reorder, rewind, take_back
 from .saved import check_state_dict, fingerprint, held_prompts, restore, state_dict
+from .window import Leaps
 
 _Stream = TypeVar("_Stream", bound="Stream")
 
@@ -51,13 +52,14 @@ class Stream:
         rollback: int | None,
     ) -> None:
         self.layers, self.batch_size = state.token_at.shape
-        self.max_new_tokens, self.channels = state.length, state.channels
+        self.max_new_tokens, self.channels = state.plan.length, state.channels
         self._implementation, self._state, self.dtype = implementation, state, dtype
-        self._positions = Positions(self.batch_size, state.length)
+        self._positions = Positions(self.batch_size, state.plan)
         self._bind()
         self._history = History(state, implementation)
         self._fills = Fills(state, implementation, fill_stream)
         self._launches_fills = self._fills.launched_here
+        self._leaps = Leaps(state, self._positions, self._fills, self._history)
         self._prefill = Prefill(state, implementation)
         self._prefill.open(range(self.batch_size), stale=False)
         self._token = Token(None)
@@ -78,7 +80,7 @@ class Stream:
     @property
     def positions(self) -> Tensor:
         """(B,) int64: positions taken since the prompt."""
-        return torch.tensor(self._positions.rows, dtype=torch.int64, device="cpu")
+        return torch.tensor(self._positions.taken, dtype=torch.int64, device="cpu")
 
     @property
     def calls(self) -> int:
@@ -93,7 +95,7 @@ class Stream:
         """
         if not self._positions.layer and not self._replaying:
             return
-        token, at = self._token, self._positions.rows
+        token, at = self._token, self._positions.taken
         rows = [r for r in (range(self.batch_size) if token.rows is None else token.rows) if r >= 0]
         self.take_back({row: at[row] for row in rows})
         self._forget_call()
@@ -101,20 +103,24 @@ class Stream:
     def take_back(self, positions: Mapping[int, int]) -> None:
         """Take back the last token or prompt call although its last layer has run.
 
-        positions: of its rows before it; those in their prompt have none.
+        positions: of its rows before it, as `positions` has them; those in their prompt have none.
         """
         self._fills.take_back()
+        origins = self._positions.origins
+        places = {row: p - origins[row] for row, p in positions.items()}
         if self._token.lengths is None:
-            take_back(self._state, list(positions), list(positions.values()))
+            take_back(self._state, list(places), list(places.values()))
             self._reopen()
         elif self._token.steps:
-            self._prefill.take_back({}, positions)
+            places |= self._prefill.starts
+            self._prefill.take_back({}, places)
             self._reopen()
         else:
             held = self._held_before
-            positions = {row: p for row, p in positions.items() if row not in held}
-            self._prefill.take_back(held, positions)
-        self._positions.update(positions)
+            places |= self._prefill.starts
+            places = {row: p for row, p in places.items() if row not in held}
+            self._prefill.take_back(held, places)
+        self._positions.stand(places, positions)
 
     def launch_fills(self) -> None:
         """Run the fills that are due now, which else the next token begins with. ValueError inside
@@ -133,7 +139,7 @@ class Stream:
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
         )
         rewind(self._state, row_list)
-        self._positions.update(dict.fromkeys(row_list, 0))
+        self._positions.stand(dict.fromkeys(row_list, 0), dict.fromkeys(row_list, 0))
         for row in row_list:
             self._oldest[row] = 0
         self._prefill.open(row_list)
@@ -141,6 +147,7 @@ class Stream:
     @lasting
     def clone(self: _Stream) -> _Stream:
         """An independent cache in the same state; prepared filters are shared."""
+        self._leaps.finish()
         if self._launches_fills:
             self._fills.join()
         other = type(self).__new__(type(self))
@@ -150,6 +157,7 @@ class Stream:
         other._bind()
         other._history = History(other._state, self._implementation)
         other._fills = Fills(other._state, self._implementation, self._fills.stream)
+        other._leaps = Leaps(other._state, other._positions, other._fills, other._history)
         other._prefill = self._prefill.clone(other._state)
         other._oldest = list(self._oldest)
         return other
@@ -177,7 +185,7 @@ class Stream:
         positions of a row, or before where it was loaded.
         """
         self._check_between("crop")
-        at, lengths = self._positions.rows, crop_lengths(length, self.batch_size)
+        at, lengths = self._positions.taken, crop_lengths(length, self.batch_size)
         targets = {row: n for row, n in enumerate(lengths) if at[row] > n}
         if self.rollback is not None:
             for row, n in targets.items():
@@ -185,16 +193,19 @@ class Stream:
             for row in targets:  # what an earlier crop needed has been overwritten
                 self._oldest[row] = max(self._oldest[row], at[row] - self.rollback)
         self._between_tokens("crop")
+        origins = self._positions.origins
+        places = {row: n - origins[row] for row, n in targets.items()}
         if self.rollback is None:
             assert self._state.prompt_fill is not None
-            move_rows(self._state, self._implementation, targets, self._state.prompt_fill)
+            move_rows(self._state, self._implementation, places, self._state.prompt_fill)
         else:
             moves: dict[tuple[int, int], list[int]] = {}
-            for row, n in targets.items():
-                moves.setdefault((at[row], n), []).append(row)
-            for (here, n), rows in moves.items():
-                roll_back(self._state, None if len(rows) == self.batch_size else rows, here, n)
-        self._positions.update(targets)
+            here = self._positions.rows
+            for row, n in places.items():
+                moves.setdefault((here[row], n), []).append(row)
+            for (start, n), rows in moves.items():
+                roll_back(self._state, None if len(rows) == self.batch_size else rows, start, n)
+        self._positions.stand(places, targets)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What determines the state, independent of implementation and device.
@@ -212,7 +223,7 @@ class Stream:
         self._between_tokens("state_dict")
         self._prefill.clean(range(self.batch_size))
         held = self._prefill.held(range(self.batch_size))
-        return state_dict(self._state, self.positions, self._prints(), held)
+        return state_dict(self._state, self.positions, self._positions.rows, self._prints(), held)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what ``state_dict`` of a cache with equal filters and sizes returned; without
@@ -226,7 +237,8 @@ class Stream:
         self._prefill.replaced()
         restore(self._state, self._implementation, state)
         positions = state["positions"].tolist()
-        self._positions.update(dict(enumerate(positions)))
+        places = enumerate(map(self._state.plan.place, positions))
+        self._positions.stand(dict(places), dict(enumerate(positions)))
         self._oldest = positions
         self._prefill.reopen(held_prompts(state, self._state))
 
@@ -255,6 +267,7 @@ class Stream:
     def _between_tokens(self, method: str) -> None:
         """No token is under way, no fill is running, and no sums are kept of what may change."""
         self._check_between(method)
+        self._leaps.finish()
         self._fills.join()
         self._history.drop()
 

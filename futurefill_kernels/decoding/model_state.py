@@ -36,7 +36,7 @@ class ModelState:
     """
 
     def __init__(self, model: nn.Module, caches: list[FutureFillCache], fused: bool) -> None:
-        batch_size, max_new_tokens = caches[0].batch_size, caches[0].max_new_tokens
+        batch_size, max_new_tokens = caches[0].batch_size, caches[0].plan.slots
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         self._model, self._caches, rollback = model, caches, caches[0].rollback
         self._modules = [m for m in model.modules() if isinstance(m, LongFilter | ShortConv)]

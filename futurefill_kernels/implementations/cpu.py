@@ -39,7 +39,7 @@ def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> L
     """
     lanes = native.cpu_lanes(dtype)
     # tiles a large power of two apart would share a few cache sets
-    slots = plan.length + 16 if plan.length >= 256 and plan.length % 64 == 0 else plan.length
+    slots = plan.slots + 16 if plan.slots >= 256 and plan.slots % 64 == 0 else plan.slots
     if groups < channels and channels // groups % lanes == 0:
         stored, filter_lanes = groups, 1
     else:

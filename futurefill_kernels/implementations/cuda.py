@@ -72,7 +72,7 @@ def _architecture_reason(device: torch.device) -> str | None:
 
 def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
     """One tile of all channels, padded to whole warps."""
-    return Layout.padded(channels, groups, plan.length)
+    return Layout.padded(channels, groups, plan.slots)
 
 
 def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:

@@ -55,7 +55,7 @@ def prompt_by_fft(
     and 8 channels where those are more: channels, and rows of a large batch, are done a few at a
     time. Source: docs/algorithm.md.
     """
-    length = state.plan.length
+    length = state.plan.slots
     batch, channels, positions = u.shape
     groups, total = h.shape[0], held.shape[2]
     channels_per_filter, taps = channels // groups, min(h.shape[1], total + length)

@@ -28,7 +28,7 @@ def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> l
 
 def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
     """All channels in one tile, every filter row once."""
-    return Layout(channels, groups, channels, groups, plan.length, side_by_side=0, spectra=False)
+    return Layout(channels, groups, channels, groups, plan.slots, side_by_side=0, spectra=False)
 
 
 def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
@@ -110,7 +110,7 @@ def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
 
     rows: (R,) int64 rows whose position is a boundary where this level fires, or None for all.
     """
-    ring, length = state.ring, state.plan.length
+    ring, length = state.ring, state.plan.slots
     row_list = range(ring.shape[1]) if rows is None else rows.tolist()
     for p, members in _by_position(state, row_list).items():
         at = [row_list[r] for r in members]

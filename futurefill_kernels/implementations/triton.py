@@ -54,14 +54,14 @@ def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> l
         reasons.append(f"runs on a CUDA device, not on {device}")
     if dtype == torch.float64:
         reasons.append("computes in float32, not in float64")
-    if plan is not None and plan.length >= 1 << 31:
-        reasons.append(f"holds positions in 31 bits, the plan's length is {plan.length}")
+    if plan is not None and plan.slots >= 1 << 31:
+        reasons.append(f"holds positions in 31 bits, the plan's length is {plan.slots}")
     return reasons
 
 
 def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
     """One tile of all channels, padded to whole warps."""
-    return Layout.padded(channels, groups, plan.length)
+    return Layout.padded(channels, groups, plan.slots)
 
 
 def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from ..checks import check_dtype, check_spectra_dtype
@@ -14,9 +16,13 @@ from .workload import Workload
 
 OBJECTIVES = ("throughput", "latency")
 
+#: An endless stream is planned like one of so many times its filters' length, where the beginning
+#: no longer matters, and of at least so many tokens.
+ENDLESS = 16, 4096
+
 
 def make_plan(
-    length: int,
+    length: int | None,
     channels: int,
     *,
     batch_size: int = 1,
@@ -31,19 +37,34 @@ def make_plan(
 ) -> Plan:
     """Block sizes with the least modelled time per token.
 
-    length: tokens the stream can take. channels, batch_size, layers: ``D``, ``B`` and layers.
-    groups: filter rows ``G``, default ``D``. device: where it will run, or a DeviceInfo, which
-    needs no such device. objective: "throughput", the least total time; "latency", no slow steps:
-    large fills are spread over many steps. filter_length: taps that may be non-zero, default
-    ``length``. impl: what will run it: GPU implementations differ in their times and in the largest
-    block of one launch. "auto" takes for each level what is fastest at it, as a cache does.
-    spectra_dtype: of filter spectra on a GPU, as in
-    FutureFillCache. Pure arithmetic from rates. The first plan for ``"cpu"`` on a machine measures
-    them, within a second, and stores them; ``FUTUREFILL_TUNING=off`` takes the shipped ones, and so
-    does a DeviceInfo unless ``tune`` has measured. Raises ValueError or TypeError for arguments out
-    of range, and ValueError, with the bytes needed and with what would fit, when no plan fits the
-    memory of a GPU.
+    length: tokens the stream can take, None for any number (`Plan`). channels, batch_size, layers:
+    ``D``, ``B`` and layers. groups: filter rows ``G``, default ``D``. device: where it will run, or
+    a DeviceInfo, which needs no such device. objective: "throughput", the least total time;
+    "latency", no slow steps: large fills are spread over many steps. filter_length: taps that may
+    be non-zero, default ``length``; an endless stream needs it. impl: what will run it: GPU
+    implementations differ in their times and in the largest block of one launch. "auto" takes for
+    each level what is fastest at it, as a cache does. spectra_dtype: of filter spectra on a GPU, as
+    in FutureFillCache. Pure arithmetic from rates. The first plan for ``"cpu"`` on a machine
+    measures them, within a second, and stores them; ``FUTUREFILL_TUNING=off`` takes the shipped
+    ones, and so does a DeviceInfo unless ``tune`` has measured. Raises ValueError or TypeError for
+    arguments out of range, and ValueError, with the bytes needed and with what would fit, when no
+    plan fits the memory of a GPU.
     """
+    if length is None:
+        if filter_length is None:
+            raise ValueError("expected filter_length with length None, got None")
+        if objective == "latency":
+            raise ValueError(
+                "expected objective 'throughput' with length None, for an endless plan has no "
+                "slack; got 'latency'"
+            )
+        times, least = ENDLESS
+        plan = make_plan(
+            max(times * filter_length, least), channels, batch_size=batch_size, layers=layers,
+            groups=groups, dtype=dtype, device=device, objective=objective,
+            filter_length=filter_length, impl=impl, spectra_dtype=spectra_dtype,
+        )  # fmt: skip
+        return dataclasses.replace(plan, length=None)
     groups = channels if groups is None else groups
     taps = length if filter_length is None else filter_length
     sizes = {

@@ -25,7 +25,7 @@ def usable_bytes(info: DeviceInfo) -> int:
 
 def needed_nbytes(workload: Workload, plan: Plan) -> int:
     """Bytes on a GPU: the state, the filters and what is prepared of them."""
-    layout = Layout.padded(workload.channels, workload.groups, plan.length)
+    layout = Layout.padded(workload.channels, workload.groups, plan.slots)
     return state_nbytes(
         plan, layout, layers=workload.layers, batch_size=workload.batch_size,
         filters=(workload.groups, workload.filter_length),
@@ -63,7 +63,9 @@ def check_memory(
     if needed <= there:
         return
     rows = _largest(batch_size, lambda rows: nbytes(rows, plan) <= there)
-    tokens = _largest(plan.length, lambda n: nbytes(batch_size, _shortened(plan, n)) <= there)
+    tokens = 0
+    if plan.length is not None:
+        tokens = _largest(plan.length, lambda n: nbytes(batch_size, _shortened(plan, n)) <= there)
     fits = [f"batch_size {rows}"] if rows else []
     fits += [f"max_new_tokens {tokens}"] if tokens else []
     raise MemoryError(

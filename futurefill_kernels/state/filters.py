@@ -129,7 +129,7 @@ def prepare(
 
 def short_range_taps(h: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
     """First ``T_0`` taps, time-major. h: (G, L) -> (T_0, G)."""
-    block = min(plan.block_sizes[0], plan.length)
+    block = min(plan.block_sizes[0], plan.slots)
     used = min(block, h.shape[1])
     taps = torch.zeros(block, h.shape[0], dtype=dtype, device=h.device)
     taps[:used] = h[:, :used].T

@@ -6,6 +6,7 @@ its step and the input ``u_t`` after it. docs/conventions.md draws the layout.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -72,7 +73,7 @@ class StreamState:
     @property
     def length(self) -> int:
         """Positions of the plan, ``N``."""
-        return self.plan.length
+        return self.plan.slots
 
     @property
     def channels(self) -> int:
@@ -172,21 +173,21 @@ def state_parts(
     """
     channels = layout.tiles * layout.lanes
     stored = layers * layout.filter_tiles * layout.filter_lanes
-    groups, taps = filters or (layout.groups, plan.filter_length or plan.length)
+    groups, taps = filters or (layout.groups, plan.filter_length or plan.slots)
     values = layers * batch_size * channels * itemsize  # a value of every row and channel
-    _, images = image_places(plan.levels, layout, rollback)
+    _, images = image_places(plan.levels, layout, rollback, period_of(plan))
     work_rows = sum(map(layout.work_rows, plan.levels))
     spectra_rows = plan.spectra_rows if layout.spectra else 0
     return {
         "ring": values * layout.slots,
         "kept": values * 2 * plan.kept_rows,
-        "prompt_fill": values * plan.length if keeps_prompt_fill(plan, rollback) else 0,
+        "prompt_fill": values * plan.slots if keeps_prompt_fill(plan, rollback) else 0,
         "positions": 8 * batch_size,
         "skip": layers * channels * itemsize if skip else 0,
         "levels": 8 * len(LEVEL_COLUMNS) * len(plan.levels),
         "work": batch_size * layout.side_by_side * work_rows * 2 * layout.lanes * itemsize,
         "token_at": 8 * layers * batch_size,
-        "undo": values * ((rollback or 0) + 1),
+        "undo": values * undo_slots(plan, rollback),
         "history": values if layout.history else 0,
         "filled": 8 * batch_size,
         "images": values * images,
@@ -215,13 +216,28 @@ def image_rows(level: Level, layout: Layout) -> int:
     return level.block + (2 * level.transform if level.kept and not layout.is_direct(level) else 0)
 
 
+def period_of(plan: Plan) -> int:
+    """Of an endless stream's window, else 0."""
+    return plan.window.period if plan.length is None else 0
+
+
+def undo_slots(plan: Plan, rollback: int | None) -> int:
+    """Slots of the undo ring. In a period of an endless stream they come round whole."""
+    return _dividing(period_of(plan), (rollback or 0) + 1)
+
+
+def _dividing(whole: int, least: int) -> int:
+    """The smallest divisor of ``whole``, 0 for any number, that is at least ``least``."""
+    return next(n for n in itertools.count(least) if whole % n == 0)
+
+
 def image_places(
-    levels: Sequence[Level], layout: Layout, rollback: int | None
+    levels: Sequence[Level], layout: Layout, rollback: int | None, period: int
 ) -> tuple[list[tuple[int, int]], int]:
     """Of each level where its before-images start and how many there are, and the rows of all.
 
     They reach one position further than rollback, for the token that is under way. Of larger
-    blocks one firing at most is that recent: they share a place.
+    blocks one firing at most is that recent: they share a place. period: of an endless stream.
     """
     if not rollback:
         return [(0, 0)] * len(levels), 0
@@ -229,16 +245,18 @@ def image_places(
     total = max((image_rows(x, layout) for x in levels if x.block >= reach), default=0)
     places = []
     for level in levels:
-        count = -(-reach // level.block)
+        count = _dividing(period // level.block, -(-reach // level.block))
         places.append((0 if count == 1 else total, count))
         total += 0 if count == 1 else count * image_rows(level, layout)
     return places, total
 
 
-def level_table(levels: Sequence[Level], layout: Layout, rollback: int | None = 0) -> Tensor:
-    """(levels, 13) int64: ``StreamState.levels``."""
+def level_table(
+    levels: Sequence[Level], layout: Layout, rollback: int | None = 0, period: int = 0
+) -> Tensor:
+    """(levels, 13) int64: ``StreamState.levels``. period: of an endless stream's window."""
     rows, work_offset = [], 0
-    places, _ = image_places(levels, layout, rollback)
+    places, _ = image_places(levels, layout, rollback, period)
     for level, place in zip(levels, places, strict=True):
         rows.append(
             (
@@ -272,7 +290,7 @@ def allocate(
     bank = make_bank(filters, dtype, filters_dtype or dtype)
     front = (len(filters), batch_size, layout.tiles)
     work_rows = sum(map(layout.work_rows, plan.levels))
-    _, images = image_places(plan.levels, layout, rollback)
+    _, images = image_places(plan.levels, layout, rollback, period_of(plan))
     if skip is not None:
         skip = skip.detach().to(device, dtype).expand(len(filters), layout.channels)
         pad = layout.tiles * layout.lanes - layout.channels
@@ -282,20 +300,22 @@ def allocate(
         layout=layout,
         ring=empty(*front, layout.slots, layout.lanes, dtype=dtype, device=device).zero_(),
         kept=empty(*front, plan.kept_rows, 2, layout.lanes, dtype=dtype, device=device).zero_(),
-        prompt_fill=torch.zeros(*front, plan.length, layout.lanes, dtype=dtype, device=device)
+        prompt_fill=torch.zeros(*front, plan.slots, layout.lanes, dtype=dtype, device=device)
         if keeps_prompt_fill(plan, rollback)
         else None,
         positions=torch.zeros(batch_size, dtype=torch.int64, device=device),
         prepared=prepare(bank, plan, layout, make_spectra, spectra_dtype or dtype),
         skip=skip,
-        levels=level_table(plan.levels, layout, rollback),
+        levels=level_table(plan.levels, layout, rollback, period_of(plan)),
         work=torch.zeros(
             *(batch_size, layout.side_by_side, work_rows, 2, layout.lanes),
             dtype=dtype,
             device=device,
         ),
         token_at=torch.full(front[:2], -1, dtype=torch.int64, device=device),
-        undo=torch.zeros(*front, (rollback or 0) + 1, layout.lanes, dtype=dtype, device=device),
+        undo=torch.zeros(
+            *front, undo_slots(plan, rollback), layout.lanes, dtype=dtype, device=device
+        ),
         history=torch.zeros(
             *(len(filters), batch_size if layout.history else 0, layout.lanes),
             dtype=dtype,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from futurefill_kernels import FutureFillCache
+from futurefill_kernels import FutureFillCache, Plan
 from futurefill_kernels.cache.positions import Positions
 from tests.cache.snapshot import snapshot
 from tests.cache.streams import Stream
@@ -65,7 +65,7 @@ def test_no_step_beyond_max_new_tokens(impl):
 def test_the_books_are_a_list_of_positions(data):
     """Whatever is asked and in what order: grants change nothing that can be read."""
     length, batch = 9, 3
-    books, expected = Positions(batch, length), [0] * batch
+    books, expected = Positions(batch, Plan(length, (1,))), [0] * batch
     rows = st.lists(st.integers(-1, batch - 1), unique=True)
     order = st.lists(st.integers(0, batch - 1), min_size=batch, max_size=batch)
     for action in data.draw(st.lists(st.sampled_from("aaaarnoucf"), max_size=30)):
@@ -85,7 +85,7 @@ def test_the_books_are_a_list_of_positions(data):
             books.reorder(chosen)
             expected = [expected[row] for row in chosen]
         elif action == "u":
-            books.update({1: 4})
+            books.stand({1: 4}, {1: 4})
             expected[1] = 4
         elif action == "c":
             books, before = books.clone(), books
@@ -95,7 +95,7 @@ def test_the_books_are_a_list_of_positions(data):
 
 
 def test_a_grant_lasts_until_the_first_row_is_full():
-    books = Positions(2, 5)
+    books = Positions(2, Plan(5, (1,)))
     books.advance([1])
     books.grant()
     assert books.plain == 4
@@ -106,12 +106,12 @@ def test_a_grant_lasts_until_the_first_row_is_full():
 
 
 def test_reading_positions_ends_no_grant():
-    books = Positions(2, 10)
+    books = Positions(2, Plan(10, (1,)))
     books.advance([1])
     books.grant()
     books.plain -= 3
     assert (books.rows, books.room(1), books.common, books.plain) == ([3, 4], 6, None, 6)
-    books.update({0: 4})
+    books.stand({0: 4}, {0: 4})
     books.grant()
     books.plain -= 1
     assert (books.common, books.rows, books.full) == (5, [5, 5], False)

@@ -75,6 +75,18 @@ def test_every_way_back_leaves_the_bits_of_plain_steps(impl, sizes, rollback):
         same_state(cache, plain)
 
 
+def test_filters_of_one_tap_are_taken_back(impl):
+    """They have blocks and no firings."""
+    u = torch.randn(1, 2, 30)
+    cache = ff.FutureFillCache(
+        torch.ones(2, 1), 1, 30, plan=ff.Plan(30, (4,)), impl=impl, rollback=9
+    )
+    y = [cache.step(u[..., t]) for t in range(20)]
+    cache.crop(11)
+    y[11:] = [cache.step(u[..., t]) for t in range(11, 30)]
+    assert torch.equal(torch.stack(y, -1), u)
+
+
 def test_rows_of_a_chunk_have_positions_and_lengths_of_their_own(impl):
     torch.manual_seed(0)
     cache, plain, _ = caches(impl, (4, 8, 16), 9)

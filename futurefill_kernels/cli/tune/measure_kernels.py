@@ -174,9 +174,7 @@ def _state(
 @lru_cache(maxsize=2)
 def _filters(name: str, device: torch.device, plan: Plan, layout: Layout) -> tuple[Tensor, Tensor]:
     """Taps (channels, N), and what an implementation prepares of them."""
-    h = torch.full(
-        (layout.channels, plan.length), 1 / plan.length, dtype=torch.float32, device="cpu"
-    )
+    h = torch.full((layout.channels, plan.slots), 1 / plan.slots, dtype=torch.float32, device="cpu")
     return h.to(device), IMPLEMENTATIONS[name].make_spectra(h, plan, layout, h.dtype).to(device)
 
 
