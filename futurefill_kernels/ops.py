@@ -19,6 +19,7 @@ IN_PLACE = (
     "history",
     "apply_step",
     "future_fill",
+    "made_fill",
     "fill_share",
     "due_fills",
     "spectrum_products",
@@ -39,7 +40,7 @@ class State(Protocol):
     ring: (layers, B, tiles, slots, lanes). kept: (layers, B, tiles, rows, 2, lanes). work: (B, side
     by side, rows, 2, lanes). positions: (B,) int64. taps: (layers, filter tiles, T_0, W or 1).
     spectra: (layers, filter tiles, rows, 2, W or 1). skip: (layers, tiles * lanes) or None. levels:
-    (levels, 13) int64 on the CPU. token_at: (layers, B) int64. undo: (layers, B, tiles, undo
+    (levels, 14) int64 on the CPU. token_at: (layers, B) int64. undo: (layers, B, tiles, undo
     slots, lanes). history: (layers, B, lanes). filled: (B,) int64. images:
     (layers, B, tiles, rows, lanes).
     """
@@ -64,6 +65,11 @@ class State(Protocol):
     @property
     def spectra(self) -> Tensor:
         """Prepared filters."""
+        ...
+
+    @property
+    def filters_of_channels(self) -> Tensor:
+        """(layers, G, D / G, L), all taps, of stride 0 in the third."""
         ...
 
     @property
@@ -101,8 +107,8 @@ def step(
     """
     torch.ops.futurefill_kernels.step(
         u, pre, post, y, state.ring, state.taps, state.skip, state.positions, rows, layer, advance,
-        state.kept, state.work, state.spectra, state.levels, state.length, state.undo,
-        state.token_at, state.filled, state.images,
+        state.kept, state.work, state.spectra, state.filters_of_channels, state.levels,
+        state.length, state.undo, state.token_at, state.filled, state.images,
     )  # fmt: skip
 
 
@@ -113,7 +119,8 @@ def generate(state: State, u: Tensor, y: Tensor) -> None:
     """
     torch.ops.futurefill_kernels.generate(
         u, y, state.ring, state.taps, state.skip, state.positions, state.kept, state.work,
-        state.spectra, state.levels, state.length, state.filled, state.images,
+        state.spectra, state.filters_of_channels, state.levels, state.length, state.filled,
+        state.images,
     )  # fmt: skip
 
 
@@ -124,8 +131,8 @@ def bind(state: State, like: Tensor) -> int:
     """
     return torch.ops.futurefill_kernels.bind(
         state.ring, state.taps, state.skip, state.positions, state.kept, state.work, state.spectra,
-        state.levels, state.length, state.undo, state.token_at, state.filled, state.images,
-        state.channels, like,
+        state.filters_of_channels, state.levels, state.length, state.undo, state.token_at,
+        state.filled, state.images, state.channels, like,
     )  # fmt: skip
 
 
@@ -155,6 +162,17 @@ def future_fill(
     )  # fmt: skip
 
 
+def made_fill(state: State, index: int, rows: Tensor | None) -> None:
+    """The fill of level ``index``, which makes the filter spectra that it multiplies, on the CPU.
+
+    rows: as of ``future_fill``.
+    """
+    torch.ops.futurefill_kernels.made_fill(
+        state.ring, state.kept, state.spectra, state.filters_of_channels, state.positions, rows,
+        state.levels, state.length, index,
+    )  # fmt: skip
+
+
 def fill_share(state: State, index: int, rows: Tensor | None, begin: int, end: int) -> None:
     """Of one firing of level ``index``, which has slack, the shares of steps ``begin .. end-1``, on
     the CPU.
@@ -168,8 +186,8 @@ def fill_share(state: State, index: int, rows: Tensor | None, begin: int, end: i
 def due_fills(state: State) -> None:
     """The fills that are due at the rows' positions and have not run, on the CPU."""
     torch.ops.futurefill_kernels.due_fills(
-        state.ring, state.kept, state.work, state.spectra, state.positions, state.levels,
-        state.length, state.filled, state.images,
+        state.ring, state.kept, state.work, state.spectra, state.filters_of_channels,
+        state.positions, state.levels, state.length, state.filled, state.images,
     )  # fmt: skip
 
 

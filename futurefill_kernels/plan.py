@@ -29,6 +29,7 @@ class Level:
     extra: blocks covered here because the level above is late, ``(s_{l+1} - s_l) / T_l``.
     kept_offset, spectra_offset: where its kept input spectra and its filter spectra start among
         those of all levels, in complex rows.
+    made: whether a firing makes the filter spectra that it multiplies, and none are held.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Level:
     extra: int = 0
     kept_offset: int = 0
     spectra_offset: int = 0
+    made: bool = False
 
     @property
     def plain(self) -> bool:
@@ -117,9 +119,13 @@ class Plan:
     slack_from: blocks of this size and larger have slack: their outputs are due one block of the
         level below later, and their work is spread over the steps until then. None: no slack.
     rollback: of an endless plan, the positions that `FutureFillCache` can take back; it sets it.
+    made_from: levels of blocks of this size and larger make filter spectra when they fire, rather
+        than hold them: half a firing's work for most of the memory, since the largest block holds
+        half of all spectra and fires once. None: all are held. Not with slack, where one step would
+        make them all.
 
     Raises ValueError when the sizes are not positive or do not divide each other, or when
-    ``slack_from`` is not one of the block sizes after the first.
+    ``slack_from`` is not one of the block sizes after the first, ``made_from`` none of them.
     """
 
     length: int | None
@@ -127,6 +133,7 @@ class Plan:
     filter_length: int | None = None
     slack_from: int | None = None
     rollback: int = 0
+    made_from: int | None = None
 
     def __post_init__(self) -> None:
         sizes = tuple(int(t) for t in self.block_sizes)
@@ -163,6 +170,15 @@ class Plan:
             raise ValueError(
                 f"expected rollback >= 0 with length None, else 0, got {self.rollback}"
             )
+        if self.made_from is not None and self.made_from not in sizes:
+            raise ValueError(
+                f"expected made_from to be one of the block sizes {sizes}, got {self.made_from}"
+            )
+        if self.made_from is not None and self.slack_from is not None:
+            raise ValueError(
+                f"expected made_from or slack_from, got made_from={self.made_from} and "
+                f"slack_from={self.slack_from}: levels with slack hold their filter spectra"
+            )
 
     @cached_property
     def window(self) -> Window:
@@ -184,6 +200,7 @@ class Plan:
         assert self.filter_length is not None
         taps = self.filter_length
         slack_from = self.slots if self.slack_from is None else self.slack_from
+        made_from = self.slots if self.made_from is None else self.made_from
         # (block, late) of the levels with outputs and taps left
         late = 0
         sizes: list[tuple[int, int]] = []
@@ -202,14 +219,15 @@ class Plan:
             n_spectra = min(radix - 1 + extra, -(-(taps - late) // block))
             steps = late - sizes[index - 1][1] if index else 0
             kept, transform = max(n_spectra - 1, 0), transform_length(block)
+            made = block >= made_from
             levels.append(
                 Level(
                     index, block, radix, transform, n_spectra, kept, late, steps, extra,
-                    kept_offset, spectra_offset,
+                    kept_offset, spectra_offset, made,
                 )
             )  # fmt: skip
             kept_offset += kept * transform
-            spectra_offset += n_spectra * transform
+            spectra_offset += 0 if made else n_spectra * transform
         return tuple(levels)
 
     @classmethod
@@ -248,8 +266,9 @@ class Plan:
 
     @property
     def spectra_rows(self) -> int:
-        """Complex rows of filter spectra, per filter row."""
-        return sum(level.n_spectra * level.transform for level in self.levels)
+        """Complex rows of filter spectra that are held, per filter row."""
+        held = (level for level in self.levels if not level.made)
+        return sum(level.n_spectra * level.transform for level in held)
 
     @property
     def base(self) -> int:
@@ -345,9 +364,10 @@ class Plan:
         for level in self.levels:
             often, work = (self._rate(count, level) for count in (Plan.firings, Plan.operations))
             spectra, kept = (8 * level.transform * count for count in (level.n_spectra, level.kept))
+            held = "made" if level.made else spectra
             lines.append(
                 f"{level.block:>8} {level.radix:>6} {1 / often if often else self.slots:>12.1f} "
-                f"{work:>11.1f} {spectra:>10} {kept:>10}"
+                f"{work:>11.1f} {held:>10} {kept:>10}"
                 + (f"   spread over {level.steps} steps" if level.steps else "")
             )
         lines.append(

@@ -22,8 +22,9 @@ struct BoundStream {
 namespace {
 
 int64_t bind(Tensor ring_, Tensor taps_, OptionalTensor skip, Tensor positions_, Tensor kept,
-             Tensor work, Tensor spectra, Tensor levels, int64_t length, Tensor undo,
-             Tensor token_at, Tensor filled, Tensor images, int64_t channels, Tensor like_) {
+             Tensor work, Tensor spectra, Tensor filters, Tensor levels, int64_t length,
+             Tensor undo, Tensor token_at, Tensor filled, Tensor images, int64_t channels,
+             Tensor like_) {
   const Ring ring(ring_);
   const View taps("taps", taps_), positions("positions", positions_);
   View like("like", like_);
@@ -36,6 +37,7 @@ int64_t bind(Tensor ring_, Tensor taps_, OptionalTensor skip, Tensor positions_,
   StepParams step = step_params(like, {}, {}, like, ring, taps_, skip, 0);
   FillState fills = fill_state(ring, kept, spectra, levels, length);
   set_work(fills, ring, work);
+  set_taps(fills, ring, filters);
   set_filled(fills, ring, filled, images);
   const int64_t width = step.state == Scalar::kFloat64 ? 8 : 4;
   auto* stream = new BoundStream{step,

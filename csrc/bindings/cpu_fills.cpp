@@ -6,21 +6,12 @@
 namespace futurefill {
 namespace {
 
-void future_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
-                 Tensor levels, int64_t length, int64_t index, int64_t first_channel,
-                 int64_t last_channel, int64_t channels_per_filter) {
-  const Ring ring(ring_);
-  const FillState s = fill_state(ring, kept, spectra, levels, length);
+// The fill of a plain level.
+void run_level(const FillState& s, const Ring& ring, const Tensor& positions,
+               const OptionalTensor& rows, int64_t index) {
   const LevelRow& level = s.levels.at(index);
   FillParams a = s.params.fill;
-  STD_TORCH_CHECK(level.plain(), "expected a level without slack: fill_share does the others");
-  STD_TORCH_CHECK(first_channel == 0 && last_channel == ring.tiles * ring.lanes,
-                  "expected all channels, 0 .. ", ring.tiles * ring.lanes, ", got ", first_channel,
-                  " .. ", last_channel);
-  const int64_t stored = std::max<int64_t>(a.channels_per_filter, 1);
-  STD_TORCH_CHECK(channels_per_filter == stored, "expected channels_per_filter = ", stored,
-                  " like spectra, got ", channels_per_filter);
-  const auto& at = collect_rows(rows, View("positions", positions), ring.batch, -1, length);
+  const auto& at = collect_rows(rows, View("positions", positions), ring.batch, -1, a.length);
   for (const RowAt& row : at) {
     STD_TORCH_CHECK(
         row.position % level.block == 0 && row.position / level.block % level.radix != 0,
@@ -31,6 +22,32 @@ void future_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor positions, Op
   a.rows = at.data();
   a.n_rows = static_cast<int64_t>(at.size());
   run_fill_jobs(a, thread_count());
+}
+
+void future_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
+                 Tensor levels, int64_t length, int64_t index, int64_t first_channel,
+                 int64_t last_channel, int64_t channels_per_filter) {
+  const Ring ring(ring_);
+  const FillState s = fill_state(ring, kept, spectra, levels, length);
+  const FillParams& a = s.params.fill;
+  STD_TORCH_CHECK(s.levels.at(index).plain(),
+                  "expected a level without slack: fill_share does the others");
+  STD_TORCH_CHECK(first_channel == 0 && last_channel == ring.tiles * ring.lanes,
+                  "expected all channels, 0 .. ", ring.tiles * ring.lanes, ", got ", first_channel,
+                  " .. ", last_channel);
+  const int64_t stored = std::max<int64_t>(a.channels_per_filter, 1);
+  STD_TORCH_CHECK(channels_per_filter == stored, "expected channels_per_filter = ", stored,
+                  " like spectra, got ", channels_per_filter);
+  run_level(s, ring, positions, rows, index);
+}
+
+void made_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor filters, Tensor positions,
+               OptionalTensor rows, Tensor levels, int64_t length, int64_t index) {
+  const Ring ring(ring_);
+  FillState s = fill_state(ring, kept, spectra, levels, length);
+  set_taps(s, ring, filters);
+  STD_TORCH_CHECK(s.levels.at(index).made, "expected a level that makes its spectra");
+  run_level(s, ring, positions, rows, index);
 }
 
 void fill_share(Tensor ring_, Tensor kept, Tensor work, Tensor spectra, Tensor positions,
@@ -47,17 +64,19 @@ void fill_share(Tensor ring_, Tensor kept, Tensor work, Tensor spectra, Tensor p
   run_shares(s, level, at, Steps{begin, end});
 }
 
-void due_fills(Tensor ring_, Tensor kept, Tensor work, Tensor spectra, Tensor positions,
-               Tensor levels, int64_t length, Tensor filled, Tensor images) {
+void due_fills(Tensor ring_, Tensor kept, Tensor work, Tensor spectra, Tensor filters,
+               Tensor positions, Tensor levels, int64_t length, Tensor filled, Tensor images) {
   const Ring ring(ring_);
   FillState s = fill_state(ring, kept, spectra, levels, length);
   set_work(s, ring, work);
+  set_taps(s, ring, filters);
   set_filled(s, ring, filled, images);
   run_unfilled(s, collect_rows({}, View("positions", positions), ring.batch, -1, length + 1));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
   m.impl("future_fill", TORCH_BOX(&future_fill));
+  m.impl("made_fill", TORCH_BOX(&made_fill));
   m.impl("fill_share", TORCH_BOX(&fill_share));
   m.impl("due_fills", TORCH_BOX(&due_fills));
 }

@@ -10,14 +10,15 @@ namespace {
 
 void step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_, Tensor taps,
           OptionalTensor skip, Tensor positions_, OptionalTensor rows, int64_t layer, bool advance,
-          Tensor kept, Tensor work, Tensor spectra, Tensor levels, int64_t length, Tensor undo_,
-          Tensor token_at, Tensor filled, Tensor images) {
+          Tensor kept, Tensor work, Tensor spectra, Tensor filters, Tensor levels, int64_t length,
+          Tensor undo_, Tensor token_at, Tensor filled, Tensor images) {
   const Ring ring(ring_);
   const View u("u", u_), positions("positions", positions_);
   check_dim(u, 2);
   const Undo undo = undo_view(ring, undo_, token_at);
   FillState fills = fill_state(ring, kept, spectra, levels, length);
   set_work(fills, ring, work);
+  set_taps(fills, ring, filters);
   set_filled(fills, ring, filled, images);
   auto& at = collect_rows(rows, positions, ring.batch, u.sizes[0], length);
   StepParams a = step_params(u, pre, post, View("y", y), ring, taps, skip, layer);
@@ -28,8 +29,8 @@ void step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor r
 }
 
 void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor skip,
-              Tensor positions_, Tensor kept, Tensor work, Tensor spectra, Tensor levels,
-              int64_t length, Tensor filled, Tensor images) {
+              Tensor positions_, Tensor kept, Tensor work, Tensor spectra, Tensor filters,
+              Tensor levels, int64_t length, Tensor filled, Tensor images) {
   const Ring ring(ring_);
   const View u("u", u_), positions("positions", positions_);
   View y("y", y_);
@@ -41,6 +42,7 @@ void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor sk
   y.dim = 2, ++y.sizes, ++y.strides;
   FillState fills = fill_state(ring, kept, spectra, levels, length);
   set_work(fills, ring, work);
+  set_taps(fills, ring, filters);
   set_filled(fills, ring, filled, images);
   auto& at = collect_rows({}, positions, ring.batch, u.sizes[0], length - n + 1);
   StepParams a = step_params(u, {}, {}, y, ring, taps, skip, 0);

@@ -15,17 +15,19 @@ struct LevelRow {
   int64_t direct;              // whether its spectra rows hold taps, two per row
   int64_t images_offset;       // rows of images; that of the firing after n blocks is n % images
   int64_t images;              // 0 where no before-image is made
+  int64_t made;                // whether a firing makes its spectra
 
   bool plain() const { return late == 0 && extra == 0; }
   int64_t kept_rows() const { return direct ? 0 : (n_spectra - 1) * transform; }
   // of a before-image: pending outputs, then the kept spectrum as rows of real and imaginary parts
   int64_t image_rows() const { return block + (kept_rows() ? 2 * transform : 0); }
   int64_t spectra_rows() const {
+    if (made) return 0;
     return direct ? ((n_spectra + 1) * block + 1) / 2 : n_spectra * transform;
   }
 };
 
-constexpr int64_t kLevelFields = 13;
+constexpr int64_t kLevelFields = 14;
 static_assert(sizeof(LevelRow) == kLevelFields * sizeof(int64_t));
 
 // The table, smallest block first; on the CPU whatever the device of the others.
@@ -68,6 +70,8 @@ inline void check_level(const LevelRow& l, int64_t length, int64_t kept_rows,
   STD_TORCH_CHECK(l.radix >= 2 && l.n_spectra >= 1 && l.n_spectra < l.radix + l.extra,
                   "expected levels with radix >= 2 and 1 <= n_spectra < radix + extra, got radix ",
                   l.radix, ", n_spectra ", l.n_spectra, ", extra ", l.extra);
+  STD_TORCH_CHECK(!l.made || (!l.direct && l.plain()),
+                  "expected levels that make their spectra without slack and not direct");
   STD_TORCH_CHECK(l.spectra_offset >= 0 && l.spectra_offset + l.spectra_rows() <= spectra_rows,
                   "expected spectra with at least ", l.spectra_offset + l.spectra_rows(),
                   " rows, got ", spectra_rows);

@@ -7,6 +7,7 @@
 //   kept      (layers, B, tiles, rows, 2, W)
 //   taps      (layers, filter tiles, T_0, W or 1)
 //   spectra   (layers, filter tiles, rows, 2, W or 1)
+//   filters   (layers, G, D / G, L), all taps, of stride 0 in D / G; the dtype of ring or bfloat16
 //   skip      (layers, C)
 //   positions (B,) int64, rows (R,) int64, -1 marks a padding row
 //   token_at  (layers, B) int64; undo (layers, B, tiles, undo slots, W), position p in slot
@@ -14,10 +15,10 @@
 //   work      (B, side by side, rows, 2, W), the CPU's transforms of levels with slack under way
 //   filled    (B,) int64, the position up to which the fills of a row have run, on the CPU
 //   images    (layers, B, tiles, rows, W), what the newest firings changed as it was before them
-//   levels    (n, 13) int64 on the CPU whatever the device, smallest block first: block, radix,
+//   levels    (n, 14) int64 on the CPU whatever the device, smallest block first: block, radix,
 //             transform, n_spectra, kept_offset, spectra_offset, late, steps, extra, work_offset,
-//             direct, images_offset, images (LevelRow in levels.h, state/tensors.py). length is
-//             that of the plan, index a row of levels
+//             direct, images_offset, images, made (LevelRow in levels.h, state/tensors.py). length
+//             is that of the plan, index a row of levels
 //   channels_per_filter  D / G; on the CPU 1 where the layout stores a filter for every channel
 #include <torch/csrc/stable/library.h>
 
@@ -38,6 +39,10 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "future_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
       "Tensor? rows, Tensor levels, int length, int index, int first_channel, int last_channel, "
       "int channels_per_filter) -> ()");
+  // the fill of a level that makes its spectra of the filters, on the CPU
+  m.def(
+      "made_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor filters, "
+      "Tensor positions, Tensor? rows, Tensor levels, int length, int index) -> ()");
   // of a firing of a level with slack, the shares of steps begin .. end - 1. On the CPU, where a
   // share is some stages of all transforms, which live in work; on a GPU it is some channels
   m.def(
@@ -66,24 +71,27 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   // what is due of fills at the rows' positions and has not run, of all layers; on the CPU
   m.def(
       "due_fills(Tensor(a!) ring, Tensor(b!) kept, Tensor(c!) work, Tensor spectra, "
-      "Tensor positions, Tensor levels, int length, Tensor(d!) filled, Tensor(e!) images) -> ()");
+      "Tensor filters, Tensor positions, Tensor levels, int length, Tensor(d!) filled, Tensor(e!) "
+      "images) -> ()");
   // one token of one layer, before that of layer 0 the fills that are due of all layers, which
   // leave before-images where there is room for them; on the CPU
   m.def(
       "step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "
       "Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
-      "Tensor(d!) kept, Tensor(e!) work, Tensor spectra, Tensor levels, int length, "
-      "Tensor(f!) undo, Tensor(g!) token_at, Tensor(h!) filled, Tensor(i!) images) -> ()");
+      "Tensor(d!) kept, Tensor(e!) work, Tensor spectra, Tensor filters, Tensor levels, "
+      "int length, Tensor(f!) undo, Tensor(g!) token_at, Tensor(h!) filled, Tensor(i!) images) -> "
+      "()");
   // n steps of one layer that feed on themselves: u_{t+1} = y_t. y: (n, B, D)
   m.def(
       "generate(Tensor u, Tensor(a!) y, Tensor(b!) ring, Tensor taps, Tensor? skip, "
-      "Tensor(c!) positions, Tensor(d!) kept, Tensor(e!) work, Tensor spectra, Tensor levels, "
-      "int length, Tensor(f!) filled, Tensor(g!) images) -> ()");
+      "Tensor(c!) positions, Tensor(d!) kept, Tensor(e!) work, Tensor spectra, Tensor filters, "
+      "Tensor levels, int length, Tensor(f!) filled, Tensor(g!) images) -> ()");
   // Checks a stream once for futurefill_step (bound_step.h), which a decoding loop calls without
   // the dispatcher; returns its address. The tensors must outlive it.
   m.def(
       "bind(Tensor(a!) ring, Tensor taps, Tensor? skip, Tensor(b!) positions, Tensor(c!) kept, "
-      "Tensor(d!) work, Tensor spectra, Tensor levels, int length, Tensor(e!) undo, "
+      "Tensor(d!) work, Tensor spectra, Tensor filters, Tensor levels, int length, Tensor(e!) "
+      "undo, "
       "Tensor(f!) token_at, Tensor(g!) filled, Tensor(h!) images, int channels, Tensor like) "
       "-> int");
   m.def("unbind(int stream) -> ()");

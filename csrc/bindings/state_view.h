@@ -221,6 +221,28 @@ inline FillState fill_state(const Ring& ring, const Tensor& kept_, const Tensor&
   return s;
 }
 
+// The taps of levels that make their spectra: (layers, filters, channels of each, taps), the third
+// of stride 0.
+inline void set_taps(FillState& s, const Ring& ring, const Tensor& filters_) {
+  const View filters("filters", filters_);
+  check_dim(filters, 4);
+  check_size(filters, 0, ring.layers);
+  Taps& taps = s.params.fill.taps;
+  taps.type = scalar_of(filters);
+  STD_TORCH_CHECK(taps.type == ring.state || taps.type == Scalar::kBFloat16,
+                  "expected filters of the dtype of ring or of dtype bfloat16");
+  taps.data = filters.data;
+  taps.filters = filters.sizes[1], taps.channels = filters.sizes[2];
+  taps.count = std::min(filters.sizes[3], s.params.fill.length);
+  taps.layer_stride = filters.strides[0], taps.filter_stride = filters.strides[1];
+  const int64_t channels = taps.filters * taps.channels, tiles = ring.tiles, lanes = ring.lanes;
+  STD_TORCH_CHECK(channels <= tiles * lanes && channels > (tiles - 1) * lanes,
+                  "expected filters for the channels of ring, got ", shape_text(filters), " for ",
+                  tiles, " tiles of ", lanes);
+  STD_TORCH_CHECK(filters.sizes[3] == 1 || filters.strides[3] == 1,
+                  "expected filters contiguous in their last dimension");
+}
+
 // Where transforms of levels with slack are under way.
 inline void set_work(FillState& s, const Ring& ring, const Tensor& work_) {
   const View work("work", work_);
@@ -275,6 +297,8 @@ inline void set_level(FillParams& a, const LevelRow& level) {
   a.kept_offset = level.kept_offset;
   a.spectra_offset = level.spectra_offset;
   a.direct = level.direct != 0;
+  a.made = level.made != 0;
+  STD_TORCH_CHECK(!a.made || a.taps.data, "expected filters where a level makes its spectra");
 }
 
 }  // namespace

@@ -41,6 +41,14 @@ struct StepParams {
   int64_t channels_per_filter;  // 0: a filter per lane; else channels per filter, a multiple of W
 };
 
+// Taps of all layers, tap 0 first, of levels that make their spectra.
+struct Taps {
+  Scalar type;  // the state's, or bfloat16
+  const void* data;
+  int64_t layer_stride, filter_stride;  // elements
+  int64_t filters, channels, count;     // of a layer, that use a filter, of a filter
+};
+
 // ring[p : p + block] += contribution of the finished blocks of the group, cut at `length`.
 struct FillParams {
   Scalar state;
@@ -54,6 +62,8 @@ struct FillParams {
   int64_t length;
   int64_t block, radix, n_spectra, kept_offset, spectra_offset;
   bool direct;  // the level's spectra rows hold taps 0 .. (n_spectra + 1) * block - 1 instead
+  bool made;    // the level has no spectra: a firing makes them of `taps`
+  Taps taps;
 };
 
 // Rows that a transform under way may take beyond its length: root_stride of its at most eight

@@ -1,24 +1,26 @@
 // ring[p : p + T] += last T entries of F^-1(sum_{k=1..min(i, K)} X_{i-k} H_k)  (docs/algorithm.md)
 #include "direct_fill.h"
 #include "fill_tree.h"
+#include "made_spectra.h"
 
 namespace futurefill {
 namespace FF_ISA {
 
 namespace {
 
-// Rows begin .. end of one job; `next` is the job after it. scratch: a tree per row, then (n, W)
+// Rows begin .. end of one job; `next` is the job after it. spectra: of both. scratch: a tree per
+// row, then (n, W)
 template <class S, bool kShared>
-void fill_rows(const FillParams& a, int64_t job, int64_t next, int64_t begin, int64_t end,
-               int64_t n, S* scratch) {
+void fill_rows(const FillParams& a, int64_t job, int64_t next, const S* const spectra[2],
+               int64_t begin, int64_t end, int64_t n, S* scratch) {
   constexpr int64_t W = kLanes<S>;
   const int log = log2_of(n), depth = root_depth(log);
   const int64_t nodes = int64_t{1} << depth, row_values = nodes * root_stride<S>(n / nodes);
   Fill<S> f;
   f.n = n;
   f.kept_slots = a.n_spectra > 1 ? a.n_spectra - 1 : 0;
-  f.spectra = spectra_of<S, kShared>(a, job);
-  f.next_spectra = spectra_of<S, kShared>(a, next);
+  f.spectra = spectra[0];
+  f.next_spectra = spectra[1];
   f.n_rows = end - begin;
   f.tables = &twiddle_tables<S>(log);
   const Twiddle<S>& root = f.tables->depth[0][0];
@@ -64,16 +66,51 @@ void fill_rows(const FillParams& a, int64_t job, int64_t next, int64_t begin, in
   }
 }
 
+// Values that a fill of that many rows takes, without made spectra.
+template <class S>
+int64_t fill_values(int64_t rows, int64_t n) {
+  return rows * 8 * root_stride<S>(n / 8 + 1) + n * kLanes<S>;
+}
+
 template <class S, bool kShared>
-void transform_fill(const FillParams& a, int64_t job, int64_t next) {
-  int64_t n = 1;
-  while (n < a.block) n *= 2;
+void fill_all_rows(const FillParams& a, int64_t job, int64_t next, const S* const spectra[2],
+                   int64_t n, S* scratch) {
   const int64_t rows = a.n_rows < kMaxRows ? a.n_rows : kMaxRows;
-  S* scratch = static_cast<S*>(
-      thread_scratch((rows * 8 * root_stride<S>(n / 8 + 1) + n * kLanes<S>)*int64_t{sizeof(S)}));
   for (int64_t begin = 0; begin < a.n_rows; begin += rows) {
     const int64_t end = begin + rows < a.n_rows ? begin + rows : a.n_rows;
-    fill_rows<S, kShared>(a, job, next, begin, end, n, scratch);
+    fill_rows<S, kShared>(a, job, next, spectra, begin, end, n, scratch);
+  }
+}
+
+template <class S, bool kShared>
+void transform_fill(const FillParams& a, int64_t job, int64_t next) {
+  const int64_t n = int64_t{1} << log2_of(a.block),
+                rows = a.n_rows < kMaxRows ? a.n_rows : kMaxRows;
+  S* scratch = static_cast<S*>(thread_scratch(fill_values<S>(rows, n) * int64_t{sizeof(S)}));
+  const S* spectra[2] = {spectra_of<S, kShared>(a, job), spectra_of<S, kShared>(a, next)};
+  fill_all_rows<S, kShared>(a, job, next, spectra, n, scratch);
+}
+
+// Jobs of a level that makes its spectra: as many as the row that has most blocks needs.
+template <class S>
+void made_fill(const FillParams& a, int64_t job_begin, int64_t job_end) {
+  const int64_t n = int64_t{1} << log2_of(a.block),
+                rows = a.n_rows < kMaxRows ? a.n_rows : kMaxRows;
+  int64_t count = 1;
+  for (int64_t r = 0; r < a.n_rows; ++r) {
+    const int64_t i = a.rows[r].position / a.block % a.radix;
+    const int64_t blocks = i < a.n_spectra ? i : a.n_spectra;
+    count = blocks > count ? blocks : count;
+  }
+  const int64_t made_values = count * n * 2 * kLanes<S>;
+  const int64_t bytes = (made_values + fill_values<S>(rows, n)) * int64_t{sizeof(S)};
+  S* spectrum = static_cast<S*>(thread_scratch(bytes));
+  const S* spectra[2] = {spectrum, spectrum};
+  Made<S> made;
+  for (int64_t job = job_begin; job < job_end; ++job) {
+    const int64_t next = job + 1 < job_end ? job + 1 : job;
+    made.make(a, job, count, n, spectrum);
+    fill_all_rows<S, false>(a, job, next, spectra, n, spectrum + made_values);
   }
 }
 
@@ -93,6 +130,7 @@ void prefetch_direct(const FillParams& a, int64_t job) {
 
 template <class S, bool kShared>
 void fill_jobs(const FillParams& a, int64_t job_begin, int64_t job_end) {
+  if (a.made) return made_fill<S>(a, job_begin, job_end);
   for (int64_t job = job_begin; job < job_end; ++job) {
     const int64_t next = job + 1 < job_end ? job + 1 : job;
     if (a.direct) {

@@ -39,7 +39,7 @@ def kept_image(
     state: StreamState, level: Level, boundary: int, rows: Sequence[int] | None
 ) -> list[Tensor]:
     """Where the state keeps what ``changed`` of a plain level finds; empty where it keeps none."""
-    offset, count = state.levels[level.index, -2:].tolist()
+    offset, count = state.levels[level.index, -3:-1].tolist()
     if not count:
         return []
     start = offset + boundary // level.block % count * image_rows(level, state.layout)

@@ -183,7 +183,9 @@ def make_run(state: StreamState) -> Run | None:
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     """One level's future fill of all layers."""
-    if level.plain:
+    if level.made:
+        ops.made_fill(state, level.index, rows)
+    elif level.plain:
         ops.future_fill(state, level.index, rows)
     else:
         fill_share(state, level, rows, 0, max(level.steps, 1))

@@ -20,6 +20,7 @@ from ..state.spectra import tiled_spectra
 from ..state.tensors import StreamState
 from .base import Books, History, PlainStep, PromptKernels, Run, Step
 from .gpu_fill_by_fft import fill_by_fft
+from .gpu_made_spectra import made_fill
 
 capabilities = CAPABILITIES["cuda"]
 
@@ -79,7 +80,8 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
     """Filter spectra (1, rows, 2, filter_lanes), those of large blocks unit by unit."""
     spectra = tiled_spectra(h, plan, layout, dtype)
     for level in plan.levels:
-        arrange_level(spectra, level)
+        if not level.made:
+            arrange_level(spectra, level)
     return spectra
 
 
@@ -154,6 +156,9 @@ def _fill_channels(
     state: StreamState, level: Level, rows: Tensor | None, first: int, last: int
 ) -> None:
     if first == last:
+        return
+    if level.made:
+        made_fill(state, level, rows, first, last)
         return
     if level.block == level.transform <= capabilities.largest_fused:
         ops.future_fill(state, level.index, rows, first, last)

@@ -22,7 +22,7 @@ Products = Callable[[Tensor, Tensor, int, int], None]
 
 
 @lru_cache(maxsize=32)
-def _twist(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def twist(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines (n, 1) of the angles ``pi k / 2n``."""
     angles = torch.arange(n, dtype=torch.float64, device="cpu") * (torch.pi / 2 / n)
     cos, sin = (f(angles).float()[:, None].to(device) for f in (torch.cos, torch.sin))
@@ -49,7 +49,7 @@ def fill_by_fft(
     if rows is None:
         rows = torch.arange(batch, device=ring.device)
     block, n = level.block, level.transform
-    cos, sin = _twist(n, ring.device)
+    cos, sin = twist(n, ring.device)
     offset = torch.arange(block, device=ring.device)
     row = rows.clamp(min=0)[:, None]
     blocks = positions[row] // block

@@ -19,6 +19,7 @@ from ..state.layout import Layout
 from ..state.spectra import tiled_spectra
 from ..state.tensors import StreamState
 from .base import Books, History, PlainStep, PromptKernels, Run, Step
+from .gpu_made_spectra import made_fill
 from .triton_kernels import ops
 
 capabilities = CAPABILITIES["triton"]
@@ -148,7 +149,9 @@ def _fill_channels(
     state: StreamState, level: Level, rows: Tensor | None, first: int, last: int
 ) -> None:
     last = min(last, state.channels)  # no programs for padding
-    if first < last:
+    if level.made:
+        made_fill(state, level, rows, first, last)
+    elif first < last:
         torch.ops.futurefill_kernels.triton_future_fill(
             state.ring, state.kept, state.spectra, state.positions, rows, state.levels,
             state.length, level.index, first, last, state.channels_per_filter,

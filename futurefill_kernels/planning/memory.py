@@ -98,4 +98,7 @@ def _shortened(plan: Plan, length: int) -> Plan:
     """The same block sizes, as far as a stream of ``length`` tokens has them."""
     sizes = tuple(size for size in plan.block_sizes if size < length) or (length,)
     slack = plan.slack_from if plan.slack_from in sizes else None
-    return dataclasses.replace(plan, length=length, block_sizes=sizes, slack_from=slack)
+    made = plan.made_from if plan.made_from in sizes else None
+    return dataclasses.replace(
+        plan, length=length, block_sizes=sizes, slack_from=slack, made_from=made
+    )

@@ -60,7 +60,7 @@ class Layout:
 
     def is_direct(self, level: Level) -> bool:
         """Whether a level is a direct product with its taps."""
-        return level.plain and level.block <= self.direct
+        return level.plain and not level.made and level.block <= self.direct
 
     def channels_of_share(self, level: Level, begin: int, end: int) -> tuple[int, int]:
         """Channels whose part of a firing belongs to the shares of steps ``begin .. end-1``.

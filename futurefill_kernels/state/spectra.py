@@ -71,13 +71,15 @@ def block_spectra(h: Tensor, level: Level) -> Tensor:
 
 
 def filter_spectra(h: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
-    """All levels' filter spectra in time-major rows.
+    """Filter spectra of the levels that hold them, in time-major rows.
 
     h: (G, L) taps. Returns (sum K_l n_l, 2, G) of ``dtype``; index 0 of the 2 is the real part.
     """
     h = h.detach().to(device="cpu", dtype=torch.float64)[:, : plan.filter_length]
     out = torch.empty(plan.spectra_rows, 2, h.shape[0], dtype=dtype, device=h.device)
     for level in plan.levels:
+        if level.made:
+            continue
         start = level.spectra_offset
         # 32 MiB of complex128 at a time
         group = max(1, (1 << 21) // (level.n_spectra * level.transform))

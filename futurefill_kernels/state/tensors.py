@@ -22,7 +22,7 @@ from .layout import Layout
 #: Columns of ``StreamState.levels``; csrc/bindings/levels.h reads them.
 LEVEL_COLUMNS = (
     "block", "radix", "transform", "n_spectra", "kept_offset", "spectra_offset", "late", "steps",
-    "extra", "work_offset", "direct", "images_offset", "images",
+    "extra", "work_offset", "direct", "images_offset", "images", "made",
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ class StreamState:
     positions: (B,) int64, steps taken since the prompt.
     prepared: taps, short-range taps and spectra; ``filters``, ``taps`` and ``spectra`` read them.
     skip: (layers, tiles * lanes) or None.
-    levels: (levels, 13) int64 on the CPU, the LEVEL_COLUMNS of each level of the plan: those of
+    levels: (levels, 14) int64 on the CPU, the LEVEL_COLUMNS of each level of the plan: those of
         plan.Level, where its transforms under way start in work, whether it is a direct product
         with its taps, and where its before-images start in images and how many there are.
     work: (B, side by side, work rows, 2, lanes), transforms of levels with slack that are under
@@ -111,6 +111,12 @@ class StreamState:
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(self.parts.values())
+
+    @property
+    def filters_of_channels(self) -> Tensor:
+        """(layers, G, D / G, L), the taps that each channel uses: ``filters`` as a view."""
+        taps, channels = self.filters, self.channels
+        return taps[:, :, None].expand(-1, -1, channels // taps.shape[1], -1)
 
     def layer(self, layer: int) -> StreamState:
         """One layer as a stream of its own: the same memory, but for positions and filled."""
@@ -254,7 +260,7 @@ def image_places(
 def level_table(
     levels: Sequence[Level], layout: Layout, rollback: int | None = 0, period: int = 0
 ) -> Tensor:
-    """(levels, 13) int64: ``StreamState.levels``. period: of an endless stream's window."""
+    """(levels, 14) int64: ``StreamState.levels``. period: of an endless stream's window."""
     rows, work_offset = [], 0
     places, _ = image_places(levels, layout, rollback, period)
     for level, place in zip(levels, places, strict=True):
@@ -262,7 +268,7 @@ def level_table(
             (
                 *(level.block, level.radix, level.transform, level.n_spectra),
                 *(level.kept_offset, level.spectra_offset, level.late, level.steps, level.extra),
-                *(work_offset, layout.is_direct(level), *place),
+                *(work_offset, layout.is_direct(level), *place, level.made),
             )
         )
         work_offset += layout.work_rows(level)

@@ -36,7 +36,7 @@ def test_shapes_of_the_padded_layout(channels, groups, lanes, filter_lanes):
     assert state.taps.shape == (2, 1, 4, filter_lanes)
     assert state.skip is not None
     assert state.skip.shape == (2, lanes)
-    assert state.levels.shape == (len(plan.levels), 13)
+    assert state.levels.shape == (len(plan.levels), 14)
     assert state.levels.device.type == "cpu"
     expected = state_nbytes(plan, layout, layers=2, batch_size=3, filters=(groups, 30), skip=True)
     assert state.nbytes == expected
@@ -76,7 +76,7 @@ def test_the_table_has_every_level_whole(slack_from):
 
 
 def test_a_plan_without_levels_has_an_empty_table():
-    assert level_table((), Layout(1, 1, 1, 1, 4)).shape == (0, 13)
+    assert level_table((), Layout(1, 1, 1, 1, 4)).shape == (0, 14)
 
 
 def test_a_clone_shares_what_never_changes():

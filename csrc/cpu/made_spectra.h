@@ -1,0 +1,115 @@
+// Filter spectra of a level that makes them when it fires: one complex transform of taps each.
+#pragma once
+
+#include "engine.h"
+#include "fill_tree.h"
+#include "scalar_types.h"
+#include "simd.h"
+
+namespace futurefill {
+namespace FF_ISA {
+
+// The root x^n - i of complex coefficients z (n, 2, W), in place.
+template <class S, int kRadix>
+FF_INLINE void split_complex_root(S* z, int64_t n, const Twiddle<S>& root) {
+  const Twiddle<S> t = root;
+  const int64_t child = n / kRadix * 2 * kLanes<S>;
+  constexpr int kOther = kRadix / 2;
+  for (S* end = z + child; z < end; z += 2 * kLanes<S>) {
+    Complex<S> v[kRadix];
+#pragma GCC unroll 8
+    for (int q = 0; q < kRadix; ++q) v[q] = load_once(z + q * child);
+#pragma GCC unroll 8
+    for (int q = 0; q < kOther; ++q) split2(v[q], v[q + kOther], t.re1, t.im1);
+    if constexpr (kRadix == 4) {
+      split2(v[0], v[1], t.re2, t.im2);
+      split2_i(v[2], v[3], t.re2, t.im2);
+    }
+#pragma GCC unroll 8
+    for (int q = 0; q < kRadix; ++q) store_complex(z + q * child, v[q]);
+  }
+}
+
+// z (m, 2, W) to its values at the leaves below a node, m a power of 8
+template <class S>
+void split_leaves(const TwiddleTables<S>& tables, S* z, int depth, int64_t node, int64_t m) {
+  if (m == 1) return;
+  split_node(z, m, tables.depth[depth][node]);
+  const int64_t child = m / 8 * 2 * kLanes<S>;
+  for (int64_t q = 0; q < 8; ++q) {
+    split_leaves(tables, z + q * child, depth + 3, 8 * node + q, m / 8);
+  }
+}
+
+// Taps begin .. begin + count - 1 of the channels from c on, times scale, to every other vector of
+// out; zero where there are none.
+template <class S, class T>
+void gather_taps(const Taps& taps, int64_t layer, int64_t c, int64_t begin, int64_t count, S scale,
+                 S* out) {
+  constexpr int64_t W = kLanes<S>, kStrip = 32;
+  const int64_t left = taps.count - begin;
+  const int64_t inside = left < count ? (left > 0 ? left : 0) : count;
+  const T* rows[kLanes<S>];
+  for (int64_t i = 0; i < W; ++i) {
+    const int64_t row = (c + i) / taps.channels;  // lanes behind the last channel repeat it
+    const int64_t filter = row < taps.filters ? row : taps.filters - 1;
+    rows[i] = static_cast<const T*>(taps.data) + layer * taps.layer_stride +
+              filter * taps.filter_stride + begin;
+  }
+  for (int64_t t = 0; t < inside; t += kStrip) {
+    const int64_t end = t + kStrip < inside ? t + kStrip : inside;
+    for (int64_t i = 0; i < W; ++i) {
+      for (int64_t j = t; j < end; ++j) out[2 * j * W + i] = S(widen(rows[i][j])) * scale;
+    }
+  }
+  for (int64_t j = inside; j < count; ++j) {
+    for (int64_t i = 0; i < W; ++i) out[2 * j * W + i] = 0;
+  }
+}
+
+// H_k of a job's channels over n, as a fill multiplies it: taps (k-1) T .. (k+1) T - 1 of the
+// level. z: (n, 2, W).
+template <class S, class T>
+void make_spectrum(const FillParams& a, int64_t job, int64_t k, int64_t n, S* z) {
+  constexpr int64_t W = kLanes<S>;
+  const int64_t layer = job / a.tiles, c = job % a.tiles * W, gap = n - a.block;
+  const S scale = S(1) / S(n);
+  for (int64_t j = 0; j < gap; ++j) {
+    for (int64_t i = 0; i < W; ++i) {
+      z[2 * j * W + i] = 0;
+      z[(2 * (n - 1 - j) + 1) * W + i] = 0;
+    }
+  }
+  gather_taps<S, T>(a.taps, layer, c, (k - 1) * a.block, a.block, scale, z + 2 * gap * W);
+  gather_taps<S, T>(a.taps, layer, c, k * a.block, a.block, scale, z + W);
+  const int log = log2_of(n), depth = root_depth(log);
+  const TwiddleTables<S>& tables = twiddle_tables<S>(log);
+  const Twiddle<S>& root = tables.depth[0][0];
+  if (depth == 1) split_complex_root<S, 2>(z, n, root);
+  if (depth == 2) split_complex_root<S, 4>(z, n, root);
+  if (depth == 3) split_node(z, n, root);
+  const int64_t nodes = int64_t{1} << depth, m = n / nodes;
+  for (int64_t q = 0; q < nodes; ++q) split_leaves(tables, z + q * m * 2 * W, depth, q, m);
+}
+
+// Spectra of the newest job, which later jobs of the same filter use again.
+template <class S>
+struct Made {
+  int64_t layer = -1, filter = -1;
+
+  // H_1 .. H_count of a job to z (count, n, 2, W)
+  void make(const FillParams& a, int64_t job, int64_t count, int64_t n, S* z) {
+    const int64_t first = job % a.tiles * kLanes<S>, own = job / a.tiles;
+    const bool shared = a.taps.channels % kLanes<S> == 0;
+    if (shared && own == layer && first / a.taps.channels == filter) return;
+    layer = own, filter = shared ? first / a.taps.channels : -1;
+    for (int64_t k = 1; k <= count; ++k) {
+      S* out = z + (k - 1) * n * 2 * kLanes<S>;
+      a.taps.type == Scalar::kBFloat16 ? make_spectrum<S, BFloat16>(a, job, k, n, out)
+                                       : make_spectrum<S, S>(a, job, k, n, out);
+    }
+  }
+};
+
+}  // namespace FF_ISA
+}  // namespace futurefill
