@@ -62,7 +62,8 @@ class Mixed:
         """Filter spectra, of each level as what does its fills reads them."""
         spectra = tiled_spectra(h, plan, layout, dtype)
         for level, part in zip(plan.levels, self.fills, strict=True):
-            part.arrange_level(spectra, level)
+            if not level.made:
+                part.arrange_level(spectra, level)
         return spectra
 
     def make_history(self, state: StreamState) -> History | None:
