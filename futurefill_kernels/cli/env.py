@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import platform
 
 import torch
 
 from .. import native
 from .._version import __version__
+from ..implementations import triton
 from ..implementations.select import cannot_run
 from ..planning.this_cpu import find_rates
 
@@ -43,8 +45,19 @@ def report() -> str:
     lines.append(f"rates of the CPU: {find_rates(measure=False).source}")
     if native.cuda_unavailable_reason() is None:
         lines.append(f"CUDA kernels: {native.cuda_architectures()}")
+    lines.append(_triton())
     for device in devices:
         lines.append(f"implementations on {device}, the first that is available is 'auto':")
         for name, reasons in cannot_run(device, torch.float32).items():
             lines.append(f"  {name:<10} {'; '.join(reasons) if reasons else 'available'}")
     return "\n".join(lines)
+
+
+def _triton() -> str:
+    """Its version, and whether tests have run with it."""
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "triton: not installed"
+    note = triton.version_note(version)
+    return f"triton {version}" + (f": {note}" if note else "")

@@ -29,6 +29,11 @@ def twist(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return cos, sin
 
 
+def channels_at_once(n: int, rows: int) -> int:
+    """Whose transforms of n points share the workspace."""
+    return max(32, _WORKSPACE_BYTES // (8 * n * rows) // 32 * 32)
+
+
 def fill_by_fft(
     ring: Tensor,
     positions: Tensor,
@@ -63,7 +68,7 @@ def fill_by_fft(
     target = at + level.late + offset
     inside = (fires & (target < length))[..., None]
     target = (row * slots + target.clamp(max=slots - 1)).flatten()
-    width = max(32, _WORKSPACE_BYTES // (8 * n * len(rows)) // 32 * 32)
+    width = channels_at_once(n, len(rows))
     for layer in range(len(ring)):
         values = ring[layer].view(batch * slots, lanes)
         for begin in range(first, last, width):

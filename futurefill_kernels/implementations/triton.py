@@ -6,6 +6,7 @@ On a CPU it runs only under ``TRITON_INTERPRET=1``, for tests.
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +26,9 @@ from .triton_kernels import ops
 capabilities = CAPABILITIES["triton"]
 
 SMALLEST_CAPABILITY = (8, 0)
+
+#: Oldest and newest version of Triton that the tests have run with.
+TESTED = ((3, 6), (3, 9))
 
 
 def _missing() -> str | None:
@@ -58,6 +62,15 @@ def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> l
     if plan is not None and plan.slots >= 1 << 31:
         reasons.append(f"holds positions in 31 bits, the plan's length is {plan.slots}")
     return reasons
+
+
+def version_note(version: str) -> str | None:
+    """What is to be said of a version of Triton: None inside the tested range."""
+    found = tuple(int(digits) for digits in re.findall(r"\d+", version)[:2])
+    if TESTED[0] <= found <= TESTED[1]:
+        return None
+    oldest, newest = (".".join(map(str, tested)) for tested in TESTED)
+    return f"not tested with this package, {oldest} to {newest} are"
 
 
 def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from futurefill_kernels import native
 from futurefill_kernels.__main__ import main
 from futurefill_kernels.cli.env import report
@@ -21,3 +23,17 @@ def test_env_says_why_a_step_goes_through_python(monkeypatch):
     monkeypatch.setattr(native, "cpu_isa", lambda: "portable")
     monkeypatch.setattr(native, "plain_step_unavailable_reason", lambda: "no header")
     assert "step without Python: no header" in report().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("version", "note"),
+    [
+        ("3.6.0", None),
+        ("3.9.1+git", None),
+        ("3.5.1", "not tested with this package, 3.6 to 3.9 are"),
+        ("4.0", "not tested with this package, 3.6 to 3.9 are"),
+    ],
+)
+def test_env_says_whether_triton_is_tested(monkeypatch, version, note):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    assert f"triton {version}" + (f": {note}" if note else "") in report().splitlines()

@@ -21,6 +21,7 @@ from ...planning.measure_cpu import measure_cpu, pieces
 from ...planning.processor import processor_name
 from ...planning.rates import store_rates, tuning_mode
 from ..device import add_device_argument, resolve_device
+from . import compile_ahead
 from .measure_gpu import measure_gpu
 from .measure_kernels import measure_kernels
 
@@ -31,11 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="about how long it is measured")
     parser.add_argument("--dry-run", action="store_true", help="print the rates, store nothing")
     parser.add_argument("--output", type=Path, help="store there, where no plan looks for it")
+    compile_ahead.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure, print, store."""
+    """Measure, print, store; or compile."""
     device = resolve_device(args.device)
+    if args.compile:
+        compile_ahead.run(args, device)
+        return
     if args.seconds <= 0:
         raise ValueError(f"expected --seconds > 0, got {args.seconds}")
     info = DeviceInfo.of(device)

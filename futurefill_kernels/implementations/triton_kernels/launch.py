@@ -51,6 +51,13 @@ class Launch:
             with torch.cuda.device(there):
                 self.run()
 
+    def compile(self) -> None:
+        """Compile for the current device, or find it in Triton's disk cache; nothing is launched.
+
+        The arguments may be on ``meta``.
+        """
+        self.kernel.warmup(*self.arguments, grid=self.grid, **self.constants, **self.options)
+
 
 @dataclass(frozen=True)
 class Fill:
