@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...planning.device import DeviceInfo
+from ...state.layout import CHANNEL_UNIT
 
 #: Warps of a history with several rows each that have enough bytes in flight, per multiprocessor.
 HISTORY_WARPS = 4
@@ -41,9 +42,40 @@ class FillConfig:
     warps: int
     registers: int | None = None
 
+    @property
+    def points(self) -> int:
+        """Of the transform."""
+        return self.values * self.threads
+
     def shared_bytes(self, transform: int) -> int:
         """Shared memory of an exchange: every value of one component once, 0 without one."""
         return 4 * self.channels * transform if self.threads > 1 else 0
+
+
+#: Bytes of the workspace of a long fill, unless one row and unit of channels takes more.
+WORKSPACE_BYTES = 256 << 20
+#: Most nodes that the first pass of a long fill makes of a block, values of a thread.
+MOST_NODES = 64
+#: Points of a node, the first that leaves few enough nodes: from 2048 on a point takes twice as
+#: long in the study that docs/kernels.md cites.
+NODE_POINTS = (1024, 2048, 4096)
+
+
+@dataclass(frozen=True)
+class LongConfig:
+    """A fill in three passes: nodes of a block, and one program for each."""
+
+    nodes: int
+    node: FillConfig
+
+    def at_once(self, rows: int, layers: int, channels: int) -> tuple[int, int]:
+        """Layers and channels that share the workspace."""
+        unit = 8 * self.nodes * self.node.points * rows * CHANNEL_UNIT
+        units = max(WORKSPACE_BYTES // unit, 1)
+        width = -(-channels // CHANNEL_UNIT)
+        if units <= width:
+            return 1, units * CHANNEL_UNIT
+        return min(units // width, layers), width * CHANNEL_UNIT
 
 
 #: From this many values per thread on, and where input spectra are kept, registers do not hold the
@@ -99,3 +131,12 @@ def fill_config(transform: int, info: DeviceInfo, keeps: bool = False) -> FillCo
     registers = (config.registers or 255) * 32 * config.warps
     fits = config.shared_bytes(transform) <= info.shared_per_block
     return config if fits and registers <= info.registers_per_sm else None
+
+
+def long_config(transform: int, info: DeviceInfo, keeps: bool = False) -> LongConfig | None:
+    """Configuration of three passes, None where torch.fft does the level instead."""
+    for points in NODE_POINTS:
+        node, nodes = fill_config(points, info, keeps), transform // points
+        if node is not None and 2 <= nodes <= MOST_NODES:
+            return LongConfig(nodes, node)
+    return None

@@ -13,6 +13,59 @@ import triton.language as tl
 from .tree import merge_tree, split_tree
 
 
+@triton.jit
+def newest_end(positions, row, T: tl.constexpr):
+    """Where a row's newest block ends."""
+    position = tl.load(positions + row)
+    return position - position % T
+
+
+@triton.jit
+def firing(positions, row, radix, n_spectra, extra, T: tl.constexpr):
+    """Of a row: where its newest block ends, blocks finished, the block that the products reach
+    back to, and how many they are.
+    """
+    position = newest_end(positions, row, T)
+    n = position.to(tl.int32) // T
+    start = tl.maximum(n - extra, 0) // radix * radix
+    return position, n, start, tl.minimum(n - start, n_spectra)
+
+
+@triton.jit
+def multiply_spectra(
+    re, im, filter_at, filter_leaf, kept_at, kept_leaf,
+    n, start, blocks, radix, slots, extra, lanes, filter_lanes,
+    KEEPS: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Products of the newest spectrum and of kept ones with the filter's, summed; the newest one is
+    kept where a later firing reads it. N: rows of a spectrum.
+    """
+    h_re = tl.load(filter_at + filter_leaf).to(tl.float32)
+    h_im = tl.load((filter_at + filter_lanes) + filter_leaf).to(tl.float32)
+    sum_re = re * h_re - im * h_im
+    sum_im = re * h_im + im * h_re
+    if KEEPS:
+        for i in range(2, blocks + 1):
+            filter_at += 2 * N * filter_lanes
+            h_re = tl.load(filter_at + filter_leaf).to(tl.float32)
+            h_im = tl.load((filter_at + filter_lanes) + filter_leaf).to(tl.float32)
+            old_at = kept_at + ((n - i) % slots).to(tl.int64) * (2 * N * lanes)
+            x_re = tl.load(old_at + kept_leaf)
+            x_im = tl.load((old_at + lanes) + kept_leaf)
+            sum_re += x_re * h_re
+            sum_re -= x_im * h_im
+            sum_im += x_re * h_im
+            sum_im += x_im * h_re
+        # whether the next firing reaches back to block n - 1
+        start += tl.where(n + 1 - extra == start + radix, radix, 0)
+        if start < n:
+            tl.debug_barrier()  # the slot may be the one that was read last
+            new_at = kept_at + ((n - 1) % slots).to(tl.int64) * (2 * N * lanes)
+            tl.store(new_at + kept_leaf, re)
+            tl.store((new_at + lanes) + kept_leaf, im)
+    return sum_re, sum_im
+
+
 @triton.jit(
     do_not_specialize=[
         "batch", "length", "radix", "n_spectra", "slots", "channels_per_filter", "late", "extra",
@@ -52,51 +105,25 @@ def future_fill_kernel(
         if row < 0:
             return
     layer = tl.program_id(2).to(tl.int64)
-    # blocks finished; the products reach back to block `start`
-    position = tl.load(positions + row)
-    position -= position % T
-    n = position.to(tl.int32) // T
-    start = tl.maximum(n - extra, 0) // radix * radix
-    blocks = tl.minimum(n - start, n_spectra)
+    position, n, start, blocks = firing(positions, row, radix, n_spectra, extra, T)
 
     ring += ((layer * batch + row) * length + position) * lanes
     here = ring + (s * lanes + channel)
     step = v * (S * lanes)
     newest = here - T * lanes
     u = tl.load(newest + step) if T == N else tl.load(newest + step, mask=v * S + s < T, other=0.0)
-    re, im = split_tree(tl.reshape(u, (V, S, C)), table, V, S, C)
+    re, im = split_tree(tl.reshape(u, (V, S, C)), None, table, V, S, C)
     re = tl.reshape(re, (V, S * C))
     im = tl.reshape(im, (V, S * C))
 
     filter_at = spectra + (layer * spectra_rows + spectra_offset) * 2 * filter_lanes
     filter_at += s * (V * 2 * filter_lanes) + filter_row
-    filter_leaf = v * (2 * filter_lanes)
-    h_re = tl.load(filter_at + filter_leaf).to(tl.float32)
-    h_im = tl.load((filter_at + filter_lanes) + filter_leaf).to(tl.float32)
-    sum_re = re * h_re - im * h_im
-    sum_im = re * h_im + im * h_re
-    if KEEPS:
-        kept += ((layer * batch + row) * kept_rows + kept_offset) * 2 * lanes
-        kept_at = kept + (s * (V * 2 * lanes) + channel)
-        kept_leaf = v * (2 * lanes)
-        for i in range(2, blocks + 1):
-            filter_at += 2 * N * filter_lanes
-            h_re = tl.load(filter_at + filter_leaf).to(tl.float32)
-            h_im = tl.load((filter_at + filter_lanes) + filter_leaf).to(tl.float32)
-            old_at = kept_at + ((n - i) % slots).to(tl.int64) * (2 * N * lanes)
-            x_re = tl.load(old_at + kept_leaf)
-            x_im = tl.load((old_at + lanes) + kept_leaf)
-            sum_re += x_re * h_re
-            sum_re -= x_im * h_im
-            sum_im += x_re * h_im
-            sum_im += x_im * h_re
-        # whether the next firing reaches back to block n - 1
-        start += tl.where(n + 1 - extra == start + radix, radix, 0)
-        if start < n:
-            tl.debug_barrier()  # the slot may be the one that was read last
-            new_at = kept_at + ((n - 1) % slots).to(tl.int64) * (2 * N * lanes)
-            tl.store(new_at + kept_leaf, re)
-            tl.store((new_at + lanes) + kept_leaf, im)
+    kept += ((layer * batch + row) * kept_rows + kept_offset) * 2 * lanes
+    kept_at = kept + (s * (V * 2 * lanes) + channel)
+    sum_re, sum_im = multiply_spectra(
+        re, im, filter_at, v * (2 * filter_lanes), kept_at, v * (2 * lanes),
+        n, start, blocks, radix, slots, extra, lanes, filter_lanes, KEEPS, N,
+    )  # fmt: skip
 
     re = tl.reshape(sum_re, (V, S, C))
     im = tl.reshape(sum_im, (V, S, C))

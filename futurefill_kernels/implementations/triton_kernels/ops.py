@@ -222,15 +222,21 @@ def _future_fill(
     if first_channel == last_channel:
         return
     from . import launch
-    from .config import fill_config
+    from .config import fill_config, long_config
+    from .long_launch import long_fill
 
     fill = launch.Fill(ring, kept, spectra, positions, rows, level, channels_per_filter)
-    config = fill_config(level.transform, device_info(ring.device), level.kept > 0)
-    # the kernel's offsets inside a block have 32 bits
-    if config is None or 2 * level.transform * max(lanes, spectra.shape[4]) >= 1 << 31:
-        launch.fill_by_fft(fill, first_channel, last_channel)
-    else:
+    info, keeps = device_info(ring.device), level.kept > 0
+    config = fill_config(level.transform, info, keeps)
+    long = long_config(level.transform, info, keeps)
+    # the kernels' offsets inside a block have 32 bits
+    short = 2 * level.transform * max(lanes, spectra.shape[4]) < 1 << 31
+    if config is not None and short:
         launch.fill_launch(fill, config, first_channel, last_channel).run()
+    elif long is not None and short:
+        long_fill(fill, long, first_channel, last_channel)
+    else:
+        launch.fill_by_fft(fill, first_channel, last_channel)
 
 
 def _check_tokens(u: Tensor, **others: Tensor | None) -> None:

@@ -176,13 +176,32 @@ def to_coefficients(x, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
-def split_tree(re, table, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr):
-    """Values at the leaves of a real polynomial's coefficients [V, S, C]: real and imaginary."""
-    im = None
+def split_first(re, im, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr):
+    """The first log2 V depths of coefficients [V, S, C]: V nodes with S coefficients each. im: None
+    for real ones.
+    """
     for g in tl.static_range(log2(V)):
         cos, sin = first_twiddles(g)
         re, im = split_depth(re, im, cos, sin, 2**g, V, S, C)
-    if V == 1:  # the polynomial is its value
+    return re, im
+
+
+@triton.jit
+def merge_first(re, im, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr):
+    """The inverse of split_first for complex coefficients, without the factor 1/V."""
+    for g in tl.static_range(log2(V) - 1, -1, -1):
+        cos, sin = first_twiddles(g)
+        re, im = merge_depth(re, im, cos, sin, 2**g, V, S, C)
+    return re, im
+
+
+@triton.jit
+def split_tree(re, im, table, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr):
+    """Values at the leaves of a polynomial's coefficients [V, S, C], im None for a real one: real
+    and imaginary.
+    """
+    re, im = split_first(re, im, V, S, C)
+    if im is None:  # V = 1: the polynomial is its value
         im = re * 0.0
     if S > 1:
         re = to_leaves(re, V, S, C)
@@ -204,7 +223,4 @@ def merge_tree(re, im, table, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr)
             re, im = merge_depth(re, im, cos, sin, V // S * 2**g, V, S, C)
         re = to_coefficients(re, V, S, C)
         im = to_coefficients(im, V, S, C)
-    for g in tl.static_range(log2(V) - 1, -1, -1):
-        cos, sin = first_twiddles(g)
-        re, im = merge_depth(re, im, cos, sin, 2**g, V, S, C)
-    return re, im
+    return merge_first(re, im, V, S, C)

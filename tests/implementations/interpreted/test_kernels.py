@@ -24,6 +24,9 @@ from tests.oracles import TOLERANCE, fill, history, poison_history, relative_err
 if "TRITON_INTERPRET" not in os.environ:
     pytest.skip("runs with TRITON_INTERPRET=1, see test_triton.py", allow_module_level=True)
 
+from futurefill_kernels.implementations.triton_kernels import config
+from futurefill_kernels.implementations.triton_kernels.long_fill import twist_table
+
 OPS = torch.ops.futurefill_kernels
 IO_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -214,6 +217,56 @@ FAST_FILLS = (
 
 @pytest.mark.parametrize("case", combinations(FILLS, fast=FAST_FILLS), ids=str)
 def test_fill(case):
+    check_fill(case)
+
+
+#: Two nodes and many, ragged blocks and ends, rows at different blocks, kept spectra, groups.
+LONG_FILLS = [
+    Fill(64, 2, 40, 2),
+    Fill(100, 4, 9, 2, 3, 1, 2, 200),
+    Fill(256, 3, 33, 2, 11, 2, 1),
+    Fill(300, 3, 70, 1),
+    Fill(512, 4, 5, 3, 0, 1, 100),
+    Fill(2048, 2, 5, 1),
+]
+
+
+@pytest.mark.parametrize("workspace", [1, 1 << 20])
+@pytest.mark.parametrize(
+    "case", combinations(LONG_FILLS, fast=[LONG_FILLS[1], LONG_FILLS[2]]), ids=str
+)
+def test_fill_in_three_passes(case, workspace, monkeypatch):
+    """As if a program held 32 points; with a workspace for a unit of channels, and for more."""
+    for name in ("_FILL", "_KEEPING_FILL"):
+        short = {n: found for n, found in getattr(config, name).items() if n <= 32}
+        monkeypatch.setattr(config, name, short)
+    monkeypatch.setattr(config, "NODE_POINTS", (32,))
+    monkeypatch.setattr(config, "WORKSPACE_BYTES", workspace)
+    monkeypatch.delattr("futurefill_kernels.implementations.gpu_fill_by_fft.fill_by_fft")
+    check_fill(case)
+
+
+@pytest.mark.parametrize("nodes", [2, 8])
+def test_twists(nodes):
+    """Split coefficients, twisted, give nodes whose values are the block's, in its order."""
+    torch.manual_seed(nodes)
+    length = 16
+    z = torch.randn(nodes * length, dtype=torch.complex128)
+    turns = torch.tensor([0.25])
+    for _ in range(nodes.bit_length() - 1):
+        turns = torch.stack([turns / 2, turns / 2 + 0.5], -1).flatten()
+    roots = torch.polar(torch.ones(nodes).double(), 2 * torch.pi * turns.double())
+    powers = roots[:, None] ** torch.arange(nodes)
+    split = powers @ z.view(nodes, length)
+    pairs = twist_table(nodes, length, torch.device("cpu")).view(torch.float32)
+    twist = torch.view_as_complex(pairs.double().view(nodes, length, 2))
+    assert relative_error(
+        torch.view_as_real(twisted_transform(split * twist).flatten()),
+        torch.view_as_real(twisted_transform(z)),
+    ) < 1e-7  # fmt: skip
+
+
+def check_fill(case: Fill) -> None:
     """Every firing of a group, first to last, rows at different blocks where there are several."""
     torch.manual_seed(0)
     length = case.block * case.radix - case.short

@@ -1,0 +1,177 @@
+"""Future fill of a block that one program cannot hold: three passes over a workspace.
+
+The transform's first log2 S depths make of a block S nodes of M coefficients, polynomials modulo
+``x^M - c``, which a change of variable, a twist of the coefficients, turns into polynomials modulo
+``x^M - i``: those of one program, whose leaves are the node's in the order of the whole tree. So
+`split_block` reads inputs and writes twisted nodes; `transform_nodes` takes a node to its leaves,
+multiplies and sums as a shorter fill does, and back; `merge_block` untwists, merges and adds to the
+pending outputs. 52 bytes per point and channel, and every access has neighbouring channels side by
+side.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .future_fill import firing, multiply_spectra, newest_end
+from .tree import merge_first, merge_tree, split_first, split_tree
+
+
+@lru_cache(maxsize=32)
+def twist_table(nodes: int, length: int, device: torch.device) -> Tensor:
+    """(nodes length,) int64: pairs of float32 as in `tree.twiddle_table`, the twist of coefficient
+    k of node s at ``s length + k``.
+    """
+    index = torch.arange(nodes, dtype=torch.int64, device="cpu")
+    reversed_ = torch.zeros_like(index)
+    for bit in range(nodes.bit_length() - 1):
+        reversed_ = 2 * reversed_ + (index >> bit & 1)
+    # the node's root is exp(2 pi i a), a = (1/4 + reversed) / nodes; the twist turns by a - 1/4
+    quarters = 1 + 4 * reversed_ - nodes
+    k = torch.arange(length, dtype=torch.int64, device="cpu")
+    full = 4 * nodes * length
+    turns = (quarters[:, None] * k % full).double() * (2 * torch.pi / full)
+    pairs = torch.stack([turns.cos(), turns.sin()], -1).float()
+    return pairs.view(torch.int64).flatten().to(device)
+
+
+@triton.jit
+def load_twist(table, at):
+    """Cosine and sine."""
+    pair = tl.load(table + at)
+    cos = pair.to(tl.int32).to(tl.float32, bitcast=True)
+    return cos, (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit(do_not_specialize=["batch", "length", "first_unit", "first_layer", "programs"])
+def split_block_kernel(
+    scratch, ring, positions, rows, twist,
+    batch, length, first_unit, first_layer, programs,
+    ALL_ROWS: tl.constexpr, T: tl.constexpr, V: tl.constexpr, M: tl.constexpr, K: tl.constexpr,
+    C: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Grid: (programs M / K, rows, layers); program x does channels ``x % programs`` C and on from
+    ``32 first_unit``, and coefficients ``x // programs`` K and on of every node.
+
+    scratch: (layers, rows, V M, 2, WIDTH). ring: (layers, B, N, LANES). T: block.
+    """
+    local = tl.program_id(0) % programs * C + tl.arange(0, K * C) % C
+    k = tl.program_id(0) // programs * K + tl.arange(0, K * C) // C
+    s = tl.arange(0, V)[:, None]
+    row = tl.program_id(1)
+    row = row.to(tl.int64) if ALL_ROWS else tl.load(rows + row)
+    if not ALL_ROWS:  # noqa: SIM102, this condition is of the compiler
+        if row < 0:
+            return
+    position = newest_end(positions, row, T)
+    layer = (first_layer + tl.program_id(2)).to(tl.int64)
+    newest = ring + ((layer * batch + row) * length + position - T) * LANES
+    at = newest + (k * LANES + first_unit * 32 + local)[None, :] + s * (M * LANES)
+    u = tl.load(at) if T == V * M else tl.load(at, mask=s * M + k[None, :] < T, other=0.0)
+    re, im = split_first(tl.reshape(u, (V, K, C)), None, V, K, C)
+    re = tl.reshape(re, (V, K * C))
+    im = tl.reshape(im, (V, K * C))
+    cos, sin = load_twist(twist, s * M + k[None, :])
+    block = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    to = scratch + block * (V * M * 2 * WIDTH) + (k * (2 * WIDTH) + local)[None, :]
+    to += s * (M * 2 * WIDTH)
+    tl.store(to, re * cos - im * sin)
+    tl.store(to + WIDTH, re * sin + im * cos)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "batch", "radix", "n_spectra", "slots", "channels_per_filter", "extra", "first_unit",
+        "first_layer", "kept_rows", "kept_offset", "spectra_rows", "spectra_offset",
+    ]
+)  # fmt: skip
+def transform_nodes_kernel(
+    scratch, kept, spectra, positions, rows, table,
+    batch, radix, n_spectra, slots, channels_per_filter, extra, first_unit, first_layer,
+    kept_rows, kept_offset, spectra_rows, spectra_offset,
+    ALL_ROWS: tl.constexpr, GROUPED: tl.constexpr, KEEPS: tl.constexpr, T: tl.constexpr,
+    NODES: tl.constexpr, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr,
+    LANES: tl.constexpr, FILTER_LANES: tl.constexpr,
+):  # fmt: skip
+    """Grid: (WIDTH / C, rows, layers NODES); scratch as in split_block, in place. kept and spectra
+    as in future_fill; V S: coefficients of a node.
+    """
+    M: tl.constexpr = V * S
+    N: tl.constexpr = NODES * M
+    thread = tl.arange(0, S * C)
+    local = tl.multiple_of(tl.program_id(0) * C + thread % C, 1)[None, :]
+    channel = first_unit * 32 + local
+    filter_row = channel // channels_per_filter if GROUPED else channel
+    s = (thread // C)[None, :]
+    v = tl.arange(0, V)[:, None]
+    row = tl.program_id(1)
+    row = row.to(tl.int64) if ALL_ROWS else tl.load(rows + row)
+    if not ALL_ROWS:  # noqa: SIM102, this condition is of the compiler
+        if row < 0:
+            return
+    node = tl.program_id(2) % NODES
+    here = tl.program_id(2) // NODES
+    layer = (first_layer + here).to(tl.int64)
+    _, n, start, blocks = firing(positions, row, radix, n_spectra, extra, T)
+
+    block = here.to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    at = scratch + (block * N + node * M) * (2 * WIDTH) + (s * (2 * WIDTH) + local)
+    step = v * (S * 2 * WIDTH)
+    re = tl.reshape(tl.load(at + step), (V, S, C))
+    im = tl.reshape(tl.load((at + WIDTH) + step), (V, S, C))
+    re, im = split_tree(re, im, table, V, S, C)
+    re = tl.reshape(re, (V, S * C))
+    im = tl.reshape(im, (V, S * C))
+
+    filter_at = spectra + (layer * spectra_rows + spectra_offset + node * M) * 2 * FILTER_LANES
+    filter_at += s * (V * 2 * FILTER_LANES) + filter_row
+    kept += ((layer * batch + row) * kept_rows + kept_offset + node * M) * 2 * LANES
+    kept_at = kept + (s * (V * 2 * LANES) + channel)
+    re, im = multiply_spectra(
+        re, im, filter_at, v * (2 * FILTER_LANES), kept_at, v * (2 * LANES),
+        n, start, blocks, radix, slots, extra, LANES, FILTER_LANES, KEEPS, N,
+    )  # fmt: skip
+
+    re, im = merge_tree(tl.reshape(re, (V, S, C)), tl.reshape(im, (V, S, C)), table, V, S, C)
+    tl.store(at + step, tl.reshape(re, (V, S * C)))
+    tl.store((at + WIDTH) + step, tl.reshape(im, (V, S * C)))
+
+
+@triton.jit(do_not_specialize=["batch", "length", "late", "first_unit", "first_layer", "programs"])
+def merge_block_kernel(
+    scratch, ring, positions, rows, twist,
+    batch, length, late, first_unit, first_layer, programs,
+    ALL_ROWS: tl.constexpr, T: tl.constexpr, V: tl.constexpr, M: tl.constexpr, K: tl.constexpr,
+    C: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Grid and tensors of split_block. Adds to the ring, inside the block and the stream."""
+    local = tl.program_id(0) % programs * C + tl.arange(0, K * C) % C
+    k = tl.program_id(0) // programs * K + tl.arange(0, K * C) // C
+    s = tl.arange(0, V)[:, None]
+    row = tl.program_id(1)
+    row = row.to(tl.int64) if ALL_ROWS else tl.load(rows + row)
+    if not ALL_ROWS:  # noqa: SIM102, this condition is of the compiler
+        if row < 0:
+            return
+    position = newest_end(positions, row, T)
+    layer = (first_layer + tl.program_id(2)).to(tl.int64)
+    first = position + late
+    to = ring + ((layer * batch + row) * length + first) * LANES
+    to = to + (k * LANES + first_unit * 32 + local)[None, :] + s * (M * LANES)
+    inside = s * M + k[None, :] < tl.minimum(length - first, T)
+    pending = tl.load(to, mask=inside, other=0.0)  # asked for before the nodes are awaited
+    block = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    at = scratch + block * (V * M * 2 * WIDTH) + (k * (2 * WIDTH) + local)[None, :]
+    at += s * (M * 2 * WIDTH)
+    re = tl.load(at)
+    im = tl.load(at + WIDTH)
+    cos, sin = load_twist(twist, s * M + k[None, :])
+    untwisted = re * cos + im * sin
+    im = im * cos - re * sin
+    re, im = merge_first(tl.reshape(untwisted, (V, K, C)), tl.reshape(im, (V, K, C)), V, K, C)
+    tl.store(to, pending + tl.reshape(im, (V, K * C)), mask=inside)
