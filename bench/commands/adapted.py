@@ -124,7 +124,7 @@ def _dna(args: argparse.Namespace) -> None:
 def _prompt(args: argparse.Namespace) -> None:
     why = public_code.missing("hyena-dna")
     if why is not None:
-        args.report.add("last position", status="missing", note=why)
+        args.report.add("logits of the last position", status="missing", note=why)
         return
     length, vocabulary, width = (256, 3200, 16) if args.quick else (8192, 32000, 64)
     torch.manual_seed(0)
@@ -136,10 +136,9 @@ def _prompt(args: argparse.Namespace) -> None:
     ids = torch.randint(vocabulary, (1, length), device="cpu")
     commit = public_code.commit("hyena-dna")
     made: dict[bool, torch.Tensor] = {}
-    held = {}
+    held, before = {}, _most_held()
     for last in (True, False):  # the most that was ever held only grows: the smaller one first
         cache = ff.DecodingCache(adapted, 1, 1)
-        before = _most_held()
         with cache.select(last=last):
             logits = adapted(ids, cache=cache)
         held[last] = _most_held() - before

@@ -124,7 +124,7 @@ def adapt(
 
         if not example.is_meta:
             _check_steps(made_with({}), example)
-        trimmed = output_map.trimmed(model, small, example, made_with)
+        trimmed = output_map.trimmed(example, made_with)
     return AdaptedModel(_with(model, {**replaced, **trimmed}, {}))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from ..nn.short_conv import ShortConv
 from .agreement import difference, tolerance
 from .current import current_cache
+from .twin import Twin
 
 
 @torch.no_grad()
 def trimmed(
-    model: nn.Module,
-    operators: Collection[nn.Module],
-    example: Tensor,
-    made_with: Callable[[dict[nn.Module, nn.Module]], Callable[..., Tensor]],
+    example: Tensor, made_with: Callable[[dict[nn.Module, nn.Module]], nn.Module]
 ) -> dict[nn.Module, nn.Module]:
     """The last module of a call and what replaces it: itself, on the positions that are wanted of
     its input. Empty where no module behind the operators can be given a part of them.
@@ -31,9 +29,10 @@ def trimmed(
     at = example.shape[1] // 2
     if at == 0:  # of a single position there is no part
         return {}
-    whole = made_with({})(example)
+    adapted = made_with({})
+    whole = adapted(example)
     expected = whole[:, at : at + 1]
-    for module in reversed(_called_behind(model, operators, example)):
+    for module in reversed(_called_behind(adapted, example)):
         replacement = {module: _on_wanted_positions(module)}
         try:
             picked = made_with(replacement)(example, cache=_Picks(at))
@@ -46,12 +45,11 @@ def trimmed(
     return {}
 
 
-def _called_behind(
-    model: nn.Module, operators: Collection[nn.Module], example: Tensor
-) -> list[nn.Module]:
-    """Modules called once, on a tensor of positions, after the last operator; in their order."""
+def _called_behind(model: nn.Module, example: Tensor) -> list[nn.Module]:
+    """Modules called once, on a tensor of positions, after the last twin; in their order."""
     calls: list[tuple[nn.Module, Any]] = []
-    inside = {part for operator in operators for part in operator.modules()}
+    twins = [module for module in model.modules() if isinstance(module, Twin)]
+    inside = {part for twin in twins for part in twin.modules()}
     handles = [
         module.register_forward_pre_hook(lambda m, args: calls.append((m, next(iter(args), None))))
         for module in model.modules()

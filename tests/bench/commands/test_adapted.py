@@ -13,7 +13,8 @@ def test_without_public_code_rows_say_so(tmp_path, monkeypatch):
     path = tmp_path / "rows.csv"
     assert main(["adapted", "--quick", "--csv", str(path)]) == 0
     rows = list(csv.DictReader(path.open()))
-    assert [row["variant"] for row in rows] == ["HyenaDNA, order 2", "ours"]
+    variants = ["HyenaDNA, order 2", "ours", "logits of the last position"]
+    assert [row["variant"] for row in rows] == variants
     assert {row["status"] for row in rows} == {"missing"}
     assert all(public_code.VARIABLE in row["note"] for row in rows)
     monkeypatch.setenv(public_code.VARIABLE, str(tmp_path))
