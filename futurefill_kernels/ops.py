@@ -30,6 +30,7 @@ IN_PLACE = (
     "offline_conv",
     "block_spectrum",
     "block_conv",
+    "blocks_conv",
     "token",
 )
 
@@ -273,6 +274,19 @@ def block_conv(u: Tensor, spectrum: Tensor, block: int, n: int) -> Tensor:
     y = torch.empty(*u.shape[:2], n, dtype=u.dtype, device=u.device)
     torch.ops.futurefill_kernels.block_conv(u, spectrum, y, block)
     return y
+
+
+def blocks_conv(
+    u: Tensor, spectra: Tensor, kept: Tensor, block: int, slot: int, shift: int, n: int
+) -> Tensor:
+    """What blocks of inputs 0 .. slot add to the first n outputs of block ``slot + shift``.
+
+    u: (D, P <= block), the newest of them: its transform becomes kept[slot]. spectra (k, tiles,
+    values): of ``block_spectrum`` for 0, 1, ... kept: (m, tiles, values). Returns (D, n).
+    """
+    y = torch.empty(1, len(u), n, dtype=u.dtype, device=u.device)
+    torch.ops.futurefill_kernels.blocks_conv(u[None], spectra, kept, y, block, slot, shift)
+    return y[0]
 
 
 def _no_output(*args: object, **kwargs: object) -> None:

@@ -68,6 +68,15 @@ def _arguments(name: str, state) -> tuple:
         "offline_conv": (torch.randn(2, 6, 9), torch.randn(3, 20), torch.zeros(2, 6, 12), 3, 15, 8),
         "block_spectrum": (torch.randn(3, 20), *_spectrum(6, 8), 1),
         "block_conv": (torch.randn(2, 6, 9), _spectrum(6, 16)[0], torch.zeros(2, 6, 12), 16),
+        "blocks_conv": (
+            torch.randn(1, 6, 9),
+            torch.stack([_spectrum(6, 16)[0]] * 3),
+            torch.stack([_spectrum(6, 16)[0]] * 2),
+            torch.zeros(1, 6, 12),
+            16,
+            1,
+            1,
+        ),
         "token": _segment(),
     }[name]
 

@@ -115,10 +115,46 @@ void block_conv(Tensor u_, Tensor spectrum_, Tensor y_, int64_t block) {
   run_conv_jobs(p, thread_count(), engine().block_conv);
 }
 
+void blocks_conv(Tensor u_, Tensor spectra_, Tensor kept_, Tensor y_, int64_t block, int64_t slot,
+                 int64_t shift) {
+  const View u("u", u_), spectra("spectra", spectra_), kept("kept", kept_), y("y", y_);
+  check_sequences(u, 3);
+  check_dim(y, 3);
+  check_contiguous(y);
+  for (const View* v : {&spectra, &kept}) {
+    check_dim(*v, 3);
+    check_contiguous(*v);
+  }
+  check_block(block);
+  ConvParams p{};
+  p.type = real_type(u);
+  STD_TORCH_CHECK(spectra.dtype == u.dtype && kept.dtype == u.dtype && y.dtype == u.dtype,
+                  "expected spectra, kept and y of the dtype of u");
+  check_size(u, 0, 1);
+  check_size(y, 0, 1);
+  check_size(y, 1, u.sizes[1]);
+  STD_TORCH_CHECK(u.sizes[2] <= block && y.sizes[2] <= block, "expected at most ", block,
+                  " positions in u and y, got ", u.sizes[2], " and ", y.sizes[2]);
+  for (const View* v : {&spectra, &kept}) {
+    check_size(*v, 1, tiles_of(p.type, u.sizes[1]));
+    check_size(*v, 2, engine().spectrum_values(p.type, block));
+  }
+  STD_TORCH_CHECK(shift == 0 || shift == 1, "expected shift 0 or 1, got ", shift);
+  STD_TORCH_CHECK(slot >= 0 && slot < kept.sizes[0] && slot + shift < spectra.sizes[0],
+                  "expected slot below ", kept.sizes[0], " and slot + shift below ",
+                  spectra.sizes[0], ", got ", slot, " and ", shift);
+  p.u = u.data, p.h = spectra.data, p.kept = kept.data, p.y = y.data;
+  p.batch = 1, p.channels = u.sizes[1], p.length = u.sizes[2];
+  p.u_row = u.strides[0], p.u_channel = u.strides[1];
+  p.start = shift, p.stop = y.sizes[2], p.block = block, p.slot = slot;
+  run_conv_jobs(p, thread_count(), engine().blocks_conv);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
   m.impl("offline_conv", TORCH_BOX(&offline_conv));
   m.impl("block_spectrum", TORCH_BOX(&block_spectrum));
   m.impl("block_conv", TORCH_BOX(&block_conv));
+  m.impl("blocks_conv", TORCH_BOX(&blocks_conv));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {

@@ -101,6 +101,11 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   // values); what u (B, D, P <= block) adds to y (B, D, n <= block) k blocks after it
   m.def("block_spectrum(Tensor h, Tensor(a!) spectrum, int channels, int block, int k) -> ()");
   m.def("block_conv(Tensor u, Tensor spectrum, Tensor(a!) y, int block) -> ()");
+  // u (1, D, P <= block) becomes kept[slot], of kept (n, tiles, values); y (1, D, m <= block): what
+  // kept[0 .. slot] add to the block `shift` after it. spectra (k, tiles, values): H_0, H_1, ...
+  m.def(
+      "blocks_conv(Tensor u, Tensor spectra, Tensor(a!) kept, Tensor(b!) y, int block, int slot, "
+      "int shift) -> ()");
   m.def("spectrum_values(bool is_double, int block) -> int");
   // the layers of one token of a model, or some (nn/token/program.py writes the program). program
   // (n, 11) int64, ids (R, 1) int64, rows of the batch (R,) int64 or None: as they come; weights,

@@ -18,6 +18,7 @@ namespace futurefill {
   int64_t spectrum_values(Scalar, int64_t);                                \
   void block_spectrum(const ConvParams&, int64_t, int64_t);                \
   void block_conv(const ConvParams&, int64_t, int64_t);                    \
+  void blocks_conv(const ConvParams&, int64_t, int64_t);                   \
   void dense(const DenseParams&, int64_t, int64_t);                        \
   void rms_norm(Scalar, const void*, void*, const void*, int64_t, double); \
   void short_conv(const ShortConvParams&);                                 \
@@ -49,6 +50,7 @@ namespace {
    isa::spectrum_values,      \
    isa::block_spectrum,       \
    isa::block_conv,           \
+   isa::blocks_conv,          \
    FF_TOKEN(isa, bytes)}
 
 // best first

@@ -92,7 +92,9 @@ struct StageParams {
 // Of one block: block_spectrum writes to y (tiles, values) the spectra H_k of taps (k-1) block ..
 // (k+1) block - 1, k = start; block_conv reads them as h and writes to y (B, D, stop) what a block
 // of inputs, at most `block` of them, adds to the outputs k block .. k block + stop - 1 after its
-// first.
+// first. blocks_conv keeps the transform of such a block as kept[slot] and writes to y what blocks
+// 0 .. slot add to the outputs of block slot + start: kept (n, tiles, values), h (more than slot +
+// start, tiles, values) the spectra H_0, H_1, ...; start 0 or 1, and no outputs where stop is 0.
 struct ConvParams {
   Scalar type;  // of u, h and y: float32 or float64
   const void* u;
@@ -101,6 +103,8 @@ struct ConvParams {
   int64_t batch, channels, length, taps, channels_per_filter;
   int64_t u_row, u_channel, h_stride;
   int64_t start, stop, block;
+  void* kept;
+  int64_t slot;
 };
 
 struct Engine {
@@ -116,6 +120,7 @@ struct Engine {
   int64_t (*spectrum_values)(Scalar, int64_t block);
   void (*block_spectrum)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
   void (*block_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
+  void (*blocks_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
   TokenEngine token;
 };
 

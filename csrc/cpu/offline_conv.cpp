@@ -275,6 +275,37 @@ void block_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* z) {
   }
 }
 
+// kept[slot] = X of u, y = imaginary parts of the inverse of sum_i kept[i] h[slot + start - i]
+template <class S>
+void blocks_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* z) {
+  constexpr int64_t W = kLanes<S>;
+  const int64_t c0 = tile * W, count = p.channels - c0 < W ? p.channels - c0 : W;
+  const int64_t apart = (p.channels + W - 1) / W * tree.values;
+  S* real = z + tree.values;
+  S* x = static_cast<S*>(p.kept) + tile * tree.values;
+  const S* h = static_cast<const S*>(p.h) + tile * tree.values + (p.slot + p.start) * apart;
+  const S* rows[kLanes<S>];
+  for (int64_t c = 0; c < count; ++c) {
+    rows[c] = static_cast<const S*>(p.u) + (c0 + c) * p.u_channel;
+  }
+  gather<S>(rows, count, 0, tree.n, p.length, S(1), real);
+  forward(tree, real, x + p.slot * apart);
+  if (p.stop == 0) return;
+  for (int64_t q = 0; q < tree.nodes; ++q) {
+    for (int64_t e = q * tree.stride; e < q * tree.stride + tree.m * 2 * W; e += 2 * W) {
+      Complex<S> sum{};
+      for (int64_t i = 0; i <= p.slot; ++i) {
+        const Complex<S> v = load_complex(x + i * apart + e), f = load_complex(h - i * apart + e);
+        sum.re = sum.re + v.re * f.re - v.im * f.im;
+        sum.im = sum.im + v.im * f.re + v.re * f.im;
+      }
+      store_complex(z + e, sum);
+    }
+  }
+  inverse(tree, z, real);
+  scatter<S>(real, count, p.stop, static_cast<S*>(p.y) + c0 * p.stop, p.stop);
+}
+
 template <class S>
 void each_tile(const ConvParams& p, int64_t tile_begin, int64_t tile_end,
                void (*run)(const ConvParams&, const Tree<S>&, int64_t, S*)) {
@@ -298,6 +329,11 @@ void block_spectrum(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
 void block_conv(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
   p.type == Scalar::kFloat64 ? each_tile<double>(p, tile_begin, tile_end, block_tile<double>)
                              : each_tile<float>(p, tile_begin, tile_end, block_tile<float>);
+}
+
+void blocks_conv(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
+  p.type == Scalar::kFloat64 ? each_tile<double>(p, tile_begin, tile_end, blocks_tile<double>)
+                             : each_tile<float>(p, tile_begin, tile_end, blocks_tile<float>);
 }
 
 void offline_conv(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {

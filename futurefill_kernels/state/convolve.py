@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .. import native, ops
 
@@ -70,7 +71,7 @@ def fast_conv_range(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
 
 def reached_by(bad: Tensor, span: int, start: int, stop: int) -> Tensor:
     """Which outputs have one of the bad among the ``span`` newest. bad: (..., P) -> (..., n)."""
-    before = torch.nn.functional.pad(bad.cumsum(-1), (1, 0))
+    before = pad(bad.cumsum(-1), (1, 0))
     after = torch.arange(start, stop, device=bad.device) + 1
     newest, oldest = ((after - n).clamp(0, bad.shape[-1]) for n in (0, span))
     return before[..., newest] > before[..., oldest]
@@ -83,18 +84,21 @@ def _compiled(h: Tensor) -> bool:
 
 def block_spectrum(h: Tensor, channels: int, block: int, k: int) -> Tensor:
     """What ``block_conv`` needs of filters h (G, L): of its taps ``(k-1) block`` to
-    ``(k+1) block - 1``, ``k`` 0 or 1. block: a power of two.
+    ``(k+1) block - 1``. block: a power of two.
     """
     if _compiled(h):
         return ops.block_spectrum(h if h.stride(1) == 1 else h.contiguous(), channels, block, k)
-    return torch.fft.rfft(h[:, : (k + 1) * block], 2 * block)
+    begin = (k - 1) * block
+    taps = h[:, max(begin, 0) : begin + 2 * block]
+    before = block if k == 0 else 0
+    return torch.fft.rfft(pad(taps, (before, 2 * block - before - taps.shape[1])))
 
 
-def block_conv(u: Tensor, spectrum: Tensor, block: int, k: int, n: int) -> Tensor:
+def block_conv(u: Tensor, spectrum: Tensor, block: int, n: int) -> Tensor:
     """What inputs add to the ``n <= block`` outputs ``k block`` after the first of them.
 
     u: (B, D, P <= block), contiguous in the last dimension. spectrum: of ``block_spectrum`` for the
-    same block and k. Returns (B, D, n). Nothing in u may be NaN or infinite.
+    same block, and for ``k``. Returns (B, D, n). Nothing in u may be NaN or infinite.
     """
     if not spectrum.is_complex():
         return ops.block_conv(u, spectrum, block, n)
@@ -105,9 +109,31 @@ def block_conv(u: Tensor, spectrum: Tensor, block: int, k: int, n: int) -> Tenso
     step = max(1, _WORKSPACE_BYTES // (6 * block * u.element_size() * batch * channels // groups))
     for g in range(0, groups, step):
         product = torch.fft.rfft(grouped[:, g : g + step], 2 * block) * spectrum[g : g + step, None]
-        whole = torch.fft.irfft(product, 2 * block)
-        out[:, g : g + step] = whole[..., k * block : k * block + n]
+        out[:, g : g + step] = torch.fft.irfft(product, 2 * block)[..., block : block + n]
     return y
+
+
+def room_for_blocks(spectra: Tensor, channels: int, count: int) -> Tensor:
+    """What ``blocks_conv`` keeps of so many blocks of inputs. spectra: as there."""
+    shape = (channels, spectra.shape[2]) if spectra.is_complex() else spectra.shape[1:]
+    return spectra.new_empty(count, *shape)
+
+
+def blocks_conv(
+    u: Tensor, spectra: Tensor, kept: Tensor, block: int, slot: int, shift: int, n: int
+) -> Tensor:
+    """What blocks of inputs 0 .. slot add to the first n outputs of block ``slot + shift``.
+
+    u: (D, P <= block), the newest of them: its transform becomes kept[slot]. spectra: of
+    ``block_spectrum`` for k = 0, 1, ..., one behind the other. shift: 0 or 1. Returns (D, n).
+    """
+    if not spectra.is_complex():
+        return ops.blocks_conv(u, spectra, kept, block, slot, shift, n)
+    kept[slot] = torch.fft.rfft(u, 2 * block)
+    inputs = kept[: slot + 1].unflatten(1, (spectra.shape[1], -1))
+    order = spectra[shift : slot + shift + 1].flip(0)[:, :, None]
+    whole = torch.fft.irfft((inputs * order).sum(0).flatten(0, 1), 2 * block)
+    return whole[:, block : block + n]
 
 
 def _transformed(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
