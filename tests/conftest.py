@@ -45,6 +45,7 @@ NOT_ON_A_DEVICE = {
     "emulation": "kernels in an emulator",
     "implementations": "kernels in an interpreter or emulator; on a device, test_on_a_device.py",
     "nn/test_pretrained.py": "files",
+    "nn/parallel": "processes on the CPU",
     "nn/token": "the CPU's program of a token; a GPU's on a device, test_on_a_device.py",
     "planning": "numbers",
     "state/test_convolve.py": "the CPU's transforms",

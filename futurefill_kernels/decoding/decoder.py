@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..checks import integer
 from ..nn.changes import describe
+from ..nn.parallel.agreement import alike
 from ..plan import Plan
 from . import graphs
 from .endings import Detokenize, Rows, Stop, make_ending
@@ -20,6 +21,7 @@ from .interrupts import Interrupts
 from .long_convs import ModelOptions
 from .model_cache import DecodingCache
 from .outputs import last_logits, logits_of, takes_positions
+from .over_ranks import describe_request
 from .request import Callback, Request, RequestOptions, make_request
 from .sampling import Sampler, greedy
 from .token_loop import TokenLoop
@@ -111,7 +113,7 @@ class Decoder:
 
         RuntimeError while another request is running, in its callback or another thread.
         """
-        request = self._request(
+        request = self._agreed(
             prompt, max_new_tokens, sampler=sampler, lengths=lengths,
             attention_mask=attention_mask,
             ending=make_ending(stop_ids, stop, detokenize, pad_id), progress=progress,
@@ -146,7 +148,7 @@ class Decoder:
         (``break`` closes one that nobody else holds), which leaves the cache as an end by a
         callback does.
         """
-        request = self._request(
+        request = self._agreed(
             prompt, max_new_tokens, sampler=sampler, lengths=lengths,
             attention_mask=attention_mask,
             ending=make_ending(stop_ids, stop, detokenize, pad_id), progress=False, callback=None,
@@ -176,6 +178,25 @@ class Decoder:
         finally:
             self._free.release()
 
+    def _agreed(
+        self,
+        prompt: Tensor | Sequence[Tensor],
+        max_new_tokens: int | None,
+        *,
+        sampler: Sampler | None,
+        **options: Unpack[RequestOptions],
+    ) -> Request:
+        """The request; over ranks the same on all, or a ValueError on all."""
+
+        def make() -> Request:
+            return self._request(prompt, max_new_tokens, sampler=sampler, **options)
+
+        def describe_all(request: Request) -> dict[str, Any]:
+            changed = describe(self.model, self._device) != self._made_of
+            return describe_request(request) | {"answer to whether the model has changed": changed}
+
+        return alike(self._cache.ranks, make, describe_all)
+
     def _request(
         self,
         prompt: Tensor | Sequence[Tensor],
@@ -193,9 +214,8 @@ class Decoder:
                 f"expected max_new_tokens in 0 .. {self.max_new_tokens}, which the decoder has "
                 f"room for, got {steps}"
             )
-        request = make_request(
-            self.model, prompt, steps, sampler=greedy if sampler is None else sampler, **options
-        )
+        chosen = greedy if sampler is None else sampler
+        request = make_request(self.model, prompt, steps, sampler=chosen, **options)
         if len(request.ids) > self.batch_size:
             raise ValueError(
                 f"expected at most batch_size = {self.batch_size} prompts, got {len(request.ids)}"

@@ -22,6 +22,8 @@ def cannot_capture(cache: DecodingCache, device: torch.device) -> list[str]:
     reasons = []
     if device.type != "cuda":
         reasons.append(f"CUDA graphs need a CUDA device, the model is on {device}")
+    if cache.ranks is not None and not cache.ranks.capturable():
+        reasons.append("the sums over ranks are not NCCL's, which alone a graph can hold")
     if not cache.capabilities.capturable:
         able = ", ".join(name for name, c in CAPABILITIES.items() if c.capturable)
         reasons.append(

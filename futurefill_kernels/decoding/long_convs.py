@@ -37,10 +37,11 @@ class ModelOptions(CacheOptions, FilterOptions):
 
 def equal_filters(modules: Iterable[nn.Module]) -> list[list[LongFilter]]:
     """The long filters among modules, those of equal shape together, in their order."""
-    groups: dict[tuple[int, int, bool], list[LongFilter]] = {}
+    groups: dict[tuple[object, ...], list[LongFilter]] = {}
     for module in modules:
         if isinstance(module, LongFilter):
-            signature = (module.channels, module.groups, module.skip_weights() is None)
+            unskipped, cut = module.skip_weights() is None, vars(module).get("cut")
+            signature = (module.channels, module.groups, unskipped, cut)
             groups.setdefault(signature, []).append(module)
     return list(groups.values())
 

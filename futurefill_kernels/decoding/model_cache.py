@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..checks import Rows, integer, row_indices, valid_lengths
+from ..checks import Rows, row_indices, valid_lengths
 from ..nn.brackets import Bracketed
 from ..nn.filters import LongFilter
 from ..nn.short_conv import ShortConv, commit, keep_left, keep_oldest
@@ -16,14 +16,9 @@ from ..nn.token import cpu, gpu
 from ..plan import Plan
 from ..state.lasting import lasting
 from .calls import Call, Selection, begin_call
-from .long_convs import (
-    ModelOptions,
-    activations_of,
-    cache_of_filters,
-    common_dtype,
-    equal_filters,
-)
+from .long_convs import ModelOptions, common_dtype
 from .model_state import ModelState
+from .over_ranks import make_caches
 
 
 class DecodingCache(ModelState, Bracketed):
@@ -36,10 +31,11 @@ class DecodingCache(ModelState, Bracketed):
     at all is a ValueError, and a call that fails leaves every row as it was.
 
     model: its weights are read here, once: a call after filters have changed is a ValueError (what
-    is written through ``.data`` is not noticed). batch_size: rows
-    ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl, fill_stream,
-    spectra_dtype, filters_dtype: as in `FutureFillCache`. fused: take few calls for tokens
-    (`FusedToken`) where ``not_fused`` has no reason against it; on a GPU those of all rows.
+    is written through ``.data`` is not noticed). Over ranks (`ff.nn.parallel_plan`) each has a
+    cache, all made alike, and every call is made on all of them.
+    batch_size: rows ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl,
+    fill_stream, spectra_dtype, filters_dtype: as in `FutureFillCache`. fused: take few calls for
+    tokens (`FusedToken`) where ``not_fused`` has no reason against it; on a GPU those of all rows.
     rollback: positions that ``crop`` can take back, at most ``N``; None for any number.
     """
 
@@ -58,21 +54,11 @@ class DecodingCache(ModelState, Bracketed):
         rollback: int | None = 0,
         filters_dtype: torch.dtype | None = None,
     ) -> None:
-        batch_size = integer("batch_size", batch_size)
-        max_new_tokens = integer("max_new_tokens", max_new_tokens)
-        if rollback is not None:
-            rollback = integer("rollback", rollback)
-        groups = equal_filters(model.modules())
-        if not groups:
-            raise ValueError(f"{type(model).__name__} has no ff.nn mixers, expected at least one")
         options: ModelOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
             "rollback": rollback, "filters_dtype": filters_dtype,
         }  # fmt: skip
-        dtype, device = activations_of(model)
-        caches = [
-            cache_of_filters(f, batch_size, max_new_tokens, options, dtype, device) for f in groups
-        ]
+        caches = make_caches(model, batch_size, max_new_tokens, options)
         super().__init__(model, caches, fused)
 
     @contextmanager

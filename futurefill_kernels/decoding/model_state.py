@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from ..cache.memory import Memory
 from ..checks import Rows, row_indices
 from ..nn.brackets import watch
 from ..nn.filters import LongFilter
+from ..nn.parallel.agreement import alike
+from ..nn.parallel.ranks import Ranks, ranks_of
 from ..nn.short_conv import ShortConv, ShortConvState, keep_oldest
 from ..nn.token import cpu, gpu
 from ..nn.token.fuse import fuse
@@ -23,7 +25,10 @@ from ..state.lasting import lasting
 from .calls import Call, Selection
 from .changed_model import ChangedModel
 from .long_convs import equal_filters
-from .saved_model import check_pickles, check_same, split
+from .saved_model import check_pickles, check_same, positions_of, split
+
+if TYPE_CHECKING:
+    from .rank_state import RankState
 
 _State = TypeVar("_State", bound="ModelState")
 
@@ -39,6 +44,7 @@ class ModelState:
         batch_size, max_new_tokens = caches[0].batch_size, caches[0].plan.slots
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         self._model, self._caches, rollback = model, caches, caches[0].rollback
+        self._ranks = ranks_of(model)
         self._modules = [m for m in model.modules() if isinstance(m, LongFilter | ShortConv)]
         self._names = {m: n for n, m in model.named_modules() if m in set(self._modules)}
         self._place = {
@@ -82,6 +88,11 @@ class ModelState:
     def caches(self) -> list[FutureFillCache]:
         """The caches of the long filters, for those who prove and measure."""
         return self._caches
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """The ranks that the model is cut over, None where it is whole."""
+        return self._ranks
 
     @property
     def fused(self) -> cpu.FusedToken | gpu.FusedToken | None:
@@ -268,6 +279,8 @@ class ModelState:
         seen: (B,) bool, rows that have seen anything. caches.I.NAME: of every cache of long filters
         what ``FutureFillCache.state_dict`` has. short.MODULE.inputs: (B, k - 1, C), what a short
         convolution needs, and short.MODULE.taps (k, C), which tell it from another.
+
+        Over ranks all call it, and what has channels is a DTensor of all of them.
         """
         self._between_calls("state_dict")
         saved = {"seen": self._seen.clone()}
@@ -276,14 +289,25 @@ class ModelState:
         for part, state in self._short_parts().items():
             saved[f"{part}.inputs"] = state.newest.clone()
             saved[f"{part}.taps"] = state.taps.clone()
-        return saved
+        return saved if self._ranks is None else self._rank_state(self._ranks).whole(saved)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what ``state_dict`` of a cache of the same model and sizes returned; without
         prompt_fill also of equal plans. Positions before it cannot be taken back then.
 
-        ValueError or TypeError where it does not fit, before anything changes.
+        ValueError or TypeError where it does not fit, before anything changes. Over ranks all call
+        it, with DTensors of the same mesh or with whole tensors, as any number of ranks saved them.
         """
+        if self._ranks is not None:
+            state = self._rank_state(self._ranks).own(state)
+        parts = alike(self._ranks, lambda: self._checked_parts(state), positions_of)
+        self.abort()
+        for part, cache in self._cache_parts().items():
+            cache.load_state_dict(parts[part])
+        self._take_over([parts[part]["inputs"] for part in self._short_parts()], parts[""]["seen"])
+
+    def _checked_parts(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """A state dict by part. ValueError or TypeError where it does not fit."""
         caches, short = self._cache_parts(), self._short_parts()
         parts = split(state, [*caches, *short])
         check_same("seen", parts[""]["seen"], self._seen.shape, torch.bool)
@@ -297,10 +321,15 @@ class ModelState:
             check_same(f"{part}.taps", saved.get("taps"), conv.taps.shape, conv.taps.dtype)
             if not torch.allclose(saved["taps"].to(conv.taps.device), conv.taps):
                 raise ValueError(f"expected a state of the same taps, {part} has others")
-        self.abort()
-        for part, cache in caches.items():
-            cache.load_state_dict(parts[part])
-        self._take_over([parts[part]["inputs"] for part in short], parts[""]["seen"])
+        return parts
+
+    def _rank_state(self, ranks: Ranks) -> RankState:
+        # DTensor's import takes half a second, which a model on one device need not wait for
+        from .rank_state import RankState
+
+        short = {self._names[module]: module for module in self._short}
+        state_dtype = self._caches[0].state.ring.dtype
+        return RankState(ranks, equal_filters(self._modules), short, state_dtype)
 
     def reorder(self, rows: Rows) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was (beam search). rows: (B,)."""

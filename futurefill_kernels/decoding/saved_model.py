@@ -37,6 +37,14 @@ def check_same(name: str, x: Tensor | None, shape: torch.Size, dtype: torch.dtyp
         raise ValueError(f"expected {name} {tuple(shape)} of {dtype}, got {found}")
 
 
+def positions_of(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
+    """What tells states of one model apart in short: where the rows of each are."""
+    return {
+        "positions": parts["caches.0"]["positions"].tolist(),
+        "seen": parts[""]["seen"].tolist(),
+    }
+
+
 def check_pickles(model: nn.Module) -> None:
     """TypeError with the reason where pickle cannot write a model. Nothing is kept of it."""
     try:

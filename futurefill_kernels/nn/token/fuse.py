@@ -7,6 +7,7 @@ from torch import nn
 from ...cache.cache import FutureFillCache
 from ..filters import LongFilter
 from ..language_model import LanguageModel
+from ..parallel.ranks import ranks_of
 from ..short_conv import ShortConv, ShortConvState
 from . import cpu, gpu
 
@@ -22,6 +23,11 @@ def fuse(
 
     The other parameters are those of the two classes.
     """
+    ranks = ranks_of(model)
+    if ranks is not None:
+        return None, [
+            f"the model is cut over {ranks.size} ranks, whose sums stand between its layers"
+        ]
     if caches[0].device.type == "cuda" or caches[0].impl in ("cuda", "triton"):
         reasons = gpu.cannot_fuse(model, caches)
         if not reasons and isinstance(model, LanguageModel):

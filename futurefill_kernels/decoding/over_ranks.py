@@ -1,0 +1,78 @@
+"""What caches and requests of a model that is cut over ranks have to have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ..cache.cache import FutureFillCache
+from ..checks import integer
+from ..nn.parallel.agreement import alike
+from ..nn.parallel.ranks import ranks_of
+from ..plan import Plan
+from .long_convs import ModelOptions, activations_of, cache_of_filters, equal_filters
+from .request import Request
+from .sampling import RandomSampler
+
+
+def make_caches(
+    model: nn.Module, batch_size: int, max_new_tokens: int, options: ModelOptions
+) -> list[FutureFillCache]:
+    """The caches of a model's long filters; on all of its ranks alike, or a ValueError on all.
+
+    Where no plan is given, that of rank 0 is everybody's.
+    """
+    ranks, groups = ranks_of(model), equal_filters(model.modules())
+    if not groups:
+        raise ValueError(f"{type(model).__name__} has no ff.nn mixers, expected at least one")
+    dtype, device = activations_of(model)
+
+    def make(plans: Sequence[Plan | None]) -> list[FutureFillCache]:
+        rows, positions = (
+            integer("batch_size", batch_size), integer("max_new_tokens", max_new_tokens)
+        )  # fmt: skip
+        if options["rollback"] is not None:
+            options["rollback"] = integer("rollback", options["rollback"])
+        return [
+            cache_of_filters(filters, rows, positions, {**options, "plan": plan}, dtype, device)
+            for filters, plan in zip(groups, plans, strict=True)
+        ]
+
+    def describe(caches: Sequence[FutureFillCache]) -> dict[str, Any]:
+        given = {name: value for name, value in options.items() if name != "fill_stream"}
+        given |= {"plan": options["plan"] and _numbers(options["plan"])}
+        sizes = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+        return {**sizes, **given, "impl": [cache.impl for cache in caches]}
+
+    caches = alike(ranks, lambda: make([options["plan"]] * len(groups)), describe)
+    if ranks is None:
+        return caches
+    first: list[Plan] = ranks.exchange([cache.plan for cache in caches])[0]
+    same = [_numbers(p) for p in first] == [_numbers(cache.plan) for cache in caches]
+    return alike(ranks, lambda: caches if same else make(first), lambda _: {})
+
+
+def _numbers(plan: Plan) -> tuple[object, ...]:
+    """A plan without the length of filters, whose ends differ from channel to channel."""
+    return plan.length, plan.block_sizes, plan.slack_from
+
+
+def describe_request(request: Request) -> dict[str, Any]:
+    """What tells requests apart that would not give the same tokens."""
+    sampler, ending = request.sampler, request.ending
+    if isinstance(sampler, RandomSampler):
+        kind: object = sampler.temperature, sampler.top_k, sampler.top_p
+    else:
+        kind = getattr(sampler, "__qualname__", type(sampler).__qualname__)
+    ids = repr((request.ids.tolist(), request.lengths)).encode()
+    return {
+        "prompt (its digest)": hashlib.sha256(ids).hexdigest()[:16],
+        "max_new_tokens": request.steps,
+        "sampler": kind,
+        "seed": request.seeds,
+        "ending": (ending.stop_ids, ending.sequences, ending.strings, ending.pad_id),
+        "watching of tokens": request.watched,
+    }
