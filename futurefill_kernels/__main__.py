@@ -18,6 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         module.add_arguments(sub)
     args = parser.parse_args(argv)
+    args.arguments = sys.argv[1:] if argv is None else argv
     try:
         COMMANDS[args.command][0].run(args)
     except KeyboardInterrupt:

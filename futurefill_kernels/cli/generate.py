@@ -19,6 +19,7 @@ from ..decoding.sampling import make_sampler
 from ..nn.language_model import LanguageModel
 from ..nn.pretrained import load_model
 from ..plan import Plan
+from . import ranks
 from .device import add_device_argument, resolve_device
 
 DTYPES = {
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare", action="store_true", help="greedy; repeat with the naive cache and compare"
     )
+    ranks.add_ranks_argument(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
     stops: list[str] = args.stop or []
     if args.compare and stops:
         raise ValueError("--compare repeats all tokens: expected no --stop with it")
-    device = resolve_device(args.device)
+    device, n = resolve_device(args.device), args.tensor_parallel
+    ranks.check_ranks(n, device)
     sampler = make_sampler(temperature, top_k=args.top_k, top_p=args.top_p, seed=args.seed)
     model = load_model(args.weights, progress=sys.stderr.isatty())
     if model.config.vocabulary > 256:
@@ -76,18 +79,21 @@ def run(args: argparse.Namespace) -> None:
             f"generate writes bytes: expected --weights of a vocabulary of at most 256, got "
             f"{model.config.vocabulary}"
         )
-    model = model.to(device, DTYPES[args.dtype])
-    prompt = torch.tensor([list(args.prompt.encode())], dtype=torch.int64, device=device)
-
-    printer = TextPrinter(sys.stdout, args.prompt, stops)
-    ids = decode(
-        model, prompt, args.tokens, sampler=sampler, impl=args.impl, callback=printer,
-        stop=[stop.encode() for stop in stops],
-    )  # fmt: skip
-    printer.close()
-    report("FutureFill", prompt, printer)
-    if args.compare:
-        compare(model, prompt, ids, printer, args.impl)
+    if n > 1 and not ranks.started():
+        ranks.check_divides(model, n)
+        ranks.start(n, args.arguments)
+        return
+    with ranks.on_ranks(n, model.to(DTYPES[args.dtype]), device) as device:
+        prompt = torch.tensor([list(args.prompt.encode())], dtype=torch.int64, device=device)
+        printer = TextPrinter(sys.stdout, args.prompt, stops)
+        ids = decode(
+            model, prompt, args.tokens, sampler=sampler, impl=args.impl, callback=printer,
+            stop=[stop.encode() for stop in stops],
+        )  # fmt: skip
+        printer.close()
+        report("FutureFill", prompt, printer)
+        if args.compare:
+            compare(model, prompt, ids, printer, args.impl)
 
 
 def compare(

@@ -10,7 +10,7 @@ from ..plan import Plan
 from ..planning.capabilities import on_gpus
 from ..planning.device import DeviceInfo
 from ..planning.make_plan import OBJECTIVES, make_plan
-from . import plan_table
+from . import plan_ranks, plan_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block-sizes", default=None, help="explain these instead, for example 32,256,4096"
     )
+    plan_ranks.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,6 +53,9 @@ def run(args: argparse.Namespace) -> None:
         print(Plan(args.length, sizes, args.filter_length).explain())
         return
     known = args.device.split(":")[0] in ("cpu", "cuda")
+    if args.devices is not None:
+        plan_ranks.run(args, (DeviceInfo.of if known else DeviceInfo.named)(args.device))
+        return
     plan = make_plan(
         args.length,
         args.channels,

@@ -328,8 +328,8 @@ class ModelState:
         from .rank_state import RankState
 
         short = {self._names[module]: module for module in self._short}
-        state_dtype = self._caches[0].state.ring.dtype
-        return RankState(ranks, equal_filters(self._modules), short, state_dtype)
+        state, long = self._caches[0].state, equal_filters(self._modules)
+        return RankState(ranks, long, short, state.ring.dtype, state.filters.dtype)
 
     def reorder(self, rows: Rows) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was (beam search). rows: (B,)."""

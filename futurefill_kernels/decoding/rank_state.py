@@ -29,7 +29,7 @@ class RankState:
     """How the state of a model's convolutions is cut.
 
     long: layers of every cache of long filters, in order. short: short convolutions by their names.
-    dtype: of the state.
+    dtype: of the state. filters_dtype: what its filters are rounded to.
     """
 
     def __init__(
@@ -38,8 +38,9 @@ class RankState:
         long: list[list[LongFilter]],
         short: Mapping[str, ShortConv],
         dtype: torch.dtype,
+        filters_dtype: torch.dtype,
     ) -> None:
-        self._ranks, self._dtype = ranks, dtype
+        self._ranks, self._dtype, self._filters_dtype = ranks, dtype, filters_dtype
         self._filters = {f"caches.{i}": filters for i, filters in enumerate(long)}
         self._cuts: dict[str, Split] = {
             part: cut_of(filters[0]) for part, filters in self._filters.items()
@@ -107,6 +108,7 @@ class RankState:
         for module in filters:
             device = next((p.device for p in module.parameters()), torch.device("cpu"))
             h = module.taps_on(module.context_length, device, self._dtype)
+            h = h.to(self._filters_dtype).to(self._dtype)
             skip = None if module.skip is None else module.skip[None].to(device, self._dtype)
             own.append(fingerprint([h], skip))
             skip = None if skip is None else self._ranks.gather(skip)

@@ -29,12 +29,34 @@ def test_generate_streams_the_same_text_with_the_naive_cache(prompt, tokens, cap
         (("--compare", "--temperature", 0.5), "--compare is greedy"),
         (("--prompt", ""), "empty prompt"),
         (("--compare", "--stop", "x"), "expected no --stop with it"),
+        (("--tensor-parallel", 0), "expected --tensor-parallel >= 1, got 0"),
+        (
+            ("--tensor-parallel", 5),
+            "divide output channels of each part = 192, got 5 ranks (and",
+        ),
         (("--stop", ""), "at least one id or character in stop"),
     ],
 )
 def test_generate_refuses(options, message, capsys):
     assert main(["generate", *map(str, options)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ranks_write_the_text_of_one_process_once(capfd):
+    arguments = ["generate", "--tokens", "20", "--temperature", "0.8", "--device", "cpu"]
+    assert main(arguments) == 0
+    text = capfd.readouterr().out
+    assert main([*arguments, "--tensor-parallel", "2"]) == 0
+    captured = capfd.readouterr()
+    assert captured.out == text
+    assert captured.err.count("tokens/s") == 1
+    # one that is refused on the ranks, after they have started
+    assert main([*arguments, "--tensor-parallel", "2", "--impl", "none"]) == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("error: rank 0 of 2: unknown impl") == 2
+    assert "2 ranks ended with status 1" in captured.err
 
 
 def test_split_characters_are_put_together(capsys):

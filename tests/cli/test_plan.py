@@ -43,3 +43,19 @@ def test_plan_prints_the_planners_choice(capsys):
     assert capsys.readouterr().out.strip() == make_plan(5000, 64).explain()
     assert main(["plan", "--length", "5000", "--block-sizes", "10,100"]) == 0
     assert "blocks of 10" in capsys.readouterr().out
+
+
+def test_the_table_of_ranks_says_where_it_fits_and_what_pays(capsys):
+    sizes = ["--channels", "4096", "--layers", "24", "--length", "65536", "--device", "h100"]
+    assert main(["plan", *sizes, "--devices", "8"]) == 0
+    out = capsys.readouterr().out
+    rows = [line for line in out.splitlines() if line.startswith("| ") and "us" not in line]
+    assert [row.split(" | ")[0] for row in rows] == ["| 1", "| 2", "| 4", "| 8"]
+    assert "does not fit" in rows[0]
+    assert "It fits from 2 on." in out
+    assert main(["plan", *sizes, "--devices", "8", "--latency", "5000"]) == 0
+    assert "The shortest token is that of 2; more ranks take longer." in capsys.readouterr().out
+    assert main(["plan", *sizes, "--devices", "3"]) == 2
+    assert "3 ranks do not divide channels = 4096" in capsys.readouterr().err
+    assert main(["plan", *sizes, "--devices", "0"]) == 2
+    assert "expected --devices >= 1, got 0" in capsys.readouterr().err

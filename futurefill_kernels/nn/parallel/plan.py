@@ -16,6 +16,8 @@ from ..stu import STU
 if TYPE_CHECKING:
     from torch.distributed.tensor.parallel import ParallelStyle
 
+    from .style import Style
+
 
 def parallel_plan(model: nn.Module) -> dict[str, ParallelStyle]:
     """Names and styles for torch's ``parallelize_module(model, mesh, plan)``: the channels of every
@@ -28,14 +30,31 @@ def parallel_plan(model: nn.Module) -> dict[str, ParallelStyle]:
     short convolution outside these mixers, and for a model that is cut already; where the ranks do
     not divide the channels ``parallelize_module`` raises it, on all ranks and before any change.
     """
-    # DTensor's import takes half a second, which a model on one device need not wait for
+    from .whole_model import SameModel
+
+    styles = _styles(model)
+    return {"": SameModel(styles), **{name: style for name, style in styles.items() if name}}
+
+
+def cannot_be_cut(model: nn.Module, size: int) -> list[str]:
+    """Why `parallel_plan` of a model would be refused by ``size`` ranks, one sentence each."""
+    return [
+        f"{name}: {reason}" if name else reason
+        for name, style in _styles(model).items()
+        for reason in style.cannot(model.get_submodule(name), size)
+    ]
+
+
+def _styles(model: nn.Module) -> dict[str, Style]:
+    """The style of every module that is cut, by its name; the root's is "".
+
+    DTensor's import takes half a second, which a model on one device need not wait for.
+    """
     from .filters import FilterChannels
     from .linear import Columns, Rows
     from .mixers import WholeOutside
     from .short_conv import ShortConvChannels
-    from .style import Style
     from .vocabulary import Vocabulary
-    from .whole_model import SameModel
 
     styles: dict[str, Style] = {}
     covered: set[nn.Module] = set()
@@ -68,4 +87,4 @@ def parallel_plan(model: nn.Module) -> dict[str, ParallelStyle]:
             )
     if not styles:
         raise ValueError(f"{type(model).__name__} has no ff.nn mixers, expected at least one")
-    return {"": SameModel(styles), **{name: style for name, style in styles.items() if name}}
+    return styles

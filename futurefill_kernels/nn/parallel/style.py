@@ -34,6 +34,12 @@ class Style(ParallelStyle):
         return module
 
 
+def one_sentence(reasons: list[str]) -> str:
+    """The first reason, and how many more there are."""
+    more = len(reasons) - 1
+    return reasons[0] + (f" (and {more} more like this)" if more else "")
+
+
 def cannot_divide(what: str, count: int, size: int) -> list[str]:
     """Why ``count`` of something cannot be cut over ranks evenly."""
     if count % size:

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from .agreement import alike
 from .ranks import Ranks
-from .style import Style
+from .style import Style, one_sentence
 
 
 class SameModel(Style):
@@ -47,7 +47,7 @@ class SameModel(Style):
         def check() -> nn.Module:
             reasons = self.cannot(module, ranks.size)
             if reasons:
-                raise ValueError("; ".join(reasons))
+                raise ValueError(one_sentence(reasons))
             return module
 
         alike(ranks, check, lambda model: {"parallel plan": sorted(self.styles)} | _sizes(model))
