@@ -72,6 +72,8 @@ class FutureFillCache(Stream):
     filters_dtype: of the taps, default the state's. torch.bfloat16 halves their memory: they are
         rounded to 8 bits of mantissa at the start, and prompts, steps and fills all see the same
         rounded filters; arithmetic stays in the state's dtype.
+    memory: as in ``make_plan``; with a plan of one's own "small" makes the spectra of its largest
+        levels when they fire, and "speed" leaves it as it is.
 
     Taps are kept once, and caches of the same filters share them with what the plan prepares of
     them. The end of a filter that adds less than rounding is left out. The state takes O(N) memory
@@ -98,6 +100,7 @@ class FutureFillCache(Stream):
         rollback: int | None = 0,
         state_dtype: torch.dtype | None = None,
         filters_dtype: torch.dtype | None = None,
+        memory: str = "speed",
     ) -> None:
         layers = filter_list(filters)
         sizes = check_sizes(layers, batch_size, max_new_tokens, channels, skip)
@@ -109,7 +112,7 @@ class FutureFillCache(Stream):
         taps = [significant(h.detach().to(self.device, of_state)) for h in layers]
         sizes = dataclasses.replace(sizes, taps=max(h.shape[1] for h in taps))
         implementation, self.plan = choose(
-            sizes, plan, impl, self.device, of_state, spectra_dtype, rollback
+            sizes, plan, impl, self.device, of_state, spectra_dtype, rollback, memory
         )
         check_fill_stream(fill_stream, self.device)
         state = make_state(sizes, self.plan, implementation, taps, skip, spectra, kept_in, rollback)

@@ -14,6 +14,7 @@ from ..plan import Plan
 from ..planning.device import DeviceInfo
 from ..planning.make_plan import make_plan
 from ..planning.memory import check_memory
+from ..planning.small import check_memory_choice, made_small
 from ..planning.workload import Workload
 from ..state.layout import Layout
 from ..state.tensors import StreamState, allocate, state_nbytes
@@ -52,11 +53,13 @@ def choose(
     dtype: torch.dtype,
     spectra_dtype: torch.dtype | None,
     rollback: int | None,
+    memory: str,
 ) -> tuple[Implementation, Plan]:
     """What runs, and the plan that it runs, which is made for it where none is given.
 
-    dtype: of the state. Raises ValueError for a plan of another length, and RuntimeError with the
-    reasons when the implementation cannot run.
+    dtype: of the state. memory: of the plan that is made; "small" makes a given one small. Raises
+    ValueError for a plan of another length, and RuntimeError with the reasons when the
+    implementation cannot run.
     """
     if plan is not None and not isinstance(plan, Plan):
         raise TypeError(f"expected plan to be a Plan, got {type(plan).__name__}")
@@ -74,6 +77,7 @@ def choose(
             filter_length=sizes.taps,
             impl="auto" if len(parts) > 1 else implementation.capabilities.name,
             spectra_dtype=spectra_dtype,
+            memory=memory,
         )
     elif plan.length != sizes.max_new_tokens:
         raise ValueError(
@@ -83,6 +87,8 @@ def choose(
     plan = dataclasses.replace(
         plan, filter_length=sizes.taps, rollback=max(rollback or 0, 0) if endless else 0
     )
+    if check_memory_choice(memory) == "small":
+        plan = made_small(plan)
     check_rollback(rollback, plan)
     check_plan(implementation, device, dtype, plan)
     if len(parts) > 1:

@@ -27,6 +27,7 @@ class FilterOptions(TypedDict, total=False):
     """How a `FutureFillCache` keeps its filters."""
 
     filters_dtype: torch.dtype | None
+    memory: str
 
 
 class ModelOptions(CacheOptions, FilterOptions):

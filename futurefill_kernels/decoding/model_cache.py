@@ -34,8 +34,8 @@ class DecodingCache(ModelState, Bracketed):
     is written through ``.data`` is not noticed). Over ranks (`ff.nn.parallel_plan`) each has a
     cache, all made alike, and every call is made on all of them.
     batch_size: rows ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl,
-    fill_stream, spectra_dtype, filters_dtype: as in `FutureFillCache`. fused: take few calls for
-    tokens (`FusedToken`) where ``not_fused`` has no reason against it; on a GPU those of all rows.
+    fill_stream, spectra_dtype, filters_dtype, memory: as in `FutureFillCache`. fused: take few
+    calls for tokens (`FusedToken`) where ``not_fused`` has no reason against it; on a GPU those of all rows.
     rollback: positions that ``crop`` can take back, at most ``N``; None for any number.
     """
 
@@ -53,10 +53,11 @@ class DecodingCache(ModelState, Bracketed):
         spectra_dtype: torch.dtype | None = None,
         rollback: int | None = 0,
         filters_dtype: torch.dtype | None = None,
+        memory: str = "speed",
     ) -> None:
         options: ModelOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
-            "rollback": rollback, "filters_dtype": filters_dtype,
+            "rollback": rollback, "filters_dtype": filters_dtype, "memory": memory,
         }  # fmt: skip
         caches = make_caches(model, batch_size, max_new_tokens, options)
         super().__init__(model, caches, fused)

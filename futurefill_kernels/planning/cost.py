@@ -19,6 +19,9 @@ class CostModel(Protocol):
     def firing(self, block: int, radix: int) -> float:
         """Seconds, not per token, of one firing of a level, averaged over a group."""
 
+    def making(self, block: int, radix: int) -> float:
+        """What a level adds whose firings make the filter spectra that they multiply."""
+
     def plan(self, plan: Plan) -> float:
         """The short-range convolutions and the fills of all levels."""
         levels = (self.level(level.block, level.radix) for level in plan.levels)

@@ -27,6 +27,8 @@ SHIPPED = Path(__file__).parent / "cpu_rates.json"
 TIERS = ("l2", "l3", "dram")
 #: What threads are measured at: the short-range step, and fills in each tier.
 WORK = ("step", *TIERS)
+#: Lanes of a vector, most often.
+VECTOR = 8
 #: Bytes per token and channel that are touched between two firings of a level.
 TOUCHED = 20
 
@@ -119,6 +121,16 @@ class CpuCost(CostModel):
     def firing(self, block: int, radix: int) -> float:
         """Seconds of one firing of all layers and rows, averaged over a group."""
         return self.level(block, radix) * radix / (radix - 1) * block
+
+    def making(self, block: int, radix: int) -> float:
+        """Half a firing for every product and filter; a vector makes one filter's where it is
+        shared.
+        """
+        w = self.workload
+        firings = level_firings(w, block, radix)
+        products = sum(same.times * same.products for same in firings)
+        filters = w.layers * min(w.channels, VECTOR * w.groups)
+        return 0.5e-9 * filters * self.fill_ns(block, radix, 1, False) * products / w.length
 
     def step_ns(self, block: int) -> float:
         """One step's short-range convolution per channel, averaged over a block; beyond the largest

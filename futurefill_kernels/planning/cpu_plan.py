@@ -7,22 +7,42 @@ from functools import lru_cache
 from ..plan import Plan
 from .cpu_cost import CpuCost, CpuRates
 from .latency import slack_plan
+from .memory import kept_nbytes
 from .search import cheapest_block_sizes
+from .small import keeps_little, made_small, made_where_cheap
 from .workload import Workload
 
 #: Largest block of a plan with slack: one stage of its transform is one piece of work.
 LARGEST_SLACK_BLOCK = 16384
 
 
+#: Prices of a byte of kept input spectra, tried in turn until a plan keeps little enough: times the
+#: seconds per token over such bytes of the plan that keeps as many as it likes.
+PRICES = (1 / 16, 1 / 4, 1.0, 4.0, 16.0, 1e6)
+
+
 @lru_cache(maxsize=256)
-def cheapest_plan(workload: Workload, rates: CpuRates) -> Plan:
+def cheapest_plan(workload: Workload, rates: CpuRates, memory: str = "speed") -> Plan:
     """The plan with the least modelled time per token; first blocks are those measured."""
     cost = CpuCost(workload, rates)
     starts = [block for block, _ in rates.steps]
-    sizes = cheapest_block_sizes(
-        workload.length, starts, cost.first, cost.level, taps=workload.filter_length
-    )
-    return Plan(workload.length, sizes, workload.filter_length)
+
+    def search(price: float) -> Plan:
+        def level_cost(block: int, radix: int) -> float:
+            return cost.level(block, radix) + price * kept_nbytes(workload, block, radix)
+
+        sizes = cheapest_block_sizes(
+            workload.length, starts, cost.first, level_cost, taps=workload.filter_length
+        )
+        return Plan(workload.length, sizes, workload.filter_length)
+
+    plan = search(0.0)
+    unit = cost.plan(plan) / max(8 * workload.all_channels * plan.kept_rows, 1)
+    for price in PRICES:
+        if keeps_little(plan, memory):
+            break
+        plan = search(price * unit)
+    return made_small(plan) if memory == "small" else made_where_cheap(plan, cost)
 
 
 def latency_plan(workload: Workload, rates: CpuRates) -> Plan:

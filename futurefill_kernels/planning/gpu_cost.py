@@ -22,6 +22,8 @@ from .workload import Workload, level_firings
 #: Launches of a longer fill for each layer: pad and twist, two cuFFT calls of two passes, product,
 #: addition.
 FFT_LAUNCHES = 7
+#: Passes over a complex (T,) workspace per channel of a fill, and of a spectrum that it makes.
+MADE_PASSES = 10
 #: Whose times devices without their own are scaled from.
 BASE = "h200"
 
@@ -165,6 +167,18 @@ class GpuCost(CostModel):
     def firing(self, block: int, radix: int) -> float:
         """Seconds of a firing in the middle of a group, which keeps its newest input spectrum."""
         return min(self.fill(name, block, radix / 2, True) for name in self.names)
+
+    def making(self, block: int, radix: int) -> float:
+        """Transforms of torch for the fill, and for the spectrum of every product."""
+        w, times = self.workload, times_of(self.info)
+        firings = level_firings(w, block, radix)
+        count = sum(same.times for same in firings)
+        products = sum(same.times * same.products for same in firings)
+        each = MADE_PASSES * 8 * transform_length(block) * w.layers
+        moved = each * (count * w.layer_channels + products * w.groups)
+        launches = FFT_LAUNCHES * w.layers * (count + products)
+        seconds = moved / times.read_bytes_per_second
+        return (seconds + launches * _of(times, self.names[0]).launch_seconds) / w.length
 
     def fill(self, name: str, block: int, products: float, keeps: bool) -> float:
         """Seconds of one firing of all layers and rows; arguments as of ``fill_bytes``."""

@@ -18,6 +18,7 @@ from .gpu_cost import GpuCost
 from .latency import slack_plan
 from .memory import level_nbytes, needed_nbytes, spectra_nbytes, taps_nbytes, usable_bytes
 from .search import cheapest_block_sizes
+from .small import MEMORY, keeps_little, made_small, made_where_cheap
 from .workload import Workload
 
 #: Candidates for the block of the short-range convolution.
@@ -29,16 +30,21 @@ PRICES = (0.0, 1e-20, 1e-18, 1e-16, 1e-14, 1.0)
 
 
 @lru_cache(maxsize=256)
-def cheapest_plan(workload: Workload, info: DeviceInfo) -> Plan:
-    """The fastest plan that fits the device's memory.
+def cheapest_plan(workload: Workload, info: DeviceInfo, memory: str = "speed") -> Plan:
+    """The fastest plan that fits the device's memory; one that makes more filter spectra when
+    levels fire where no other does.
 
     Raises ValueError with the bytes needed, and with what would fit, when none does.
     """
-    limit = usable_bytes(info)
-    for seconds_per_byte in PRICES:
-        plan = _search(workload, info, seconds_per_byte)
-        if needed_nbytes(workload, plan) <= limit:
-            return plan
+    limit, cost = usable_bytes(info), GpuCost(workload, info)
+    for choice in MEMORY[MEMORY.index(memory) :]:
+        for seconds_per_byte in PRICES:
+            plan = _search(workload, info, seconds_per_byte)
+            if not keeps_little(plan, choice) and seconds_per_byte != PRICES[-1]:
+                continue
+            plan = made_small(plan) if choice == "small" else made_where_cheap(plan, cost)
+            if needed_nbytes(workload, plan) <= limit:
+                return plan
     w, spectra = workload, spectra_nbytes(workload, plan.spectra_rows)
     found = "; ".join(proposals(workload, info))
     raise ValueError(
@@ -53,7 +59,7 @@ def cheapest_plan(workload: Workload, info: DeviceInfo) -> Plan:
 @lru_cache(maxsize=256)
 def leanest_plan(workload: Workload, info: DeviceInfo) -> Plan:
     """The plan that holds the fewest bytes, fits or not."""
-    return _search(workload, info, PRICES[-1])
+    return made_small(_search(workload, info, PRICES[-1]))
 
 
 def latency_plan(workload: Workload, info: DeviceInfo) -> Plan:

@@ -11,6 +11,7 @@ from ..plan import Plan
 from . import cpu_plan, gpu_plan
 from .capabilities import planned_for
 from .device import DeviceInfo
+from .small import check_memory_choice
 from .this_cpu import rates_of
 from .workload import Workload
 
@@ -34,6 +35,7 @@ def make_plan(
     filter_length: int | None = None,
     impl: str = "auto",
     spectra_dtype: torch.dtype | None = None,
+    memory: str = "speed",
 ) -> Plan:
     """Block sizes with the least modelled time per token.
 
@@ -44,11 +46,16 @@ def make_plan(
     be non-zero, default ``length``; an endless stream needs it. impl: what will run it: GPU
     implementations differ in their times and in the largest block of one launch. "auto" takes for
     each level what is fastest at it, as a cache does. spectra_dtype: of filter spectra on a GPU, as
-    in FutureFillCache. Pure arithmetic from rates. The first plan for ``"cpu"`` on a machine
-    measures them, within a second, and stores them; ``FUTUREFILL_TUNING=off`` takes the shipped
-    ones, and so does a DeviceInfo unless ``tune`` has measured. Raises ValueError or TypeError for
-    arguments out of range, and ValueError, with the bytes needed and with what would fit, when no
-    plan fits the memory of a GPU.
+    in FutureFillCache. memory: "speed": filter spectra are made when levels fire only where the
+    model says at most 2 % of a token, and kept input spectra take no more than the ring; "small":
+    from 1,024 tokens on a row takes at most 4.1 bytes per token and channel and a filter 5.1, its
+    taps included, where filters are as long as the stream; not for "latency".
+
+    Pure arithmetic from rates. The first plan for ``"cpu"`` on a machine measures them, within a
+    second, and stores them; ``FUTUREFILL_TUNING=off`` takes the shipped ones, and so does a
+    DeviceInfo unless ``tune`` has measured. Raises ValueError or TypeError for arguments out of
+    range, and ValueError, with the bytes needed and with what would fit, when no plan fits the
+    memory of a GPU.
     """
     if length is None:
         if filter_length is None:
@@ -62,7 +69,7 @@ def make_plan(
         plan = make_plan(
             max(times * filter_length, least), channels, batch_size=batch_size, layers=layers,
             groups=groups, dtype=dtype, device=device, objective=objective,
-            filter_length=filter_length, impl=impl, spectra_dtype=spectra_dtype,
+            filter_length=filter_length, impl=impl, spectra_dtype=spectra_dtype, memory=memory,
         )  # fmt: skip
         return dataclasses.replace(plan, length=None)
     groups = channels if groups is None else groups
@@ -79,6 +86,10 @@ def make_plan(
     if objective not in OBJECTIVES:
         raise ValueError(f"expected objective to be one of {OBJECTIVES}, got {objective!r}")
     check_dtype(dtype)
+    if check_memory_choice(memory) == "small" and objective == "latency":
+        raise ValueError(
+            "expected memory='speed' for objective='latency': levels with slack hold their spectra"
+        )
     info = DeviceInfo.of(device)
     itemsize = 8 if dtype == torch.float64 else 4  # of the state
     workload = Workload(
@@ -88,8 +99,8 @@ def make_plan(
     if info.kind == "cuda":
         if objective == "latency":
             return gpu_plan.latency_plan(workload, info)
-        return gpu_plan.cheapest_plan(workload, info)
+        return gpu_plan.cheapest_plan(workload, info, memory)
     rates = rates_of(info, probed=not isinstance(device, DeviceInfo))
     if objective == "latency":
         return cpu_plan.latency_plan(workload, rates)
-    return cpu_plan.cheapest_plan(workload, rates)
+    return cpu_plan.cheapest_plan(workload, rates, memory)

@@ -46,8 +46,13 @@ def spectra_nbytes(workload: Workload, rows: int) -> int:
 def level_nbytes(workload: Workload, block: int, radix: int) -> int:
     """Bytes of a level's filter spectra and kept input spectra, without padding."""
     n, spectra = transform_length(block), workload.n_spectra(block, radix)
-    kept = 8 * workload.all_channels * n * max(spectra - 1, 0)
-    return spectra_nbytes(workload, n * spectra) + kept
+    return spectra_nbytes(workload, n * spectra) + kept_nbytes(workload, block, radix)
+
+
+def kept_nbytes(workload: Workload, block: int, radix: int) -> int:
+    """Bytes of a level's kept input spectra, without padding."""
+    kept = max(workload.n_spectra(block, radix) - 1, 0)
+    return 8 * workload.all_channels * transform_length(block) * kept
 
 
 def check_memory(
