@@ -30,7 +30,8 @@ from setuptools.command.build_py import build_py
 PACKAGE = "futurefill_kernels"
 THIS = Path(__file__)
 ROOT = THIS.parent
-BINDINGS = ("schemas", "threads", "cpu_ops", "cpu_fills", "cpu_offline", "cpu_token", "bound_step")
+BINDINGS = ("schemas", "threads", "cpu_ops", "cpu_fills", "cpu_offline", "cpu_token")
+BINDINGS += ("bound_step", "bound_run")
 SOURCES = [f"csrc/bindings/{name}.cpp" for name in BINDINGS]
 SOURCES += ["csrc/infra/parallel.cpp", "csrc/infra/pool.cpp"]
 SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp"]
@@ -280,8 +281,8 @@ def native_build() -> dict:
     )
     plain_step = Extension(
         f"{PACKAGE}._plain_step",
-        ["csrc/python/plain_step.cpp"],
-        include_dirs=include_paths(),
+        [f"csrc/python/plain_{name}.cpp" for name in ("stream", "step", "block")],
+        include_dirs=[*include_paths(), str(ROOT / "csrc")],
         library_dirs=library_paths(),
         libraries=["c10", "torch_cpu", "torch_python"],
         # a torch without one of the functions fails the import, not the first step

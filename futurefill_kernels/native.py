@@ -159,12 +159,12 @@ def unchanged_unavailable_reason() -> str | None:
 
 
 @lru_cache(maxsize=1)
-def addresses_of_step() -> tuple[int, int]:
-    """Where the step of csrc/bindings/bound_step.h is, and what says whether one is short."""
+def addresses_of_steps() -> tuple[int, ...]:
+    """Where the functions of csrc/bindings/bound_step.h are that `plain_step` calls."""
     library = ctypes.CDLL(str(library_file()))
-    functions = library.futurefill_step, library.futurefill_step_is_short
-    step, is_short = (ctypes.cast(x, ctypes.c_void_p).value or 0 for x in functions)
-    return step, is_short
+    functions = [library.futurefill_step, library.futurefill_step_is_short]
+    functions += [library.futurefill_block, library.futurefill_take_back]
+    return tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions)
 
 
 def cpu_isa() -> str:

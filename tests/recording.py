@@ -34,7 +34,7 @@ class Recorder:
 
         return recorded
 
-    def make_plain_step(self, state, dtype, books):
+    def make_plain_steps(self, state, dtype, books):
         return None
 
     def make_run(self, state):

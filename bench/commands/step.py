@@ -1,4 +1,5 @@
-"""The price of one ``cache.step`` call: one channel, no fill due.
+"""The price of one ``cache.step`` call: one channel, no fill due; and that of a block of a stream
+with fills in one ``cache.run``.
 
 "over the engine" is the median over the turns of a step's time less that of an empty method that is
 called alike and that of the engine, which takes the same steps in one call.
@@ -20,6 +21,7 @@ from ..harness.rows import relative_error
 from ..harness.timing import measure
 
 _BLOCK = 256
+_FRAMES, _LENGTH = 64, 32768  # of a block, and of the stereo stream that it belongs to
 _ENGINE = "the engine, many steps in one call"
 _EMPTY = "an empty method, for scale"
 
@@ -40,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Single steps, then blocks."""
+    _steps(args)
+    _blocks(args)
+
+
+def _steps(args: argparse.Namespace) -> None:
     """Check one block of steps, then time steps in turns with the cheapest op of torch."""
     repeats = 5 if args.quick else args.repeats
     place = {"dtype": args.dtype, "device": args.device}
@@ -87,4 +95,37 @@ def run(args: argparse.Namespace) -> None:
             name, B=1, D=1, L=_BLOCK, dtype=args.dtype, impl=cache.impl if ours else "torch",
             times=found * (1 / _BLOCK), tokens=1, error=error if ours else None,
             tolerance=1e-6 if args.dtype.itemsize >= 4 else 2e-2, quantity="", note=note,
+        )  # fmt: skip
+
+
+def _blocks(args: argparse.Namespace) -> None:
+    """Blocks of audio frames: one call for each, and the engine alone."""
+    place = {"dtype": args.dtype, "device": args.device}
+    h, u = shapes.randn(2, _LENGTH, seed=2, **place), shapes.randn(1, 2, _LENGTH, seed=3, **place)
+    h /= _LENGTH**0.5
+    plan = ff.make_plan(_LENGTH, 2, dtype=args.dtype, device=args.device)
+    cache = ff.FutureFillCache(h, 1, _LENGTH, plan=plan, impl=args.impl)
+    parts = u.split(_FRAMES, -1)[: 10 if args.quick else -1]
+
+    def blocks() -> None:
+        for part in parts:
+            cache.run(part)
+
+    y = torch.cat([cache.run(part) for part in parts], -1)
+    expected = ff.causal_conv(u[..., : y.shape[-1]].double(), h.double())
+    variants: dict[str, Callable[[], object]] = {f"cache.run(u), {_FRAMES} frames": blocks}
+    if cache.impl == "cpu":
+        first, rows = u[..., 0].contiguous(), torch.zeros(len(parts) * _FRAMES, 1, 2, **place)
+        variants[_ENGINE] = lambda: ff.ops.generate(cache.state, first, rows)
+    times = measure(
+        variants,
+        device=args.device,
+        repeats=3 if args.quick else args.repeats // 10,
+        before=dict.fromkeys(variants, cache.reset),
+    )
+    for name, found in times.items():
+        args.report.add(
+            name, B=1, D=2, L=_LENGTH, dtype=args.dtype, impl=cache.impl, plan=plan,
+            times=found * (1 / len(parts)), tokens=_FRAMES, error=relative_error(y, expected),
+            tolerance=shapes.tolerance(args.dtype), quantity="", note=f"per {_FRAMES} frames",
         )  # fmt: skip

@@ -5,19 +5,10 @@
 #include <exception>
 #include <string>
 
+#include "bindings/bound_stream.h"
 #include "bindings/due_fills.h"
 
 namespace futurefill {
-
-// What a step of a checked stream needs; see bound_step.h.
-struct BoundStream {
-  StepParams step;  // of layer 0
-  FillState fills;
-  Undo undo;
-  int64_t ring_bytes, taps_bytes, skip_bytes;  // from one layer to the next
-  int64_t layers, batch, length;
-  int64_t* positions;
-};
 
 namespace {
 
@@ -49,7 +40,8 @@ int64_t bind(Tensor ring_, Tensor taps_, OptionalTensor skip, Tensor positions_,
                                  ring.layers,
                                  ring.batch,
                                  length,
-                                 static_cast<int64_t*>(positions.data)};
+                                 static_cast<int64_t*>(positions.data),
+                                 {}};
   return reinterpret_cast<int64_t>(stream);
 }
 
@@ -127,55 +119,4 @@ bool futurefill_step_is_short(const futurefill::BoundStream* stream, int64_t lay
     }
   }
   return values <= kShort;
-}
-
-namespace futurefill {
-namespace {
-
-// max(x, 0); NaN stays NaN
-template <class T>
-void rectify(T* x, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) x[i] = x[i] < T(0) ? T(0) : x[i];
-}
-
-// The same of 16-bit numbers: those with the sign, but NaN, become 0.
-void rectify16(uint16_t* x, int64_t count, uint16_t infinity) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (x[i] > 0x8000 && (x[i] & 0x7fff) <= infinity) x[i] = 0;
-  }
-}
-
-void rectify(void* x, int64_t count, Scalar type) {
-  switch (type) {
-    case Scalar::kFloat32:
-      return rectify(static_cast<float*>(x), count);
-    case Scalar::kFloat64:
-      return rectify(static_cast<double*>(x), count);
-    case Scalar::kBFloat16:
-      return rectify16(static_cast<uint16_t*>(x), count, 0x7f80);
-    case Scalar::kFloat16:
-      return rectify16(static_cast<uint16_t*>(x), count, 0x7c00);
-  }
-}
-
-}  // namespace
-}  // namespace futurefill
-
-const char* futurefill_run(futurefill::BoundStream* stream, const void* u, const void* pre,
-                           const void* post, void* y, int64_t n, bool rectified) noexcept {
-  using namespace futurefill;
-  const StepParams& a = stream->step;
-  const int64_t values = stream->batch * a.channels;
-  const int64_t width = a.io == Scalar::kFloat64 ? 8 : a.io == Scalar::kFloat32 ? 4 : 2;
-  const auto at = [&](const void* x, int64_t t) {
-    return x ? static_cast<const char*>(x) + t * values * width : nullptr;
-  };
-  for (int64_t t = 0; t < n; ++t) {
-    void* out = static_cast<char*>(y) + t * values * width;
-    const char* error =
-        futurefill_step(stream, at(u, t), at(pre, t), at(post, t), out, nullptr, stream->batch, 0);
-    if (error) return error;
-    if (rectified) rectify(out, values, a.io);
-  }
-  return nullptr;
 }

@@ -31,3 +31,26 @@ extern "C" __attribute__((visibility("default"))) bool futurefill_step_is_short(
 extern "C" __attribute__((visibility("default"))) const char* futurefill_run(
     futurefill::BoundStream* stream, const void* u, const void* pre, const void* post, void* y,
     int64_t n, bool rectified) noexcept;
+
+namespace futurefill {
+
+// (B, D, n) of any strides, which count elements.
+struct Block {
+  const void* data;
+  int64_t strides[3];
+};
+
+// What a step's input is: known, or made of the output before it.
+enum class Feedback : int32_t { kNone, kSame, kRectified };
+
+}  // namespace futurefill
+
+// The same for inputs as they lie in memory. y: (B, D, n), contiguous. With feedback u has one
+// token, the first, and y are the tokens after it. Nothing has changed where something is wrong.
+extern "C" __attribute__((visibility("default"))) const char* futurefill_block(
+    futurefill::BoundStream* stream, const futurefill::Block* u, const futurefill::Block* pre,
+    const futurefill::Block* post, void* y, int64_t n, futurefill::Feedback feedback) noexcept;
+
+// Takes the newest futurefill_block back, if rows are where it left them; else returns false.
+extern "C" __attribute__((visibility("default"))) bool futurefill_take_back(
+    futurefill::BoundStream* stream) noexcept;

@@ -4,7 +4,6 @@
 #include "bindings/tensors.h"
 
 namespace futurefill {
-namespace {
 
 // One row of levels; offsets in complex rows.
 struct LevelRow {
@@ -54,6 +53,8 @@ struct Levels {
     return rows[index];
   }
 };
+
+namespace {
 
 // Whether the level's numbers fit each other, the length, and the rows of kept and spectra.
 inline void check_level(const LevelRow& l, int64_t length, int64_t kept_rows,

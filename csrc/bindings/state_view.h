@@ -115,6 +115,8 @@ inline StepParams step_params(const View& u, const OptionalTensor& pre, const Op
   return a;
 }
 
+}  // namespace
+
 // What a step leaves to take it back by, of all layers.
 struct Undo {
   char* pending;      // (layers, B, tiles, slots, W)
@@ -130,6 +132,8 @@ struct Undo {
     for (const RowAt& row : rows) token_at[layer * batch + row.state] = row.position;
   }
 };
+
+namespace {
 
 inline Undo undo_view(const Ring& ring, const Tensor& undo_, const Tensor& token_at_) {
   const View undo("undo", undo_), token_at("token_at", token_at_);
@@ -172,6 +176,8 @@ inline void run_step(StepParams& a, int64_t* positions, const std::vector<RowAt>
   }
 }
 
+}  // namespace
+
 // A stream as its fills need it: the parts of their structs that all levels share, and the levels,
 // which fit them.
 struct FillState {
@@ -183,6 +189,8 @@ struct FillState {
   char* images = nullptr;     // (layers, B, tiles, image_rows, W)
   int64_t image_rows = 0, lanes = 0;
 };
+
+namespace {
 
 inline FillState fill_state(const Ring& ring, const Tensor& kept_, const Tensor& spectra_,
                             const Tensor& levels_, int64_t length) {

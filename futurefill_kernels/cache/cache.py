@@ -319,6 +319,11 @@ class FutureFillCache(Stream):
         layer 0 again before the last one takes the unfinished call back. ValueError where a row has
         less room; nothing has changed then.
         """
+        if layer == 0 and self._goes_in_blocks():
+            assert self._plain is not None
+            done = self._plain.run(u, pre, post)
+            if done is not None:
+                return self._block_taken(done)
         if layer != self._positions.layer and layer:
             raise self._wrong_layer(layer)
         check_prefill(u, pre, post, (self.batch_size, self.channels), self.dtype, self.device)
@@ -344,10 +349,36 @@ class FutureFillCache(Stream):
         steps = integer("steps", steps)
         if steps < 1:
             raise ValueError(f"expected steps >= 1, got {steps}")
+        if self._goes_in_blocks():
+            assert self._plain is not None
+            done = self._plain.generate(u_t, steps, next_input == "relu")
+            if done is not None:
+                return self._block_taken(done)
         u_t = checked_input("u_t", u_t, self._step_shape, self.dtype, self.device)
         rows = list(range(self.batch_size))
         with self._tokens(0, rows, [steps] * len(rows), steps=True) as positions:
             return self._prefill.generate(u_t, steps, next_input, positions)
+
+    def _goes_in_blocks(self) -> bool:
+        """Whether compiled code may take many steps of all rows: of one layer, without slack, none
+        of them a row's first. Grants them.
+        """
+        if self._plain is None or self.layers > 1 or self.plan.slack_from is not None:
+            return False
+        books = self._positions
+        busy = books.layer or self._replaying or self._prefill.waiting or is_dynamo_compiling()
+        if not busy and (books.plain <= 0 or not books.open):
+            self._prefill.begin()
+            self._token, self._held_before = Token(None), {}
+            books.grant()
+            books.open = True
+        return not busy
+
+    def _block_taken(self, y: Tensor) -> Tensor:
+        """The books after a block of steps in compiled code: one call. y: (B, D, n)."""
+        self._block_is_newest = True
+        self._other_calls += 1 - y.shape[2]
+        return y
 
     @contextmanager
     def _tokens(

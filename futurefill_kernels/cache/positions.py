@@ -21,7 +21,7 @@ class Positions:
     A step of all rows is common and has to be cheap: ``grant`` says how many of them can follow
     each other, and each lowers ``plain`` by one instead of writing to every row. Whoever changes
     the positions of some rows, or begins with some, takes back what is left of the grant
-    (``settle``). Steps in compiled code (``Implementation.make_plain_step``) write ``plain`` and
+    (``settle``). Steps in compiled code (``Implementation.make_plain_steps``) write ``plain`` and
     ``layer``, and only while ``open`` says that all of a step is in these two.
     """
 

@@ -92,6 +92,11 @@ class Prefill:
         """Whether the row still waits for its first step."""
         return row in self._held
 
+    @property
+    def waiting(self) -> bool:
+        """Whether any row waits for its first step."""
+        return bool(self._held)
+
     def open(self, rows: Iterable[int], *, stale: bool = True) -> None:
         """The rows wait for a prompt; nothing of it has come.
 

@@ -75,7 +75,9 @@ class Stream:
         """Make the functions of a step, for the tensors and books that are there now."""
         make = self._implementation
         self._step = make.make_step(self._state)
-        self._plain_step = make.make_plain_step(self._state, self.dtype, self._positions)
+        self._plain = plain = make.make_plain_steps(self._state, self.dtype, self._positions)
+        self._plain_step = None if plain is None else plain.step
+        self._block_is_newest = False  # whether the newest call was plain.run or plain.generate
 
     @property
     def positions(self) -> Tensor:
@@ -97,7 +99,7 @@ class Stream:
             return
         token, at = self._token, self._positions.taken
         rows = [r for r in (range(self.batch_size) if token.rows is None else token.rows) if r >= 0]
-        self.take_back({row: at[row] for row in rows})
+        self._take_back({row: at[row] for row in rows})
         self._forget_call()
 
     def take_back(self, positions: Mapping[int, int]) -> None:
@@ -105,6 +107,16 @@ class Stream:
 
         positions: of its rows before it, as `positions` has them; those in their prompt have none.
         """
+        if self._block_is_newest and self._plain is not None and self._plain.take_back():
+            origins = self._positions.origins
+            self._positions.stand(
+                {row: p - origins[row] for row, p in positions.items()}, positions
+            )
+        else:
+            self._take_back(positions)
+
+    def _take_back(self, positions: Mapping[int, int]) -> None:
+        """The same of a call that is under way, or that Python took."""
         self._fills.take_back()
         origins = self._positions.origins
         places = {row: p - origins[row] for row, p in positions.items()}
@@ -263,6 +275,7 @@ class Stream:
         """No token or prompt call is under way."""
         self._positions.layer, self._replaying = 0, False
         self._history.drop()
+        self._block_is_newest = False
 
     def _between_tokens(self, method: str) -> None:
         """No token is under way, no fill is running, and no sums are kept of what may change."""
@@ -270,6 +283,7 @@ class Stream:
         self._leaps.finish()
         self._fills.join()
         self._history.drop()
+        self._block_is_newest = False
 
     def _check_between(self, method: str) -> None:
         if self._positions.layer:

@@ -17,11 +17,6 @@ from .gpu_prompt_by_fft import Inputs, Outputs
 #: step(u, pre, post, y, rows, layer, advance): one token of one layer, written to y
 Step = Callable[[Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None, int, bool], None]
 
-#: plain_step(u, layer, pre, post, rows, out): a step of all rows that does all of
-#: ``FutureFillCache.step``, books included; None where the call is not the common one, and nothing
-#: has happened
-PlainStep = Callable[[Tensor, int, Tensor | None, Tensor | None, Any, Tensor | None], Tensor | None]
-
 #: history(rows): before a token of some rows, None for all, the sums over older inputs that the
 #: steps of all its layers need
 History = Callable[[Tensor | None], None]
@@ -32,6 +27,21 @@ class PromptKernels(NamedTuple):
 
     inputs: Inputs
     outputs: Outputs
+
+
+class PlainSteps(NamedTuple):
+    """Steps of all rows that do all of a method of ``FutureFillCache``, books included. They give
+    None where the call is not the common one, and nothing has happened.
+
+    step(u, layer, pre, post, rows, out). run(u, pre, post), generate(u_t, steps, rectified): some
+    tokens of a stream of one layer without slack. take_back(): whether rows are where the newest
+    of these two left them, which is taken back; the books are not.
+    """
+
+    step: Callable[[Tensor, int, Tensor | None, Tensor | None, Any, Tensor | None], Tensor | None]
+    run: Callable[[Tensor, Tensor | None, Tensor | None], Tensor | None]
+    generate: Callable[[Tensor, int, bool], Tensor | None]
+    take_back: Callable[[], bool]
 
 
 #: run(u, pre, post, y, rectified): steps of all rows, one after the other; (n, B, D), contiguous. y
@@ -75,10 +85,10 @@ class Implementation(Protocol):
         """The function for one token of one layer; see reference.make_step."""
         ...
 
-    def make_plain_step(
+    def make_plain_steps(
         self, state: StreamState, dtype: torch.dtype, books: Books
-    ) -> PlainStep | None:
-        """A step without Python, or None where there is none. dtype: of the inputs."""
+    ) -> PlainSteps | None:
+        """Steps without Python, or None where there are none. dtype: of the inputs."""
         ...
 
     def make_due_fills(self, state: StreamState) -> Callable[[], None] | None:

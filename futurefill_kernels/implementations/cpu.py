@@ -15,7 +15,7 @@ from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout, tile_filters
 from ..state.spectra import filter_spectra
 from ..state.tensors import StreamState
-from .base import Books, History, PlainStep, PromptKernels, Run, Step
+from .base import Books, History, PlainSteps, PromptKernels, Run, Step
 
 capabilities = CAPABILITIES["cpu"]
 
@@ -140,16 +140,16 @@ def make_step(state: StreamState) -> Step:
     return step
 
 
-def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> PlainStep | None:
-    """A step of all rows in one C call (csrc/python/plain_step.cpp), where that is built."""
+def make_plain_steps(state: StreamState, dtype: torch.dtype, books: Books) -> PlainSteps | None:
+    """Steps of all rows in one C call (csrc/python), where that is built."""
     module = native.plain_step()
     if module is None:
         return None
     sizes = state.positions.shape[0], state.channels
     like = torch.empty(sizes, dtype=dtype, device=state.ring.device)
-    bound = _Bound(state, like)
-    addresses = *native.addresses_of_step(), bound.address
-    return module.make(*addresses, bound, books, like, state.ring.shape[0])
+    bound, functions = _Bound(state, like), native.addresses_of_steps()
+    layers = state.ring.shape[0]
+    return PlainSteps(*module.make(functions, bound.address, bound, books, like, layers))
 
 
 def make_due_fills(state: StreamState) -> Callable[[], None]:

@@ -18,7 +18,7 @@ from ..planning.capabilities import Capabilities
 from ..state.layout import Layout
 from ..state.spectra import tiled_spectra
 from ..state.tensors import StreamState
-from .base import Books, History, Implementation, PlainStep, PromptKernels, Run, Step
+from .base import Books, History, Implementation, PlainSteps, PromptKernels, Run, Step
 
 
 class GpuImplementation(Implementation, Protocol):
@@ -74,11 +74,11 @@ class Mixed:
         """Of what does the steps."""
         return self.steps.make_step(state)
 
-    def make_plain_step(
+    def make_plain_steps(
         self, state: StreamState, dtype: torch.dtype, books: Books
-    ) -> PlainStep | None:
+    ) -> PlainSteps | None:
         """Of what does the steps."""
-        return self.steps.make_plain_step(state, dtype, books)
+        return self.steps.make_plain_steps(state, dtype, books)
 
     def make_due_fills(self, state: StreamState) -> Callable[[], None] | None:
         """None: the cache launches fills."""

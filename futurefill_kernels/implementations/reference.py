@@ -16,7 +16,7 @@ from ..planning.capabilities import CAPABILITIES
 from ..state.convolve import conv_range
 from ..state.layout import Layout
 from ..state.tensors import StreamState
-from .base import Books, History, PlainStep, PromptKernels, Run, Step
+from .base import Books, History, PlainSteps, PromptKernels, Run, Step
 
 capabilities = CAPABILITIES["reference"]
 
@@ -91,7 +91,7 @@ def _by_position(state: StreamState, rows: Iterable[int]) -> dict[int, list[int]
     return groups
 
 
-def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> PlainStep | None:
+def make_plain_steps(state: StreamState, dtype: torch.dtype, books: Books) -> PlainSteps | None:
     """None: only the CPU's engine has a step without Python."""
 
 

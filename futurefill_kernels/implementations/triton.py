@@ -19,7 +19,7 @@ from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout
 from ..state.spectra import tiled_spectra
 from ..state.tensors import StreamState
-from .base import Books, History, PlainStep, PromptKernels, Run, Step
+from .base import Books, History, PlainSteps, PromptKernels, Run, Step
 from .gpu_made_spectra import made_fill
 from .triton_kernels import ops
 
@@ -132,7 +132,7 @@ def _step(
     ).run()  # fmt: skip
 
 
-def make_plain_step(state: StreamState, dtype: torch.dtype, books: Books) -> PlainStep | None:
+def make_plain_steps(state: StreamState, dtype: torch.dtype, books: Books) -> PlainSteps | None:
     """None: only the CPU's engine has a step without Python."""
 
 

@@ -119,6 +119,7 @@ def test_a_call_that_stops_is_taken_back(name, layers, sizes, monkeypatch):
 def _break(patched, cache, error):
     """The sixth step raises, or the second block of tokens, or the transform."""
     chunks = cache._prefill._chunks
+    patched.setattr(cache, "_plain", None)
     make_layer = chunks._layer
 
     def failing_layer(*args):

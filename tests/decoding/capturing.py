@@ -76,7 +76,7 @@ class DeviceBooks:
 
         return step
 
-    def make_plain_step(self, state, dtype, books):
+    def make_plain_steps(self, state, dtype, books):
         return None
 
     def make_run(self, state):

@@ -53,7 +53,7 @@ def emulated_implementation() -> SimpleNamespace:
         make_history=make_history,
         make_due_fills=cuda.make_due_fills,
         make_step=make_step,
-        make_plain_step=cuda.make_plain_step,
+        make_plain_steps=cuda.make_plain_steps,
         make_run=cuda.make_run,
         fill=fill,
         fill_share=fill_share,

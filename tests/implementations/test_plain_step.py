@@ -200,7 +200,7 @@ def test_the_function_keeps_what_it_needs_and_no_more(monkeypatch):
     cache = make()[0]
     books, plain_step = (
         weakref.ref(cache),
-        cpu.make_plain_step(cache.state, cache.dtype, cache._positions),
+        cpu.make_plain_steps(cache.state, cache.dtype, cache._positions).step,
     )
     u = randn(2, 6)
     expected = cache.clone().step(u)
@@ -230,7 +230,7 @@ def test_inputs_of_another_dtype():
 
 
 def test_a_wrong_count_of_arguments():
-    plain_step = cpu.make_plain_step(*(lambda c: (c.state, c.dtype, c._positions))(make()[0]))
+    plain_step = make()[0]._plain.step
     with pytest.raises(TypeError, match="expected u, layer, pre, post, rows and out"):
         plain_step(randn(2, 6))
 
@@ -268,7 +268,7 @@ def test_pythons_lock_is_kept_for_what_is_short(channels, plan, expected):
     cache = FutureFillCache(randn(1, 30), 1, LENGTH, channels=channels, plan=plan, impl="cpu")
     bound = ops.bind(cache.state, randn(1, channels))
     is_short = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int64)(
-        native.addresses_of_step()[1]
+        native.addresses_of_steps()[1]
     )
     for position, short in expected.items():
         cache.state.positions.fill_(position)
