@@ -20,18 +20,13 @@ class Interrupt(Exception):
 
 @contextmanager
 def interrupted(after: int) -> Iterator[None]:
-    """Inside, function call number ``after`` that the package makes, of torch or itself, raises.
-
-    Not while a cache writes down that a call of a model has ended: that is finished or not.
-    """
-    left, ending = after, False
+    """Inside, function call number ``after`` that the package makes, of torch or itself, raises."""
+    left = after
 
     def hook(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal left, ending
-        if frame.f_code.co_name == "end_call" and event in ("call", "return"):
-            ending = event == "call"
+        nonlocal left
         inside = frame.f_code.co_filename.startswith(_PACKAGE)
-        if ending or not inside or event not in ("call", "c_call"):
+        if not inside or event not in ("call", "c_call"):
             return
         left -= 1
         if left < 0:

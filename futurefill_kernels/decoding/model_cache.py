@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..checks import Rows, row_indices, valid_lengths
 from ..nn.brackets import Bracketed
 from ..nn.filters import LongFilter
-from ..nn.short_conv import ShortConv, commit, keep_left, keep_oldest
+from ..nn.short_conv import ShortConv, commit
 from ..nn.token import cpu, gpu
 from ..plan import Plan
 from ..state.lasting import lasting
@@ -88,44 +88,48 @@ class DecodingCache(ModelState, Bracketed):
 
         None too for calls that need checks or raise: the layers know what to say.
         """
+        fused = self._fused
+        if fused is None or model is not fused.model:
+            return None
         if self._root is None:
             self._begin()
-        fused, rows = self._fused, self._selection.rows
+        selection = self._selection
+        rows, on_cpu = selection.rows, isinstance(fused, cpu.FusedToken)
         if (
-            fused is None
-            or model is not fused.model
+            self._reasons
             or not (self._all_seen or self._have_seen(rows))
-            or (self._capturing if isinstance(fused, cpu.FusedToken) else rows is not None)
-            or self._selection.lengths is not None
-            or ids.shape != (self.batch_size if rows is None else len(rows), 1)
+            or (self._capturing if on_cpu else rows is not None)
+            or selection.lengths is not None
+            or ids.shape != (self._token_shape if rows is None else (len(rows), 1))
             or ids.dtype is not torch.int64
             or torch.is_grad_enabled()
-            or torch.is_autocast_enabled(ids.device.type)
-            or (isinstance(fused, cpu.FusedToken) and not fused.takes(self._caches))
+            or torch.is_autocast_enabled(self._device_type)
+            or not fused.takes(self._caches)
             or not self._have_room(rows)
-            or self._reasons
         ):
             return None
         self._ran_fused = True
-        if not self._capturing:
-            self._keep_oldest(rows)
-        if isinstance(fused, gpu.FusedToken) and self._capturing:
+        if self._capturing:
             self._captured_fused = True
-            return fused(ids.contiguous())
-        if isinstance(fused, cpu.FusedToken):
-            fused.begin(rows)
-        self._call, self._before = None, self._here()
-        for cache in self._caches:
-            cache.begin_token(rows)
-        if isinstance(fused, cpu.FusedToken):
+            return fused(ids.contiguous(), self._caches)
+        if self.rollback != 0:
+            self._keep_oldest(rows)
+        fused.begin(rows)
+        self._call = None
+        self._before = self._counts_now(), None if rows is None else list(self._caches[0].taken)
+        try:
+            for cache in self._caches:
+                cache.begin_token(rows)
             logits = fused(ids.contiguous(), self._caches)
-        else:
-            logits = fused(ids.contiguous()).clone()
-        for cache in self._caches:
-            cache.finish_token(rows)
+            for cache in self._caches:
+                cache.finish_token(rows)
+        except Exception:
+            if self._root is None:  # else the end of the call does it
+                self.abort()
+            raise
         if self._root is None:
             self._finish()
-        return logits
+        return logits if on_cpu else logits.clone()
 
     def wanted(self, x: Tensor) -> Tensor:
         """The positions of x (R, T, D) of which the caller reads outputs: (R, 1, D), or all."""
@@ -189,7 +193,9 @@ class DecodingCache(ModelState, Bracketed):
         """Before a replay. ValueError when it would be one position too many in some row."""
         if self._before is not None or self._replaying:
             self.abort()
-        self._counts = [cache.calls for cache in self._caches]
+        if self._staged:
+            self._settle()
+        self._counts = self._counts_now()
         self._keep_oldest(None)
         for cache in self._caches:
             cache.begin_token()
@@ -228,24 +234,12 @@ class DecodingCache(ModelState, Bracketed):
 
     def _have_room(self, rows: list[int] | None) -> bool:
         """Whether no row would take one position too many."""
-        if rows is None:
-            return not any(cache.full for cache in self._caches)
         first = self._caches[0]  # all have the same positions
-        return all(first.room(row) > 0 for row in rows)
+        return not first.full if rows is None else all(first.room(row) > 0 for row in rows)
 
-    def _keep_left(self, call: Call, before: Sequence[int]) -> None:
-        """The same for a call whose long convolutions are done. before: positions of rows."""
-        rows, taken = self._rows_of_call(), self._caches[0].taken
-        at = [before[row] for row in rows]
-        if call.stepping:
-            keep_oldest(self._short.values(), rows, at)
-        else:  # nothing of a prompt, which does not move positions
-            counts = [taken[row] - before[row] for row in rows]
-            keep_left(self._short.values(), rows, at, counts)
-
-    def _here(self) -> tuple[list[int], list[int]]:
-        """What the caches have finished, and where their rows are."""
-        return [cache.calls for cache in self._caches], list(self._caches[0].taken)
+    def _counts_now(self) -> list[int]:
+        """What every cache has finished."""
+        return [cache.calls for cache in self._caches]
 
     def begin_call(self, module: nn.Module) -> None:
         """`Bracketed`: take back what an earlier call has left, and look at the model."""
@@ -284,19 +278,25 @@ class DecodingCache(ModelState, Bracketed):
             return
         if self._before is not None or self._replaying:
             self.abort()
+        if self._staged:
+            self._settle()
         self._reasons = self._changed.look()
 
     def _enter(self, module: nn.Module, x: Tensor) -> Call:
         """The call that a convolution of inputs x (R, C, T) is part of; its first begins it."""
         if self._replaying and not self._capturing:
             self.abort()
+        if self._before is None and not self._capturing:  # the first of a call
+            self._next = 0
+            if self._staged:
+                self._settle()
         expected = self._modules[self._next] if self._next < len(self._modules) else None
         if module is not expected:
             raise self._wrong_order(module, expected)
         if self._next == 0 or self._call is None:
             self._call = begin_call(x, self._selection, self._seen, self._caches[0])
             if not self._capturing:
-                self._before = self._here()
+                self._before = self._counts_now(), list(self._caches[0].taken)
         return self._call
 
     def _wrong_order(self, module: nn.Module, expected: nn.Module | None) -> ValueError:
@@ -320,18 +320,14 @@ class DecodingCache(ModelState, Bracketed):
             self._finish()
 
     def _finish(self) -> None:
-        """The call is whole."""
-        call, self._next = self._call, 0
+        """The call is whole: from one assignment on, wherever an interrupt comes."""
         if self._ran_fused:
             if isinstance(self._fused, gpu.FusedToken) and not self._capturing:
                 self._fused.finish()
-        else:
-            if call is not None and self._before is not None and self.rollback != 0:
-                self._keep_left(call, self._before[1])
+        elif self._capturing:  # launched, and replayed with the rest
             commit(self._short.values())
-        if self._capturing:
-            return
+        elif self._call is not None and self._before is not None and self._before[1] is not None:
+            self._ended = self._call, self._before[1]
+            self._staged = True
         self._before = None
-        if not self._all_seen and call is not None:
-            self._seen[slice(None) if call.rows is None else call.rows] = True
-            self._all_seen = bool(self._seen.all())
+        self._next = 0

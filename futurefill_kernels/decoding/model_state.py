@@ -16,7 +16,7 @@ from ..nn.brackets import watch
 from ..nn.filters import LongFilter
 from ..nn.parallel.agreement import alike
 from ..nn.parallel.ranks import Ranks, ranks_of
-from ..nn.short_conv import ShortConv, ShortConvState, keep_oldest
+from ..nn.short_conv import ShortConv, ShortConvState, commit, keep_left, keep_oldest
 from ..nn.token import cpu, gpu
 from ..nn.token.fuse import fuse
 from ..plan import Plan
@@ -43,6 +43,8 @@ class ModelState:
     def __init__(self, model: nn.Module, caches: list[FutureFillCache], fused: bool) -> None:
         batch_size, max_new_tokens = caches[0].batch_size, caches[0].plan.slots
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+        self._token_shape = torch.Size((batch_size, 1))  # of ids
+        self._device_type = caches[0].device.type
         self._model, self._caches, rollback = model, caches, caches[0].rollback
         self._ranks = ranks_of(model)
         self._modules = [m for m in model.modules() if isinstance(m, LongFilter | ShortConv)]
@@ -63,8 +65,12 @@ class ModelState:
         self._next = 0
         self._call: Call | None = None
         self._capturing = self._replaying = False
-        # of the call under way: what its caches had finished, and where their rows were
-        self._before: tuple[list[int], list[int]] | None = None
+        # of the call under way: what its caches had finished, and where their rows were; None for a
+        # token of all rows: where they are, or one before it if the first cache has finished since
+        self._before: tuple[list[int], list[int] | None] | None = None
+        # of the newest call, whose end was one assignment: what there is still to do, see `_settle`
+        self._ended: tuple[Call, Sequence[int]] | None = None
+        self._staged = False
         self._counts: list[int] = []  # of a replayed token: what the caches had finished
         # whether a row has seen anything
         self._seen = torch.zeros(batch_size, dtype=torch.bool, device="cpu")
@@ -154,16 +160,19 @@ class ModelState:
         token is under way until ``finish_token``. `ff.nn.LanguageModel` does this by itself at its
         next call; to the cache alone a second call and a layer called twice look alike.
         """
-        before, first = self._before, self._caches[0]
-        if self._replaying:  # a cache whose books are done is one position further
-            done = first.calls - self._counts[0]
-            before = self._counts, [p - done for p in first.taken]
-        if before is None:
+        if self._replaying and self._before is None:
+            self._before = self._counts, None
+        if self._before is None:
             return
+        first, (counts, positions) = self._caches[0], self._before
+        if positions is None:
+            done = first.calls - counts[0]
+            positions = [p - done for p in first.taken]
+            self._before = counts, positions  # an abort that is interrupted is begun again
         if self._replaying and self._fused is not None and self._captured_fused:
             self._fused.abort()
         elif self._replaying:
-            here = torch.tensor(before[1], dtype=torch.int64, device=first.device)
+            here = torch.tensor(positions, dtype=torch.int64, device=first.device)
             ran = first.state.positions > here  # a replay has run as a whole or not at all
             for state in self._short.values():
                 state.take_back(ran)
@@ -173,7 +182,6 @@ class ModelState:
         elif self._fused is not None:
             self._fused.abort()
         rows = self._rows_of_call()
-        counts, positions = before
         if self._replaying or self._call is None:  # of a whole token, whose oldest are kept
             for state in self._short.values():
                 state.put_back_oldest(rows, [positions[row] for row in rows])
@@ -181,6 +189,7 @@ class ModelState:
             cache.abort()
             if cache.calls != count:  # its part of the call was done
                 cache.take_back({row: positions[row] for row in rows})
+        self._ended, self._staged = None, False
         self._next, self._before, self._call, self._replaying = 0, None, None, False
         self._root = None
 
@@ -302,6 +311,7 @@ class ModelState:
             state = self._rank_state(self._ranks).own(state)
         parts = alike(self._ranks, lambda: self._checked_parts(state), positions_of)
         self.abort()
+        self._between_calls("load_state_dict")
         for part, cache in self._cache_parts().items():
             cache.load_state_dict(parts[part])
         self._take_over([parts[part]["inputs"] for part in self._short_parts()], parts[""]["seen"])
@@ -357,12 +367,38 @@ class ModelState:
                 f"{method} needs a finished call of the model; this one stopped inside "
                 "(abort takes it back)"
             )
+        if self._staged:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Let happen what the newest call has staged. Interrupted, it is begun again."""
+        if self._ended is not None:
+            call, before = self._ended
+            if self.rollback != 0:
+                self._keep_left(call, before)
+            if not self._all_seen:
+                self._seen[slice(None) if call.rows is None else call.rows] = True
+                self._all_seen = bool(self._seen.all())
+            self._ended = None
+        commit(self._short.values())
+        self._staged = False
 
     def _keep_oldest(self, rows: Sequence[int] | None) -> None:
         """Keep what leaves short convolutions with the next token of rows (None: all)."""
         if self._short and self.rollback != 0:
             chosen, taken = range(self.batch_size) if rows is None else rows, self._caches[0].taken
             keep_oldest(self._short.values(), chosen, [taken[row] for row in chosen])
+
+    def _keep_left(self, call: Call, before: Sequence[int]) -> None:
+        """The same for a call that has ended. before: positions of all rows."""
+        rows = range(self.batch_size) if call.rows is None else call.rows
+        taken = self._caches[0].taken
+        at = [before[row] for row in rows]
+        if call.stepping:
+            keep_oldest(self._short.values(), rows, at)
+        else:  # nothing of a prompt, which does not move positions
+            counts = [taken[row] - before[row] for row in rows]
+            keep_left(self._short.values(), rows, at, counts)
 
     def _rows_of_call(self) -> Sequence[int]:
         """Rows of the call, or of the replayed token, that is under way."""

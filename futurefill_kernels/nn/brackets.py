@@ -71,4 +71,7 @@ def _cache_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bracketed | N
     cache = kwargs.get("cache")
     if isinstance(cache, Bracketed):
         return cache
-    return next((x for x in (*args, *kwargs.values()) if isinstance(x, Bracketed)), None)
+    for x in (*args, *kwargs.values()):
+        if isinstance(x, Bracketed):
+            return x
+    return None

@@ -128,12 +128,19 @@ class LanguageModel(nn.Module):
                 for linear in (last, block.mlp.down):
                     linear.weight /= (2 * config.layers) ** 0.5
 
-    def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """ids: (B, T) int64. Returns logits (B, T, vocabulary)."""
+    def __call__(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """ids: (B, T) int64. Returns logits (B, T, vocabulary).
+
+        A fused token, which is none where anything listens to a call, is as it is without one.
+        """
         if cache is not None:
             logits = cache.fused_token(self, ids)
             if logits is not None:
                 return logits
+        return super().__call__(ids, cache)
+
+    def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """The layers one by one; arguments and result of a call."""
         x = self.embedding(ids)
         for block in self.blocks:
             x = block(x, cache)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import futurefill_kernels as ff
+from bench.campaign.interrupts import Interrupt, interrupted
 from futurefill_kernels.decoding.model_cache import DecodingCache
 from futurefill_kernels.nn.language_model import LanguageModel, LanguageModelConfig
 from futurefill_kernels.nn.token import cpu, gpu
@@ -53,8 +54,7 @@ def state_of(cache):
     for part in cache.caches:
         part.launch_fills()
         found += [part.state.ring, part.state.positions]
-    # the oldest input is there for one abort only
-    found += [state.inputs[:, 1:] for state in cache._short.values()]
+    found += [x for name, x in cache.state_dict().items() if name.startswith("short.")]
     return [x.clone() for x in found]
 
 
@@ -125,6 +125,36 @@ def test_a_prompt_that_stops_at_any_layer(impl, monkeypatch, name):
             logits = model(ids[:, start:stop], cache=c)
         assert torch.isfinite(logits).all()
     expect_same(model, cache, other, ids)
+
+
+@pytest.mark.parametrize(("name", "fused"), [("hyena", True), ("hyena", False), ("mixed", False)])
+@pytest.mark.parametrize("width", [1, 4])
+@torch.no_grad()
+def test_an_interrupt_anywhere_leaves_a_whole_call_or_none(name, fused, width):
+    """The end of a call included: positions and short convolutions say the same."""
+    model, cache, _, ids = prepared(name, "auto", fused=fused)
+    token, ends = ids[:, :width], set()
+    for n in itertools.count():
+        broken, other = cache.clone(), cache.clone()
+        try:
+            with interrupted(n):
+                model(token, cache=broken)
+        except Interrupt:
+            broken.abort()
+        else:
+            break
+        taken = broken.positions[0] - other.positions[0]
+        if taken:
+            assert taken == width
+            model(token, cache=other)
+        ends.add(int(taken))
+        short = broken.state_dict(), other.state_dict()
+        for key in short[0]:
+            if key.startswith("short."):
+                assert torch.equal(short[0][key], short[1][key])
+        torch.testing.assert_close(model(token, cache=broken), model(token, cache=other))
+    assert n > 10
+    assert 0 in ends
 
 
 @pytest.mark.parametrize("error", [Failure, KeyboardInterrupt])

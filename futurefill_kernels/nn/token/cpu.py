@@ -64,7 +64,9 @@ class FusedToken:
         #: Rows of the newest token, None for all.
         self.rows: list[int] | None = None
         self._index = torch.zeros(0, dtype=torch.int64, device="cpu")  # the same as a tensor
-        self._progress = torch.zeros(1, dtype=torch.int64, device="cpu")  # instructions that ran
+        # instructions that ran in all: counted by the op, before this token, and after it
+        self._progress = torch.zeros(1, dtype=torch.int64, device="cpu")
+        self._ran = self._will_have_run = 0
         self._code = torch.zeros(0, 0, dtype=torch.int64, device="cpu")
         self._streams: BoundStreams | None = None  # those that the code names
         self._bind(self._program.memory(), short)
@@ -104,7 +106,7 @@ class FusedToken:
         """A token of the rows (default all) is next of which nothing has run: `abort` is about it
         from here on.
         """
-        self._progress.zero_()
+        self._ran = self._will_have_run
         if rows is not None and rows != self.rows:
             self._index = torch.tensor(rows, dtype=torch.int64, device="cpu")
         self.rows = rows
@@ -119,10 +121,12 @@ class FusedToken:
         if self._streams is None or not self._streams.are_of(caches):
             streams = BoundStreams(caches, memory.io)
             self._code = encode(self.instructions(streams.addresses))
+            self._instructions = len(self._code)
             self._streams = streams
         index = None if self.rows is None else self._index
         self._op(self._code, ids, index, memory.weights, memory.scratch, memory.io, self._progress)
-        return self._logits_of(len(ids))
+        self._will_have_run = self._ran + self._instructions
+        return self._logits_of(ids.shape[0])
 
     def _logits_of(self, count: int) -> Tensor:
         """A copy of the first rows' logits, (count, 1, V)."""
@@ -138,13 +142,13 @@ class FusedToken:
 
     def abort(self) -> None:
         """Take back what the newest token moved here: the inputs of short convolutions."""
-        ran = int(self._progress)
+        total = int(self._progress)
         rows = torch.zeros(self._batch_size, dtype=torch.bool, device="cpu")
         rows[slice(None) if self.rows is None else self.rows] = True
-        for instruction in self.instructions([0] * len(self._place))[:ran]:
+        for instruction in self.instructions([0] * len(self._place))[: total - self._ran]:
             if isinstance(instruction, ShortConvInstruction):
                 self._moved[instruction.inputs].take_back(rows)
-        self._progress.zero_()
+        self._ran = self._will_have_run = total
 
     def instructions(self, addresses: list[int]) -> list[Instruction | StreamStep]:
         """The whole token. addresses: of the caches' bound streams, for its long convolutions."""

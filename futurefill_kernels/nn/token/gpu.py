@@ -128,8 +128,16 @@ class FusedToken:
         other._bind(short, caches)
         return other
 
-    def __call__(self, ids: Tensor) -> Tensor:
+    def takes(self, caches: list[FutureFillCache]) -> bool:
+        """Whether the caches take its inputs: always, it writes their state itself."""
+        return True
+
+    def begin(self, rows: list[int] | None = None) -> None:
+        """A token of all rows is next; which of its parts have run is counted on the device."""
+
+    def __call__(self, ids: Tensor, caches: list[FutureFillCache] | None = None) -> Tensor:
         """ids: (B, 1) int64, contiguous. Returns logits (B, 1, V), the same memory every time.
+        caches: those that it was made with.
 
         Keeps no books: the caller begins and finishes the token. An id outside the vocabulary gives
         NaN.
