@@ -7,12 +7,14 @@ except ImportError as error:
         "futurefill_kernels.hf needs transformers >= 5: pip install 'futurefill_kernels[hf]'"
     ) from error
 
+from .adapted import AdaptedForCausalLM
 from .config import FutureFillConfig
 from .generation import StreamGenerationMixin
 from .model import FutureFillForCausalLM
 from .stream_cache import StreamCache, StreamLayer
 
 __all__ = [
+    "AdaptedForCausalLM",
     "FutureFillConfig",
     "FutureFillForCausalLM",
     "StreamCache",

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ..nn.language_model import LanguageModel
-from ..nn.shards import INDEX, weight_files
 from .config import FutureFillConfig
+from .folders import CheckedFolders
 from .generation import StreamGenerationMixin
 
 
-class FutureFillForCausalLM(StreamGenerationMixin, PreTrainedModel):
+class FutureFillForCausalLM(StreamGenerationMixin, CheckedFolders, PreTrainedModel):
     """`ff.nn.LanguageModel` with ``generate``, ``save_pretrained`` and ``from_pretrained``.
 
     config: its sizes. ``model`` is the language model itself.
@@ -39,27 +36,6 @@ class FutureFillForCausalLM(StreamGenerationMixin, PreTrainedModel):
             made = cls(config)
         made.model = model
         return made.train(model.training)
-
-    @classmethod
-    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but ValueError for weights that are corrupt, missing or not of this
-        model.
-        """
-        wanted = kwargs.pop("output_loading_info", False)
-        if (Path(path) / INDEX).is_file():
-            weight_files(Path(path))  # says what is wrong with it
-        try:
-            model, info = super().from_pretrained(
-                path,
-                *args,
-                **{**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True},
-            )
-        except SafetensorError as error:
-            raise ValueError(f"{path} holds no complete safetensors file: {error}") from error
-        wrong = {name: sorted(map(str, found)) for name, found in info.items() if found}
-        if wrong:
-            raise ValueError(f"the weights of {path} do not match its configuration: {wrong}")
-        return (model, info) if wanted else model
 
     @property
     def stream_model(self) -> nn.Module:  # type: ignore[override]

@@ -195,8 +195,12 @@ def test_names_of_transformers_for_sizes():
         hf.FutureFillConfig(vocab_size=0)
 
 
-def test_the_example_of_the_docs_runs(tmp_path, monkeypatch):
+def test_the_examples_of_the_docs_run(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
-    (block,) = re.findall(r"^```python hf\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    first, *_ = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```python hf\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "models.md", "exec"), {})
+    names = {"__name__": __name__}
+    for block in (first, *blocks):  # the first has the classes that the others adapt
+        exec(compile(block, "models.md", "exec"), names)
