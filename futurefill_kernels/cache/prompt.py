@@ -39,8 +39,11 @@ class Call:
     post: Tensor | None
 
     def part(self, members: slice | list[int]) -> Call:
-        """The same call of some of the R rows; a slice copies nothing."""
-        chosen = range(len(self.rows))[members] if isinstance(members, slice) else members
+        """The same call of some of the R rows; a slice copies nothing, nor does all in order."""
+        everyone = range(len(self.rows))
+        chosen = everyone[members] if isinstance(members, slice) else members
+        if list(chosen) == list(everyone):
+            return self
         return replace(
             self,
             rows=[self.rows[r] for r in chosen],
@@ -199,11 +202,13 @@ class Prefill:
         positions: (B,) of all rows. Returns y (R, D, P) like u, contiguous. Pending outputs of rows
         that are in the stream may be stale until ``finish``.
         """
-        y = torch.empty(call.u.shape, dtype=call.u.dtype, device=call.u.device)
         if call.layer == 0 and self._stale:  # a prompt writes all that is read of its rows
             self._stale -= self._held.keys() & set(call.rows)
         groups: dict[int | None, list[int]] = {}
         _, seen = self._earlier(call)
+        if len(seen) == 1 and seen[0] > call.u.shape[2]:
+            return self._by_torch(call, self._continue).to(call.u.dtype)
+        y = torch.empty(call.u.shape, dtype=call.u.dtype, device=call.u.device)
         for r, row in enumerate(call.rows):
             if seen[r] > call.u.shape[2]:
                 one = call.part([r])
@@ -343,16 +348,15 @@ class Prefill:
         if stream is None or stream.held is not held:
             stream = OpenPrompt(held, self._taps[layer])
         self._unfilled.add(row)
-        y = torch.zeros_like(x)
-        y[0, :, :n] = stream.more(x[0, :, :n])
+        y = stream.more(x[0, :, :n])[None]
         if bool(y.sum().isfinite()):
             self._open[row, layer] = stream
         else:  # something is NaN: what the stream would spread is done without it, and again later
             begin, end = held.shape[1], held.shape[1] + n
             whole = stream.held[None]
-            y[..., :n] = fast_conv_range(whole, self.filters.layer(layer), begin, end)
+            y = fast_conv_range(whole, self.filters.layer(layer), begin, end)
         self._held[row][layer] = stream.held
-        return y
+        return y if n == x.shape[2] else pad(y, (0, x.shape[2] - n))
 
     def _fill(self, row: int) -> None:
         """What a row's prompt adds to each position, into the state."""
