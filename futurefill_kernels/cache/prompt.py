@@ -21,6 +21,7 @@ from .memory import storages
 from .open_prompt import OpenPrompt, Taps
 from .replay import move_rows
 from .rows import forget
+from .used import used_slots
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,12 @@ class Prefill:
         self.filters: FilterBank = state.prepared.bank
         # per row that waits for its first step, and layer, the gated inputs (D, P) so far
         self._held: dict[int, list[Tensor | None]] = {}
-        # rows whose tensors are of an earlier stream: a prompt writes over them, a step needs zeros
-        self._stale: set[int] = set()
+        # rows whose tensors are of an earlier stream, and the slots that it used: a prompt writes
+        # over them, a step needs zeros
+        self._stale: dict[int, int] = {}
         self._chunks = Chunks(state, implementation)
+        #: Rows in the stream whose prompts' inputs are not there any more.
+        self.forgotten: set[int] = set()
         # rows whose prompts' fill is not in the state yet
         self._unfilled: set[int] = set()
         # per row and layer of those that came in many calls
@@ -100,17 +104,26 @@ class Prefill:
         """Whether any row waits for its first step."""
         return bool(self._held)
 
-    def open(self, rows: Iterable[int], *, stale: bool = True) -> None:
+    def used(self, row: int, place: int) -> int:
+        """Slots of a row's ring that may not be zero. place: where its position is."""
+        if row in self._stale:
+            return self._stale[row]
+        prompted = row in self.forgotten or any(x is not None for x in self._held.get(row, ()))
+        plan = self._state.plan
+        return plan.slots if prompted else used_slots(plan, place)
+
+    def open(self, rows: Iterable[int], stale: Mapping[int, int]) -> None:
         """The rows wait for a prompt; nothing of it has come.
 
-        stale: whether the state may hold something of them, which a prompt or ``clean`` removes.
+        stale: slots of rows in which the state may hold something, which a prompt or ``clean``
+        removes.
         """
         for row in rows:
             self._held[row] = [None] * len(self.filters)
             self._drop_stream(row)
             self._unfilled.discard(row)
-            if stale:
-                self._stale.add(row)
+            self.forgotten.discard(row)
+            self._stale |= {row: stale[row]} if row in stale else {}
 
     def close(self, rows: Iterable[int]) -> None:
         """The rows' prompts are over."""
@@ -119,6 +132,8 @@ class Prefill:
         closed = [row for row in rows if row in self._held]
         self.clean(closed)
         for row in closed:
+            if self._held[row][0] is not None:
+                self.forgotten.add(row)
             del self._held[row]
             self._drop_stream(row)
 
@@ -128,10 +143,14 @@ class Prefill:
         for row in sorted(unfilled):
             self._fill(row)
         self._unfilled -= set(unfilled)
-        found = self._stale.intersection(rows)
-        if found:
-            forget(self._state, sorted(found))
-            self._stale -= found
+        self.freshen(rows)
+
+    def freshen(self, rows: Iterable[int]) -> None:
+        """Nothing of an earlier stream is left in the rows."""
+        found = {row: self._stale[row] for row in rows if row in self._stale} if self._stale else {}
+        forget(self._state, found)
+        for row in found:
+            del self._stale[row]
 
     def replaced(self) -> None:
         """The whole state was written from elsewhere: no row waits for a prompt, none is stale."""
@@ -140,6 +159,7 @@ class Prefill:
         self._held.clear()
         self._stale.clear()
         self._unfilled.clear()
+        self.forgotten = set(range(len(self._state.positions)))
 
     def held(self, rows: Iterable[int]) -> dict[int, list[Tensor | None]]:
         """What is held of the rows' prompts, for ``take_back``."""
@@ -148,6 +168,11 @@ class Prefill:
     def reopen(self, held: dict[int, list[Tensor | None]]) -> None:
         """Rows wait for their first step again; ``held`` is what it was when they were closed."""
         self._held.update(held)
+        self.forgotten -= held.keys()
+
+    def refilter(self) -> None:
+        """Other filters read what is held of prompts."""
+        self._unfilled |= {row for row, past in self._held.items() if past[0] is not None}
 
     @property
     def starts(self) -> Mapping[int, int]:
@@ -176,15 +201,18 @@ class Prefill:
             self._replay({row: p for row, p in positions.items() if row not in stepped})
         for row, inputs in held.items():
             self._held[row] = list(inputs)
-            (self._stale if inputs[0] is None else self._unfilled).add(row)
+            if inputs[0] is None:
+                self._stale[row] = self._state.plan.slots
+            else:
+                self._unfilled.add(row)
 
     def reorder(self, rows: Sequence[int]) -> None:
-        """Row ``b`` becomes what row ``rows[b]`` was."""
+        """Row ``b`` becomes what row ``rows[b]`` was. None is stale."""
         self.begin()
-        held, stale, unfilled = self._held, self._stale, self._unfilled
+        held, unfilled = self._held, self._unfilled
         self._held = {b: list(held[old]) for b, old in enumerate(rows) if old in held}
-        self._stale = {b for b, old in enumerate(rows) if old in stale}
         self._unfilled = {b for b, old in enumerate(rows) if old in unfilled}
+        self.forgotten = {b for b, old in enumerate(rows) if old in self.forgotten}
         for b, old in enumerate(rows):
             if b != old:
                 self._drop_stream(b)
@@ -193,7 +221,8 @@ class Prefill:
         """The same for a cloned state."""
         other = Prefill(state, self._implementation)
         other._held = {row: list(x) for row, x in self._held.items()}
-        other._stale, other._unfilled = set(self._stale), set(self._unfilled)
+        other._stale, other._unfilled = dict(self._stale), set(self._unfilled)
+        other.forgotten = set(self.forgotten)
         return other
 
     def tokens(self, call: Call, positions: Sequence[int]) -> Tensor:
@@ -203,7 +232,8 @@ class Prefill:
         that are in the stream may be stale until ``finish``.
         """
         if call.layer == 0 and self._stale:  # a prompt writes all that is read of its rows
-            self._stale -= self._held.keys() & set(call.rows)
+            for row in self._held.keys() & set(call.rows):
+                self._stale.pop(row, None)
         groups: dict[int | None, list[int]] = {}
         _, seen = self._earlier(call)
         if len(seen) == 1 and seen[0] > call.u.shape[2]:

@@ -13,7 +13,10 @@ from ..state.tensors import StreamState
 
 
 def move_rows(
-    state: StreamState, implementation: Implementation, targets: Mapping[int, int], base: Tensor
+    state: StreamState,
+    implementation: Implementation,
+    targets: Mapping[int, int],
+    base: Tensor | None,
 ) -> None:
     """Rows to new positions. targets: row -> position; rows that share one are replayed together.
 
@@ -31,11 +34,11 @@ def replay(
     implementation: Implementation,
     rows: Sequence[int],
     position: int,
-    base: Tensor,
+    base: Tensor | None,
 ) -> None:
     """Rebuild everything derived at ``position`` from the stored inputs.
 
-    base: (layers, B, tiles, N, lanes), what the prompt adds to each position.
+    base: (layers, B, tiles, N, lanes), what the prompt adds to each position; None: nothing.
 
     Fires again, largest block first, what filled the blocks that ``position`` lies in, so pending
     outputs come out bit for bit as a stream of single steps leaves them.
@@ -43,7 +46,7 @@ def replay(
     ring, length = state.ring, state.plan.slots
     index = torch.tensor(rows, dtype=torch.int64, device=ring.device)
     if position < length:
-        ring[:, index, :, position:length] = base[:, index, :, position:]
+        ring[:, index, :, position:length] = 0 if base is None else base[:, index, :, position:]
         inputs = ring[:, index, :, :position]
         for level in reversed(state.plan.levels):
             for n, steps in firings_to_replay(level, position, length):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ..state.tensors import StreamState, copy_rows
+from ..state.tensors import StreamState
 
 
 def rewind(state: StreamState, rows: Sequence[int]) -> None:
@@ -17,11 +17,12 @@ def rewind(state: StreamState, rows: Sequence[int]) -> None:
         _fill_rows(tensor, rows, value)
 
 
-def forget(state: StreamState, rows: Sequence[int]) -> None:
-    """Nothing has come to rows at position 0."""
-    for tensor in (state.ring, state.prompt_fill):
-        if tensor is not None:
-            _fill_rows(tensor, rows, 0)
+def forget(state: StreamState, used: Mapping[int, int]) -> None:
+    """Nothing has come to rows at position 0. used: row -> slots that it may have used."""
+    for row, slots in used.items():
+        state.ring[:, row, ..., :slots, :] = 0
+        if state.prompt_fill is not None:
+            state.prompt_fill[:, row] = 0
 
 
 def _fill_rows(tensor: Tensor, rows: Sequence[int], value: int) -> None:
@@ -49,13 +50,3 @@ def take_back(state: StreamState, rows: Sequence[int], positions: Sequence[int])
     state.ring[:, index, :, slot] = pending.transpose(0, 1)
     state.positions[index] = at
     state.token_at[:, index] = -1
-
-
-def reorder(state: StreamState, rows: Sequence[int]) -> None:
-    """Row ``b`` becomes what row ``rows[b]`` was. rows: (B,)."""
-    for tensor in (state.ring, state.kept, state.prompt_fill, state.undo, state.images):
-        if tensor is not None:
-            copy_rows(tensor, rows)
-    for tensor in (state.work, state.positions, state.filled):  # these begin with the rows
-        tensor.copy_(tensor[list(rows)])
-    state.token_at.fill_(-1)

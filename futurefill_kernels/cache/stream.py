@@ -18,9 +18,11 @@ from .history import History
 from .images import roll_back
 from .positions import Positions
 from .prompt import Prefill
+from .refilter import check_prompts, other_filters
 from .replay import move_rows
-from .rows import reorder, rewind, take_back
+from .rows import rewind, take_back
 from .saved import check_state_dict, fingerprint, held_prompts, restore, state_dict
+from .used import clone, reorder
 from .window import Leaps
 
 _Stream = TypeVar("_Stream", bound="Stream")
@@ -55,13 +57,10 @@ class Stream:
         self.max_new_tokens, self.channels = state.plan.length, state.channels
         self._implementation, self._state, self.dtype = implementation, state, dtype
         self._positions = Positions(self.batch_size, state.plan)
-        self._bind()
-        self._history = History(state, implementation)
-        self._fills = Fills(state, implementation, fill_stream)
+        self._hold(state, fill_stream)
         self._launches_fills = self._fills.launched_here
-        self._leaps = Leaps(state, self._positions, self._fills, self._history)
         self._prefill = Prefill(state, implementation)
-        self._prefill.open(range(self.batch_size), stale=False)
+        self._prefill.open(range(self.batch_size), {})
         self._token = Token(None)
         self._other_calls = 0  # beside the tokens that `Positions` counts
         #: Positions that ``crop`` can take back, None for any number.
@@ -70,6 +69,14 @@ class Stream:
         self._replaying = False  # whether a token is replayed
         # what was held of prompts before the call that is under way
         self._held_before: dict[int, list[Tensor | None]] = {}
+
+    def _hold(self, state: StreamState, fill_stream: torch.cuda.Stream | None) -> None:
+        """What works on the tensors of a state from now on."""
+        self._state = state
+        self._bind()
+        self._history = History(state, self._implementation)
+        self._fills = Fills(state, self._implementation, fill_stream)
+        self._leaps = Leaps(state, self._positions, self._fills, self._history)
 
     def _bind(self) -> None:
         """Make the functions of a step, for the tensors and books that are there now."""
@@ -150,11 +157,12 @@ class Stream:
         row_list = (
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
         )
+        used = self._used()
         rewind(self._state, row_list)
         self._positions.stand(dict.fromkeys(row_list, 0), dict.fromkeys(row_list, 0))
         for row in row_list:
             self._oldest[row] = 0
-        self._prefill.open(row_list)
+        self._prefill.open(row_list, {row: used[row] for row in row_list})
 
     @lasting
     def clone(self: _Stream) -> _Stream:
@@ -164,12 +172,9 @@ class Stream:
             self._fills.join()
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other._state = self._state.clone()
         other._positions = self._positions.clone()
-        other._bind()
-        other._history = History(other._state, self._implementation)
-        other._fills = Fills(other._state, self._implementation, self._fills.stream)
-        other._leaps = Leaps(other._state, other._positions, other._fills, other._history)
+        state = clone(self._state, self._positions.rows, self._used(), self.rollback or 0)
+        other._hold(state, self._fills.stream)
         other._prefill = self._prefill.clone(other._state)
         other._oldest = list(self._oldest)
         return other
@@ -180,7 +185,11 @@ class Stream:
         row_list = row_indices(rows, self.batch_size, unique=False)
         if len(row_list) != self.batch_size:
             raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(row_list)},)")
-        reorder(self._state, row_list)
+        if row_list == list(range(self.batch_size)):
+            return
+        self._prefill.freshen(range(self.batch_size))
+        at = self._positions.rows
+        reorder(self._state, row_list, at, self._used(), self.rollback or 0)
         self._positions.reorder(row_list)
         self._oldest = [self._oldest[row] for row in row_list]
         self._prefill.reorder(row_list)
@@ -189,6 +198,30 @@ class Stream:
 
     def __deepcopy__(self: _Stream, memo: dict[int, Any]) -> _Stream:
         return self.clone()
+
+    @lasting
+    def set_filters(self, filters: Tensor | Sequence[Tensor], skip: Tensor | None = None) -> None:
+        """Other filters from now on, as if they had always been there: what they make of the inputs
+        that are stored is pending instead.
+
+        filters: of as many layers and rows ``G`` as there are, and no longer, in taps above
+        rounding, than those that the cache was made with. skip: (D,), or (layers, D); None: as it
+        is. ValueError where inputs that filters reach are not there: those of a prompt go with the
+        first step, so a row that has read one takes ``L - 1`` positions first. Positions before it
+        can be taken back only with rollback=None. Filters that a cache still has are prepared
+        already.
+        """
+        self._between_tokens("set_filters")
+        state = other_filters(self._state, self._implementation, filters, skip)
+        taken = self._positions.taken
+        check_prompts(state, taken, self._prefill.forgotten)
+        self._hold(state, self._fills.stream)
+        self._prefill = self._prefill.clone(state)
+        self._prefill.refilter()
+        in_stream = (row for row in range(self.batch_size) if not self._prefill.in_prompt(row))
+        places = self._positions.rows
+        move_rows(state, self._implementation, {row: places[row] for row in in_stream}, None)
+        self._oldest = list(taken)
 
     def crop(self, length: int | Sequence[int] | Tensor) -> None:
         """Take back all positions from ``length`` on, counted since the prompt, bit for bit.
@@ -264,6 +297,10 @@ class Stream:
         return fingerprint(
             self._prefill.filters, None if skip is None else skip[:, : self.channels]
         )
+
+    def _used(self) -> list[int]:
+        """(B,) slots of each row's ring that may not be zero."""
+        return [self._prefill.used(row, p) for row, p in enumerate(self._positions.rows)]
 
     def _reopen(self) -> None:
         """Rows whose prompts the token had ended wait for their first step again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 _SMALLEST = 4 << 20  # bytes for which a huge page of 2 MiB is not mostly padding
 _ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux only
+_AGAINST = getattr(mmap, "MADV_NOHUGEPAGE", None)
 
 
 def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -18,10 +20,27 @@ def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     The request is advice: without it, or where it is refused, the tensor is the same.
     """
     x = torch.empty(*shape, dtype=dtype, device=device)
-    if device.type == "cpu" and _ADVICE is not None and x.nbytes >= _SMALLEST:
-        start = -(-x.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = (x.data_ptr() + x.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
-        madvise = ctypes.CDLL(None).madvise
-        madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-        madvise(start, length, _ADVICE)
+    if device.type == "cpu" and x.nbytes >= _SMALLEST:
+        advise(x)
     return x
+
+
+def advise(x: Tensor) -> None:
+    """Ask for huge pages wherever the memory of a CPU tensor is not touched yet."""
+    if _ADVICE is None:
+        return
+    start = -(-x.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (x.data_ptr() + x.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    madvise(start, length, _ADVICE)
+
+
+def untouched(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``torch.zeros``; of a large one of the CPU the system makes a page when it is touched."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or _AGAINST is None or nbytes < _SMALLEST:
+        return torch.zeros(*shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(_AGAINST)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..plan import Level, Plan
 from .filters import MakeSpectra, PreparedFilters, make_bank, prepare
-from .huge_pages import empty
+from .huge_pages import empty, untouched
 from .layout import Layout
 
 #: Columns of ``StreamState.levels``; csrc/bindings/levels.h reads them.
@@ -136,21 +136,19 @@ class StreamState:
             images=self.images[only],
         )
 
-    def clone(self) -> StreamState:
-        """A copy that shares only what never changes: filters and skip."""
-        return replace(
-            self,
-            ring=self.ring.clone(),
-            kept=self.kept.clone(),
-            prompt_fill=None if self.prompt_fill is None else self.prompt_fill.clone(),
-            positions=self.positions.clone(),
-            work=self.work.clone(),
-            token_at=self.token_at.clone(),
-            undo=self.undo.clone(),
-            history=self.history.clone(),
-            filled=self.filled.clone(),
-            images=self.images.clone(),
-        )
+    def with_own_tensors(self) -> StreamState:
+        """The same stream, of which `cache.used.parts` are to be copied: the rest is copied here,
+        what never changes, filters and skip, is shared.
+        """
+        large = ("ring", "kept", "undo", "images", "work", "prompt_fill")
+        small = ("positions", "token_at", "history", "filled")
+        own = {name: getattr(self, name) for name in (*large, *small)}
+        for name, x in own.items():
+            if name in small:
+                own[name] = x.clone()
+            elif x is not None:
+                own[name] = untouched(*x.shape, dtype=x.dtype, device=x.device)
+        return replace(self, **own)
 
 
 def state_nbytes(plan: Plan, layout: Layout, **sizes: Any) -> int:
@@ -201,13 +199,6 @@ def state_parts(
         "taps": stored * plan.base * itemsize,
         "spectra": stored * 2 * spectra_rows * (spectra_itemsize or itemsize),
     }
-
-
-def copy_rows(target: Tensor, rows: Sequence[int]) -> None:
-    """Replace batch row ``b`` of (layers, B, ...) by the old row ``rows[b]``; others stay."""
-    changed = [b for b, row in enumerate(rows) if b != row]
-    if changed:
-        target[:, changed] = target[:, [rows[b] for b in changed]]
 
 
 def keeps_prompt_fill(plan: Plan, rollback: int | None) -> bool:
@@ -275,6 +266,15 @@ def level_table(
     return torch.tensor(rows, dtype=torch.int64, device="cpu").view(-1, len(LEVEL_COLUMNS))
 
 
+def padded_skip(
+    skip: Tensor, layers: int, layout: Layout, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """``StreamState.skip``. skip: (D,), or (layers, D)."""
+    skip = skip.detach().to(device, dtype).expand(layers, layout.channels)
+    pad = layout.tiles * layout.lanes - layout.channels
+    return torch.nn.functional.pad(skip, (0, pad)).contiguous()
+
+
 def allocate(
     plan: Plan,
     layout: Layout,
@@ -298,9 +298,7 @@ def allocate(
     work_rows = sum(map(layout.work_rows, plan.levels))
     _, images = image_places(plan.levels, layout, rollback, period_of(plan))
     if skip is not None:
-        skip = skip.detach().to(device, dtype).expand(len(filters), layout.channels)
-        pad = layout.tiles * layout.lanes - layout.channels
-        skip = torch.nn.functional.pad(skip, (0, pad)).contiguous()
+        skip = padded_skip(skip, len(filters), layout, dtype, device)
     return StreamState(
         plan=plan,
         layout=layout,

@@ -35,9 +35,9 @@ def stream_launches(sizes: StreamSizes, info: DeviceInfo) -> dict[str, Launch]:
 
 
 def _step_launches(sizes: StreamSizes, info: DeviceInfo) -> dict[str, Launch]:
-    w, layout = sizes, Layout.padded(sizes.channels, sizes.groups, sizes.plan.length)
+    w, layout = sizes, Layout.padded(sizes.channels, sizes.groups, sizes.plan.slots)
     lanes, shared = layout.lanes, layout.channels_per_filter
-    ring = _empty(w.layers, w.batch_size, 1, w.plan.length, lanes)
+    ring = _empty(w.layers, w.batch_size, 1, w.plan.slots, lanes)
     taps = _empty(w.layers, 1, w.plan.base, layout.filter_lanes)
     positions = _empty(w.batch_size, dtype=torch.int64)
     token_at = _empty(w.layers, w.batch_size, dtype=torch.int64)
@@ -59,10 +59,10 @@ def _step_launches(sizes: StreamSizes, info: DeviceInfo) -> dict[str, Launch]:
 
 def _level_launch(sizes: StreamSizes, level: Level, info: DeviceInfo) -> Launch:
     """Of a long block the kernel between torch.fft's transforms."""
-    w, layout = sizes, Layout.padded(sizes.channels, sizes.groups, sizes.plan.length)
+    w, layout = sizes, Layout.padded(sizes.channels, sizes.groups, sizes.plan.slots)
     front = (w.layers, w.batch_size, 1)
     fill = Fill(
-        _empty(*front, w.plan.length, layout.lanes),
+        _empty(*front, w.plan.slots, layout.lanes),
         _empty(*front, w.plan.kept_rows, 2, layout.lanes),
         _empty(w.layers, 1, w.plan.spectra_rows, 2, layout.filter_lanes, dtype=w.spectra_dtype),
         _empty(w.batch_size, dtype=torch.int64), None, level, layout.channels_per_filter,
