@@ -38,6 +38,7 @@ BENCHES = {
     "latency": ("latency", "the slowest steps: objective='latency' against 'throughput'"),
     "plan": ("plan", "planned block sizes against the best of a sweep"),
     "memory": ("memory", "bytes of state after prompts of different length"),
+    "rows": ("rows", "rows moved, copied and forgotten, beside a copy of the bytes they use"),
     "volterra": ("volterra", "equations with memory against packages and direct sums"),
     "fuzz": ("fuzz", "random programs over the whole surface against direct sums"),
     "gpu-counters": ("gpu_counters", "counts of the GPU kernels in a PTX emulator"),

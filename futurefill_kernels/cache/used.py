@@ -24,8 +24,10 @@ def parts(
 
     slots: those of its ring that are used.
     """
-    plan, found = state.plan, [state.ring[:, row, ..., :slots, :], state.undo[:, row]]
-    for level in plan.levels:
+    plan, found = state.plan, [state.ring[:, row, ..., :slots, :]]
+    if rollback:  # else it is of a token under way
+        found.append(state.undo[:, row])
+    for level in plan.levels if plan.kept_rows else ():
         rows = min(place // level.block, level.kept) * level.transform
         if rows and not state.layout.is_direct(level):
             first = level.kept_offset
@@ -83,8 +85,9 @@ def reorder(
             copy(parts(state, source, places[source], slots[source], rollback), to)
         if slots[source] < slots[target]:
             state.ring[:, target, ..., slots[source] : slots[target], :] = 0
-    for tensor in (state.positions, state.filled):
-        tensor.copy_(tensor[list(rows)])
+    if len(set(places)) > 1:  # between tokens with nothing due they say all
+        for tensor in (state.positions, state.filled):
+            tensor.copy_(tensor[list(rows)])
     state.token_at.fill_(-1)
 
 

@@ -1,0 +1,104 @@
+"""Rows of a stream moved, copied and forgotten, beside a plain copy of the bytes that they use.
+
+A reorder is that of a beam search whose best half goes on twice. A reset is timed with the first
+step of its row, which clears what is used, beside a fill with zeros and a step of a row that was
+never used.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+import torch
+
+import futurefill_kernels as ff
+from futurefill_kernels.cache.used import parts, used_slots
+
+from ..harness import shapes
+from ..harness.rows import relative_error
+from ..harness.timing import measure
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``rows``."""
+    parser.add_argument("--repeats", type=int, default=31)
+    parser.add_argument("--positions", default="500,4000,12000")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Every shape at every position."""
+    sizes = args.shapes or [(4, 256, 16384)]
+    positions = [int(p) for p in args.positions.split(",")]
+    if args.quick:
+        sizes, positions, args.repeats = [(4, 8, 256)], [100], 3
+    for batch, channels, length in sizes:
+        h = shapes.filters(channels, length, device=args.device)
+        cache = ff.FutureFillCache(h, batch, length, impl=args.impl)
+        u = shapes.randn(batch, channels, length, seed=1, device=args.device)
+        for position in positions:
+            _at(args, cache, u, position)
+
+
+def _at(
+    args: argparse.Namespace, cache: ff.FutureFillCache, u: torch.Tensor, position: int
+) -> None:
+    batch, channels, length = u.shape
+    cache.reset()
+    cache.run(u[..., :position])
+    cache.launch_fills()
+    half = [row // 2 * 2 for row in range(batch)]
+    cache.reorder(half)
+    now = u[half, :, position]
+    expected = u[half, :, : position + 1].flip(-1).double()
+    expected = (expected * cache.state.filters[0, :, : position + 1].double()).sum(-1)
+    error = relative_error(cache.clone().step(now), expected)
+    slots, state = used_slots(cache.plan, position), cache.state
+    row_bytes = sum(x.nbytes for x in parts(state, 0, position, slots, 0))
+    moved, all_rows = (torch.ones(n * row_bytes // 4) for n in (batch // 2, batch))
+    target, zero = torch.empty_like(moved), torch.ones(slots * state.layout.lanes)
+    zero = zero.repeat(state.layout.tiles)
+    stepped, fresh = cache.clone(), ff.FutureFillCache(
+        [cache.state.filters[0]], batch, length, plan=cache.plan, impl=cache.impl
+    )  # fmt: skip
+    out, some = torch.empty_like(now), now[:1]
+
+    def again(cache: ff.FutureFillCache) -> None:
+        cache.reset([0])
+        cache.step(some, rows=[0])
+
+    def clear_and_step() -> None:
+        zero.zero_()
+        fresh.step(some, rows=[0])
+
+    restored = cache.clone()
+    variants = {
+        "a plain step": lambda: stepped.step(now, out=out),
+        "reorder": lambda: cache.reorder(half),
+        "its bytes copied": lambda: target.copy_(moved),
+        "reorder that changes nothing": lambda: cache.reorder(range(batch)),
+        "clone": cache.clone,
+        "its bytes cloned": all_rows.clone,
+        "reset and step of a row": partial(again, restored),
+        "its bytes cleared, a step": clear_and_step,
+    }
+    before = {
+        "reset and step of a row": lambda: restored.reorder([1, *range(1, batch)]),
+        "its bytes cleared, a step": lambda: fresh.reset([0]),
+    }
+    times = measure(variants, device=args.device, repeats=args.repeats, before=before)
+    against = {
+        "reorder": "its bytes copied", "clone": "its bytes cloned",
+        "reset and step of a row": "its bytes cleared, a step",
+        "reorder that changes nothing": "a plain step",
+    }  # fmt: skip
+    for name, found in times.items():
+        base = against.get(name)
+        note = f"at position {position}"
+        if name == "reorder":
+            note += f", {found.ratio(times['a plain step']):.2f} plain steps"
+        args.report.add(
+            name, B=batch, D=channels, L=length, dtype=args.dtype, impl=cache.impl, plan=cache.plan,
+            times=found, error=error, tolerance=2e-6,
+            baseline=None if base is None else (base, times[base]), note=note,
+        )  # fmt: skip
