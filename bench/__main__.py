@@ -33,6 +33,7 @@ BENCHES = {
     "batch": ("batch", "whole generations of 1 to 64 rows"),
     "crossover": ("crossover", "exact decoding against recurrences by state size"),
     "adapted": ("adapted", "public models: the same tokens as their own code, and how much sooner"),
+    "hf": ("hf", "generate of transformers with a cache: the same sequences, ties counted"),
     "accuracy": ("accuracy", "error over position, and bits per byte with less kept"),
     "paper": ("paper", "the published experiments beside their published figures"),
     "latency": ("latency", "the slowest steps: objective='latency' against 'throughput'"),
@@ -47,6 +48,7 @@ BENCHES = {
 #: Benches that no GPU changes, and why.
 CPU_ONLY = {
     "adapted": "compares with public code on the CPU: leave out --device",
+    "hf": "compares sequences on the CPU: leave out --device",
     "cpu-vs-torch": "times the CPU's kernels: leave out --device",
     "threads": "times the CPU's threads: leave out --device",
     "token": "takes the CPU's program of a token apart; `decode` times whole tokens of a GPU",

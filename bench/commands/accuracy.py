@@ -2,7 +2,8 @@
 
 Part one streams fixed inputs and compares with a float64 convolution, position by position in
 octaves. Part two scores held-out bytes with the shipped model in decode mode while the state, the
-filters' spectra or the filters' length is reduced.
+filters' spectra or the filters' length is reduced. Part three does so with its weights in every
+dtype: what rounding the whole model costs.
 """
 
 from __future__ import annotations
@@ -31,18 +32,28 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``accuracy``."""
+    parser.add_argument("--parts", default="position,bits,weights", help="which of them")
     parser.add_argument("--window", type=int, default=1024, help="held-out bytes per row")
     parser.add_argument("--windows", type=int, default=16, help="rows")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Both parts. --impl auto means every implementation that can run here."""
-    sizes = [(1, 4, 256)] if args.quick else args.shapes or [(1, 16, 8192)]
+    """The parts named in --parts. --impl auto means every implementation that can run here."""
+    known = {"position": _positions, "bits": _bits_per_byte, "weights": _weights}
+    parts = args.parts.split(",")
+    unknown = sorted(set(parts) - set(known))
+    if unknown:
+        raise ValueError(f"unknown parts {unknown}; expected some of {', '.join(known)}")
     if args.quick:
         args.window, args.windows = 64, 2
+    for part in parts:
+        known[part](args)
+
+
+def _positions(args: argparse.Namespace) -> None:
+    sizes = [(1, 4, 256)] if args.quick else args.shapes or [(1, 16, 8192)]
     for batch, channels, length in sizes:
         _over_position(args, batch, channels, length)
-    _bits_per_byte(args)
 
 
 def _over_position(args: argparse.Namespace, batch: int, channels: int, length: int) -> None:
@@ -136,6 +147,22 @@ def _bits_per_byte(args: argparse.Namespace) -> None:
         taps *= 4
     model = model.double()
     add("decode, float64", _decoded(args, model, ids, lengths), torch.float64, 1e-4)
+
+
+def _weights(args: argparse.Namespace) -> None:
+    (batch,) = windows(standard_library(), args.window, args.windows, args.windows)
+    ids, lengths = (x.to(args.device) for x in batch)
+    scored, expected = int(lengths.sum()), None
+    for dtype in DTYPES:  # float32 comes first
+        model = ff.nn.load_model().to(args.device, dtype)
+        found = _decoded(args, model, ids, lengths) / scored
+        expected = found if expected is None else expected
+        args.report.add(
+            f"weights in {str(dtype).removeprefix('torch.')}", B=len(ids), L=args.window,
+            layers=model.config.layers, D=model.config.channels, dtype=dtype, impl=args.impl,
+            quantity="bits per byte", value=found, error=abs(found - expected), tolerance=0.02,
+            note=f"{scored} held-out bytes",
+        )  # fmt: skip
 
 
 @torch.no_grad()

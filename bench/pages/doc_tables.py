@@ -337,6 +337,9 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
      "Each family's own code, at the commit named, against what `ff.adapt` makes of it: the error "
      "is the larger of whole sequences and teacher-forced steps. A genome, base by base, is below.",
      [general]),
+    ("Generation by transformers", "hf",
+     "`generate` with a cache against `use_cache=False`; a tie is a sequence that differs and is "
+     "as probable, in float64, to within 1e-4 a token.", [general]),
     ("Planned against best measured block sizes", "plan",
      "Regret is the planned plan's time over the best measured one's, minus one.", [general]),
     ("Single steps", "latency", "The time of every single step.", [general]),

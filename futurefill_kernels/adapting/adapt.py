@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checks import integer
 from ..decoding.model_cache import DecodingCache
 from ..nn.interface import Cache
 from . import hyena, long_conv, named, output_map, stu
@@ -76,9 +77,7 @@ def adapt(
     option of what cannot decode token by token, and where steps differ from whole sequences:
     attention and position embeddings need a state of their own.
     """
-    filters = dict(filters or {})
-    if taps is not None and taps < 1:
-        raise ValueError(f"expected taps >= 1, got {taps}")
+    taps, filters = _checked(model, filters, taps, example)
     modules = list(model.modules())
     for module in modules:
         rate = getattr(module, "p", 0)
@@ -88,6 +87,12 @@ def adapt(
                 "model.eval() first"
             )
     chosen = [m for m in modules if isinstance(m, tuple(filters))]
+    for kind in filters:
+        if not any(isinstance(m, kind) for m in chosen):
+            raise ValueError(
+                f"filters name {kind.__name__}: expected a module of that class in the model, "
+                f"which has {_kinds(modules)}"
+            )
     example = _example(model) if example is None else example
     seen: dict[nn.Module, tuple[Any, Any]] = {}
     if chosen:
@@ -110,10 +115,9 @@ def adapt(
 
     replaced = twins(taps)
     if not replaced:
-        kinds = sorted({f"{type(m).__module__}.{type(m).__qualname__}" for m in modules})
         raise ValueError(
             "expected a HyenaOperator, LongConv, GConv or STU, or filters={Module: taps_of}; the "
-            f"model has {', '.join(kinds)}"
+            f"model has {_kinds(modules)}"
         )
     trimmed: dict[nn.Module, nn.Module] = {}
     if example is not None:
@@ -126,6 +130,35 @@ def adapt(
             _check_steps(made_with({}), example)
         trimmed = output_map.trimmed(example, made_with)
     return AdaptedModel(_with(model, {**replaced, **trimmed}, {}))
+
+
+def _checked(
+    model: object, filters: object, taps: int | None, example: object
+) -> tuple[int | None, dict[type[nn.Module], TapsOf]]:
+    """taps and filters, or a ValueError or TypeError for an argument that cannot be one."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected model to be a module, got {type(model).__name__}")
+    if filters is not None and not isinstance(filters, Mapping):
+        raise TypeError(
+            "expected filters to be a mapping from classes to functions (module, length) -> taps, "
+            f"got {type(filters).__name__}"
+        )
+    for kind, taps_of in (filters or {}).items():
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module) and callable(taps_of)):
+            raise TypeError(
+                "expected filters to map classes of modules to functions (module, length) -> taps, "
+                f"got {kind!r}: {taps_of!r}"
+            )
+    if taps is not None and integer("taps", taps) < 1:
+        raise ValueError(f"expected taps >= 1, got {taps}")
+    if example is not None and not (isinstance(example, Tensor) and example.ndim > 1):
+        found = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
+        raise TypeError(f"expected example to be a tensor (1, T, ...), got {found}")
+    return taps, dict(filters or {})
+
+
+def _kinds(modules: Sequence[nn.Module]) -> str:
+    return ", ".join(sorted({f"{type(m).__module__}.{type(m).__qualname__}" for m in modules}))
 
 
 def _with(

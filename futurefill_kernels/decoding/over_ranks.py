@@ -27,7 +27,10 @@ def make_caches(
     """
     ranks, groups = ranks_of(model), equal_filters(model.modules())
     if not groups:
-        raise ValueError(f"{type(model).__name__} has no ff.nn mixers, expected at least one")
+        raise ValueError(
+            f"{type(model).__name__} has no ff.nn mixers, expected at least one: ff.adapt makes "
+            "them of those of other code"
+        )
     dtype, device = activations_of(model)
 
     def make(plans: Sequence[Plan | None]) -> list[FutureFillCache]:

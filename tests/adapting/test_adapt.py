@@ -214,6 +214,38 @@ def test_nothing_recognised_lists_the_modules():
         ff.adapt(Model(nn.Linear(WIDTH, WIDTH)))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("hyena",), TypeError, "model to be a module, got str"),
+        ((Model(Own(True)), taps_of), TypeError, "filters to be a mapping .* got function"),
+        (
+            (Model(Own(True)), {Own(True): taps_of}),
+            TypeError,
+            "map classes of modules to functions",
+        ),
+        ((Model(Own(True)), {Own: 5}), TypeError, "map classes of modules .*Own.*: 5"),
+        ((Model(Own(True)), {nn.Conv2d: taps_of}), ValueError, "name Conv2d: .* which has .*Own"),
+        ((Model(HyenaOperator()), None, "9"), TypeError, "taps to be an integer, got '9'"),
+        ((Model(HyenaOperator()), None, 2.5), TypeError, "taps to be an integer, got 2.5"),
+    ],
+)
+def test_arguments_that_cannot_be_meant(arguments, error, message):
+    with pytest.raises(error, match=message):
+        ff.adapt(*arguments)
+
+
+@pytest.mark.parametrize("example", [[1, 2], torch.zeros(9, dtype=torch.int64)])
+def test_an_example_that_is_no_batch(example):
+    with pytest.raises(TypeError, match=r"example to be a tensor \(1, T, ...\), got"):
+        ff.adapt(Model(HyenaOperator()), example=example)
+
+
+def test_a_cache_of_a_model_that_is_not_adapted_yet():
+    with pytest.raises(ValueError, match=r"has no ff\.nn mixers, .*: ff\.adapt makes them"):
+        ff.decode(Model(HyenaOperator()).eval(), random_ids(), 5)
+
+
 def refused():
     bidirectional, uninitialised, hyper, twice, blocks = (
         LongConv(), GConv(), GConv(), LongConv(), LongConv()
