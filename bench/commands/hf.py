@@ -31,12 +31,17 @@ MODES: dict[str, dict[str, Any]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``hf``."""
+    parser.add_argument("--parts", default="shipped,dna", help="which models")
     parser.add_argument("--prompts", type=int, default=16, help="sequences of each row")
     parser.add_argument("--tokens", type=int, default=32, help="new ones of a sequence")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Every model, mode and dtype."""
+    """Every mode and dtype of the models named in --parts."""
+    parts = args.parts.split(",")
+    unknown = sorted(set(parts) - {"shipped", "dna"})
+    if unknown:
+        raise ValueError(f"unknown parts {unknown}; expected some of shipped, dna")
     if find_spec("transformers") is None:
         args.report.add("shipped model", status="missing", note="pip install '.[hf]'")
         return
@@ -45,7 +50,10 @@ def run(args: argparse.Namespace) -> None:
     source = torch.tensor(list(_source().encode()), device="cpu")
     starts = torch.randint(len(source) - 24, (prompts,), generator=generator, device="cpu").tolist()
     code = [source[start : start + 24][None] for start in starts]
-    _compare(args, "shipped model", _shipped, code, tokens, "")
+    if "shipped" in parts:
+        _compare(args, "shipped model", _shipped, code, tokens, "")
+    if "dna" not in parts:
+        return
     why = public_code.missing("hyena-dna")
     if why is not None:
         args.report.add("HyenaDNA", status="missing", note=why)
