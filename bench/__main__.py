@@ -41,6 +41,7 @@ BENCHES = {
     "memory": ("memory", "bytes of state after prompts of different length"),
     "rows": ("rows", "rows moved, copied and forgotten, beside a copy of the bytes they use"),
     "volterra": ("volterra", "equations with memory against packages and direct sums"),
+    "reported": ("reported", "situations that people report as slow, beside the plain way"),
     "fuzz": ("fuzz", "random programs over the whole surface against direct sums"),
     "gpu-counters": ("gpu_counters", "counts of the GPU kernels in a PTX emulator"),
 }
@@ -53,6 +54,7 @@ CPU_ONLY = {
     "threads": "times the CPU's threads: leave out --device",
     "token": "takes the CPU's program of a token apart; `decode` times whole tokens of a GPU",
     "volterra": "measures float64, which is the CPU's: leave out --device",
+    "reported": "times calls from Python on the CPU: leave out --device",
     "fuzz": "compares with sums on the CPU: leave out --device",
     "gpu-counters": "counts in an emulator: leave out --device",
 }

@@ -356,11 +356,17 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
      "`a n + b n^2`; the error is that of the fewer. Direct sums are written for this bench, "
      "without a package's overhead: one or two matrix products per step.",
      [equations_table, paths_table]),
+    ("Reported situations", "reported",
+     "What people report as slow elsewhere (field_reports.md), ours beside the plain way: a chunk "
+     "inside the stream or of a prompt that convolves everything so far, `reorder` of every slot, "
+     "a cache for every request, tokens of some rows layer by layer; taking tokens back against "
+     "making them.", [general]),
     ("Random programs", "fuzz",
-     "Steps, rows, prompts, chunks, gates, `crop`, `reorder`, copies, saved states, interrupts at "
-     "any call and refused calls, in random order on random sizes, plans, dtypes and "
-     "implementations. A case is one compared operation; its error is over the bound in "
-     "`bench/campaign/direct.py`, and above 1 it is a failure.", [general]),
+     "Steps, rows, prompts, chunks, `run`, `generate`, gates, `crop`, `reorder`, copies, saved "
+     "states, interrupts at any call, one planted NaN, requests with stops and refused calls, in "
+     "random order on random sizes, plans, dtypes and implementations. A case is one compared "
+     "operation; its error is over the bound in `bench/campaign/direct.py`, and above 1 it is a "
+     "failure.", [general]),
     ("GPU kernels, counted", "gpu-counters", "Counters of the compiled kernels.", [general]),
     ("Against an offline FFT convolution", "cpu-vs-torch",
      "The whole online generation beside one offline convolution of all inputs.", [general]),

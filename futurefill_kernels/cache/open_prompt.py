@@ -67,7 +67,7 @@ class OpenPrompt:
 
     As in a stream, one array holds inputs and, behind them, pending outputs. Inside a group of
     blocks the transforms of its blocks are kept, and a block's outputs are one inverse of their
-    products with the filters' (docs/algorithm.md, "Kept spectra"). At an end of a group that ``T``,
+    products with the filters' (docs/algorithm.md, equation 3). At an end of a group that ``T``,
     a power of two, divides and ``2T`` does not, the ``T`` inputs before it add to the ``T``
     positions after it; where no room is left, that is a block as long as the prompt, and the room
     doubles. Time O(P log^2 P) for any lengths of calls. The array takes at most 8 bytes a position

@@ -51,10 +51,12 @@ def test_without_triton_it_says_so(monkeypatch):
 
 #: Runs of about equal length, the longest first: a file, and the tests of it.
 RUNS = (
+    ("test_fills.py", ""),
     ("test_kernels.py", "not test_history"),
     ("test_kernels.py", "test_history"),
     ("test_streams.py", ""),
     ("test_prompts.py", ""),
+    ("test_mixed.py", ""),
 )
 
 

@@ -1,4 +1,4 @@
-"""Triton kernels in Triton's interpreter against float64 and against impl="reference".
+"""Triton steps and arguments in Triton's interpreter against float64 and against impl="reference".
 
 TRITON_INTERPRET must be set before Triton is imported, so the files of this folder are test runs of
 their own, which tests/implementations/test_triton.py starts.
@@ -6,7 +6,6 @@ their own, which tests/implementations/test_triton.py starts.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import random
@@ -15,40 +14,16 @@ import pytest
 import torch
 
 from futurefill_kernels import Plan
-from futurefill_kernels.implementations import triton
-from futurefill_kernels.state.spectra import inverse_twisted_transform, twisted_transform
-from futurefill_kernels.state.tensors import LEVEL_COLUMNS, StreamState, allocate
-from tests.fast import combinations
-from tests.oracles import TOLERANCE, fill, history, poison_history, relative_error
+from futurefill_kernels.state.tensors import LEVEL_COLUMNS, StreamState
+from tests.implementations.interpreted.states import make_state
+from tests.oracles import TOLERANCE, history, poison_history, relative_error
 
 if "TRITON_INTERPRET" not in os.environ:
     pytest.skip("runs with TRITON_INTERPRET=1, see test_triton.py", allow_module_level=True)
 
-from futurefill_kernels.implementations.triton_kernels import config
-from futurefill_kernels.implementations.triton_kernels.long_fill import twist_table
 
 OPS = torch.ops.futurefill_kernels
 IO_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def make_state(
-    plan: Plan,
-    channels: int,
-    batch: int,
-    groups: int,
-    layers: int = 1,
-    skip: bool = True,
-    spectra_dtype: torch.dtype | None = None,
-) -> tuple[StreamState, list[torch.Tensor]]:
-    """A state with random rings, and its filters (G, L) per layer."""
-    assert plan.filter_length is not None
-    filters = [torch.randn(groups, plan.filter_length) for _ in range(layers)]
-    layout = triton.make_layout(channels, groups, torch.float32, plan)
-    weights = torch.randn(layers, channels) if skip else None
-    state = allocate(plan, layout, triton.make_spectra, filters, batch, weights, spectra_dtype)
-    state.ring[..., :channels].normal_()
-    state.kept.fill_(float("nan"))
-    return state, filters
 
 
 def run_history(state: StreamState, rows: torch.Tensor | None) -> None:
@@ -169,172 +144,6 @@ def test_apply_step(case, channels, batch, dtype):
     assert relative_error(y.nan_to_num(), expected.nan_to_num()) < limit
     assert torch.equal(state.ring, ring)
     assert torch.equal(state.positions, positions)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fill:
-    """One level: block, blocks in its group, length, taps, D, B, G, layers."""
-
-    block: int
-    radix: int
-    channels: int
-    batch: int
-    groups: int = 0
-    layers: int = 1
-    short: int = 0  # positions missing in the last block
-    taps: int = 0
-
-    def __str__(self) -> str:
-        return "-".join(str(value) for value in dataclasses.astuple(self))
-
-
-FILLS = [
-    *(Fill(t, 2, d, b) for t in (1, 2, 4, 8) for d, b in ((1, 1), (7, 3))),
-    *(Fill(16, 4, d, b) for d in (1, 7, 64, 100) for b in (1, 3, 8)),
-    *(Fill(16, 2, d, b, g, 2) for d, b, g in ((1000, 1, 1000), (1024, 1, 1024), (1000, 3, 20))),
-    *(Fill(t, 3, 33, 2, 11, 2, 1) for t in (2, 16, 32, 64, 128, 256)),
-    *(Fill(t, 5, 10, 1, 2, 1, t // 2, t) for t in (8, 32, 64)),
-    *(Fill(t, 4, 9, 2, 3, 1, 2, 2 * t) for t in (3, 5, 24, 100)),
-    *(Fill(t, 3, 8, 1) for t in (128, 300, 512, 1024, 2048)),
-    Fill(3000, 3, 3, 2, 3, 1, 5),
-    Fill(4096, 4, 34, 1, 17, 2, 0, 5000),
-]
-
-
-#: Rows at different blocks, groups in two layers, filters of one block, blocks with and without
-#: ragged ends of one and of several warps, and products between transforms of torch.fft.
-FAST_FILLS = (
-    Fill(2, 2, 7, 3),
-    Fill(16, 4, 7, 3),
-    Fill(32, 3, 33, 2, 11, 2, 1),
-    Fill(8, 5, 10, 1, 2, 1, 4, 8),
-    Fill(24, 4, 9, 2, 3, 1, 2, 48),
-    Fill(128, 3, 8, 1),
-    Fill(512, 3, 8, 1),
-    Fill(3000, 3, 3, 2, 3, 1, 5),
-)
-
-
-@pytest.mark.parametrize("case", combinations(FILLS, fast=FAST_FILLS), ids=str)
-def test_fill(case):
-    check_fill(case)
-
-
-#: Two nodes and many, ragged blocks and ends, rows at different blocks, kept spectra, groups.
-LONG_FILLS = [
-    Fill(64, 2, 40, 2),
-    Fill(100, 4, 9, 2, 3, 1, 2, 200),
-    Fill(256, 3, 33, 2, 11, 2, 1),
-    Fill(300, 3, 70, 1),
-    Fill(512, 4, 5, 3, 0, 1, 100),
-    Fill(2048, 2, 5, 1),
-]
-
-
-@pytest.mark.parametrize("workspace", [1, 1 << 20])
-@pytest.mark.parametrize(
-    "case", combinations(LONG_FILLS, fast=[LONG_FILLS[1], LONG_FILLS[2]]), ids=str
-)
-def test_fill_in_three_passes(case, workspace, monkeypatch):
-    """As if a program held 32 points; with a workspace for a unit of channels, and for more."""
-    for name in ("_FILL", "_KEEPING_FILL"):
-        short = {n: found for n, found in getattr(config, name).items() if n <= 32}
-        monkeypatch.setattr(config, name, short)
-    monkeypatch.setattr(config, "NODE_POINTS", (32,))
-    monkeypatch.setattr(config, "WORKSPACE_BYTES", workspace)
-    monkeypatch.delattr("futurefill_kernels.implementations.gpu_fill_by_fft.fill_by_fft")
-    check_fill(case)
-
-
-@pytest.mark.parametrize("nodes", [2, 8])
-def test_twists(nodes):
-    """Split coefficients, twisted, give nodes whose values are the block's, in its order."""
-    torch.manual_seed(nodes)
-    length = 16
-    z = torch.randn(nodes * length, dtype=torch.complex128)
-    turns = torch.tensor([0.25])
-    for _ in range(nodes.bit_length() - 1):
-        turns = torch.stack([turns / 2, turns / 2 + 0.5], -1).flatten()
-    roots = torch.polar(torch.ones(nodes).double(), 2 * torch.pi * turns.double())
-    powers = roots[:, None] ** torch.arange(nodes)
-    split = powers @ z.view(nodes, length)
-    pairs = twist_table(nodes, length, torch.device("cpu")).view(torch.float32)
-    twist = torch.view_as_complex(pairs.double().view(nodes, length, 2))
-    assert relative_error(
-        torch.view_as_real(twisted_transform(split * twist).flatten()),
-        torch.view_as_real(twisted_transform(z)),
-    ) < 1e-7  # fmt: skip
-
-
-def check_fill(case: Fill) -> None:
-    """Every firing of a group, first to last, rows at different blocks where there are several."""
-    torch.manual_seed(0)
-    length = case.block * case.radix - case.short
-    plan = Plan(length, (case.block,), case.taps or None)
-    groups = case.groups or case.channels
-    state, filters = make_state(plan, case.channels, case.batch, groups, case.layers)
-    level = plan.levels[0]
-    clean = state.ring.clone()
-    for i in range(1, case.radix + case.batch - 1):
-        # row b is b blocks behind
-        blocks = [min(i - b, case.radix - 1) for b in range(case.batch)]
-        firing = [b for b in range(case.batch) if 1 <= i - b < case.radix]
-        state.positions.copy_(torch.tensor(blocks).clamp_min(0) * case.block)
-        state.ring.copy_(clean)
-        rows = None if len(firing) == case.batch else torch.tensor(firing)
-        triton.fill(state, level, rows)
-        added = state.ring.double() - clean.double()
-        for layer, b in itertools.product(range(case.layers), firing):
-            p = int(state.positions[b])
-            stop = min(p + case.block, length)
-            u = clean[layer, b, :, :p, : case.channels].mT
-            expected = clean[layer, b, 0, p:stop, : case.channels].double()
-            expected = expected + fill(u, filters[layer], case.block)[0].mT[: stop - p]
-            got = state.ring[layer, b, 0, p:stop, : case.channels]
-            assert relative_error(got, expected) < 4e-7
-            added[layer, b, 0, p:stop, : case.channels] = 0
-        assert not added.any()
-
-
-def rounded_fill(state: StreamState, u: torch.Tensor) -> torch.Tensor:
-    """Equation 3 in float64 with the state's filter spectra. u: (D, i T) -> (D, T)."""
-    level = state.plan.levels[0]
-    n, groups = level.transform, state.layout.groups
-    rows = state.spectra[0, 0, : level.n_spectra * n, :, :groups].double()
-    h = torch.complex(rows[:, 0], rows[:, 1]).view(level.n_spectra, n, groups).mT
-    h = h.repeat_interleave(len(u) // groups, dim=1)  # (K, D, n)
-    blocks = torch.nn.functional.pad(
-        u.double().unflatten(1, (-1, level.block)), (0, n - level.block)
-    )
-    x = twisted_transform(torch.complex(blocks, 0 * blocks)).flip(1)  # newest first
-    products = sum(x[:, k] * h[k] for k in range(min(x.shape[1], len(h))))
-    return n * inverse_twisted_transform(products).imag[:, : level.block]
-
-
-@pytest.mark.parametrize(
-    "block", combinations([1, 3, 8, 16, 64, 200, 256, 512, 2048, 4096], fast={3, 256, 4096})
-)
-def test_fill_with_bfloat16_spectra(block):
-    """Everything but the spectra is float32, and the spectra are rounded once."""
-    torch.manual_seed(block)
-    plan, channels, groups = Plan(4 * block, (block,), 3 * block), 12, 4
-    state, filters = make_state(plan, channels, 1, groups, spectra_dtype=torch.bfloat16)
-    full, _ = make_state(plan, channels, 1, groups)
-    assert state.spectra.dtype == torch.bfloat16
-    assert 2 * state.spectra.nbytes == full.spectra.nbytes
-    clean = state.ring.clone()
-    for i in (1, 2, 3):
-        p = i * block
-        state.ring.copy_(clean)
-        state.positions.fill_(p)
-        triton.fill(state, plan.levels[0], None)
-        got = state.ring[0, 0, 0, p : p + block, :channels].double()
-        before = clean[0, 0, 0, :, :channels].double()
-        expected = before[p : p + block] + rounded_fill(state, before[:p].mT).mT
-        assert relative_error(got, expected) < 4e-7
-        exact = before[p : p + block] + fill(before[None, :p].mT, filters[0], block)[0].mT
-        assert relative_error(got, exact) < 2**-8
-        assert relative_error(got, exact) > 1e-5  # rounded it is
 
 
 def test_opcheck_and_compile():
