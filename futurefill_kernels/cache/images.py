@@ -28,10 +28,13 @@ def changed(
         last = first + 1
     first, last = (level.kept_offset + slot * level.transform for slot in (first, last))
     found = []
-    for row in [slice(None)] if rows is None else rows:
-        found.append(state.ring[:, row, ..., start:stop, lanes])
+    for row in (None,) if rows is None else rows:
+        slots = _slots(state.ring, row, start, stop - start)
+        found.append(slots if lanes == slice(None) else slots[..., lanes])
         if last > first and not state.layout.is_direct(level):
-            found.append(state.kept[:, row, ..., first:last, :, lanes])
+            kept = state.kept if row is None else state.kept[:, row]
+            kept = kept.narrow(-3, first, last - first)
+            found.append(kept if lanes == slice(None) else kept[..., lanes])
     return found
 
 
@@ -44,12 +47,12 @@ def kept_image(
         return []
     start = offset + boundary // level.block % count * image_rows(level, state.layout)
     outputs = min(level.block, state.length - boundary)
+    rows_of_image = image_rows(level, state.layout)
     found = []
-    for row in [slice(None)] if rows is None else rows:
-        image = state.images[:, row, ..., start:, :]
-        found.append(image[..., :outputs, :])
-        if image_rows(level, state.layout) > level.block:
-            spectrum = image[..., level.block : image_rows(level, state.layout), :]
+    for row in (None,) if rows is None else rows:
+        found.append(_slots(state.images, row, start, outputs))
+        if rows_of_image > level.block:
+            spectrum = _slots(state.images, row, start + level.block, rows_of_image - level.block)
             found.append(spectrum.unflatten(-2, (level.transform, 2)))
     return found
 
@@ -70,18 +73,25 @@ def roll_back(state: StreamState, rows: Sequence[int] | None, here: int, target:
     # the first firing to take back; without levels none has written over an input
     boundary = (target // base + 1) * base if levels else here
     slots, t = state.undo.shape[3], target
-    each: Sequence[int | slice] = [slice(None)] if rows is None else rows
     while t < min(here, boundary):
         stop = min(here, boundary, t + slots - t % slots)
-        first = t % slots
-        for row in each:
-            pending = state.undo[:, row, ..., first : first + stop - t, :]
-            state.ring[:, row, ..., t:stop, :].copy_(pending)
+        for row in (None,) if rows is None else rows:
+            pending = _slots(state.undo, row, t % slots, stop - t)
+            _slots(state.ring, row, t, stop - t).copy_(pending)
         t = stop
     for end in reversed(range(boundary, min(here + 1, state.length), base)) if levels else ():
         level = next(x for x in reversed(levels) if end % x.block == 0)
         copy(kept_image(state, level, end, rows), changed(state, level, 0, end, rows))
-    for row in each:
+    if rows is None:
+        state.positions.fill_(target)
+        state.filled.fill_(target)
+        state.token_at.fill_(-1)
+    for row in rows or ():
         state.positions[row] = target
         state.filled[row] = target
         state.token_at[:, row] = -1
+
+
+def _slots(x: Tensor, row: int | None, begin: int, count: int) -> Tensor:
+    """Some slots of one row, None for all. x: (layers, B, tiles, slots, W)."""
+    return (x if row is None else x[:, row]).narrow(-2, begin, count)
