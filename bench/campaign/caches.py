@@ -70,8 +70,9 @@ class Caches:
 
     def _cache(self, impl: str, plan: list[Any] | None) -> ff.FutureFillCache:
         length, rollback = self._setup["length"], self._setup["rollback"]
-        if plan is not None and plan[1] is not None:
-            rollback = rollback and 0  # with slack 0 or None
+        memory = self._setup.get("memory", "speed")
+        if plan is not None and plan[1] is not None:  # slack: 0 or None, and kept spectra
+            rollback, memory = rollback and 0, "speed"
         return ff.FutureFillCache(
             self.filters,
             self.batch,
@@ -83,6 +84,7 @@ class Caches:
             dtype=self.dtype,
             rollback=rollback,
             state_dtype=self._state,
+            memory=memory,
         )
 
     def do(self, operation: Operation) -> None:

@@ -43,6 +43,7 @@ def stream_program(rng: random.Random, impl: str, dtype: str, others: list[str])
             for _ in range(layers)
         ],
         "plan": plan(rng, length), "values": rng.choice(KINDS),
+        "memory": rng.choice(["speed", "speed", "small"]),
         "wide": impl != "triton" and rng.random() < 0.15,
         "rollback": rng.choice([None, None, 0, rng.randint(0, min(length, 20))]),
     }  # fmt: skip
