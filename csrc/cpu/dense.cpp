@@ -1,4 +1,6 @@
 // Products of a few rows with weights that are packed in panels of two vectors of outputs.
+#include <cstring>
+
 #include "engine.h"
 #include "scalar_types.h"
 #include "simd.h"
@@ -13,11 +15,27 @@ template <class S>
 constexpr int kMaxRows = FF_VECTOR_BYTES == 64 ? 12 : 6;
 
 // Panels side by side where there are few rows: enough sums to hide the latency of the
-// multiply-add.
+// multiply-add, and not more than there are registers for.
 template <int kRows>
-constexpr int kSideBySide = kRows == 1   ? 4
-                            : kRows <= 3 ? 2
-                                         : 1;
+constexpr int kSideBySide = kRows == 1                            ? 4
+                            : kRows == 2                          ? 2
+                            : kRows == 3 && FF_VECTOR_BYTES == 64 ? 2
+                                                                  : 1;
+
+// The two vectors of weights of one k: one after the other, but those of bfloat16 in turns, of
+// which a shift and a mask make two vectors.
+template <class T>
+FF_INLINE void load_weights(const T* p, Vec<Arithmetic<T>>& first, Vec<Arithmetic<T>>& second) {
+  first = load_wide<Arithmetic<T>>(p);
+  second = load_wide<Arithmetic<T>>(p + kLanes<Arithmetic<T>>);
+}
+
+FF_INLINE void load_weights(const BFloat16* p, Vec<float>& first, Vec<float>& second) {
+  Bits both;
+  std::memcpy(&both, p, sizeof both);
+  first = reinterpret_cast<Vec<float>>(both << 16);
+  second = reinterpret_cast<Vec<float>>(both & 0xffff0000);
+}
 
 // kRows rows times kPanels panels (K, 2, W).
 template <class T, int kRows, int kPanels>
@@ -32,8 +50,8 @@ void product(const DenseParams& a, int64_t row, int64_t panel) {
   for (int64_t k = 0; k < a.k; ++k) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
-      const V w0 = load_wide<S>(w + p * size + k * 2 * W);
-      const V w1 = load_wide<S>(w + p * size + k * 2 * W + W);
+      V w0, w1;
+      load_weights(w + p * size + k * 2 * W, w0, w1);
 #pragma GCC unroll 12
       for (int r = 0; r < kRows; ++r) {
         const V value = broadcast(x[r * a.x_stride + k]);

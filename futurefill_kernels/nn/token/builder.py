@@ -127,13 +127,12 @@ class _Builder:
         """The same of a weight (outputs, inputs) and a bias (outputs,)."""
         outputs, inputs = weight.shape
         pad = -outputs % self.panel
-        panels = nn.functional.pad(weight, (0, 0, 0, pad)).unflatten(0, (-1, self.panel))
         y = self.buffer(outputs) if residual is None else residual
         self.segment.append(
             program.Dense(
                 x=x,
                 y=y,
-                weight=self.constant(panels.transpose(1, 2)),
+                weight=self.constant(program.packed(weight, self.panel)),
                 bias=None if bias is None else self.constant(nn.functional.pad(bias, (0, pad))),
                 inputs=inputs,
                 outputs=outputs,

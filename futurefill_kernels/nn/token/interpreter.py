@@ -21,6 +21,8 @@ from .program import (
     Program,
     ShortConv,
     Store,
+    in_turns,
+    unpacked,
 )
 
 
@@ -69,6 +71,7 @@ def _run(i: Instruction, ids: Tensor, rows: Sequence[int], memory: Memory) -> No
         case Dense():
             panels = -(-i.outputs // i.panel)
             weight = weights(i.weight, panels, i.inputs, i.panel)
+            weight = unpacked(weight, in_turns(memory.weights))
             product = torch.einsum("bi,pio->bpo", i.x.rows(scratch, count, i.inputs), weight)
             product = product.flatten(1)  # (R, panels * panel)
             if i.bias is not None:

@@ -76,9 +76,9 @@ class Norm:
 class Dense:
     """``y = x weight^T + bias``, or added to y.
 
-    x: ``inputs`` wide. y: ``outputs`` wide, rounded up to whole panels. weight, bias: packed by
-    panels of outputs, (panels, inputs, panel) and (panels * panel,) of weights, zero beyond the
-    outputs. accumulate: whether to add.
+    x: ``inputs`` wide. y: ``outputs`` wide, rounded up to whole panels. weight, bias: by panels of
+    outputs, (panels, inputs, panel) as `packed` has them and (panels * panel,) of weights, zero
+    beyond the outputs. accumulate: whether to add.
     """
 
     x: Buffer
@@ -227,6 +227,25 @@ class Program:
         """Its weights with new scratch and io, zero."""
         scratch = self.weights.new_zeros(self.scratch, dtype=state_dtype(self.weights.dtype))
         return Memory(self.weights, scratch, self.weights.new_zeros(self.io))
+
+
+def packed(weight: Tensor, panel: int) -> Tensor:
+    """A weight (outputs, inputs) as (panels, inputs, panel), zero beyond the outputs. In bfloat16
+    the two halves of every panel stand in turns: of 32 bits a shift and a mask make two numbers.
+    """
+    outputs = nn.functional.pad(weight, (0, 0, 0, -len(weight) % panel))
+    panels = outputs.unflatten(0, (-1, panel)).transpose(1, 2)
+    return panels.unflatten(2, (2, -1)).mT.flatten(2) if in_turns(weight) else panels
+
+
+def unpacked(panels: Tensor, in_turns: bool) -> Tensor:
+    """The panels with their outputs in order."""
+    return panels.unflatten(2, (-1, 2)).mT.flatten(2) if in_turns else panels
+
+
+def in_turns(weights: Tensor) -> bool:
+    """Whether `packed` puts the halves of a panel in turns."""
+    return weights.dtype is torch.bfloat16
 
 
 def encode(segment: Sequence[Instruction | StreamStep]) -> Tensor:

@@ -125,3 +125,18 @@ def test_the_interpreters_tokens_are_those_of_the_model(config, order, taps, pan
     tolerance = 1e-12 if dtype is torch.float64 else 1e-5
     assert relative_error(got, cached) < tolerance
     assert relative_error(got, model(ids)) < tolerance
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("outputs", "inputs", "panel"), [(1, 3, 8), (16, 1, 16), (33, 5, 16)])
+def test_packed_weights_come_out_in_order(outputs, inputs, panel, dtype):
+    weight = torch.arange(1.0, outputs * inputs + 1).view(outputs, inputs).to(dtype)
+    panels = program.packed(weight, panel)
+    assert panels.shape == (-(-outputs // panel), inputs, panel)
+    rows = program.unpacked(panels, program.in_turns(weight)).mT.flatten(0, 1)
+    assert torch.equal(rows[:outputs], weight)
+    assert not rows[outputs:].any()
+    if dtype == torch.bfloat16 and panel == 16:  # two numbers of 32 bits
+        assert panels[0, 0, :4].tolist() == rows[[0, 8, 1, 9], 0].tolist()
+    elif panel == 16:
+        assert panels[0, 0, :4].tolist() == rows[:4, 0].tolist()
