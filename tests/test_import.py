@@ -37,3 +37,24 @@ def test_import_costs_no_kernel_package():
     script = "import sys, futurefill_kernels; assert 'triton' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_model_on_one_device_needs_no_torch_distributed():
+    script = """
+import sys, torch
+assert "torch.distributed.tensor" not in sys.modules
+for name in ("torch.distributed.tensor", "torch.distributed.checkpoint"):
+    sys.modules[name] = None
+for name in ("all_reduce", "all_gather", "broadcast", "init_process_group"):
+    vars(torch.distributed).pop(name, None)
+torch.distributed.is_available = lambda: False
+import futurefill_kernels as ff
+from futurefill_kernels.__main__ import main
+cache = ff.DecodingCache(ff.nn.Hyena(4, 8), 1, 4)
+cache.load_state_dict(cache.state_dict())
+assert main(["generate", "--tokens", "3", "--device", "cpu"]) == 0
+assert main(["generate", "--tokens", "3", "--device", "cpu", "--tensor-parallel", "2"]) == 2
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--tensor-parallel needs torch.distributed, which this torch has not" in done.stderr
