@@ -200,8 +200,9 @@ class FutureFillCache(Stream):
         unfinished token back (``abort``).
         Source: docs/algorithm.md, equations 2 and 3.
         """
-        if self._plain_step is not None and not is_dynamo_compiling():
-            done = self._plain_step(u_t, layer, pre, post, rows, out)
+        plain_step = self._plain_step
+        if plain_step is not None and not is_dynamo_compiling():
+            done = plain_step(u_t, layer, pre, post, rows, out)
             if done is not None:
                 return done
         if layer != self._positions.layer and layer:
