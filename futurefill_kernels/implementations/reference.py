@@ -64,21 +64,27 @@ def step(
     x = u if pre is None else pre.to(state.ring.dtype) * u
     x = x.to(state.ring.dtype)
     taps = state.taps[layer, 0].repeat_interleave(state.channels_per_filter, dim=-1)  # (T_0, D)
-    row_list = range(len(u)) if rows is None else rows.tolist()
-    y[[r for r, row in enumerate(row_list) if row < 0]] = 0
-    for p, members in _by_position(state, row_list).items():
-        at = [row_list[r] for r in members]
-        first = p - p % taps.shape[0]
-        block = state.ring[layer, at, 0, first : p + 1]  # (R, n + 1, D)
-        state.undo[layer, at, 0, p % state.undo.shape[3]] = block[:, -1]
-        state.token_at[layer, at] = p
-        newest = taps[0] if state.skip is None else taps[0] + state.skip[layer]
-        result = block[:, -1] + newest * x[members]
-        result += (block[:, :-1].flip(1) * taps[1 : p - first + 1]).sum(1)
-        state.ring[layer, at, 0, p] = x[members]  # before: y may be u
-        y[members] = (result if post is None else post[members] * result).to(y.dtype)
-        if advance:
-            state.positions[at] = p + 1
+    rows = torch.arange(len(u), dtype=torch.int64, device=u.device) if rows is None else rows
+    given = (rows >= 0).nonzero()[:, 0]
+    if len(given) < len(rows):  # the others are padding
+        y[rows < 0] = 0
+    at = rows[given]  # (R,)
+    if not len(at):
+        return
+    p = state.positions[at]
+    inside = p % taps.shape[0]  # of its block
+    back = torch.arange(int(inside.max()) + 1, dtype=p.dtype, device=p.device)  # (n + 1,)
+    block = state.ring[layer, at[:, None], 0, (p[:, None] - back).clamp_min(0)]  # (R, n + 1, D)
+    state.undo[layer, at, 0, p % state.undo.shape[3]] = block[:, 0]
+    state.token_at[layer, at] = p
+    newest = taps[0] if state.skip is None else taps[0] + state.skip[layer]
+    result = block[:, 0] + newest * x[given]
+    block[back > inside[:, None]] = 0  # of blocks before: fills add those
+    result += (block[:, 1:] * taps[1 : len(back)]).sum(1)
+    state.ring[layer, at, 0, p] = x[given]  # before: y may be u
+    y[given] = (result if post is None else post[given] * result).to(y.dtype)
+    if advance:
+        state.positions[at] = p + 1
 
 
 def _by_position(state: StreamState, rows: Iterable[int]) -> dict[int, list[int]]:
