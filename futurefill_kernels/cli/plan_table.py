@@ -42,8 +42,8 @@ every point of a transform takes, which grows with the block. So
   a wider radix cost;
 * a larger first block saves launches of fills and makes the history longer: with few layers or
   channels the first block grows; with more of them, or more rows, it shrinks;
-* a block above 8192 goes through cuFFT, with several launches and passes over a workspace, eight
-  times as long per point: only streams that would otherwise keep too many spectra have one;
+* a block above 8192 takes three launches per layer and passes over a workspace, above 262144
+  seven through cuFFT: only where products of a wider radix would cost more;
 * where the fastest plan does not fit nine tenths of the memory, slower plans that take less are
   tried, and where none fits, `make_plan` refuses and names what does, with the bytes that it needs.
   Spectra take `8 L` bytes per filter row in every plan, a wider last level included, so what helps

@@ -13,7 +13,8 @@ class Capabilities:
 
     name: as in ``impl=``. kind: of the devices it is made for, ``"cpu"``, ``"cuda"`` or ``"any"``.
     largest_fused: largest block of a fill that is one launch and one pass over memory; 0 where
-    fills are no launches. largest_direct: largest block of a fill that is a direct product with the
+    fills are no launches. largest_passes: largest block in passes of its own, ``passes`` launches.
+    largest_direct: largest block of a fill that is a direct product with the
     taps. spectra_dtypes: of filter spectra, besides the state's. capturable:
     whether a step reads and advances positions on the device, as a CUDA graph needs.
     fuses_fill: whether a step also does the fills that are due.
@@ -22,6 +23,8 @@ class Capabilities:
     name: str
     kind: str
     largest_fused: int = 0
+    largest_passes: int = 0
+    passes: int = 0
     largest_direct: int = 0
     spectra_dtypes: tuple[torch.dtype, ...] = ()
     capturable: bool = False
@@ -40,6 +43,8 @@ CAPABILITIES = {
             "triton",
             "cuda",
             largest_fused=4096,
+            largest_passes=1 << 18,
+            passes=3,
             spectra_dtypes=(torch.bfloat16,),
             capturable=True,
         ),

@@ -59,7 +59,10 @@ def apply_bytes(workload: Workload) -> float:
 
 def fill_launches(workload: Workload, name: str, block: int) -> int:
     """Launches of one firing of all layers and rows."""
-    return 1 if fused(name, block) else FFT_LAUNCHES * workload.layers
+    if fused(name, block):
+        return 1
+    own = CAPABILITIES[name]
+    return (own.passes if block <= own.largest_passes else FFT_LAUNCHES) * workload.layers
 
 
 def fill_bytes(workload: Workload, block: int, products: float, keeps: bool) -> float:

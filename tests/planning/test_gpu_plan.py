@@ -20,13 +20,13 @@ from futurefill_kernels.planning.workload import Workload
     ("device", "length", "channels", "batch_size", "layers", "blocks"),
     [
         ("h100", 2048, 1024, 1, 24, "16 .. 1024"),
-        ("h100", 65536, 1024, 1, 24, "16 .. 1024, 4096, 8192"),
-        ("h100", 65536, 1024, 1, 1, "128 .. 1024, 4096, 8192"),
-        ("h100", 65536, 4096, 8, 1, "32 .. 1024, 8192"),
-        ("a100", 65536, 1024, 1, 24, "16 .. 1024, 8192"),
+        ("h100", 65536, 1024, 1, 24, "16 .. 1024, 4096, 8192, 32768"),
+        ("h100", 65536, 1024, 1, 1, "128 .. 32768"),
+        ("h100", 65536, 4096, 8, 1, "32 .. 1024, 4096 .. 32768"),
+        ("a100", 65536, 1024, 1, 24, "16 .. 1024, 4096, 32768"),
         ("a100", 2048, 4096, 8, 24, "8 .. 128, 512, 1024"),
-        ("b200", 65536, 4096, 1, 24, "16 .. 1024, 8192"),
-        ("b200", 1 << 20, 4096, 1, 1, "64 .. 1024, 8192, 131072"),
+        ("b200", 65536, 4096, 1, 24, "16 .. 1024, 4096, 32768"),
+        ("b200", 1 << 20, 4096, 1, 1, "64 .. 1024, 4096, 32768, 131072 .. 524288"),
         ("h200", 32, 64, 1, 1, "32"),
     ],
 )
@@ -92,15 +92,17 @@ def test_bfloat16_spectra_are_proposed_and_fit():
 
 
 def test_blocks_of_one_launch_differ_between_implementations():
-    """cuda goes to 8192 in one launch, and auto with it; triton stops where torch.fft begins."""
+    """cuda goes to 8192 in one launch, then torch.fft begins; triton has passes of its own for long
+    blocks; auto has both.
+    """
     info = DeviceInfo.named("h100")
     plans = {
         impl: make_plan(65536, 1024, layers=24, device=info, impl=impl)
         for impl in ("auto", "triton", "cuda")
     }
-    assert blocks_text(plans["triton"].block_sizes) == "16 .. 1024, 4096"
-    assert blocks_text(plans["cuda"].block_sizes) == "32 .. 256, 1024, 4096, 8192"
-    assert blocks_text(plans["auto"].block_sizes) == "16 .. 1024, 4096, 8192"
+    assert blocks_text(plans["triton"].block_sizes) == "16 .. 2048, 8192 .. 32768"
+    assert blocks_text(plans["cuda"].block_sizes) == "32 .. 32768"
+    assert blocks_text(plans["auto"].block_sizes) == "16 .. 1024, 4096, 8192, 32768"
 
 
 def test_a_tight_memory_costs_time_before_it_refuses():

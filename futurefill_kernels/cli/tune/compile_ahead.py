@@ -48,12 +48,12 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         for job, seconds in zip(jobs, pool.map(_Job.run, jobs), strict=True):
             print(f"{job.name:<24} {seconds:6.1f} s")
-    print(f"{len(jobs)} kernels in {time.perf_counter() - start:.1f} s, {workers} at a time")
+    print(f"{len(jobs)} parts in {time.perf_counter() - start:.1f} s, {workers} at a time")
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One kernel of a stream."""
+    """A kernel of a stream, or the three of a long fill."""
 
     device: torch.device
     sizes: StreamSizes
@@ -63,10 +63,11 @@ class _Job:
         """Compile; the seconds, few where the cache has it."""
         from ...implementations.triton_kernels.ahead import stream_launches
 
-        launch = stream_launches(self.sizes, DeviceInfo.of(self.device))[self.name]
+        launches = stream_launches(self.sizes, DeviceInfo.of(self.device))[self.name]
         start = time.perf_counter()
         with torch.cuda.device(self.device):
-            launch.compile()
+            for launch in launches:
+                launch.compile()
         return time.perf_counter() - start
 
 
@@ -88,7 +89,9 @@ def _jobs(args: argparse.Namespace, device: torch.device) -> Iterator[_Job]:
         args.length, args.length, args.channels, args.batch_size, args.layers, groups, impls=impls
     )
     fills = zip(plan.levels, gpu_choice.of_levels(plan, workload, info), strict=True)
-    names = [sizes.fill_name(level) for level, impl in fills if impl == "triton"][::-1]
+    names = [
+        sizes.fill_name(level) for level, impl in fills if impl == "triton" and not level.made
+    ][::-1]
     if next(name for name in gpu_choice.order(info) if name in impls) == "triton":
         names += sizes.step_names
     for name in names:

@@ -7,6 +7,7 @@ alignment, makes of them the kernels that it makes of the stream's.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -15,8 +16,9 @@ from ...plan import Level
 from ...planning.device import DeviceInfo
 from ...state.layout import Layout
 from ..gpu_fill_by_fft import channels_at_once
-from .config import fill_config
+from .config import fill_config, long_config
 from .launch import Fill, Launch, apply_launch, fill_launch, history_launch, multiply_launch
+from .long_launch import long_launches
 from .sizes import StreamSizes
 
 _META = torch.device("meta")
@@ -26,11 +28,11 @@ def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=_META)
 
 
-def stream_launches(sizes: StreamSizes, info: DeviceInfo) -> dict[str, Launch]:
+def stream_launches(sizes: StreamSizes, info: DeviceInfo) -> dict[str, list[Launch]]:
     """Of all rows of a stream: history and steps, with and without gates, and fills, by name."""
-    found = _step_launches(sizes, info)
-    for level in sizes.plan.levels:
-        found[sizes.fill_name(level)] = _level_launch(sizes, level, info)
+    found = {name: [launch] for name, launch in _step_launches(sizes, info).items()}
+    for level in sizes.stored_levels:
+        found[sizes.fill_name(level)] = list(_level_launches(sizes, level, info))
     return found
 
 
@@ -57,8 +59,8 @@ def _step_launches(sizes: StreamSizes, info: DeviceInfo) -> dict[str, Launch]:
     return found
 
 
-def _level_launch(sizes: StreamSizes, level: Level, info: DeviceInfo) -> Launch:
-    """Of a long block the kernel between torch.fft's transforms."""
+def _level_launches(sizes: StreamSizes, level: Level, info: DeviceInfo) -> Iterator[Launch]:
+    """One, of a long block three, of a longer one the kernel between torch.fft's transforms."""
     w, layout = sizes, Layout.padded(sizes.channels, sizes.groups, sizes.plan.slots)
     front = (w.layers, w.batch_size, 1)
     fill = Fill(
@@ -68,9 +70,14 @@ def _level_launch(sizes: StreamSizes, level: Level, info: DeviceInfo) -> Launch:
         _empty(w.batch_size, dtype=torch.int64), None, level, layout.channels_per_filter,
     )  # fmt: skip
     config = fill_config(level.transform, info, level.kept > 0)
+    long = long_config(level.transform, info, level.kept > 0)
     if config is not None:
-        return fill_launch(fill, config, 0, w.channels)
+        yield fill_launch(fill, config, 0, w.channels)
+        return
+    if long is not None:
+        yield from itertools.islice(long_launches(fill, long, 0, w.channels), 3)
+        return
     width = min(channels_at_once(level.transform, w.batch_size), w.channels)
     values = _empty(w.batch_size, level.transform, width, 2)
     rows = _empty(w.batch_size, dtype=torch.int64)
-    return multiply_launch(fill, values, rows, 0, 0)
+    yield multiply_launch(fill, values, rows, 0, 0)

@@ -69,12 +69,12 @@ class LongConfig:
     node: FillConfig
 
     def at_once(self, rows: int, layers: int, channels: int) -> tuple[int, int]:
-        """Layers and channels that share the workspace."""
+        """Layers and channels that share the workspace, a divisor of all: one kernel for each."""
         unit = 8 * self.nodes * self.node.points * rows * CHANNEL_UNIT
         units = max(WORKSPACE_BYTES // unit, 1)
         width = -(-channels // CHANNEL_UNIT)
-        if units <= width:
-            return 1, units * CHANNEL_UNIT
+        if units < width:
+            return 1, max(d for d in range(1, units + 1) if width % d == 0) * CHANNEL_UNIT
         return min(units // width, layers), width * CHANNEL_UNIT
 
 

@@ -36,6 +36,11 @@ class StreamSizes:
         return f"fill of {level.block}"
 
     @property
+    def stored_levels(self) -> list[Level]:
+        """Levels whose filter spectra are stored; others are torch's."""
+        return [level for level in self.plan.levels if not level.made]
+
+    @property
     def step_names(self) -> list[str]:
         """Of everything but fills."""
         steps = itertools.product((False, True), repeat=2)

@@ -24,14 +24,17 @@ from tests.emulation.cases import BLOCKS, ApplyCase, FillCase, HistoryCase, Prod
 from tests.fast import combinations
 from tests.implementations.prompt_cases import check_prompts
 from tests.oracles import TOLERANCE, relative_error
+from tests.oracles import fill as future_fill
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
 if "TRITON_INTERPRET" in os.environ:
     pytest.skip("TRITON_INTERPRET is set: nothing is compiled", allow_module_level=True)
 
-from futurefill_kernels.implementations.triton_kernels import config
+from futurefill_kernels.implementations.triton_kernels import config, long_launch
 from futurefill_kernels.implementations.triton_kernels import launch as launches
+from futurefill_kernels.implementations.triton_kernels.ahead import stream_launches
+from futurefill_kernels.implementations.triton_kernels.sizes import StreamSizes
 from tests.emulation import triton_compile, triton_counters
 
 needs_emulator = pytest.mark.skipif(
@@ -194,6 +197,47 @@ def test_fill_counters(block, capability):
     check_fill(found, block)
     assert found.traffic <= TRAFFIC.get(block, 2.2)
     assert found.instructions <= INSTRUCTIONS[block]
+
+
+@needs_emulator
+@both_targets
+@pytest.mark.parametrize("index", [1, 3])
+def test_fill_in_three_passes(index, capability):
+    """Four nodes of 32 points: races and uninitialised reads checked, a second layer and row; the
+    third firing reads and replaces kept spectra.
+    """
+    torch.manual_seed(index)
+    block, channels = 100, 40
+    plan = Plan(5 * block, (block,), 3 * block)
+    state, h = triton_counters.state_of(plan, channels, 2, 2)
+    clean = state.ring.clone()
+    sizes = config.LongConfig(4, config.fill_config(32, DeviceInfo.named("a100"), keeps=True))
+    fill = launches.Fill(
+        state.ring, state.kept, state.spectra, state.positions, None, plan.levels[0], 1
+    )
+    for i in range(1, index + 1):
+        state.positions.fill_(i * block)
+        state.ring.copy_(clean)
+        for launch in long_launch.long_launches(fill, sizes, 0, channels):
+            triton_counters.emulate(launch, capability, checks=True)
+    start = index * block
+    expected = clean[:, :, 0, start : start + block, :channels].double()
+    u = clean[:, :, 0, :start, :channels].mT.flatten(0, 1)
+    expected += future_fill(u, h, block).unflatten(0, (2, 2)).mT
+    got = state.ring[:, :, 0, start : start + block, :channels]
+    assert relative_error(got, expected) < 3e-7
+
+
+@pytest.mark.parametrize("capability", combinations(triton_compile.CAPABILITIES, fast={90}))
+@pytest.mark.parametrize(
+    ("block", "radix"), combinations([(8192, 2), (65536, 2), (1 << 18, 2), (16384, 4)], fast=())
+)
+def test_three_passes_compile_without_spills(block, radix, capability):
+    plan = Plan(block * radix, (block,))
+    sizes = StreamSizes(plan, 1024, 1024, 1, 1)
+    info = DeviceInfo.named(DEVICES[capability])
+    for launch in stream_launches(sizes, info)[sizes.fill_name(plan.levels[0])]:
+        check_resources(launch, capability, 255)
 
 
 @needs_emulator
