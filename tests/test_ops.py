@@ -23,9 +23,9 @@ OPS = torch.ops.futurefill_kernels
 GPU_ONLY = ("history", "apply_step", "spectrum_products", "prefill_inputs", "prefill_outputs")
 
 
-def _stream(taken: int, slack_from: int | None = None):
+def _stream(taken: int, slack_from: int | None = None, made_from: int | None = None):
     torch.manual_seed(0)
-    plan = Plan(40, (4, 8), slack_from=slack_from)
+    plan = Plan(40, (4, 8), slack_from=slack_from, made_from=made_from)
     cache = FutureFillCache(torch.randn(6, 40), 2, 40, plan=plan, impl="cpu")
     for _ in range(taken):
         cache.step(torch.randn(2, 6))
@@ -51,7 +51,8 @@ def _arguments(name: str, state) -> tuple:
     u, y = torch.randn(2, 6), torch.zeros(2, 6)
     stream = (state.ring, state.taps, state.skip, state.positions)
     filling = (state.filled, state.images)
-    fills = (state.kept, state.work, state.spectra, state.levels, 40)
+    filters = state.filters_of_channels
+    fills = (state.kept, state.work, state.spectra, filters, state.levels, 40)
     tensors = (state.spectra, state.positions, None, state.levels, 40)
     return {
         "step": (
@@ -62,8 +63,12 @@ def _arguments(name: str, state) -> tuple:
         "future_fill": (state.ring, state.kept, *tensors, 0, 0, state.ring[0, 0, :, 0].numel(), 1),
         "fill_share": (state.ring, state.kept, state.work, *tensors, 1, 0, 1),
         "due_fills": (
-            *(state.ring, state.kept, state.work, state.spectra, state.positions, state.levels),
-            *(40, *filling),
+            *(state.ring, state.kept, state.work, state.spectra, filters, state.positions),
+            *(state.levels, 40, *filling),
+        ),
+        "made_fill": (
+            *(state.ring, state.kept, state.spectra, filters, state.positions, None),
+            *(state.levels, 40, 1),
         ),
         "offline_conv": (torch.randn(2, 6, 9), torch.randn(3, 20), torch.zeros(2, 6, 12), 3, 15, 8),
         "block_spectrum": (torch.randn(3, 20), *_spectrum(6, 8), 1),
@@ -83,7 +88,8 @@ def _arguments(name: str, state) -> tuple:
 
 @pytest.mark.parametrize("name", [name for name in ops.IN_PLACE if name not in GPU_ONLY])
 def test_opcheck(name):
-    state = _stream(8 if name == "fill_share" else 4, 8 if name == "fill_share" else None)
+    taken = {"fill_share": (8, 8), "made_fill": (8, None, 8)}.get(name, (4,))
+    state = _stream(*taken)
     torch.library.opcheck(getattr(OPS, name).default, _arguments(name, state))
 
 

@@ -129,7 +129,7 @@ class CpuCost(CostModel):
         w = self.workload
         firings = level_firings(w, block, radix)
         products = sum(same.times * same.products for same in firings)
-        filters = w.layers * min(w.channels, VECTOR * w.groups)
+        filters = w.layers * min(w.channels, VECTOR * w.groups) * w.makings
         return 0.5e-9 * filters * self.fill_ns(block, radix, 1, False) * products / w.length
 
     def step_ns(self, block: int) -> float:

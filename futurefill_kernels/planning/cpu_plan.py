@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 from ..plan import Plan
@@ -9,7 +10,7 @@ from .cpu_cost import CpuCost, CpuRates
 from .latency import slack_plan
 from .memory import kept_nbytes
 from .search import cheapest_block_sizes
-from .small import keeps_little, made_small, made_where_cheap
+from .small import keeps_little, longest_first_block, made_small, made_where_cheap
 from .workload import Workload
 
 #: Largest block of a plan with slack: one stage of its transform is one piece of work.
@@ -26,13 +27,17 @@ def cheapest_plan(workload: Workload, rates: CpuRates, memory: str = "speed") ->
     """The plan with the least modelled time per token; first blocks are those measured."""
     cost = CpuCost(workload, rates)
     starts = [block for block, _ in rates.steps]
+    longest = longest_first_block(workload.length, memory)
+
+    def first_cost(block: int) -> float:
+        return cost.first(block) if block <= longest else math.inf
 
     def search(price: float) -> Plan:
         def level_cost(block: int, radix: int) -> float:
             return cost.level(block, radix) + price * kept_nbytes(workload, block, radix)
 
         sizes = cheapest_block_sizes(
-            workload.length, starts, cost.first, level_cost, taps=workload.filter_length
+            workload.length, starts, first_cost, level_cost, taps=workload.filter_length
         )
         return Plan(workload.length, sizes, workload.filter_length)
 

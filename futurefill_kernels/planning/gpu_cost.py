@@ -176,7 +176,7 @@ class GpuCost(CostModel):
         w, times = self.workload, times_of(self.info)
         firings = level_firings(w, block, radix)
         count = sum(same.times for same in firings)
-        products = sum(same.times * same.products for same in firings)
+        products = sum(same.times * same.products for same in firings) * w.makings
         each = MADE_PASSES * 8 * transform_length(block) * w.layers
         moved = each * (count * w.layer_channels + products * w.groups)
         launches = FFT_LAUNCHES * w.layers * (count + products)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -16,9 +16,22 @@ from .capabilities import planned_for
 from .device import DeviceInfo
 from .gpu_cost import GpuCost
 from .latency import slack_plan
-from .memory import level_nbytes, needed_nbytes, spectra_nbytes, taps_nbytes, usable_bytes
+from .memory import (
+    kept_nbytes,
+    level_nbytes,
+    needed_nbytes,
+    spectra_nbytes,
+    taps_nbytes,
+    usable_bytes,
+)
 from .search import cheapest_block_sizes
-from .small import MEMORY, keeps_little, made_small, made_where_cheap
+from .small import (
+    MEMORY,
+    keeps_little,
+    longest_first_block,
+    made_small,
+    made_where_cheap,
+)
 from .workload import Workload
 
 #: Candidates for the block of the short-range convolution.
@@ -26,7 +39,7 @@ FIRST_BLOCKS = tuple(1 << k for k in range(3, 9))
 #: Longest stream that may be planned without a fill, as one short-range convolution.
 LONGEST_FIRST_BLOCK = 4096
 #: Prices of a held byte, in seconds per token, tried in turn until a plan fits.
-PRICES = (0.0, 1e-20, 1e-18, 1e-16, 1e-14, 1.0)
+PRICES = (0.0, *(1e-20 * 2.0**k for k in range(22)), 1.0)
 
 
 @lru_cache(maxsize=256)
@@ -39,7 +52,7 @@ def cheapest_plan(workload: Workload, info: DeviceInfo, memory: str = "speed") -
     limit, cost = usable_bytes(info), GpuCost(workload, info)
     for choice in MEMORY[MEMORY.index(memory) :]:
         for seconds_per_byte in PRICES:
-            plan = _search(workload, info, seconds_per_byte)
+            plan = _search(workload, info, seconds_per_byte, choice)
             if not keeps_little(plan, choice) and seconds_per_byte != PRICES[-1]:
                 continue
             plan = made_small(plan) if choice == "small" else made_where_cheap(plan, cost)
@@ -59,7 +72,7 @@ def cheapest_plan(workload: Workload, info: DeviceInfo, memory: str = "speed") -
 @lru_cache(maxsize=256)
 def leanest_plan(workload: Workload, info: DeviceInfo) -> Plan:
     """The plan that holds the fewest bytes, fits or not."""
-    return made_small(_search(workload, info, PRICES[-1]))
+    return made_small(_search(workload, info, PRICES[-1], "small"))
 
 
 def latency_plan(workload: Workload, info: DeviceInfo) -> Plan:
@@ -125,17 +138,29 @@ def _first_that_fits(falling: Sequence[Workload], info: DeviceInfo) -> tuple[int
     return (index, needs(falling[index])) if index < len(falling) else None
 
 
-def _search(workload: Workload, info: DeviceInfo, seconds_per_byte: float) -> Plan:
-    """Cheapest plan when a byte of memory has a price."""
+@lru_cache(maxsize=64)
+def _seconds(
+    workload: Workload, info: DeviceInfo
+) -> tuple[Callable[[int], float], Callable[[int, int], float]]:
+    """What first blocks and levels cost, each looked at once for all prices of memory."""
     cost = GpuCost(workload, info)
+    return cache(cost.first), cache(cost.level)
+
+
+def _search(workload: Workload, info: DeviceInfo, seconds_per_byte: float, memory: str) -> Plan:
+    """Cheapest plan when a byte of memory has a price."""
+    first, level = _seconds(workload, info)
+    # spectra of a small plan are made
+    held = kept_nbytes if memory == "small" else level_nbytes
+    longest = min(LONGEST_FIRST_BLOCK, longest_first_block(workload.length, memory))
 
     def first_cost(block: int) -> float:
-        if block > LONGEST_FIRST_BLOCK:
+        if block > longest:
             return math.inf
-        return cost.first(block) + taps_nbytes(workload, block) * seconds_per_byte
+        return first(block) + taps_nbytes(workload, block) * seconds_per_byte
 
     def level_cost(block: int, radix: int) -> float:
-        return cost.level(block, radix) + level_nbytes(workload, block, radix) * seconds_per_byte
+        return level(block, radix) + held(workload, block, radix) * seconds_per_byte
 
     sizes = cheapest_block_sizes(
         workload.length, FIRST_BLOCKS, first_cost, level_cost, taps=workload.filter_length

@@ -36,6 +36,11 @@ def keeps_little(plan: Plan, memory: str) -> bool:
     return 8 * plan.kept_rows <= limit
 
 
+def longest_first_block(length: int, memory: str) -> int:
+    """Largest ``T_0``, whose taps are there twice."""
+    return length // 8 if memory == "small" and length >= SMALL_FROM else length
+
+
 def made_small(plan: Plan) -> Plan:
     """The plan whose largest levels make their spectra, as many as "small" needs.
 

@@ -9,6 +9,9 @@ from typing import NamedTuple
 from ..plan import ramp_sum
 from .capabilities import CAPABILITIES, on_gpus
 
+#: Rows of a batch that are taken to fire together where that matters.
+ROWS_TOGETHER = 8
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -47,6 +50,11 @@ class Workload:
     def rows_per_filter(self) -> float:
         """Channels over all batch rows that read one filter row."""
         return self.layer_channels / self.groups
+
+    @property
+    def makings(self) -> float:
+        """How often a firing of all rows makes spectra: they may be at positions of their own."""
+        return max(self.batch_size / ROWS_TOGETHER, 1.0)
 
     def taps_per_step(self, block: int) -> float:
         """Taps that a channel's short-range step reads, averaged over a block."""

@@ -20,13 +20,13 @@ from futurefill_kernels.planning.workload import Workload
     ("device", "length", "channels", "batch_size", "layers", "blocks"),
     [
         ("h100", 2048, 1024, 1, 24, "16 .. 1024"),
-        ("h100", 65536, 1024, 1, 24, "16 .. 1024, 4096, 8192, 32768"),
-        ("h100", 65536, 1024, 1, 1, "128 .. 32768"),
-        ("h100", 65536, 4096, 8, 1, "32 .. 1024, 4096 .. 32768"),
-        ("a100", 65536, 1024, 1, 24, "16 .. 1024, 4096, 32768"),
+        ("h100", 65536, 1024, 1, 24, "16 .. 8192, 32768"),
+        ("h100", 65536, 1024, 1, 1, "128 .. 8192, 32768"),
+        ("h100", 65536, 4096, 8, 1, "32 .. 8192, 32768"),
+        ("a100", 65536, 1024, 1, 24, "16 .. 8192, 32768"),
         ("a100", 2048, 4096, 8, 24, "8 .. 128, 512, 1024"),
-        ("b200", 65536, 4096, 1, 24, "16 .. 1024, 4096, 32768"),
-        ("b200", 1 << 20, 4096, 1, 1, "64 .. 1024, 4096, 32768, 131072 .. 524288"),
+        ("b200", 65536, 4096, 1, 24, "16 .. 8192, 32768"),
+        ("b200", 1 << 20, 4096, 1, 1, "64 .. 1024, 8192, 262144, 524288"),
         ("h200", 32, 64, 1, 1, "32"),
     ],
 )
@@ -67,27 +67,27 @@ def test_refusal_names_bytes_and_what_fits():
 
 def test_grouped_filters_are_proposed_and_fit():
     info = DeviceInfo.named("h100")
-    with pytest.raises(ValueError, match=r"groups \(filter rows that channels share\) = 2560"):
-        make_plan(1 << 20, 5120, device=info)
-    plan = make_plan(1 << 20, 5120, groups=2560, device=info)
-    workload = Workload(1 << 20, 1 << 20, 5120, 1, 1, 2560)
+    with pytest.raises(ValueError, match=r"groups \(filter rows that channels share\) = 4176"):
+        make_plan(1 << 20, 8352, device=info)
+    plan = make_plan(1 << 20, 8352, groups=4176, device=info)
+    workload = Workload(1 << 20, 1 << 20, 8352, 1, 1, 4176)
     assert needed_nbytes(workload, plan) <= MEMORY_SHARE * info.memory_bytes
 
 
 def test_bfloat16_spectra_are_proposed_and_fit():
     info = DeviceInfo.named("h100")
     with pytest.raises(ValueError, match="needs at least") as caught:
-        make_plan(1 << 20, 5120, device=info)
+        make_plan(1 << 20, 8352, device=info)
     ((nbytes, impl),) = re.findall(
         r"fits: spectra_dtype = torch.bfloat16 \((\d+) bytes, impl='(\w+)'\)", str(caught.value)
     )
-    plan = make_plan(1 << 20, 5120, device=info, impl=impl, spectra_dtype=torch.bfloat16)
-    workload = Workload(1 << 20, 1 << 20, 5120, 1, 1, 5120, spectra_itemsize=2)
+    plan = make_plan(1 << 20, 8352, device=info, impl=impl, spectra_dtype=torch.bfloat16)
+    workload = Workload(1 << 20, 1 << 20, 8352, 1, 1, 8352, spectra_itemsize=2)
     least = needed_nbytes(workload, leanest_plan(workload, info))
     assert int(nbytes) == least <= needed_nbytes(workload, plan)
     assert needed_nbytes(workload, plan) <= usable_bytes(info)
     with pytest.raises(ValueError, match="needs at least") as caught:
-        make_plan(1 << 22, 5120, device=info, spectra_dtype=torch.bfloat16)
+        make_plan(1 << 22, 8352, device=info, spectra_dtype=torch.bfloat16)
     assert "spectra_dtype" not in str(caught.value)
 
 
@@ -100,9 +100,9 @@ def test_blocks_of_one_launch_differ_between_implementations():
         impl: make_plan(65536, 1024, layers=24, device=info, impl=impl)
         for impl in ("auto", "triton", "cuda")
     }
-    assert blocks_text(plans["triton"].block_sizes) == "16 .. 2048, 8192 .. 32768"
-    assert blocks_text(plans["cuda"].block_sizes) == "32 .. 32768"
-    assert blocks_text(plans["auto"].block_sizes) == "16 .. 1024, 4096, 8192, 32768"
+    assert blocks_text(plans["triton"].block_sizes) == "16 .. 4096, 32768"
+    assert blocks_text(plans["cuda"].block_sizes) == "32 .. 8192, 32768"
+    assert blocks_text(plans["auto"].block_sizes) == "16 .. 8192, 32768"
 
 
 def test_a_tight_memory_costs_time_before_it_refuses():
