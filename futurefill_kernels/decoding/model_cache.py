@@ -35,7 +35,8 @@ class DecodingCache(ModelState, Bracketed):
     cache, all made alike, and every call is made on all of them.
     batch_size: rows ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl,
     fill_stream, spectra_dtype, filters_dtype, memory: as in `FutureFillCache`. fused: take few
-    calls for tokens (`FusedToken`) where ``not_fused`` has no reason against it; on a GPU those of all rows.
+    calls for tokens (`FusedToken`) where ``not_fused`` has no reason against it; on a GPU those of
+    all rows.
     rollback: positions that ``crop`` can take back, at most ``N``; None for any number.
     """
 

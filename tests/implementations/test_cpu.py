@@ -47,6 +47,7 @@ class State:
     history: torch.Tensor
     filled: torch.Tensor
     images: torch.Tensor
+    filters_of_channels: torch.Tensor
     channels: int
     channels_per_filter: int
 
@@ -64,6 +65,7 @@ def make_state(h, plan, batch, channels, dtype, direct_below=0, slots=None, skip
     layers, groups, _ = h.shape
     channels_per_filter = channels // groups
     shared = channels_per_filter % lanes == 0
+    filters = h.to(dtype)[:, :, None].expand(-1, -1, channels_per_filter, -1)
     if not shared:
         h = h.repeat_interleave(channels_per_filter, dim=1)
     filter_lanes = 1 if shared else lanes
@@ -85,7 +87,7 @@ def make_state(h, plan, batch, channels, dtype, direct_below=0, slots=None, skip
             spectra.append(whole[:, start : start + level.n_spectra * level.transform])
         kept = 0 if direct else level.kept
         sizes = [level.block, level.radix, level.transform, level.n_spectra]
-        levels.append([*sizes, kept_offset, offset, 0, 0, 0, 0, direct, 0, 0])
+        levels.append([*sizes, kept_offset, offset, 0, 0, 0, 0, direct, 0, 0, 0])
         kept_offset += kept * level.transform
         offset += spectra[-1].shape[1]
     tiles = -(-channels // lanes)
@@ -109,6 +111,7 @@ def make_state(h, plan, batch, channels, dtype, direct_below=0, slots=None, skip
         torch.zeros(layers, 0, lanes, dtype=dtype),
         torch.zeros(batch, dtype=torch.int64),
         torch.zeros(layers, batch, tiles, 0, lanes, dtype=dtype),
+        filters,
         channels,
         channels_per_filter if shared else 1,
     )
