@@ -102,7 +102,7 @@ def test_blocks_of_one_launch_differ_between_implementations():
     }
     assert blocks_text(plans["triton"].block_sizes) == "16 .. 2048, 16384, 32768"
     assert blocks_text(plans["cuda"].block_sizes) == "32 .. 8192, 32768"
-    assert blocks_text(plans["auto"].block_sizes) == "16 .. 8192, 32768"
+    assert blocks_text(plans["auto"].block_sizes) == "16 .. 1024, 4096, 8192, 32768"
 
 
 def test_a_tight_memory_costs_time_before_it_refuses():
