@@ -17,7 +17,7 @@ from ..implementations.base import Implementation, Run, Step
 from ..state.tensors import StreamState
 from .fills import Fills
 from .history import History
-from .images import copy
+from .images import copy, newest_slot
 from .window import copy_end, stand_at_first
 
 #: How an output becomes the next input where no Python does it.
@@ -273,7 +273,7 @@ class Chunks:
             if level.kept:
                 first, kept = level.kept_offset, level.kept
                 if last - level.block <= start:  # the only firing
-                    slot = (last // level.block - 1) % level.radix % kept
+                    slot = newest_slot(state, level, last)
                     first, kept = first + slot * level.transform, 1
                 found.append(state.kept[layer, row, :, first : first + kept * level.transform])
         return [*found, state.ring[layer, row, :, start:stop]]

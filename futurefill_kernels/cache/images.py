@@ -11,6 +11,15 @@ from ..state.layout import CHANNEL_UNIT
 from ..state.tensors import StreamState, image_rows
 
 
+def newest_slot(state: StreamState, level: Level, boundary: int) -> int:
+    """Slot of kept spectra where a plain level's firing at a boundary stores its newest block.
+
+    Blocks are counted in their group, on GPUs in the stream.
+    """
+    block = boundary // level.block - 1
+    return (block if state.layout.history else block % level.radix) % level.kept
+
+
 def changed(
     state: StreamState, level: Level, share: int, boundary: int, rows: Sequence[int] | None
 ) -> list[Tensor]:
@@ -24,7 +33,7 @@ def changed(
         lanes = slice(*state.layout.channels_of_share(level, share, share + 1))
     first, last = 0, level.kept
     if level.plain and level.kept:
-        first = (boundary // level.block - 1) % level.radix % level.kept
+        first = newest_slot(state, level, boundary)
         last = first + 1
     first, last = (level.kept_offset + slot * level.transform for slot in (first, last))
     found = []

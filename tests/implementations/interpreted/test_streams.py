@@ -40,6 +40,49 @@ def test_stream_with_bfloat16_spectra():
         assert relative_error(torch.cat(y, 2), expected) < most
 
 
+def test_a_way_back_in_a_group_whose_kept_spectra_do_not_divide_it():
+    """A firing that is taken back gives back the spectrum that it replaced."""
+    torch.manual_seed(0)
+    h, plan = torch.randn(3, 6), Plan(40, (2, 18))
+    u = torch.randn(1, 3, 40)
+    past, cache = (
+        ff.FutureFillCache(h, 1, 40, plan=plan, impl=impl, rollback=4)
+        for impl in ("reference", "triton")
+    )
+    assert [level.kept for level in cache.plan.levels] == [2, 0]
+    past.run(u[..., :24])
+    cache.load_state_dict(past.state_dict())
+    for t in (24, 25, 26):
+        cache.step(u[..., t] if t == 24 else torch.randn(1, 3))
+    cache.crop(25)
+    y = torch.stack([cache.step(u[..., t]) for t in range(25, 30)], -1)
+    expected = ff.causal_conv(u.double(), h.double())[..., 25:30]
+    assert relative_error(y, expected) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.slow
+def test_an_endless_stream_over_a_leap():
+    """From a state of another implementation, with positions taken back across the leap."""
+    torch.manual_seed(0)
+    h = torch.randn(3, 40) / 40**0.5
+    plan = Plan(None, (4, 16), 40)
+    past = ff.FutureFillCache(h, 2, None, plan=plan, impl="reference")
+    begin = past.plan.window.end - 5
+    u = torch.randn(2, 3, begin + 30)
+    past.run(u[..., :begin])
+    cache = ff.FutureFillCache(h, 2, None, plan=plan, impl="triton", rollback=5)
+    cache.load_state_dict(past.state_dict())
+    y = []
+    for t in range(begin, begin + 25):
+        if t == begin + 8:
+            cache.prefill(torch.randn(2, 3, 4))
+            cache.crop(t)
+        y.append(cache.step(u[..., t])[..., None])
+    y.append(cache.run(u[..., begin + 25 :]))
+    expected = ff.causal_conv(u.double(), h.double())[..., begin:]
+    assert relative_error(torch.cat(y, -1), expected) < TOLERANCE[torch.float32]
+
+
 @pytest.mark.parametrize("case", combinations(range(6), fast={0, 3}))
 def test_stream_of_random_splits(case):
     """Prefill, chunks and steps of rows at their own positions against impl="reference"."""
