@@ -158,10 +158,10 @@ def _weights(args: argparse.Namespace) -> None:
         found = _decoded(args, model, ids, lengths) / scored
         expected = found if expected is None else expected
         args.report.add(
-            f"windows of {args.window}, weights in {str(dtype).removeprefix('torch.')}", B=len(ids), L=args.window,
-            layers=model.config.layers, D=model.config.channels, dtype=dtype, impl=args.impl,
-            quantity="bits per byte", value=found, error=abs(found - expected), tolerance=0.02,
-            note=f"{scored} held-out bytes",
+            f"windows of {args.window}, weights in {str(dtype).removeprefix('torch.')}",
+            B=len(ids), L=args.window, layers=model.config.layers, D=model.config.channels,
+            dtype=dtype, impl=args.impl, quantity="bits per byte", value=found,
+            error=abs(found - expected), tolerance=0.02, note=f"{scored} held-out bytes",
         )  # fmt: skip
 
 
