@@ -38,7 +38,7 @@ BENCHES = {
     "paper": ("paper", "the published experiments beside their published figures"),
     "latency": ("latency", "the slowest steps: objective='latency' against 'throughput'"),
     "plan": ("plan", "planned block sizes against the best of a sweep"),
-    "memory": ("memory", "bytes of state after prompts of different length"),
+    "memory": ("memory", "bytes of ours and of other caches at equal width"),
     "rows": ("rows", "rows moved, copied and forgotten, beside a copy of the bytes they use"),
     "ranks": ("ranks", "tokens of a model over processes of this machine"),
     "volterra": ("volterra", "equations with memory against packages and direct sums"),

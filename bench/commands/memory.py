@@ -1,8 +1,9 @@
-"""Bytes of state after prompts of different length, beside a KV cache of the same width."""
+"""Bytes of ours, of KV caches, of a naive cache and of a recurrence, at equal width."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 import torch
 
@@ -11,52 +12,76 @@ from futurefill_kernels.state.tensors import state_nbytes
 
 from ..harness.machine import check_memory
 
+#: Real states of a channel of the recurrence.
+STATES = 64
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``memory``."""
-    parser.add_argument("--prompts", default="0,1000,100000", help="lengths P; L is what follows")
+    parser.add_argument(
+        "--prompts", default="0:16384,16384:4096,131072:4096", help="prompt:new tokens, ..."
+    )
+    parser.add_argument("--batches", default="1,8,64")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prefill, step once, compare the bytes: equal for every P, and as the formula says."""
-    shapes = args.shapes or [(1, 256, 4096), (1, 64, 16384)]
-    prompts = [int(p) for p in args.prompts.split(",")]
+    """Make every cache, compare its bytes with the formula, count those of the others."""
+    pairs = [tuple(map(int, pair.split(":"))) for pair in args.prompts.split(",")]
+    batches, channels = [int(b) for b in args.batches.split(",")], 32
     if args.quick:
-        shapes, prompts = [(1, 16, 256)], [0, 10, 1000]
-    for batch, channels, length in shapes:
-        longest = max(prompts) + length
-        check_memory(
-            16 * channels * longest * (batch + 1),
-            f"memory of B={batch} D={channels} L={longest}",
-            args.device,
-        )
-        h = torch.randn(channels, longest, dtype=args.dtype, device=args.device)
-        found = {p: _bytes_after(args, h, batch, length, p) for p in prompts}
-        cache, _ = next(iter(found.values()))
-        if cache.impl == "reference":
-            expected = next(iter(found.values()))[1]
-        else:
-            expected = state_nbytes(cache.plan, cache.state.layout, layers=1, batch_size=batch)
-        for prompt, (cache, size) in found.items():
-            sizes = {"B": batch, "D": channels, "L": length, "P": prompt, "dtype": args.dtype}
-            args.report.add(
-                "ours", **sizes, impl=cache.impl, plan=cache.plan, error=abs(size - expected),
-                tolerance=0.0, quantity="state and prepared filters", value=float(size),
-                unit="bytes",
-            )  # fmt: skip
-            # keys and values of every position of one layer
-            kv = 2 * batch * channels * (prompt + length) * args.dtype.itemsize
-            args.report.add(
-                "KV cache, same width", **sizes, quantity="keys and values", value=float(kv),
-                unit="bytes", note="counted",
-            )  # fmt: skip
+        pairs, batches = [(0, 2048), (100, 1024)], [1, 2]
+    for prompt, length in pairs:
+        h = torch.randn(channels, prompt + length, dtype=args.dtype, device=args.device)
+        for batch in batches:
+            needed = 40 * channels * (prompt + length) * (1 + batch)
+            check_memory(needed, f"memory of B={batch} P={prompt} L={length}", args.device)
+            sizes = {
+                "B": batch, "D": channels, "L": length, "P": prompt, "dtype": args.dtype
+            }  # fmt: skip
+            for name, cache, expected in _ours(args, h, batch, length, min(prompt, 1000)):
+                args.report.add(
+                    name, **sizes, impl=cache.impl, plan=cache.plan,
+                    error=abs(cache.nbytes - expected), tolerance=0.0,
+                    quantity="all that is held", value=float(cache.nbytes), unit="bytes",
+                )  # fmt: skip
+            for name, counted in _others(batch, channels, prompt + length):
+                args.report.add(
+                    name, **sizes, quantity="all that is held", value=float(counted),
+                    unit="bytes", note="counted",
+                )  # fmt: skip
 
 
-def _bytes_after(
+def _ours(
     args: argparse.Namespace, h: torch.Tensor, batch: int, length: int, prompt: int
-) -> tuple[ff.FutureFillCache, int]:
-    cache = ff.FutureFillCache(h, batch, length, impl=args.impl)
-    if prompt:
-        cache.prefill(torch.randn(batch, h.shape[0], prompt, dtype=h.dtype, device=h.device))
-    cache.step(torch.randn(batch, h.shape[0], dtype=h.dtype, device=h.device))
-    return cache, cache.nbytes
+) -> Iterator[tuple[str, ff.FutureFillCache, int]]:
+    """Caches after a prompt and two steps, and their bytes by the formula."""
+    for memory, filters in (
+        ("speed", args.dtype), ("small", args.dtype), ("small", torch.bfloat16)
+    ):  # fmt: skip
+        cache = ff.FutureFillCache(
+            h, batch, length, impl=args.impl, memory=memory, filters_dtype=filters
+        )
+        u = torch.randn(batch, len(h), prompt + 2, dtype=h.dtype, device=h.device)
+        if prompt:
+            cache.prefill(u[..., :prompt])
+        for t in (prompt, prompt + 1):  # the first of them can be taken back, with the prompt
+            cache.step(u[..., t])
+        expected = state_nbytes(
+            cache.plan, cache.state.layout, layers=1, batch_size=batch,
+            filters=tuple(h.shape), itemsize=cache.state.ring.itemsize,
+            filters_itemsize=filters.itemsize,
+        )  # fmt: skip
+        name = f"ours, memory={memory!r}"
+        yield name if filters == args.dtype else f"{name}, bfloat16 filters", cache, expected
+
+
+def _others(batch: int, channels: int, positions: int) -> Iterator[tuple[str, int]]:
+    """Names, and bytes that one layer of the same width holds after that many positions."""
+    rows = batch * channels * positions
+    yield "KV cache, bfloat16", 2 * rows * 2
+    yield "KV cache, float32", 2 * rows * 4
+    taps = channels * positions
+    yield "naive convolution cache, bfloat16", 2 * (rows + taps)
+    yield "naive convolution cache, float32", 4 * (rows + taps)
+    # a state and, of every filter, poles and residues
+    yield f"recurrence of {STATES} real states, float32", 4 * STATES * channels * (batch + 2)

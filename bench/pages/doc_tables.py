@@ -229,6 +229,25 @@ def paper_table(rows: Rows) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def memory_table(rows: Rows) -> str:
+    """One table for every prompt and length, one column per batch."""
+    parts = []
+    for prompt, length in dict.fromkeys((row["P"], row["L"]) for row in rows):
+        here = [row for row in rows if (row["P"], row["L"]) == (prompt, length)]
+        batches = list(dict.fromkeys(row["B"] for row in here))
+        body = []
+        for variant in dict.fromkeys(row["variant"] for row in here):
+            line = [variant]
+            for row in here:
+                if row["variant"] == variant:
+                    values = int(row["B"]) * int(row["D"]) * int(row["L"])
+                    line.append(number(str(float(row["value"]) / values)))
+            body.append(line)
+        head = [f"{prompt} tokens of prompt, {length} new ones", *(f"B={b}" for b in batches)]
+        parts.append(markdown(head, body))
+    return "\n\n".join(parts)
+
+
 def equations_table(rows: Rows) -> str:
     """Times of every solver, one column per number of equations and steps; then errors."""
     timed = [row for row in rows if row["error"] and row["L"] and "rough" not in row["variant"]]
@@ -348,7 +367,11 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
      "Steps of all layers as one graph without fills, and every fill.", [general]),
     ("Single fills", "fill", "The first fill of every block size.", [general]),
     ("Prompts", "prefill", "Outputs of the prompt and its future fill.", [general]),
-    ("Memory", "memory", "The state does not depend on the prompt.", [general]),
+    ("Memory", "memory",
+     "Bytes per new token and channel of one row, of everything that a layer holds after the "
+     "prompt: of ours the state, taps and spectra, of the others what is counted. What belongs to "
+     "filters is shared by the rows, and taps are as many as the prompt and the new tokens.",
+     [memory_table]),
     ("Equations with memory", "volterra",
      "`D^(1/2) y = -y` up to t = 1 by the predictor-corrector in float64, one equation or a batch "
      "with rates 1 .. 2. Every package does the same sums, so its error is ours; not torchfde, "

@@ -131,6 +131,7 @@ def readme_of(rows: Rows, text: str) -> str:
     if BEGIN not in text:
         return text
     found = [row for row in rows if row["bench"] == "stream" and not on_a_gpu(row)]
+    memory = doc_tables.memory_table([row for row in rows if row["bench"] == "memory"])
     there = gpu_tokens([row for row in rows if on_a_gpu(row)])
     crossings = doc_tables.crossover_sentence([row for row in rows if not on_a_gpu(row)])
     part = f"""{BEGIN}
@@ -138,6 +139,11 @@ def readme_of(rows: Rows, text: str) -> str:
 
 {crossings}{there}
 <img src="docs/{PLOTS}/stream.svg" width="50%" alt="tokens per second over length">
+
+Bytes per new token and channel of one row, of everything that a layer holds; rows share what
+belongs to filters:
+
+{memory}
 
 Machine, errors, more peers' lengths and batches, the crossover against recurrences and the commands
 are in [docs/benchmarks.md](docs/benchmarks.md), written by `python -m bench.pages.docs`.

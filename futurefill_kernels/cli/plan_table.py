@@ -46,8 +46,9 @@ every point of a transform takes, which grows with the block. So
   seven through cuFFT: only where products of a wider radix would cost more;
 * where the fastest plan does not fit nine tenths of the memory, slower plans that take less are
   tried, and where none fits, `make_plan` refuses and names what does, with the bytes that it needs.
-  Spectra take `8 L` bytes per filter row in every plan, a wider last level included, so what helps
-  is bfloat16 spectra (`4 L`), fewer filter rows (`groups`), shorter filters, fewer rows or layers.
+  Held spectra take `8 L` bytes per filter row; where they do not fit, the largest levels make
+  theirs when they fire (`memory="small"`), which leaves `L`. Beyond that fewer filter rows
+  (`groups`), shorter filters, fewer rows or layers help.
 
 ```python
 import futurefill_kernels as ff

@@ -67,8 +67,10 @@ class ShortConvState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the inputs and the taps."""
-        return self.inputs.nbytes + self.older.nbytes + self._taps.nbytes
+        """Bytes of the inputs, of those that a call under way leaves, and of the taps."""
+        staged = (self._left, *(self._staged or ()))
+        left = sum(x.nbytes for x in staged if isinstance(x, Tensor))
+        return self.inputs.nbytes + self.older.nbytes + self._taps.nbytes + left
 
     def clone(self) -> ShortConvState:
         """An independent state with the same inputs, nothing staged; the taps are shared."""
