@@ -140,7 +140,7 @@ def readme_of(rows: Rows, text: str) -> str:
 {crossings}{there}
 <img src="docs/{PLOTS}/stream.svg" width="50%" alt="tokens per second over length">
 
-Bytes per new token and channel of one row, of everything that a layer holds; rows share what
+Bytes per new token and channel of one row, of all that there is of a layer; rows share what
 belongs to filters:
 
 {memory}
