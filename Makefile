@@ -38,7 +38,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 sanitize:
-	tests/sanitize.sh
+	PYTHON=$(if $(wildcard $(VENV)/installed-test),$(abspath $(BIN)/python),$(PYTHON)) tests/sanitize.sh
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

@@ -39,7 +39,6 @@ for isa in "${isas[@]}"; do
 done
 
 python="${PYTHON:-python3}"
-if [ -x .venv/bin/python ]; then python="$PWD/.venv/bin/python"; fi
 if ! "$python" -c "import torch, pytest; import futurefill_kernels.native as n; exit(n.plain_step() is None)"; then
   echo "step without Python: not checked, as $python has no built package with torch and pytest"
   exit 0
@@ -50,11 +49,20 @@ ln -s "$PWD"/{tests,pyproject.toml} "$package"
 rm "$package"/futurefill_kernels/_{plain_step,unchanged}*.so
 mapfile -t include < <("$python" -c "import sysconfig, torch.utils.cpp_extension as c
 print(*c.include_paths(), sysconfig.get_paths()['include'], sep='\n')")
-for name in plain_step unchanged; do
+mapfile -t libraries < <("$python" -c "import torch.utils.cpp_extension as c; print(*c.library_paths(), sep='\n')")
+# build NAME SOURCE...: a module with its sources under the sanitizers
+build() {
   "${CXX:-c++}" -std=c++17 -g -O1 -fPIC -shared -fsanitize=address,undefined -fno-sanitize-recover=all \
-    "${include[@]/#/-I}" "csrc/python/$name.cpp" -o "$package/futurefill_kernels/_$name.abi3.so"
-done
+    -Icsrc "${include[@]/#/-I}" "${@:2}" "${libraries[@]/#/-L}" -lc10 -ltorch_cpu -ltorch_python \
+    -o "$package/futurefill_kernels/_$1.abi3.so"
+}
+build plain_step csrc/python/plain_{stream,step,block}.cpp
+build unchanged csrc/python/unchanged.cpp
 # torch's own allocations outlive the process
 cd "$package"
-ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$("${CXX:-c++}" -print-file-name=libasan.so):$("${CXX:-c++}" -print-file-name=libubsan.so)" \
-  "$python" -m pytest -q -p no:cacheprovider tests/implementations/test_plain_step.py tests/nn/test_unchanged.py
+export ASAN_OPTIONS=detect_leaks=0
+LD_PRELOAD="$("${CXX:-c++}" -print-file-name=libasan.so):$("${CXX:-c++}" -print-file-name=libubsan.so)"
+export LD_PRELOAD
+"$python" -c "import futurefill_kernels.native as n; exit(n.plain_step_unavailable_reason() or n.unchanged_unavailable_reason())"
+"$python" -m pytest -q -p no:cacheprovider tests/implementations/test_plain_step.py \
+  tests/implementations/test_plain_block.py tests/nn/test_unchanged.py
