@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..checks import integer, integers
@@ -72,11 +75,11 @@ class Rows:
         longest = [len(s.encode()) + 3 for s in ending.strings]
         self._window = max([1, *map(len, ending.sequences), *longest])
 
-    def see(self, line: Tensor) -> Tensor:
+    def see(self, line: NDArray[np.int64]) -> Tensor:
         """What a `Tail` has stored of a token, on the host. Returns the new ids (R,), ``pad_id`` in
         rows that had ended.
         """
-        ending, found = self._ending, line[: self._rows].clone()
+        ending, found = self._ending, torch.from_numpy(line[: self._rows].copy())
         if not self.counts:
             self.ended = bool(ending.stop_ids) and int(line[-1]) == 0
             return found

@@ -17,7 +17,7 @@ from .outputs import logits_of
 from .request import Request
 from .results import Results
 from .sampling import graph_key
-from .tail import Tail
+from .tail import HostTail, Tail
 
 #: Graphs that are kept: one for each kind of sampler, with and without stops, those used last.
 _GRAPHS = 8
@@ -40,7 +40,10 @@ class TokenLoop:
         self, model: nn.Module, cache: DecodingCache, device: torch.device, graphs: Graphs | None
     ) -> None:
         self._model, self._cache, self._device, self._graphs = model, cache, device, graphs
-        self._tail = Tail(cache.batch_size, cache.max_new_tokens, device)
+        rows, length = cache.batch_size, cache.max_new_tokens
+        on_host = graphs is None and device.type == "cpu"
+        self._tail: HostTail | Tail
+        self._tail = HostTail(rows, length) if on_host else Tail(rows, length, device)
         self._cuda = device.type == "cuda"
         self._results = Results(self._tail.stored, self._cuda)
         self._captured: dict[Hashable, _CapturedToken] = {}
@@ -131,6 +134,7 @@ class TokenLoop:
 
     def _replay(self, request: Request, graphs: Graphs) -> Callable[[], None]:
         """A token as a replay. Its books stay open until the next one begins."""
+        assert isinstance(self._tail, Tail)
         whole = not cannot_capture_sampler(request.sampler)
         key = (graph_key(request.sampler), bool(request.ending.stop_ids)) if whole else None
         captured = self._captured.pop(key, None)
