@@ -46,9 +46,13 @@ class ImplicitFilter(LongFilter):
         x = torch.sin(self.frequency * _linear(self.input, features))
         x = torch.sin(_linear(self.hidden, x))
         lags = torch.arange(len(features), device=x.device, dtype=dtype)
-        decay = torch.exp(-self.log_decay_length.to(dtype))[:, None]  # (D, 1)
-        # sqrt(decay): all windows have the same energy whatever their length
-        return _linear(self.output, x).T * torch.exp(-decay * lags) * decay.sqrt()
+        log_length = self.log_decay_length.to(dtype)[:, None]  # (D, 1)
+        # -log_length / 2: all windows have the same energy whatever their length
+        exponent = torch.addcmul(-log_length / 2, torch.exp(-log_length), lags, value=-1)
+        # a window ends before subnormal numbers, which processors are slow with
+        smallest = math.log(torch.finfo(dtype).tiny) + 16
+        window = torch.exp(F.threshold(exponent, smallest, -math.inf))
+        return F.linear(self.output.weight.to(dtype), x) * window
 
     def _lag_features(self, length: int) -> Tensor:
         """(T, 2 bands + 1): log of the lag, then sines and cosines from period ``2 L`` to 4.

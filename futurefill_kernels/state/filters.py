@@ -89,7 +89,7 @@ def make_bank(
         own[:, h.shape[1] :] = 0
     if taps.device.type == "meta":
         return FilterBank(taps, lengths, dtype)
-    total = taps.sum(dtype=torch.float64).item()
+    total = taps.sum().item()
     key = (lengths, shape, dtype, filters_dtype, taps.device, total)
     with _lock:
         known = _banks.get(key)
