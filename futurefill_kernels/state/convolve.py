@@ -11,6 +11,9 @@ from .. import native, ops
 _WORKSPACE_BYTES = 64 << 20
 _CONV_BLOCK = 8192  # 1 MiB per vector of channels, about a second-level cache
 _SMALLEST_BLOCK = 1024  # of those for few outputs
+#: So few inputs are added one by one: 8 of 192 channels and 1024 taps take 0.6 ms on one core of an
+#: EPYC instead of 2.3 by transforms, one takes 0.15 instead of 1.7; equal at 32.
+_FEW_INPUTS = 8
 
 
 def fft_length(n: int) -> int:
@@ -145,7 +148,21 @@ def _transformed(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
     u = u.to(h.dtype)
     u = u if u.stride(2) == 1 else u.contiguous()
     h = h if h.stride(1) == 1 else h.contiguous()
+    if u.shape[2] <= _FEW_INPUTS:
+        return _one_by_one(u, h, start, stop)
     block = conv_block(max(u.shape[2], min(h.shape[1], stop)))
     # few outputs after many inputs need no longer transforms than they are
     block = min(block, max(conv_block(stop - start), block >> 6, _SMALLEST_BLOCK))
     return ops.offline_conv(u, h, start, stop, block)
+
+
+def _one_by_one(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
+    """``conv_range`` of few inputs: each adds the filter times itself to the outputs after it."""
+    y = torch.zeros(*u.shape[:2], stop - start, dtype=h.dtype, device=u.device)
+    inputs, outputs = (x.unflatten(1, (len(h), -1)) for x in (u, y))
+    for p in range(u.shape[2]):
+        begin, end = max(start, p), min(stop, p + h.shape[1])
+        if begin < end:
+            reached = outputs[..., begin - start : end - start]
+            reached.addcmul_(inputs[..., p : p + 1], h[:, None, begin - p : end - p])
+    return y
