@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import zlib
 from pathlib import Path
 
@@ -28,6 +29,9 @@ os.environ["FUTUREFILL_TUNING"] = "off"
 # a busy machine is no failure
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+# a script's background jobs ignore Ctrl-C, which tests send themselves
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # torch lists its factories at the first use of a default device: while `_poisoned_empty` stands in
