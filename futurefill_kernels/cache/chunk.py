@@ -203,6 +203,9 @@ class Chunks:
         plan = own.state.plan
         full = [row for row in rows if row >= 0 and at[row] == plan.end]
         if full:  # others were refused
+            # what is due in rows that are at their ends is so for all layers
+            ended = [row for row in at if row not in rows]
+            own.state.filled[ended] = own.state.positions[ended]
             own.fills.join()
             copy_end(own.state, full)
             stand_at_first(own.state, full)

@@ -148,6 +148,8 @@ def check_state_dict(saved: Mapping[str, Tensor], state: StreamState, prints: Te
                 f"expected {name} (B,) = ({batch},) of {dtype_of}, "
                 f"got {tuple(x.shape)} of {x.dtype}"
             )
+    if kind == "pending":
+        _check_plan(saved["plan"], state)
     positions = saved["positions"]
     endless = state.plan.length is None
     if int(positions.min()) < 0 or (int(positions.max()) > length and not endless):
@@ -176,8 +178,6 @@ def check_state_dict(saved: Mapping[str, Tensor], state: StreamState, prints: Te
         if x.dtype != dtype:
             raise TypeError(f"expected {name} of dtype {dtype}, got {x.dtype}")
     _check_filters(saved["fingerprint"], prints)
-    if kind == "pending":
-        _check_plan(saved["plan"], state)
 
 
 def _check_plan(saved: Tensor, state: StreamState) -> None:

@@ -244,7 +244,7 @@ def test_a_state_goes_on_elsewhere(impl):
         with pytest.raises(ValueError, match="expected"):
             Signal(4, taps=taps, batch=2).cache(sizes).load_state_dict(state)
     finite = ff.FutureFillCache(signal.h, 2, 99, skip=signal.skip, plan=ff.Plan(99, (4, 8)))
-    with pytest.raises(ValueError, match=r"expected positions in 0 .. 99"):
+    with pytest.raises(ValueError, match=r"plan with length \(0: endless\)"):
         finite.load_state_dict(state)
 
 
@@ -344,3 +344,22 @@ def test_refusals_name_what_an_endless_stream_cannot_have():
     with pytest.raises(ValueError, match="expected positions in 0"):
         cache.load_state_dict(cache.state_dict() | {"positions": torch.tensor([-1])})
     assert all(map(torch.equal, snapshot(cache), before))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_chunk_that_ends_in_some_rows_while_others_leap(impl, layers):
+    """What is due where a row ends has not run, whatever a leap of the others needed first."""
+    signal = Signal(7, taps=40, batch=3, layers=layers)
+    cache, rows = signal.cache((4, 32), impl=impl), [0, 1, 2]
+    end, lengths = cache.plan.window.end, [3, 3, 1]
+    for count in (end - 1, 3, 50):
+        for layer in range(layers):
+            u = signal.inputs(rows, count)
+            if count != 3:
+                y = cache.run(u, layer)
+                assert relative_error(y, signal.outputs(layer, rows, u)) < EXACT
+                continue
+            y = cache.prefill(u, layer, lengths=lengths)
+            for row, n in enumerate(lengths):
+                expected = signal.outputs(layer, [row], u[row : row + 1, :, :n])
+                assert relative_error(y[row : row + 1, :, :n], expected) < EXACT
