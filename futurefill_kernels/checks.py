@@ -46,6 +46,12 @@ def check_tensor(name: str, x: Any) -> None:
         raise TypeError(f"expected {name} to be a tensor, got {type(x).__name__}")
 
 
+def check_values(name: str, x: Tensor) -> None:
+    """ValueError for a tensor on meta, which has none."""
+    if x.device.type == "meta":
+        raise ValueError(f"expected {name} with values, got one on meta")
+
+
 def refuse_grad(**tensors: Tensor | None) -> None:
     """Raise when autograd would expect a gradient: these ops have none."""
     if not torch.is_grad_enabled():
@@ -152,6 +158,7 @@ def check_filters(filters: Sequence[Tensor]) -> None:
             )
         check_dtype(h.dtype, f"the dtype of {name}")
         refuse_grad(**{name: h})
+        check_values(name, h)
         # a sum is the faster look; one that overflows says nothing
         if not bool(h.sum().isfinite()) and not bool(torch.isfinite(h).all()):
             raise ValueError(f"expected {name} to be finite, got NaN or infinity")

@@ -22,6 +22,10 @@ def token(*shape, dtype=torch.float32):
     return torch.zeros(shape or (B, D), dtype=dtype)
 
 
+def taps(groups=2, count=30):
+    return torch.ones(groups, count)
+
+
 def saved(cache, **changes):
     return {**cache.state_dict(), **changes}
 
@@ -151,8 +155,110 @@ STREAM = {
         lambda c: c.load_state_dict(saved(c, fingerprint=2 * c.state_dict()["fingerprint"])),
         "same filters", "filters of layer 0",
     ),
+    "filters: none": (lambda c: c.set_filters([]), "filters", "non-empty"),
+    "filters: no tensors": (lambda c: c.set_filters(2.0), "filters", "float"),
+    "filters: numpy": (lambda c: c.set_filters([taps().numpy()] * 2), "filters[0]", "ndarray"),
+    "filters: one layer": (lambda c: c.set_filters(taps()), "2 layers", "got 1"),
+    "filters: other rows": (lambda c: c.set_filters([taps(4)] * 2), "G = 2", "of 4"),
+    "filters: rows that fit nothing": (lambda c: c.set_filters([taps(3)] * 2), "G = 3", "got 4"),
+    "filters: unlike rows": (
+        lambda c: c.set_filters([taps(), taps(1)]), "filters[1]", "G = 2", "got 1",
+    ),
+    "filters: of 1 dimension": (lambda c: c.set_filters([taps()[0]] * 2), "filters[0]", "(30,)"),
+    "filters: empty": (lambda c: c.set_filters([taps(2, 0)] * 2), "filters[0]", "(2, 0)"),
+    "filters: of integers": (
+        lambda c: c.set_filters([taps().long()] * 2), "filters[0]", "float32", "int64",
+    ),
+    "filters: complex": (
+        lambda c: c.set_filters([taps().to(torch.complex64)] * 2), "filters[0]", "complex64",
+    ),
+    "filters: NaN": (lambda c: c.set_filters([taps() / 0 * 0] * 2), "filters[0]", "finite"),
+    "filters: grad": (
+        lambda c: c.set_filters([taps(), taps().requires_grad_()]), "filters[1]", "grad",
+    ),
+    "filters: meta": (
+        lambda c: c.set_filters([taps(), taps().to("meta")]), "filters[1]", "values", "meta",
+    ),
+    "filters: skip": (
+        lambda c: c.set_filters([taps()] * 2, torch.ones(3)), "skip", "(4,)", "(2, 4)", "(3,)",
+    ),
+    "filters: skip is no tensor": (
+        lambda c: c.set_filters([taps()] * 2, 1.0), "skip", "tensor", "float",
+    ),
+    "filters: skip with grad": (
+        lambda c: c.set_filters([taps()] * 2, torch.ones(4).requires_grad_()), "skip", "grad",
+    ),
+    "filters: skip on meta": (
+        lambda c: c.set_filters([taps()] * 2, torch.ones(4).to("meta")), "skip", "values", "meta",
+    ),
+    "filters: a prompt's inputs are gone": (
+        lambda c: c.set_filters([taps()] * 2), "30 taps", "row 1", "7 positions",
+    ),
     "capture: outside a token": (lambda c: c.capture().__enter__(), "begin_token", "capture"),
 }  # fmt: skip
+
+
+ENDLESS = {
+    "step: channels": (lambda c: c.step(token(B, D + 1)), "u_t", "(3, 4)", "(3, 5)"),
+    "run: channels": (lambda c: c.run(token(B, 3, 2)), "u", "(3, 4, 2)", "(3, 3, 2)"),
+    "run: empty": (lambda c: c.run(token(B, D, 0)), "u", "P >= 1", "(3, 4, 0)"),
+    "prefill: lengths": (
+        lambda c: c.prefill(token(B, D, 2), lengths=[1, 2, 3]), "lengths", "1 .. 2", "[1, 2, 3]",
+    ),
+    "crop: too far": (lambda c: c.crop(1000), "length", "row 0", "rollback = 3", "got 1000"),
+    "crop: over a leap": (
+        lambda c: c.crop([1061, 1060, 1055]), "length", ">= 1057", "row 2", "got 1055",
+    ),
+    "load: positions": (
+        lambda c: c.load_state_dict(saved(c, positions=torch.tensor([0, -7, 21]))),
+        "positions", "0 ..", "-7",
+    ),
+    "load: inputs": (
+        lambda c: c.load_state_dict(saved(c, inputs=token(2, B, D, 3))),
+        "inputs", "(2, 3, 4, 24)", "(2, 3, 4, 3)",
+    ),
+    "load: another plan": (
+        lambda c: c.load_state_dict(saved(c, plan=torch.tensor([0, 0, 4, 16]))),
+        "plan", "[0, 0, 4, 8]", "[0, 0, 4, 16]",
+    ),
+    "load: a stream that ends": (
+        lambda c: c.load_state_dict(saved(c, plan=torch.tensor([1100, 0, 4, 8]))),
+        "plan", "0: endless", "[1100, 0, 4, 8]",
+    ),
+    "filters: longer": (
+        lambda c: c.set_filters([taps(2, 10)] * 2), "9 taps", "longest filters", "got 10",
+    ),
+    "filters: on meta": (
+        lambda c: c.set_filters([taps(2, 9).to("meta")] * 2), "filters[0]", "values", "meta",
+    ),
+}  # fmt: skip
+
+
+def endless_cache():
+    """Rows at 1061, 1060 and 1060 positions, over a leap."""
+    g = torch.Generator().manual_seed(0)
+    h = [torch.randn(2, 9, generator=g) / 3 for _ in range(2)]
+    cache = ff.FutureFillCache(h, B, None, channels=D, plan=ff.Plan(None, (4, 8), 9), rollback=3)
+    for layer in range(2):
+        cache.run(torch.randn(B, D, 1060, generator=g), layer)
+    for layer in range(2):
+        cache.step(torch.randn(1, D, generator=g), layer, rows=[0])
+    cache.launch_fills()
+    return cache
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_a_refused_call_of_an_endless_stream(case):
+    call, *parts = ENDLESS[case]
+    cache = endless_cache()
+    untouched = cache.clone()
+    before = bytes_of(cache)
+    expect_refusal(call, cache, parts)
+    expect_same_bytes(before, bytes_of(cache))
+    for _ in range(9):
+        u = torch.randn(B, D)
+        for layer in range(2):
+            assert torch.equal(cache.step(u, layer), untouched.step(u, layer))
 
 
 def bytes_of(cache):
@@ -202,6 +308,7 @@ INSIDE = {
     "crop": (lambda c: c.crop(0), "crop", "layer 1 is next"),
     "state_dict": (lambda c: c.state_dict(), "state_dict", "layer 1 is next"),
     "load": (lambda c: c.load_state_dict({}), "keys"),
+    "set_filters": (lambda c: c.set_filters([taps()] * 2), "set_filters", "layer 1 is next"),
     "sum_history": (lambda c: c.sum_history(), "sum_history", "layer 1 is next"),
 }
 
@@ -260,6 +367,59 @@ NEW = {
     "spectra_dtype": (
         lambda h: ff.FutureFillCache(h, 1, 8, spectra_dtype=torch.int8), "spectra_dtype", "int8",
     ),
+    "filters on meta": (
+        lambda h: ff.FutureFillCache(h.to("meta"), 1, 8), "filters[0]", "values", "meta",
+    ),
+    "filters_dtype": (
+        lambda h: ff.FutureFillCache(h, 1, 8, filters_dtype=torch.float16),
+        "filters_dtype", "bfloat16", "float16",
+    ),
+    "filters_dtype: wider than the state": (
+        lambda h: ff.FutureFillCache(h, 1, 8, filters_dtype=torch.float64),
+        "filters_dtype", "float32", "float64",
+    ),
+    "filters_dtype: a name": (
+        lambda h: ff.FutureFillCache(h, 1, 8, filters_dtype="bfloat16"), "filters_dtype", "got bf",
+    ),
+    "memory": (lambda h: ff.FutureFillCache(h, 1, 8, memory="tiny"), "memory", "small", "'tiny'"),
+    "memory: None": (lambda h: ff.FutureFillCache(h, 1, 8, memory=None), "memory", "None"),
+    "memory: with slack": (
+        lambda h: ff.FutureFillCache(
+            h, 1, 64, plan=ff.Plan(64, (4, 8), slack_from=8), memory="small"
+        ),
+        "memory='speed'", "slack", "'small'",
+    ),
+    "memory: for latency": (
+        lambda h: ff.make_plan(64, 2, objective="latency", memory="small"), "memory", "latency",
+    ),
+    "made_from": (lambda h: ff.Plan(64, (4, 8), made_from=5), "made_from", "(4, 8)", "got 5"),
+    "endless: no filter length": (lambda h: ff.Plan(None, (4,)), "filter_length", "None"),
+    "endless: slack": (
+        lambda h: ff.Plan(None, (4, 8), 30, slack_from=8), "slack_from None", "length None", "8",
+    ),
+    "endless: latency": (
+        lambda h: ff.make_plan(None, 2, filter_length=30, objective="latency"),
+        "objective", "throughput", "latency",
+    ),
+    "endless: rollback": (
+        lambda h: ff.FutureFillCache(h, 1, None, rollback=None), "rollback >= 0", "got None",
+    ),
+    "endless: rollback below 0": (
+        lambda h: ff.FutureFillCache(h, 1, None, rollback=-1), "rollback >= 0", "got -1",
+    ),
+    "endless: rollback is no number": (
+        lambda h: ff.FutureFillCache(h, 1, None, rollback=1.5), "rollback", "integer", "1.5",
+    ),
+    "rollback is no number": (
+        lambda h: ff.FutureFillCache(h, 1, 8, rollback="all"), "rollback", "integer", "'all'",
+    ),
+    "endless: a plan that ends": (
+        lambda h: ff.FutureFillCache(h, 1, None, plan=ff.Plan(8, (4,))), "plan", "None", "got 8",
+    ),
+    "an endless plan": (
+        lambda h: ff.FutureFillCache(h, 1, 8, plan=ff.Plan(None, (4,), 30)), "plan", "8", "None",
+    ),
+    "endless: rows": (lambda h: ff.FutureFillCache(h, 0, None), "batch_size", ">= 1", "got 0"),
     "conv: u": (lambda h: ff.causal_conv(h, h), "u", "(B, D, T)", "(2, 30)"),
     "conv: numpy": (lambda h: ff.causal_conv(h.numpy(), h), "u", "tensor", "ndarray"),
     "conv: h": (lambda h: ff.causal_conv(h[None], h[0]), "h", "(D, L)", "(30,)"),
@@ -355,6 +515,25 @@ def test_a_refused_request(case):
     expect_refusal(call, decoder, parts)
     assert decoder.cache.positions.tolist() == positions
     assert torch.equal(decoder(IDS, 4), first)
+
+
+MODEL_CACHES = {
+    "memory": ({"memory": "tiny"}, "memory", "'small'", "'tiny'"),
+    "filters_dtype": ({"filters_dtype": torch.float16}, "filters_dtype", "bfloat16", "float16"),
+    "endless": ({"max_new_tokens": None}, "max_new_tokens", "integer", "None"),
+    "memory with slack": (
+        {"memory": "small", "plan": ff.Plan(8, (2, 4), slack_from=4)},
+        "memory='speed'", "slack", "'small'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MODEL_CACHES)
+@pytest.mark.parametrize("make_one", [ff.DecodingCache, ff.Decoder])
+def test_a_refused_making_for_a_model(case, make_one):
+    given, *parts = MODEL_CACHES[case]
+    options = {"max_new_tokens": 8} | given
+    expect_refusal(lambda model: make_one(model, 2, **options), make("long-conv"), parts)
 
 
 SAMPLER = {

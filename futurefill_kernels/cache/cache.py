@@ -109,6 +109,7 @@ class FutureFillCache(Stream):
         of_state = check_state_dtype(self.dtype, state_dtype)
         spectra = self._spectra_dtype = check_spectra_dtype(spectra_dtype, of_state)
         kept_in = check_filters_dtype(filters_dtype, of_state)
+        rollback = None if rollback is None else integer("rollback", rollback)
         taps = [significant(h.detach().to(self.device, of_state)) for h in layers]
         sizes = dataclasses.replace(sizes, taps=max(h.shape[1] for h in taps))
         implementation, self.plan = choose(
@@ -560,6 +561,13 @@ def _unpickled(
     options: dict[str, Any],
     state: dict[str, Tensor],
 ) -> FutureFillCache:
-    cache = FutureFillCache(filters, batch_size, max_new_tokens, **options)
+    longest = max(filters, key=lambda h: h.shape[1])
+    missing = options["plan"].filter_length - longest.shape[1]
+    if missing > 0:  # it was made with longer ones, for which its plan is
+        longest = torch.ones_like(torch.nn.functional.pad(longest, (0, missing)))
+        cache = FutureFillCache([longest] * len(filters), batch_size, max_new_tokens, **options)
+        cache.set_filters(filters)
+    else:
+        cache = FutureFillCache(filters, batch_size, max_new_tokens, **options)
     cache.load_state_dict(state)
     return cache

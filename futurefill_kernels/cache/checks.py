@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from ..checks import check_filters, check_tensor, integer, integers, refuse_grad
+from ..checks import (
+    check_filters,
+    check_tensor,
+    check_values,
+    integer,
+    integers,
+    refuse_grad,
+)
 from ..plan import Plan
 
 
@@ -53,6 +60,8 @@ def check_sizes(
             f"got {tuple(skip.shape)}"
         )
     refuse_grad(skip=skip)
+    if skip is not None:
+        check_values("skip", skip)
     return Sizes(layers, batch_size, channels, groups, max_new_tokens, taps)
 
 

@@ -54,6 +54,8 @@ def made_small(plan: Plan) -> Plan:
     for level in reversed(plan.levels):
         if _filter_bytes(plan) <= FILTER_BYTES * plan.slots or level.block < SMALLEST_MADE:
             break
+        if level.made:
+            continue
         plan = dataclasses.replace(plan, made_from=level.block)
     return plan
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
@@ -139,6 +141,7 @@ def test_filters_that_do_not_fit_are_refused():
         (filters(1, taps=50), "at most 40 taps above rounding"),
         ([h.requires_grad_() for h in filters(1)], "grad"),
         ([h * torch.nan for h in filters(1)], "finite"),
+        ([h.to("meta") for h in filters(1)], r"filters\[0\] with values"),
     ]
     for given, message in bad:
         with pytest.raises(ValueError, match=message):
@@ -150,3 +153,34 @@ def test_filters_that_do_not_fit_are_refused():
         cache.set_filters(filters(2))
     cache.abort()
     assert all(map(torch.equal, snapshot(cache)[:5], before[:5]))
+
+
+def test_filters_longer_than_the_stream(impl):
+    """What is behind its N taps is for prompts, and is counted where one is not kept."""
+    h, other = filters(1), filters(2)
+    cache = ff.FutureFillCache(h, BATCH, 16, channels=CHANNELS, impl=impl)
+    zeros = torch.zeros(LAYERS, CHANNELS)
+    u = inputs(50)
+    for layer in range(LAYERS):
+        cache.prefill(u[layer, ..., :30], layer)
+    cache.set_filters(other)
+    right = expected(u, other, zeros)
+    assert relative_error(take(cache, u[..., 30:46]), right[..., 30:46]) < EXACT
+    with pytest.raises(ValueError, match="filters of 40 taps reach, but row 0 has taken 16"):
+        cache.set_filters(h)
+    cache.set_filters(filters(3, taps=17))  # these reach what was taken and no more
+
+
+@pytest.mark.parametrize("length", [100, None])
+def test_pickles_have_room_for_the_first_filters(impl, length):
+    h, other = filters(1), filters(2, taps=7)
+    cache = ff.FutureFillCache(h, BATCH, length, channels=CHANNELS, impl=impl)
+    u = inputs(90)
+    take(cache, u[..., :20])
+    cache.set_filters(other)
+    again = pickle.loads(pickle.dumps(cache))
+    assert again.plan == cache.plan
+    zeros = torch.zeros(LAYERS, CHANNELS)
+    assert relative_error(take(again, u[..., 20:70]), expected(u, other, zeros)[..., 20:70]) < EXACT
+    again.set_filters(h)
+    assert relative_error(take(again, u[..., 70:]), expected(u, h, zeros)[..., 70:]) < EXACT

@@ -70,6 +70,8 @@ def test_a_given_plan_becomes_small_and_one_with_slack_is_refused():
     plan = made_small(Plan.continuous(4096, 32))
     assert plan.made_from == 512
     assert plan == dataclasses.replace(Plan.continuous(4096, 32), made_from=512)
+    already = Plan(100, (32, 64), made_from=32)
+    assert made_small(already) == already
     assert not keeps_little(Plan(4096, (512,)), "speed")
     assert keeps_little(Plan(4096, (1024,)), "speed")
     assert not keeps_little(Plan(4096, (1024,)), "small")
