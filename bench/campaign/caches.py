@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -29,30 +30,34 @@ class WrongError(Exception):
     """The cache did what it must not."""
 
 
+def made_plan(
+    plan: list[Any] | None, length: int | None, taps: int | None = None
+) -> ff.Plan | None:
+    """What a program says of a plan: block sizes, where slack and where made spectra begin."""
+    if plan is None:
+        return None
+    sizes, slack, *made = plan
+    return ff.Plan(
+        length, tuple(sizes), taps, slack_from=slack, made_from=made[0] if made else None
+    )
+
+
 class Caches:
     """At most three caches of one setup; operations are about the current one."""
 
     def __init__(self, program: Program, outcome: Outcome) -> None:
         setup, self.outcome = program.setup, outcome
-        self._setup = setup
+        self._setup, self.layers = setup, len(setup["taps"])
         self.draw = np.random.default_rng(setup["seed"])
         self.dtype = DTYPES[setup["dtype"]]
-        groups, channels = setup["groups"], setup["groups"] * setup["expand"]
         wide = self.dtype == torch.float64 or setup.get("wide", False)
         self._state = state = torch.float64 if wide else torch.float32
-        self.filters = [
-            torch.from_numpy(values.filters(self.draw, setup["values"], groups, taps)).to(state)
-            for taps in setup["taps"]
-        ]
-        self._skip = None
-        if setup["skip"]:
-            self._skip = values.inputs(self.draw, (len(self.filters), channels), state)
-        self.channels, self.batch = channels, setup["batch"]
+        self.channels, self.batch = setup["groups"] * setup["expand"], setup["batch"]
+        self._first = self._filters(setup["taps"], self._some_skip() if setup["skip"] else None)
         sums = DirectSums(
-            [h.double().repeat_interleave(setup["expand"], 0).numpy() for h in self.filters],
-            None if self._skip is None else self._skip.double().numpy(),
+            self._first,
             self.batch,
-            setup["length"],
+            None if setup.get("endless") else setup["length"],
             self.dtype,
             state_dtype=state,
             # Triton's interpreter cuts bfloat16 off where a GPU rounds it
@@ -68,22 +73,34 @@ class Caches:
         """The cache that goes on, and what it has seen."""
         return self._pairs[self._current]
 
+    def _filters(self, taps: list[int], skip: Tensor | None) -> values.Filters:
+        groups, kind = self._setup["groups"], self._setup["values"]
+        drawn = [torch.from_numpy(values.filters(self.draw, kind, groups, n)) for n in taps]
+        kept_in = torch.bfloat16 if self._setup.get("half_filters") else self._state
+        return values.Filters([h.to(self._state) for h in drawn], skip, self.channels, kept_in)
+
+    def _some_skip(self) -> Tensor:
+        return values.inputs(self.draw, (self.layers, self.channels), self._state)
+
     def _cache(self, impl: str, plan: list[Any] | None) -> ff.FutureFillCache:
         length, rollback = self._setup["length"], self._setup["rollback"]
         memory = self._setup.get("memory", "speed")
         if plan is not None and plan[1] is not None:  # slack: 0 or None, and kept spectra
             rollback, memory = rollback and 0, "speed"
+        if self._setup.get("endless"):
+            length, rollback = None, rollback or 0
         return ff.FutureFillCache(
-            self.filters,
+            self._first.taps,
             self.batch,
             length,
             channels=self.channels,
-            skip=self._skip,
-            plan=None if plan is None else ff.Plan(length, tuple(plan[0]), slack_from=plan[1]),
+            skip=self._first.skip,
+            plan=made_plan(plan, length, max(self._setup["taps"])),
             impl=impl,
             dtype=self.dtype,
             rollback=rollback,
             state_dtype=self._state,
+            filters_dtype=self._first.kept_in,
             memory=memory,
         )
 
@@ -124,6 +141,28 @@ class Caches:
         for row, length in enumerate(lengths):
             sums.crop(row, length)
 
+    def refilter(self, taps: int) -> None:
+        """Other filters of about so many taps from now on, sometimes another skip."""
+        cache, sums = self.current
+        reach = cache.plan.filter_length
+        assert reach is not None
+        most = max(self._setup["taps"]) if reach == cache.plan.length else reach
+        others = self._filters(
+            [min(taps + layer, most) for layer in range(self.layers)],
+            self._some_skip() if self.draw.random() < 0.5 else None,
+        )
+        try:
+            cache.set_filters(others.taps, others.skip)
+        except ValueError as error:
+            longest = max(reach, *(h.shape[1] for h in others.taps))
+            needed = None if cache.state.prompt_fill is not None else longest
+            if all(sums.has_inputs(row, needed) for row in range(self.batch)):
+                raise WrongError(f"set_filters was refused: {error}") from error
+            return
+        if others.skip is None:
+            others = dataclasses.replace(others, skip=sums.filters.skip)
+        sums.refilter(others)
+
     def reorder(self, rows: list[int]) -> None:
         """As in beam search."""
         cache, sums = self.current
@@ -161,12 +200,18 @@ class Caches:
             self.save()
         assert self._saved is not None
         state, sums = self._saved
-        cache = self.current[0] if impl is None else self._cache(impl, plan)
+        cache, here = self.current
+        if impl is not None:
+            cache = self._cache(impl, plan)
+            if sums.filters is not self._first:
+                cache.set_filters(sums.filters.taps, sums.filters.skip)
         try:
             cache.load_state_dict(state)
         except ValueError as error:
             if "pending" in state and "plan" in str(error):
                 return  # pending outputs are those of their plan
+            if impl is None and here.filters is not sums.filters and "same filters" in str(error):
+                return
             raise
         sums = sums.clone()
         sums.loaded()
@@ -175,12 +220,12 @@ class Caches:
 
     def bad(self, which: int) -> None:
         """A call that is refused, and changes nothing."""
-        cache, _ = self.current
+        cache, first = self.current[0], self._first
         shape = (self.batch, self.channels)
         u = torch.zeros(shape, dtype=self.dtype)
         calls: list[Callable[[], Any]] = [
             lambda: cache.step(u[:, :-1]),
-            lambda: cache.step(u, 1 + len(self.filters)),
+            lambda: cache.step(u, 1 + self.layers),
             lambda: cache.step(u.to(torch.complex64)),
             lambda: cache.step(u, pre=u[:-1]),
             lambda: cache.step(u, out=u.double() if self.dtype != torch.float64 else u.float()),
@@ -194,10 +239,18 @@ class Caches:
             lambda: cache.reset([self.batch]),
             lambda: cache.load_state_dict({}),
             lambda: cache.run(u),
-            lambda: cache.run(u[..., None].expand(-1, -1, self._setup["length"] + 1)),
             lambda: cache.generate(u, 0),
-            lambda: cache.generate(u, self._setup["length"] + 1),
+            lambda: cache.set_filters([h[:, :0] for h in first.taps]),
+            lambda: cache.set_filters([first.taps[0]] * (self.layers + 1)),
+            lambda: cache.set_filters([h.long() for h in first.taps]),
+            lambda: cache.set_filters(first.taps, u[0, :-1]),
         ]
+        if cache.max_new_tokens is not None:
+            more = cache.max_new_tokens + 1
+            calls += [
+                lambda: cache.run(u[..., None].expand(-1, -1, more)),
+                lambda: cache.generate(u, more),
+            ]
         self.refused(calls[which % len(calls)])
 
     def refused(self, call: Callable[[], Any]) -> None:

@@ -12,12 +12,15 @@ row and channel, L the longest filter's taps and T the plan's largest block, and
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from futurefill_kernels.plan import Plan
+
+from .values import Filters
 
 CONSTANT = 4.0
 ROUNDING = {
@@ -33,37 +36,37 @@ TINY = {torch.float64: 0.0, torch.float32: 0.0, torch.float16: 2.0**-25, torch.b
 class DirectSums:
     """All gated inputs of every row and layer, the prompt's too, and sums over them.
 
-    filters: (D, L) float64 for each layer. skip: (layers, D) or None. length: positions that a row
-    can take after its prompt. dtype: of inputs and outputs. state_dtype: of the arithmetic. cut:
-    whether outputs may be cut off to their dtype, not rounded.
+    filters: of all layers. length: positions that a row can take after its prompt, None for any
+    number. dtype: of inputs and outputs. state_dtype: of the arithmetic. cut: whether outputs may
+    be cut off to their dtype, not rounded.
     """
 
     def __init__(
         self,
-        filters: Sequence[np.ndarray],
-        skip: np.ndarray | None,
+        filters: Filters,
         batch_size: int,
-        length: int,
+        length: int | None,
         dtype: torch.dtype,
         *,
         state_dtype: torch.dtype,
         cut: bool = False,
     ) -> None:
-        self._skip, self._length, self._dtype = skip, length, dtype
+        self._length, self._dtype = length, dtype
         self._output_rounding = ROUNDING[dtype] * (1 + cut)
-        self._newest_last = [np.ascontiguousarray(h[:, ::-1]) for h in filters]
-        self._norms = [np.sqrt((h**2).sum(1)) for h in filters]
+        self._take_filters(filters)
         self._state_rounding = ROUNDING[state_dtype]
         self._largest = float(torch.finfo(dtype).max)
         self._block = 0
-        self._reach = max(h.shape[1] for h in filters)  # zeros in front of the first input
-        self._empty = np.zeros((len(filters), filters[0].shape[0], self._reach))
+        layers, self._reach = len(filters.taps), max(h.shape[1] for h in filters.taps)
+        self._empty = np.zeros((layers, filters.channels, self._reach))  # in front of all inputs
         self._inputs = [self._empty] * batch_size
         self.seen = [0] * batch_size
         # of every row (layer, channel, position) of inputs that are no number
         self._bad: list[list[tuple[int, int, int]]] = [[] for _ in range(batch_size)]
         #: Tokens of the prompt; None while a row waits for its first step.
         self.prompts: list[int | None] = [None] * batch_size
+        # whether what a row had seen before was written from elsewhere
+        self._moved = [False] * batch_size
         # the furthest positions, and what lies before the newest load
         self._furthest, self._loaded = [0] * batch_size, [0] * batch_size
 
@@ -74,7 +77,29 @@ class DirectSums:
 
     def room(self, row: int) -> int:
         """Positions that a row can still take."""
-        return self._length - self.positions[row]
+        return sys.maxsize if self._length is None else self._length - self.positions[row]
+
+    def refilter(self, filters: Filters) -> None:
+        """These from now on, as if they had always been there, none longer than the first ones.
+        Rows can be taken back to here.
+        """
+        self._take_filters(filters)
+        self._furthest, self._loaded = self.positions, self.positions
+
+    def _take_filters(self, filters: Filters) -> None:
+        self.filters = filters
+        taps, self._skip = filters.seen()
+        self._newest_last = [np.ascontiguousarray(h[:, ::-1]) for h in taps]
+        self._norms = [np.sqrt((h**2).sum(1)) for h in taps]
+
+    def has_inputs(self, row: int, taps: int | None) -> bool:
+        """Whether a cache has all inputs of a row that filters of so many taps reach, None for any
+        number: those of a prompt go with the first step.
+        """
+        prompt = self.prompts[row]
+        if prompt is None or not (prompt or self._moved[row]):
+            return True
+        return taps is not None and self.positions[row] >= taps - 1
 
     def take_plan(self, plan: Plan) -> None:
         """What comes now is by this plan."""
@@ -153,6 +178,7 @@ class DirectSums:
 
     def loaded(self) -> None:
         """What the rows hold was written from elsewhere, without a way back."""
+        self._moved = [True] * len(self.seen)
         self._furthest, self._loaded = self.positions, self.positions
 
     def oldest(self, row: int, rollback: int | None) -> int:
@@ -171,12 +197,14 @@ class DirectSums:
         """Nothing has come."""
         self.seen[row], self.prompts[row], self._inputs[row] = 0, None, self._empty
         self._furthest[row] = self._loaded[row] = 0
+        self._moved[row] = False
         self._bad[row] = []
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was."""
         self.seen = [self.seen[r] for r in rows]
         self.prompts = [self.prompts[r] for r in rows]
+        self._moved = [self._moved[r] for r in rows]
         self._furthest = [self._furthest[r] for r in rows]
         self._loaded = [self._loaded[r] for r in rows]
         self._inputs = [self._inputs[r].copy() for r in rows]
@@ -186,6 +214,7 @@ class DirectSums:
         """An independent copy."""
         other = copy.copy(self)
         other.seen, other.prompts = list(self.seen), list(self.prompts)
+        other._moved = list(self._moved)
         other._furthest, other._loaded = list(self._furthest), list(self._loaded)
         other._inputs = [x.copy() for x in self._inputs]
         other._bad = [list(x) for x in self._bad]

@@ -11,15 +11,25 @@ from .values import KINDS, VIEWS
 MODELS = ("hyena", "hyena", "stu", "stu-full", "mixed")
 
 
-def plan(rng: random.Random, length: int) -> list[Any] | None:
-    """Block sizes of random radices and where slack begins, or None for the planner's."""
+#: Positions of endless streams that are taken at once: as many lie between two leaps.
+FAR = 1100
+
+
+def plan(rng: random.Random, length: int, *, endless: bool = False) -> list[Any] | None:
+    """Block sizes of random radices, where slack and where made spectra begin, or None for the
+    planner's.
+    """
     if rng.random() < 0.25:
         return None
     sizes = [rng.choice([1, 2, 3, 4, 5, 7, 8, 16, 24, 32, 48])]
     while sizes[-1] < length and rng.random() < 0.85:
         sizes.append(sizes[-1] * rng.choice([2, 2, 2, 3, 4, 5, 8]))
-    slack = rng.choice(sizes[1:]) if len(sizes) > 1 and rng.random() < 0.3 else None
-    return [sizes, slack]
+    slack = made = None
+    if not endless and len(sizes) > 1 and rng.random() < 0.3:
+        slack = rng.choice(sizes[1:])
+    elif rng.random() < 0.25:
+        made = rng.choice(sizes)
+    return [sizes, slack, made]
 
 
 def stream_program(rng: random.Random, impl: str, dtype: str, others: list[str]) -> Program:
@@ -35,31 +45,50 @@ def stream_program(rng: random.Random, impl: str, dtype: str, others: list[str])
         layers, batch, expand = 1, min(batch, 2), 1
     elif rng.random() < 0.1:
         groups, expand = rng.choice([(17, 1), (1, 17), (2, 16), (33, 1)])
+    endless = rng.random() < 0.25
     setup = {
         "seed": rng.getrandbits(32), "impl": impl, "dtype": dtype, "batch": batch,
-        "groups": groups, "expand": expand, "length": length, "skip": rng.random() < 0.5,
+        "groups": groups, "expand": expand, "length": length, "endless": endless,
+        "skip": rng.random() < 0.5,
         "taps": [
             rng.choice([1, rng.randint(1, length), length, length + rng.randint(1, 60)])
             for _ in range(layers)
         ],
-        "plan": plan(rng, length), "values": rng.choice(KINDS),
+        "plan": plan(rng, length, endless=endless), "values": rng.choice(KINDS),
         "memory": rng.choice(["speed", "speed", "small"]),
+        "half_filters": rng.random() < 0.2,
         "wide": impl != "triton" and rng.random() < 0.15,
         "rollback": rng.choice([None, None, 0, rng.randint(0, min(length, 20))]),
     }  # fmt: skip
     count = 6 if impl == "triton" else rng.randint(8, 40)
-    operations = [_operation(rng, batch, length, others) for _ in range(count)]
+    leaps = endless and impl != "triton"  # a second for some steps
+    operations = [
+        _operation(rng, batch, length, others, endless=endless, leaps=leaps) for _ in range(count)
+    ]
     return Program("stream", setup, operations)
 
 
-def _operation(rng: random.Random, batch: int, length: int, others: list[str]) -> Operation:
+def _operation(
+    rng: random.Random,
+    batch: int,
+    length: int,
+    others: list[str],
+    *,
+    endless: bool,
+    leaps: bool,
+) -> Operation:
     kinds = {
         "steps": 8, "many": 5, "run": 1.5, "generate": 0.8, "reset": 1,
         "crop": 1.5, "reorder": 1, "branch": 1, "switch": 0.7, "save": 0.7, "load": 1, "bad": 1,
+        "refilter": 1, "approach": 2 * leaps,
     }  # fmt: skip
     do = rng.choices(list(kinds), list(kinds.values()))[0]
+    if do == "refilter":
+        return {"do": do, "taps": rng.choice([1, rng.randint(1, length), length + 60])}
+    if do == "approach":
+        return {"do": do, "before": rng.choice([0, 1, 3, rng.randint(0, 40)])}
     if do in ("steps", "many", "run", "generate"):
-        return _tokens(rng, do, batch, length)
+        return _tokens(rng, do, batch, FAR if leaps and rng.random() < 0.2 else length)
     if do == "reset":
         return {"do": do, "rows": None if rng.random() < 0.3 else _rows(rng, batch)}
     if do == "crop":
@@ -70,7 +99,8 @@ def _operation(rng: random.Random, batch: int, length: int, others: list[str]) -
     if do == "branch":
         return {"do": do, "how": rng.choice(["clone", "copy", "deepcopy", "pickle"])}
     if do == "load" and rng.random() < 0.6:
-        return {"do": do, "impl": rng.choice(others), "plan": plan(rng, length)}
+        moved = plan(rng, length, endless=endless)
+        return {"do": do, "impl": rng.choice(others), "plan": moved}
     return {"do": do, "which": rng.randrange(100)} if do == "bad" else {"do": do}
 
 
@@ -117,6 +147,7 @@ def model_program(rng: random.Random, impl: str, dtype: str) -> Program:
         "seed": rng.getrandbits(32), "impl": impl, "dtype": dtype, "batch": batch,
         "length": length, "plan": plan(rng, length), "fused": rng.random() < 0.7,
         "model": rng.choice(MODELS), "rollback": rng.choice([None, 0, rng.randint(0, length)]),
+        "memory": rng.choice(["speed", "small"]), "half_filters": rng.random() < 0.2,
     }  # fmt: skip
     count = 5 if impl == "triton" else rng.randint(8, 40)
     return Program("model", setup, [_model_operation(rng, batch, length) for _ in range(count)])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import futurefill_kernels as ff
+from futurefill_kernels.checks import state_dtype
 from futurefill_kernels.nn import (
     STU,
     Hyena,
@@ -19,8 +20,9 @@ from futurefill_kernels.nn import (
     LongConv,
     ShortConv,
 )
+from futurefill_kernels.nn.filters import LongFilter
 
-from .caches import DTYPES, WrongError
+from .caches import DTYPES, WrongError, made_plan
 from .interrupts import Interrupt, interrupted
 from .program import Operation, Outcome, Program
 
@@ -73,6 +75,17 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def _round_filters(
+    twin: nn.Module, model: nn.Module, state: torch.dtype, kept_in: torch.dtype
+) -> None:
+    """The twin convolves with the rounded taps of the model."""
+    for module, original in zip(twin.modules(), model.modules(), strict=True):
+        if isinstance(original, LongFilter):
+            h = original.taps_on(original.context_length, torch.device("cpu"), state)
+            rounded = h.detach().to(kept_in).double()
+            module.taps = lambda n, h=rounded: h[:, :n]  # type: ignore[assignment]
+
+
 class Row:
     """The ids that a row is to see, what comes out of them, and how many it has seen.
 
@@ -112,6 +125,9 @@ class ModelRun:
             parameter.requires_grad_(False)
         self._model = model.to(self._dtype).eval()
         self._twin = copy.deepcopy(model).double()
+        self._kept_in = torch.bfloat16 if setup.get("half_filters") else None
+        if self._kept_in is not None:
+            _round_filters(self._twin, model, state_dtype(self._dtype), self._kept_in)
         self._batch, self._length = setup["batch"], setup["length"]
         self._cache = self._new(setup["impl"], setup["plan"], setup["fused"])
         self._rows = [self._fresh() for _ in range(self._batch)]
@@ -120,11 +136,19 @@ class ModelRun:
 
     def _new(self, impl: str, plan: list[Any] | None, fused: bool) -> ff.DecodingCache:
         length, rollback = self._length, self._setup["rollback"]
-        made = None if plan is None else ff.Plan(length, tuple(plan[0]), slack_from=plan[1])
+        made, memory = made_plan(plan, length), self._setup.get("memory", "speed")
         if made is not None and made.slack_from is not None:
-            rollback = rollback and 0  # with slack 0 or None
+            rollback, memory = rollback and 0, "speed"  # with slack 0 or None, and kept spectra
         return ff.DecodingCache(
-            self._model, self._batch, length, plan=made, impl=impl, fused=fused, rollback=rollback
+            self._model,
+            self._batch,
+            length,
+            plan=made,
+            impl=impl,
+            fused=fused,
+            rollback=rollback,
+            filters_dtype=self._kept_in,
+            memory=memory,
         )
 
     def _fresh(self, begin: Tensor | None = None) -> Row:

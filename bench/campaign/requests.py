@@ -14,7 +14,7 @@ from torch import Tensor
 
 import futurefill_kernels as ff
 
-from .caches import DTYPES, WrongError
+from .caches import DTYPES, WrongError, made_plan
 from .models import CHANNELS, MODELS, TOLERANCE, VOCABULARY
 from .program import Operation, Outcome, Program
 
@@ -39,8 +39,7 @@ class RequestRun:
         self._decoder = ff.Decoder(self._model, self._batch, self._length, **self._options)
 
     def _plan(self, length: int) -> ff.Plan | None:
-        plan = self._setup["plan"]
-        return None if plan is None else ff.Plan(length, tuple(plan[0]), slack_from=plan[1])
+        return made_plan(self._setup["plan"], length)
 
     @torch.no_grad()
     def do(self, operation: Operation) -> None:

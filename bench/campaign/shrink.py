@@ -15,7 +15,8 @@ PLAIN = {
     "count": 1, "skip": False, "values": "normal", "dtype": "float32", "expand": 1, "groups": 1,
     "batch": 1, "plan": None, "rollback": None, "fused": False, "how": "clone", "impl": "cpu",
     "end": None, "greedy": False, "text": False, "form": "list", "model": "hyena",
-    "memory": "speed", "wide": False, "plant": None, "following": "identity",
+    "memory": "speed", "half_filters": False, "endless": False, "wide": False, "plant": None,
+    "following": "identity",
 }  # fmt: skip
 
 

@@ -103,6 +103,16 @@ class StreamRun(Caches):
 
         self._call(call, rows, [width] * self.batch, stop, step=True)
 
+    def approach(self, before: int) -> None:
+        """Steps of all rows until the first is at so many positions before the leap that follows;
+        of streams that end nothing.
+        """
+        cache, _ = self.current
+        if cache.plan.length is None:
+            window = cache.plan.window
+            here = max(map(cache.plan.place, cache.taken))
+            self.run((window.end - before - here) % window.period or 1)
+
     def generate(
         self, count: int = 1, following: NextInput = "identity", stop: list[int] | None = None
     ) -> None:
@@ -111,7 +121,7 @@ class StreamRun(Caches):
         rows = list(range(self.batch))
         u, _, _ = self._inputs((self.batch, self.channels), 0, "plain")
         width = min(count, *(sums.room(row) for row in rows))
-        if width < 1 or len(self.filters) > 1 or cache.plan.slack_from is not None:
+        if width < 1 or self.layers > 1 or cache.plan.slack_from is not None:
             self.refused(lambda: cache.generate(u, max(width, 1), following))
             return
 
@@ -181,7 +191,7 @@ class StreamRun(Caches):
         that raises, counted from the layer's beginning; back: whether abort follows, or a retry.
         """
         cache, sums = self.current
-        layers = range(len(self.filters))
+        layers = range(self.layers)
         before = cache.calls
         if stop is not None:
             layer, after, abort = stop

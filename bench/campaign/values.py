@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
 KINDS = ("normal", "decay", "sparse", "ones")
 VIEWS = ("plain", "strided", "transposed", "offset", "negated", "expanded")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a cache is given: taps (G, L) of every layer, skip (layers, D) or None.
+
+    kept_in: the dtype that the cache rounds taps to.
+    """
+
+    taps: list[Tensor]
+    skip: Tensor | None
+    channels: int
+    kept_in: torch.dtype
+
+    def seen(self) -> tuple[list[np.ndarray], np.ndarray | None]:
+        """In float64: taps (D, L) of every layer, and skip."""
+        expand = self.channels // self.taps[0].shape[0]
+        rounded = [h.to(self.kept_in).double().repeat_interleave(expand, 0) for h in self.taps]
+        skip = None if self.skip is None else self.skip.double().numpy()
+        return [h.numpy() for h in rounded], skip
 
 
 def filters(draw: np.random.Generator, kind: str, groups: int, taps: int) -> np.ndarray:
