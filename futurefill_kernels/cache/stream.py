@@ -205,11 +205,11 @@ class Stream:
         that are stored is pending instead.
 
         filters: of as many layers and rows ``G`` as there are, and no longer, in taps above
-        rounding, than those that the cache was made with. skip: (D,), or (layers, D); None: as it
-        is. ValueError where inputs that filters reach are not there: those of a prompt go with the
-        first step, so a row that has read one takes ``L - 1`` positions first. Positions before it
-        can be taken back only with rollback=None. Filters that a cache still has are prepared
-        already.
+        rounding, than those that the cache was made with; of any length where these were as long as
+        the stream. skip: (D,), or (layers, D); None: as it is. ValueError where inputs that filters
+        reach are not there: those of a prompt go with the first step, so a row that has read one
+        takes ``L - 1`` positions first. Positions before it can be taken back only with
+        rollback=None. Filters that a cache still has are prepared already.
         """
         self._between_tokens("set_filters")
         state = other_filters(self._state, self._implementation, filters, skip)
