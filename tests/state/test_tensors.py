@@ -79,11 +79,11 @@ def test_a_plan_without_levels_has_an_empty_table():
     assert level_table((), Layout(1, 1, 1, 1, 4)).shape == (0, 14)
 
 
-def test_a_clone_shares_what_never_changes():
+def test_own_tensors_beside_what_never_changes():
     plan = Plan(50, (4, 8))
     layout = Layout.padded(3, 3, plan.length)
     state = allocate(plan, layout, tiled_spectra, [torch.randn(3, 50)], 2, None)
-    other = state.clone()
+    other = state.with_own_tensors()
     assert other.prepared is state.prepared
     assert other.levels is state.levels
     other.ring.fill_(1)
