@@ -76,7 +76,9 @@ def test_a_state_of_other_filters_is_refused(impl, change):
         h[0][2, 7] += 0.1
     else:
         skip[1] *= 1.01
-    other = ff.FutureFillCache(h, 2, TOTAL - PROMPT, channels=6, skip=skip, impl=impl)
+    other = ff.FutureFillCache(
+        h, 2, TOTAL - PROMPT, channels=6, skip=skip, impl=impl, plan=cache.plan
+    )
     layer = {"filters": "filters of layer 1", "one tap": "filters of layer 0"}.get(
         change, "skip of layer 1"
     )
