@@ -58,6 +58,7 @@ RUNS = (
     ("test_prompts.py", ""),
     ("test_mixed.py", ""),
 )
+WITHOUT_SLOW_TESTS = {"test_mixed.py"}
 
 
 @needs_triton
@@ -84,6 +85,9 @@ def test_kernels_in_the_interpreter(selection, tmp_path):
         )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in pool.map(run, RUNS):
-            assert done.returncode == 0, done.stdout[-5000:]
-            assert " passed" in done.stdout
+        for (file, _), done in zip(RUNS, pool.map(run, RUNS), strict=True):
+            if selection == "slow" and file in WITHOUT_SLOW_TESTS:
+                assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout[-5000:]
+            else:
+                assert done.returncode == 0, done.stdout[-5000:]
+                assert " passed" in done.stdout

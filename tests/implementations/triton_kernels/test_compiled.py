@@ -43,6 +43,8 @@ needs_emulator = pytest.mark.skipif(
 both_targets = pytest.mark.parametrize("capability", combinations([80, 90], fast={80}))
 DEVICES = {80: "a100", 90: "h100", 100: "b200", 120: "rtx4090"}
 REGISTERS = {2048: 255, 4096: 255}
+#: Of four rows: 19 of its one-warp programs fit on an SM, whose registers go in eights.
+HISTORY_REGISTERS = 104
 
 
 def check_resources(launch, capability: int, registers: int, spills: int = 0) -> None:
@@ -122,7 +124,7 @@ def token_launches(batch, channels, dtype, layers=1, groups=None, rows=None, las
 def test_a_token_compiles_without_spills(layers, capability):
     history, apply = token_launches(8, 1024, torch.float32, layers)
     assert history.constants["ROWS"] == (1 if layers == 1 else 4)
-    check_resources(history, capability, 96)
+    check_resources(history, capability, HISTORY_REGISTERS)
     check_resources(apply, capability, 56)
 
 
@@ -294,7 +296,7 @@ def test_history_counters(case, traffic, instructions, capability):
     found = triton_counters.count_history(case, capability, checks=True)
     print(found)
     assert found.error <= 1e-7
-    assert found.registers <= (64 if case.batch == 1 else 96)
+    assert found.registers <= (64 if case.batch == 1 else HISTORY_REGISTERS)
     assert found.coalescing == 1
     assert found.distinct <= 1.025
     assert found.traffic <= traffic
