@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -53,10 +54,13 @@ def make_rows(
     return rows
 
 
-def generate(cache: ff.FutureFillCache, rows: Tensor) -> None:
-    """A generation with ``u_{t+1} = y_t``: rows[0] is the first input, the rest is written."""
-    step, views = cache.step, rows.unbind(0)
-    for u_t, y_t in itertools.pairwise(views):
+def generate(cache: ff.FutureFillCache, rows: Iterable[Tensor]) -> None:
+    """A generation with ``u_{t+1} = y_t``: rows[0] is the first input, the rest is written.
+
+    rows: a tensor, whose rows are made on the way, or tensors that are there already.
+    """
+    step = cache.step
+    for u_t, y_t in itertools.pairwise(rows):
         step(u_t, out=y_t)
 
 

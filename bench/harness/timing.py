@@ -95,6 +95,32 @@ def measure(
     return {name: Times(tuple(seconds)) for name, seconds in found.items()}
 
 
+def measure_in_parts(
+    variants: Mapping[str, Callable[[int], object]],
+    parts: int,
+    *,
+    repeats: int,
+    before: Mapping[str, Callable[[], object]],
+) -> dict[str, Times]:
+    """Time calls on a CPU that come in parts ``0 .. parts-1``: in every turn all variants take
+    part ``i`` before one of them takes the next, so what else the machine does meets all alike.
+
+    A sample is the sum of a variant's parts. repeats: turns, the first of which is not counted.
+    before: untimed preparation of every turn.
+    """
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats + 1):
+        for prepare in before.values():
+            prepare()
+        sums = dict.fromkeys(variants, 0.0)
+        for part in range(parts):
+            for name, call in variants.items():
+                sums[name] += _wall(partial(call, part))
+        for name, seconds in sums.items():
+            found[name].append(seconds)
+    return {name: Times(tuple(seconds[1:])) for name, seconds in found.items()}
+
+
 def wall_seconds(device: torch.device, call: Callable[[], object]) -> float:
     """Wall time of a call and of what it gave the device to do."""
     _wait(device)

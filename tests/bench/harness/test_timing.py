@@ -34,6 +34,18 @@ def test_variants_are_timed_in_turns():
     assert {len(t.seconds) for t in times.values()} == {3}
 
 
+def test_parts_are_timed_in_turns():
+    order = []
+    times = timing.measure_in_parts(
+        {name: lambda part, name=name: order.append(f"{name}{part}") for name in "ab"},
+        2,
+        repeats=3,
+        before={"a": lambda: order.append("clear")},
+    )
+    assert order == ["clear", "a0", "b0", "a1", "b1"] * 4
+    assert {len(t.seconds) for t in times.values()} == {3}
+
+
 def test_processor_time_leaves_out_what_others_have():
     try:
         timing.use_processor_time(True)
