@@ -21,7 +21,7 @@ from .interrupts import Interrupts
 from .long_convs import ModelOptions
 from .model_cache import DecodingCache
 from .outputs import last_logits, logits_of, takes_positions
-from .over_ranks import describe_request
+from .over_ranks import describe_request, same_call, tell_errors
 from .request import Callback, Request, RequestOptions, make_request
 from .sampling import Sampler, greedy
 from .token_loop import TokenLoop
@@ -126,7 +126,9 @@ class Decoder:
         try:
             with torch.inference_mode(False), torch.no_grad():
                 logits = self._prompts(request)
-                return self._loop.run(request, logits).to(request.ids.device)
+                new = self._loop.run(request, logits).to(request.ids.device)
+                self._ended()
+                return new
         finally:
             self._free.release()
 
@@ -171,11 +173,15 @@ class Decoder:
                     with torch.inference_mode(False), torch.no_grad(), Interrupts():
                         ids = next(tokens, None)
                     if ids is None:
-                        return
-                    yield ids
+                        break
+                    try:
+                        yield ids
+                    except GeneratorExit:  # the caller has seen enough
+                        break
             finally:
                 with torch.inference_mode(False), torch.no_grad():
                     tokens.close()
+            self._ended()
         finally:
             self._free.release()
 
@@ -196,7 +202,16 @@ class Decoder:
             changed = describe(self.model, self._device) != self._made_of
             return describe_request(request) | {"answer to whether the model has changed": changed}
 
-        return alike(self._cache.ranks, make, describe_all)
+        ranks = self._cache.ranks
+        request = alike(ranks, make, describe_all)
+        return request if ranks is None else tell_errors(ranks, request)
+
+    def _ended(self) -> None:
+        """A request has ended with an answer, on all ranks at the same token or in an error."""
+        ranks, taken = self._cache.ranks, self._cache.positions.tolist()
+        if ranks is not None:
+            name = "the end of a request (a callback, a stop or its caller said so)"
+            same_call(ranks, name, taken, lambda: None, lambda _: {})
 
     def _request(
         self,

@@ -18,7 +18,7 @@ from ..state.lasting import lasting
 from .calls import Call, Selection, begin_call
 from .long_convs import ModelOptions, common_dtype
 from .model_state import ModelState
-from .over_ranks import make_caches
+from .over_ranks import describe_call, make_caches
 
 
 class DecodingCache(ModelState, Bracketed):
@@ -242,12 +242,16 @@ class DecodingCache(ModelState, Bracketed):
         """What every cache has finished."""
         return [cache.calls for cache in self._caches]
 
-    def begin_call(self, module: nn.Module) -> None:
-        """`Bracketed`: take back what an earlier call has left, and look at the model."""
+    def begin_call(self, module: nn.Module, inputs: Sequence[Tensor]) -> None:
+        """`Bracketed`: take back what an earlier call has left, and look at the model. Over ranks
+        what the call is about is the same on all, or a ValueError on all.
+        """
         if self._root is not None and self._root is not module:
             return  # a part of a call
         self._root = None
         self._begin()
+        if self._ranks is not None and not self._capturing:
+            self._alike("a call of the model", lambda: describe_call(inputs, self._selection), dict)
         self._root = module
 
     def end_call(self, module: nn.Module, failed: bool) -> None:

@@ -25,11 +25,13 @@ from ..state.lasting import lasting
 from .calls import Call, Selection
 from .changed_model import ChangedModel
 from .long_convs import equal_filters
+from .over_ranks import same_call
 from .saved_model import check_pickles, check_same, positions_of, split
 
 if TYPE_CHECKING:
     from .rank_state import RankState
 
+_Made = TypeVar("_Made")
 _State = TypeVar("_State", bound="ModelState")
 
 
@@ -201,7 +203,10 @@ class ModelState:
         positions of a row, or before where it was loaded.
         """
         self._between_calls("crop")
-        lengths, before = crop_lengths(length, self.batch_size), list(self._caches[0].taken)
+        lengths = self._alike(
+            "crop", lambda: crop_lengths(length, self.batch_size), lambda n: {"length": n}
+        )
+        before = list(self._caches[0].taken)
         for row, n in enumerate(lengths):
             if self._short and n < min(before[row], self._loaded[row]):
                 raise ValueError(
@@ -220,9 +225,12 @@ class ModelState:
         if rows is None:
             self.abort()
         self._between_calls("reset")
-        chosen = (
-            list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
-        )
+        chosen = list(range(self.batch_size))
+        if rows is not None:
+            some = rows
+            chosen = self._alike(
+                "reset", lambda: row_indices(some, self.batch_size), lambda found: {"rows": found}
+            )
         for cache in self._caches:
             cache.reset(rows)
         for state in self._short.values():
@@ -344,9 +352,14 @@ class ModelState:
     def reorder(self, rows: Rows) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was (beam search). rows: (B,)."""
         self._between_calls("reorder")
-        chosen = row_indices(rows, self.batch_size, unique=False)
-        if len(chosen) != self.batch_size:
-            raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(chosen)},)")
+
+        def check() -> list[int]:
+            chosen = row_indices(rows, self.batch_size, unique=False)
+            if len(chosen) != self.batch_size:
+                raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(chosen)},)")
+            return chosen
+
+        chosen = self._alike("reorder", check, lambda found: {"rows": found})
         for cache in self._caches:
             cache.reorder(chosen)
         for state in self._short.values():
@@ -354,6 +367,12 @@ class ModelState:
         self._seen[:] = self._seen[chosen]
         self._all_seen = bool(self._seen.all())
         self._loaded = [self._loaded[row] for row in chosen]
+
+    def _alike(
+        self, name: str, make: Callable[[], _Made], describe: Callable[[_Made], Mapping[str, Any]]
+    ) -> _Made:
+        """`same_call` of a method of this cache."""
+        return same_call(self._ranks, name, self._caches[0].taken, make, describe)
 
     def _cache_parts(self) -> dict[str, FutureFillCache]:
         return {f"caches.{index}": cache for index, cache in enumerate(self._caches)}

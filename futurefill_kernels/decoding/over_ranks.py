@@ -1,21 +1,25 @@
-"""What caches and requests of a model that is cut over ranks have to have in common."""
+"""What caches, calls and requests of a model that is cut over ranks have to have in common."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..cache.cache import FutureFillCache
-from ..checks import integer
-from ..nn.parallel.agreement import alike
-from ..nn.parallel.ranks import ranks_of
+from ..checks import integer, integers
+from ..nn.parallel.agreement import alike, told
+from ..nn.parallel.ranks import Ranks, ranks_of
 from ..plan import Plan
+from .calls import Selection
 from .long_convs import ModelOptions, activations_of, cache_of_filters, equal_filters
 from .request import Request
-from .sampling import RandomSampler
+from .sampling import RandomSampler, greedy
+
+_Made = TypeVar("_Made")
 
 
 def make_caches(
@@ -70,12 +74,59 @@ def describe_request(request: Request) -> dict[str, Any]:
         kind: object = sampler.temperature, sampler.top_k, sampler.top_p
     else:
         kind = getattr(sampler, "__qualname__", type(sampler).__qualname__)
-    ids = repr((request.ids.tolist(), request.lengths)).encode()
     return {
-        "prompt (its digest)": hashlib.sha256(ids).hexdigest()[:16],
+        "prompt (its digest)": _digest((request.ids.tolist(), request.lengths)),
         "max_new_tokens": request.steps,
         "sampler": kind,
         "seed": request.seeds,
         "ending": (ending.stop_ids, ending.sequences, ending.strings, ending.pad_id),
         "watching of tokens": request.watched,
     }
+
+
+def tell_errors(ranks: Ranks, request: Request) -> Request:
+    """A request in which an exception of the caller's functions on one rank ends those of all."""
+    sampler, callback, ending = request.sampler, request.callback, request.ending
+    if sampler is not greedy and not isinstance(sampler, RandomSampler):
+        sampler = told(ranks, sampler)
+    if callback is not None:
+        callback = told(ranks, callback)
+    if ending.detokenize is not None:
+        ending = replace(ending, detokenize=told(ranks, ending.detokenize))
+    return replace(request, sampler=sampler, callback=callback, ending=ending)
+
+
+def describe_call(inputs: Sequence[Tensor], selection: Selection) -> dict[str, Any]:
+    """What tells calls of a model apart, as far as it is whole numbers and sizes."""
+    lengths = selection.lengths
+    return {
+        "inputs": [_describe(x) for x in inputs],
+        "rows": selection.rows,
+        "lengths": None if lengths is None else integers("lengths", lengths),
+    }
+
+
+def _describe(x: Tensor) -> str:
+    sizes = f"{tuple(x.shape)} of {x.dtype}"
+    if x.is_floating_point() or x.is_complex() or not x.numel():
+        return sizes
+    ids = x.reshape(-1).tolist()
+    return f"{sizes}: {ids}" if len(ids) <= 8 else f"{sizes}, digest {_digest(ids)}"
+
+
+def same_call(
+    ranks: Ranks | None,
+    name: str,
+    positions: Sequence[int],
+    make: Callable[[], _Made],
+    describe: Callable[[_Made], Mapping[str, Any]],
+) -> _Made:
+    """`alike` of a call of a cache whose rows are at positions: another call or other positions
+    on some rank are a ValueError on all.
+    """
+    at = {"call": name, "positions": list(positions)}
+    return alike(ranks, make, lambda made: {**at, **describe(made)})
+
+
+def _digest(ids: object) -> str:
+    return hashlib.sha256(repr(ids).encode()).hexdigest()[:16]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class Bracketed:
     """A cache that is told of calls of a model; `watch` says of which."""
 
-    def begin_call(self, module: nn.Module) -> None:
-        """``module(..., cache)`` begins."""
-        raise TypeError(f"{type(self).__name__} must define begin_call(module)")
+    def begin_call(self, module: nn.Module, inputs: Sequence[Tensor]) -> None:
+        """``module(..., cache)`` begins. inputs: the tensors among its arguments."""
+        raise TypeError(f"{type(self).__name__} must define begin_call(module, inputs)")
 
     def end_call(self, module: nn.Module, failed: bool) -> None:
         """``module(..., cache)`` ends. failed: with an exception (KeyboardInterrupt and the like
@@ -57,7 +57,8 @@ def _begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     cache = _cache_among(args, kwargs)
     if cache is not None:
         cache.outer_error = id(sys.exc_info()[1])
-        cache.begin_call(module)
+        inputs = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        cache.begin_call(module, inputs)
 
 
 def _end(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from .language_model import LanguageModel, LanguageModelConfig
+from .parallel.agreement import alike
+from .parallel.ranks import ranks_of
 from .shards import reading, weight_files
 
 #: The weights that ship with the package, and their card beside them.
@@ -24,12 +26,27 @@ MODEL_TYPE = "futurefill"
 
 
 def save_model(model: LanguageModel, path: str | Path, record: dict[str, Any]) -> None:
-    """Write weights, configuration and training record to ``path``, replacing it in one move."""
-    path = Path(path)
+    """Write weights, configuration and training record to ``path``, replacing it in one move.
+
+    Over ranks all call it, rank 0 writes the whole model, and an error of its is one on all.
+    """
+    path, ranks = Path(path), ranks_of(model)
     metadata = {"config": json.dumps(asdict(model.config)), "record": json.dumps(record)}
-    temporary = path.with_suffix(".partial")
-    save_file(model.state_dict(), temporary, metadata)
-    os.replace(temporary, path)
+
+    def write(weights: dict[str, torch.Tensor]) -> None:
+        temporary = path.with_suffix(".partial")
+        save_file(weights, temporary, metadata)
+        os.replace(temporary, path)
+
+    if ranks is None:
+        write(model.state_dict())
+        return
+    # DTensor's import takes half a second, which a model on one device need not wait for
+    from .parallel.sharded import whole_state
+
+    alike(ranks, lambda: None, lambda _: {"call": "save_model"})
+    weights, first = whole_state(model, ranks), ranks.rank == 0
+    alike(ranks, lambda: write(weights) if first else None, lambda _: {})
 
 
 def load_model(path: str | Path | None = None, *, progress: bool = False) -> LanguageModel:

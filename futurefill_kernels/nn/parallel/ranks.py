@@ -56,6 +56,11 @@ class Ranks:
         x = x.detach()
         self._together("broadcast", lambda: distributed.broadcast(x, first, group=self.group))
 
+    def gather_number(self, number: int) -> list[int]:
+        """The numbers of all ranks, of 64 bits each, by rank."""
+        one = torch.tensor([number], device=self.mesh.device_type)
+        return [int(x) for x in self.gather(one)]
+
     def exchange(self, value: Any) -> list[Any]:
         """The values of all ranks, by rank. value: what pickle can write."""
         found: list[Any] = [None] * self.size
@@ -75,7 +80,8 @@ class Ranks:
             first_line = str(error).partition("\n")[0]
             raise RuntimeError(
                 f"rank {self.rank} of {self.size}: {what} over ranks failed: another rank has "
-                f"ended, or did not come within the time-out of the process group ({first_line})"
+                "ended, has made another call, or did not come within the time-out of the process "
+                f"group ({first_line})"
             ) from error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:

@@ -50,6 +50,18 @@ def as_dtensor(part: Tensor, split: Split, ranks: Ranks) -> DTensor:
     )
 
 
+def whole_state(model: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
+    """What the state dict of the whole model would be, on the CPU of rank 0; empty on the others,
+    which join every tensor one after the other. Collective.
+    """
+    found = {}
+    for name, x in model.state_dict().items():
+        whole = x.full_tensor() if isinstance(x, DTensor) else x
+        if ranks.rank == 0:
+            found[name] = whole.cpu()
+    return found
+
+
 def own_part(value: Tensor, split: Split, ranks: Ranks) -> Tensor:
     """This rank's part of a whole tensor, or of a DTensor. ValueError for one of another mesh."""
     if isinstance(value, DTensor):

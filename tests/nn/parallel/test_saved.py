@@ -8,6 +8,7 @@ from torch.distributed import checkpoint
 from torch.distributed.tensor import DTensor, Shard, empty
 
 import futurefill_kernels as ff
+from futurefill_kernels.nn.pretrained import read_record
 from tests.nn.parallel.ranks import results
 from tests.nn.parallel.stories import follow, model_of, over, prompts
 
@@ -95,6 +96,29 @@ def test_saved_on_four_and_loaded_on_two_and_one(name, rollback, tmp_path):
     cache.load_state_dict(whole["cache"])
     follow(model, whole["ids"], cache, 6, found)
     torch.testing.assert_close(torch.stack(found), expected, rtol=1e-9, atol=1e-9)
+
+
+def _save_file(rank, folder):
+    """A cut model as one file, and what is said where it cannot be written."""
+    model = over(2, model_of("shipped", "float32"))
+    ff.nn.save_model(model, f"{folder}/whole.safetensors", {"steps": 3})
+    try:
+        ff.nn.save_model(model, f"{folder}/none/whole.safetensors", {})
+    except RuntimeError as error:
+        return str(error)
+    return "nothing was refused"
+
+
+def test_a_cut_model_is_saved_whole_by_rank_0(tmp_path):
+    messages = results(2, _save_file, str(tmp_path))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("rank 0 of 2: ")
+    assert "No such file or directory" in messages[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.safetensors"]
+    model, whole = ff.nn.load_model(tmp_path / "whole.safetensors"), ff.nn.load_model()
+    for name, x in whole.state_dict().items():
+        assert torch.equal(model.state_dict()[name], x), name
+    assert read_record(tmp_path / "whole.safetensors") == {"steps": 3}
 
 
 def _load_others(rank, n, name, folder):
