@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
                     note="one of 5 sums of a token",
                 )  # fmt: skip
             expected = sizes.weight_nbytes(n)
+            state = sizes.state_nbytes(n, one["plan"], one["layout"])
             args.report.add(
                 f"{n} rank{'s'[: n > 1]}, weights of one", **common, value=float(one["weights"]),
                 unit="bytes", error=float(abs(one["weights"] - expected)), tolerance=0.0,
@@ -81,7 +82,8 @@ def run(args: argparse.Namespace) -> None:
             )  # fmt: skip
             args.report.add(
                 f"{n} rank{'s'[: n > 1]}, state of one", **common, value=float(one["state"]),
-                unit="bytes", quantity="state and prepared filters",
+                unit="bytes", error=float(abs(one["state"] - state)), tolerance=0.0,
+                quantity="state and prepared filters",
             )  # fmt: skip
 
 
@@ -214,6 +216,7 @@ class _Model:
     def facts(self, first: torch.Tensor) -> dict[str, Any]:
         return {
             "plan": self._cache.plan,
+            "layout": self._cache.caches[0].state.layout,
             "weights": sum(p.nbytes for p in self._model.parameters()),
             "state": self._cache.nbytes,
             "error": float((self.logits - first).abs().max() / first.abs().max()),

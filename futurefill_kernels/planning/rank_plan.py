@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..plan import Plan
+from ..state.layout import Layout
+from ..state.tensors import state_nbytes
 from .capabilities import planned_for
 from .cpu_cost import CpuCost
 from .device import DeviceInfo
 from .gpu_cost import GpuCost
 from .link import Link
 from .make_plan import make_plan
-from .memory import needed_nbytes
 from .this_cpu import rates_of
 from .workload import Workload
 
 #: Features of a lag that an implicit filter's network begins with.
 _FEATURES = 33
+#: Of a Hyena of order 2: parts of its projection in, and taps of its short convolutions.
+_PARTS, _SHORT_TAPS = 3, 3
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,25 @@ class ModelSizes:
         d, own, h = self.channels, self.channels // ranks, self.filter_hidden
         if self.mixer == "hyena":
             whole = (_FEATURES + 1) * h + (h + 1) * h + d  # the network, and a bias behind the sum
-            cut = own * (3 + 3 * 3 + h + 2)  # biases, short taps, output rows, decay and skip
+            short = _PARTS * (1 + _SHORT_TAPS)  # biases and taps
+            cut = own * (short + h + 2)  # and output rows, decay and skip
         else:
             whole, cut = 0, own * self.spectral_filters
         rest = self.layers * (whole + cut + 2 * d) + d  # norms
         return self.itemsize * (self.matrix_entries(ranks) + rest)
+
+    def state_nbytes(self, ranks: int, plan: Plan, layout: Layout) -> int:
+        """Bytes of a rank's `DecodingCache` under a plan for its channels, prepared filters
+        included, when no call is under way. layout: of its implementation.
+        """
+        own, hyena = self.channels // ranks, self.mixer == "hyena"
+        long = state_nbytes(
+            plan, layout, layers=self.layers, batch_size=self.batch_size,
+            filters=(own, plan.filter_length or self.length), skip=hyena,
+        )  # fmt: skip
+        inputs, taps = self.batch_size * self.itemsize, 4  # bytes of each per channel and tap
+        short = self.layers * _PARTS * own * _SHORT_TAPS * (inputs + taps) if hyena else 0
+        return long + short + self.batch_size  # which rows have seen anything
 
     def workload(self, ranks: int) -> Workload:
         """The convolutions of a rank."""
@@ -121,6 +138,7 @@ def rank_plan(model: ModelSizes, ranks: int, device: DeviceInfo, link: Link) -> 
     if reasons:
         raise ValueError("; ".join(reasons))
     workload, weights = model.workload(ranks), model.weight_nbytes(ranks)
+    own = workload.channels
     read = model.itemsize * model.matrix_entries(ranks) / device.dram_bytes_per_second
     sent = link_seconds(model, ranks, link) if ranks > 1 else 0.0
     try:
@@ -136,7 +154,7 @@ def rank_plan(model: ModelSizes, ranks: int, device: DeviceInfo, link: Link) -> 
         if device.kind == "cuda"
         else CpuCost(workload, rates_of(device, probed=False))
     )
-    state = needed_nbytes(workload, plan)
+    state = model.state_nbytes(ranks, plan, Layout.padded(own, own, plan.slots))
     return RankPlan(ranks, plan, weights, state, read, cost.plan(plan), sent)
 
 
