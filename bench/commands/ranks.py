@@ -23,6 +23,7 @@ from torch.distributed.tensor.parallel import (
 
 import futurefill_kernels as ff
 from futurefill_kernels.nn.language_model import LanguageModel, LanguageModelConfig
+from futurefill_kernels.nn.parallel.agreement import alike
 from futurefill_kernels.nn.parallel.linear import Columns, Rows
 from futurefill_kernels.planning.rank_plan import ModelSizes
 
@@ -73,8 +74,12 @@ def run(args: argparse.Namespace) -> None:
                     f"{n} ranks, a sum alone", **common, times=Times(tuple(one["sum"])),
                     note="one of 5 sums of a token",
                 )  # fmt: skip
+                args.report.add(
+                    f"{n} ranks, a comparison alone", **common,
+                    times=Times(tuple(one["comparison"])), note="one of a token",
+                )  # fmt: skip
             expected = sizes.weight_nbytes(n)
-            state = sizes.state_nbytes(n, one["plan"], one["layout"])
+            state = sizes.state_nbytes(n, one["plan"], one["layout"], one["taps"])
             args.report.add(
                 f"{n} rank{'s'[: n > 1]}, weights of one", **common, value=float(one["weights"]),
                 unit="bytes", error=float(abs(one["weights"] - expected)), tolerance=0.0,
@@ -133,7 +138,7 @@ def _rank(
     for model in models:
         model.logits = model.step() if rank < model.ranks else torch.empty(0)
         distributed.barrier()
-    found: list[dict[str, Any]] = [{"token": [], "sum": []} for _ in models]
+    found: list[dict[str, Any]] = [{"token": [], "sum": [], "comparison": []} for _ in models]
     found[0] |= {name: [] for name in pairs.modules}
     for _ in range(repeats):
         if rank == 0:
@@ -143,6 +148,7 @@ def _rank(
             if rank < model.ranks:
                 one["token"].append(model.seconds(tokens))
                 one["sum"].append(model.seconds_of_sums(batch * config.channels, 5 * tokens))
+                one["comparison"].append(model.seconds_of_comparisons(tokens))
             distributed.barrier()  # the others wait without a core
     if rank == 0:
         for model, one in zip(models, found, strict=True):
@@ -213,10 +219,20 @@ class _Model:
             distributed.all_reduce(x, group=self._group)
         return (time.perf_counter() - begin) / count
 
+    def seconds_of_comparisons(self, count: int) -> float:
+        at = {"positions": self._cache.positions.tolist()}
+        begin = time.perf_counter()
+        for _ in range(count):
+            alike(self._cache.ranks, lambda: None, lambda _: at)
+        return (time.perf_counter() - begin) / count
+
     def facts(self, first: torch.Tensor) -> dict[str, Any]:
+        self._cache.reset()  # without what a call leaves until the next one
+        state = self._cache.caches[0].state
         return {
             "plan": self._cache.plan,
-            "layout": self._cache.caches[0].state.layout,
+            "layout": state.layout,
+            "taps": state.filters.shape[2],
             "weights": sum(p.nbytes for p in self._model.parameters()),
             "state": self._cache.nbytes,
             "error": float((self.logits - first).abs().max() / first.abs().max()),

@@ -52,16 +52,18 @@ def measured(rows: Rows) -> str:
     tokens = [row for row in rows if row["note"] == "a token"]
     by_name = {row["variant"]: row for row in rows}
     lines = [
-        "| ranks | token (ms) | against one rank | a sum alone (ms) | weights (MB) | state (MB) |",
-        "|---|---|---|---|---|---|",
+        "| ranks | token (ms) | against one rank | a sum alone (ms) | a comparison alone (ms) | "
+        "weights (MB) | state (MB) |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in tokens:
-        name, alone = row["variant"], by_name.get(row["variant"] + ", a sum alone")
+        name = row["variant"]
+        alone = [by_name.get(f"{name}, a {what} alone") for what in ("sum", "comparison")]
         cells = [
             name.split()[0],
             _ms(row),
             f"{float(row['ratio']):.2f}x" if row["ratio"] else "",
-            "" if alone is None else _ms(alone),
+            *("" if one is None else _ms(one) for one in alone),
             *(_mb(by_name[f"{name}, {what} of one"]) for what in ("weights", "state")),
         ]
         lines.append(f"| {' | '.join(cells)} |")

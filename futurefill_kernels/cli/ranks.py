@@ -17,6 +17,9 @@ from ..nn.parallel.plan import cannot_be_cut, parallel_plan
 
 #: Seconds that a rank waits for another one before it gives up.
 TIME_OUT = 60
+#: Seconds between torchrun's looks at its ranks. It ends those beside one that has died, which
+#: shall have time to say so.
+LOOK_EVERY = 1
 
 
 def add_ranks_argument(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +53,10 @@ def started() -> bool:
 
 def start(n: int, arguments: Sequence[str]) -> None:
     """The same command on n ranks; RuntimeError where they end with an error, which they print."""
-    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+    torchrun += ["--monitor-interval", str(LOOK_EVERY)]
     done = subprocess.run(
-        [sys.executable, "-m", *command, "-m", "futurefill_kernels", *arguments], check=False
+        [sys.executable, "-m", *torchrun, "-m", "futurefill_kernels", *arguments], check=False
     )
     if done.returncode:
         raise RuntimeError(

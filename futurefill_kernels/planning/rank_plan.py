@@ -68,17 +68,18 @@ class ModelSizes:
         rest = self.layers * (whole + cut + 2 * d) + d  # norms
         return self.itemsize * (self.matrix_entries(ranks) + rest)
 
-    def state_nbytes(self, ranks: int, plan: Plan, layout: Layout) -> int:
+    def state_nbytes(self, ranks: int, plan: Plan, layout: Layout, taps: int) -> int:
         """Bytes of a rank's `DecodingCache` under a plan for its channels, prepared filters
-        included, when no call is under way. layout: of its implementation.
+        included, when no call is under way. layout: of its implementation. taps: of a filter,
+        without an end that is less than rounding.
         """
         own, hyena = self.channels // ranks, self.mixer == "hyena"
         long = state_nbytes(
             plan, layout, layers=self.layers, batch_size=self.batch_size,
-            filters=(own, plan.filter_length or self.length), skip=hyena,
+            filters=(own, taps), skip=hyena,
         )  # fmt: skip
-        inputs, taps = self.batch_size * self.itemsize, 4  # bytes of each per channel and tap
-        short = self.layers * _PARTS * own * _SHORT_TAPS * (inputs + taps) if hyena else 0
+        of_a_tap = self.batch_size * self.itemsize + 4  # an input of every row, and the tap
+        short = self.layers * _PARTS * own * _SHORT_TAPS * of_a_tap if hyena else 0
         return long + short + self.batch_size  # which rows have seen anything
 
     def workload(self, ranks: int) -> Workload:
@@ -154,7 +155,7 @@ def rank_plan(model: ModelSizes, ranks: int, device: DeviceInfo, link: Link) -> 
         if device.kind == "cuda"
         else CpuCost(workload, rates_of(device, probed=False))
     )
-    state = model.state_nbytes(ranks, plan, Layout.padded(own, own, plan.slots))
+    state = model.state_nbytes(ranks, plan, Layout.padded(own, own, plan.slots), model.length)
     return RankPlan(ranks, plan, weights, state, read, cost.plan(plan), sent)
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
 
 from futurefill_kernels.__main__ import main
-from futurefill_kernels.cli import generate
+from futurefill_kernels.cli import generate, ranks
 
 
 @pytest.mark.parametrize(("prompt", "tokens"), [("def ", 150), ("import ", 40)])
@@ -57,6 +63,48 @@ def test_ranks_write_the_text_of_one_process_once(capfd):
     assert captured.out == ""
     assert captured.err.count("error: rank 0 of 2: unknown impl") == 2
     assert "2 ranks ended with status 1" in captured.err
+
+
+def _children(pid):
+    """Processes that a process has started and that have not ended, by /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the ranks in /proc")
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_rank_that_is_killed_ends_the_command(killed):
+    """All processes end soon, and it is said which one was killed."""
+    command = [sys.executable, "-m", "futurefill_kernels", "generate", "--device", "cpu"]
+    process = subprocess.Popen(
+        [*command, "--tokens", "16000", "--tensor-parallel", "2"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout.read1(4)  # they are among the tokens
+        (launcher,) = _children(process.pid)
+        both = _children(launcher)
+        assert len(both) == 2
+        os.kill(both[killed], signal.SIGKILL)
+        begin = time.monotonic()
+        _, said = process.communicate(timeout=ranks.TIME_OUT)
+    finally:
+        process.kill()
+    assert time.monotonic() - begin < ranks.TIME_OUT / 2  # nobody waited for the time-out
+    assert process.returncode == 2
+    assert not [pid for pid in both if Path(f"/proc/{pid}").exists()]
+    lines = said.decode().splitlines()
+    for error in (line for line in lines if line.startswith("error: rank ")):  # if it had time to
+        assert error.startswith(f"error: rank {1 - killed} of 2: ")
+        assert "another rank has ended, has made another call, or did not come" in error
+    assert f"Signal 9 (SIGKILL) received by PID {both[killed]}" in said.decode()
+    assert lines[-1].startswith("error: 2 ranks ended with status 1; what each of them said")
 
 
 def test_split_characters_are_put_together(capsys):

@@ -77,11 +77,11 @@ class Ranks:
         try:
             return collective()
         except RuntimeError as error:
-            first_line = str(error).partition("\n")[0]
+            cause = str(error).partition("\n")[0].partition(". ")[0]
             raise RuntimeError(
                 f"rank {self.rank} of {self.size}: {what} over ranks failed: another rank has "
                 "ended, has made another call, or did not come within the time-out of the process "
-                f"group ({first_line})"
+                f"group ({cause})"
             ) from error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:

@@ -48,9 +48,10 @@ def _bytes(rank, n, mixer, impl):
     parallelize_module(model, init_device_mesh("cpu", (n,)), ff.nn.parallel_plan(model))
     cache = ff.DecodingCache(model, 2, 64, impl=impl)
     sizes = ModelSizes(24, 3, 40, 37, 64, 2, mixer, filter_hidden=20, spectral_filters=5)
-    layout = cache.caches[0].state.layout
+    state = cache.caches[0].state
+    expected = sizes.state_nbytes(n, cache.plan, state.layout, state.filters.shape[2])
     held = sum(p.nbytes for p in model.parameters()), cache.nbytes
-    return held, (sizes.weight_nbytes(n), sizes.state_nbytes(n, cache.plan, layout))
+    return held, (sizes.weight_nbytes(n), expected)
 
 
 @pytest.mark.parametrize(
