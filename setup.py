@@ -31,9 +31,9 @@ PACKAGE = "futurefill_kernels"
 THIS = Path(__file__)
 ROOT = THIS.parent
 BINDINGS = ("schemas", "threads", "cpu_ops", "cpu_fills", "cpu_offline", "cpu_token")
-BINDINGS += ("bound_step", "bound_run")
+BINDINGS += ("bound_step", "bound_run", "move_slots")
 SOURCES = [f"csrc/bindings/{name}.cpp" for name in BINDINGS]
-SOURCES += ["csrc/infra/parallel.cpp", "csrc/infra/pool.cpp"]
+SOURCES += [f"csrc/infra/{name}.cpp" for name in ("parallel", "pool", "move_slots")]
 SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp"]
 # compiled once for every instruction set, with its flags
 KERNELS = ["csrc/cpu/short_range_step.cpp", "csrc/cpu/future_fill.cpp"]

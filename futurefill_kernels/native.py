@@ -107,6 +107,17 @@ def bound_step() -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., 
 
 
 @lru_cache(maxsize=1)
+def move_slots() -> Callable[..., Any] | None:
+    """The function of csrc/bindings/move_slots.h, or None where there is no library."""
+    if unavailable_reason is not None:
+        return None
+    call = ctypes.CDLL(str(library_file())).futurefill_move_slots
+    call.argtypes = [ctypes.c_void_p, ctypes.c_int64] * 2
+    call.restype = ctypes.c_char_p
+    return call
+
+
+@lru_cache(maxsize=1)
 def _plain_step() -> ModuleType | str:
     """The module of csrc/python/plain_step.cpp, or why a step goes without it."""
     if unavailable_reason is not None:

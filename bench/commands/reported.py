@@ -1,9 +1,10 @@
 """Situations that people report as slow, ours beside the plain way, in one run.
 
-The plain ways: a chunk inside the stream convolves everything so far; `reorder` copies every slot
-of every row; a chunk of a prompt convolves the prompt so far; a request makes its cache; tokens of
-some rows run layer by layer. "over it" is the median over the turns of the plain time over ours;
-the note compares with what the situation is made of: steps, a copy of the bytes, one call.
+The plain ways: a chunk inside the stream convolves everything so far; `reorder`, after each step
+of a beam search, copies every slot of every row; a chunk of a prompt convolves the prompt so far; a
+request makes its cache; tokens of some rows run layer by layer. "over it" is the median over the
+turns of the plain time over ours; the note compares with what the situation is made of: steps, a
+copy of the bytes, one call.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -117,19 +119,19 @@ def _reordered(args: argparse.Namespace, repeats: int, length: int) -> None:
     h = shapes.filters(channels, length, device=args.device)
     u = shapes.randn(rows, channels, length, seed=1, **place)
     cache = ff.FutureFillCache(h, rows, length, impl=args.impl, dtype=args.dtype)
-    index = torch.tensor(order, device=args.device)
+    index, now = torch.tensor(order, device=args.device), u[..., 0]
     for position in (length // 32, length // 4, length * 3 // 4):
         cache.run(u[..., cache.taken[0] : position])
-        ring = cache.state.ring
+        ring, step = cache.state.ring, partial(cache.step, now)
         used = torch.zeros_like(ring[:, 1:, ..., : 2 * position, :])
         variants: dict[str, Callable[[], object]] = {
-            "ours": lambda: cache.reorder(order),
-            "identity": lambda: cache.reorder([0, 1, 2, 3]),
-            "step": lambda: cache.step(u[..., 0]),
+            "ours": partial(cache.reorder, order),
+            "identity": partial(cache.reorder, range(rows)),
+            "step": step,
             "every slot": lambda ring=ring: ring.copy_(ring[:, index]),
             "copy": lambda ring=ring, used=used: used.copy_(ring[:, :3, ..., : used.shape[-2], :]),
         }
-        times = measure(variants, device=args.device, repeats=repeats)
+        times = measure(variants, device=args.device, repeats=repeats, before={"ours": step})
         note = ", ".join(
             f"{times['ours'].ratio(times[name]):.3g} of {text}"
             for name, text in (("copy", "a copy of three rows' used slots"), ("step", "a step"))

@@ -1,8 +1,9 @@
 """Rows of a stream moved, copied and forgotten, beside a plain copy of the bytes that they use.
 
-A reorder is that of a beam search whose best half goes on twice. A reset is timed with the first
-step of its row, which clears what is used, beside a fill with zeros and a step of a row that was
-never used.
+A reorder exchanges rows that have nothing in common, two and two; that of a beam search, whose
+best half goes on twice, comes after a step of all. A reset is timed with the first step of its row,
+which clears what is used, beside a fill with zeros and a step of a row that was never used. A clone
+takes new memory, and so does the copy beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 
 import futurefill_kernels as ff
 from futurefill_kernels.cache.used import parts, used_slots
+from futurefill_kernels.state.huge_pages import untouched
 
 from ..harness import shapes
 from ..harness.rows import relative_error
@@ -54,14 +56,16 @@ def _at(
     expected = (expected * cache.state.filters[0, :, : position + 1].double()).sum(-1)
     error = relative_error(cache.clone().step(now), expected)
     slots, state = used_slots(cache.plan, position), cache.state
-    row_bytes = sum(x.nbytes for x in parts(state, 0, position, slots, 0))
-    moved, all_rows = (torch.ones(n * row_bytes // 4) for n in (batch // 2, batch))
-    target, zero = torch.empty_like(moved), torch.ones(slots * state.layout.lanes)
+    row_bytes = sum(x.row_nbytes for x in parts(state, {position}, slots, 0))
+    all_rows = torch.ones(batch * row_bytes // 4)
+    target, zero = torch.empty_like(all_rows), torch.ones(slots * state.layout.lanes)
     zero = zero.repeat(state.layout.tiles)
     stepped, fresh = cache.clone(), ff.FutureFillCache(
         [cache.state.filters[0]], batch, length, plan=cache.plan, impl=cache.impl
     )  # fmt: skip
     out, some = torch.empty_like(now), now[:1]
+    exchanged, beams = [(row + batch // 2) % batch for row in range(batch)], cache.clone()
+    new = partial(untouched, *all_rows.shape, dtype=torch.float32, device=all_rows.device)
 
     def again(cache: ff.FutureFillCache) -> None:
         cache.reset([0])
@@ -74,28 +78,31 @@ def _at(
     restored = cache.clone()
     variants = {
         "a plain step": lambda: stepped.step(now, out=out),
-        "reorder": lambda: cache.reorder(half),
-        "its bytes copied": lambda: target.copy_(moved),
+        "reorder": lambda: cache.reorder(exchanged),
+        "its bytes copied": lambda: target.copy_(all_rows),
+        "reorder of a beam search": lambda: beams.reorder(half),
         "reorder that changes nothing": lambda: cache.reorder(range(batch)),
         "clone": cache.clone,
-        "its bytes cloned": all_rows.clone,
+        "its bytes cloned": lambda: new(sparse=False).copy_(all_rows),
         "reset and step of a row": partial(again, restored),
         "its bytes cleared, a step": clear_and_step,
     }
     before = {
+        "reorder of a beam search": lambda: beams.step(now, out=out),
         "reset and step of a row": lambda: restored.reorder([1, *range(1, batch)]),
         "its bytes cleared, a step": lambda: fresh.reset([0]),
     }
     times = measure(variants, device=args.device, repeats=args.repeats, before=before)
     against = {
         "reorder": "its bytes copied", "clone": "its bytes cloned",
+        "reorder of a beam search": "a plain step",
         "reset and step of a row": "its bytes cleared, a step",
         "reorder that changes nothing": "a plain step",
     }  # fmt: skip
     for name, found in times.items():
         base = against.get(name)
         note = f"at position {position}"
-        if name == "reorder":
+        if name.startswith("reorder"):
             note += f", {found.ratio(times['a plain step']):.2f} plain steps"
         args.report.add(
             name, B=batch, D=channels, L=length, dtype=args.dtype, impl=cache.impl, plan=cache.plan,

@@ -126,4 +126,14 @@ void run_dense_jobs(const DenseParams& params, int64_t panels, int64_t available
          [&](int64_t begin, int64_t end) { e.dense(params, begin, end); });
 }
 
+void run_move_jobs(const SlotMoves& params, int64_t available) {
+  int64_t jobs = 0, bytes = 0;
+  for (int64_t i = 0; i < params.n_ranges; ++i) {
+    jobs = std::max(jobs, params.ranges[i].layers * params.ranges[i].tiles);
+    bytes += params.ranges[i].bytes * params.n_moves;
+  }
+  spread({jobs, bytes / 4}, available,
+         [&](int64_t begin, int64_t end) { move_slots(params, begin, end); });
+}
+
 }  // namespace futurefill

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/engine.h"
+#include "infra/move_slots.h"
 
 namespace futurefill {
 
@@ -21,5 +22,6 @@ void run_fill_stage(const StageParams& params, int64_t stage, int64_t job_begin,
 void run_conv_jobs(const ConvParams& params, int64_t available,
                    void (*conv)(const ConvParams&, int64_t, int64_t));
 void run_dense_jobs(const DenseParams& params, int64_t panels, int64_t available);
+void run_move_jobs(const SlotMoves& params, int64_t available);
 
 }  // namespace futurefill

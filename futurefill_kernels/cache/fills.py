@@ -11,7 +11,7 @@ from torch import Tensor
 from ..implementations.base import Implementation
 from ..plan import Level
 from ..state.tensors import StreamState
-from .images import changed, copy, kept_image
+from .images import changed, copy, kept_image, lanes_of_share, views
 from .memory import storages
 
 
@@ -133,10 +133,11 @@ class Fills:
     def _fill(self, work: _Work) -> tuple[list[Tensor], list[Tensor]]:
         """Returns what the fill changed, as it was and where it is."""
         state, level, share = self._state, work.level, work.share
-        was, now = [], []
+        was, now, lanes = [], [], lanes_of_share(state, level, share)
         for end, rows in work.ends.items():
-            here = changed(state, level, share, end, rows)
-            image = kept_image(state, level, end, rows) or [torch.empty_like(x) for x in here]
+            here = views(changed(state, level, end), rows, lanes)
+            image = views(kept_image(state, level, end), rows)
+            image = image or [torch.empty_like(x) for x in here]
             copy(here, image)
             was += image
             now += here

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..state.slots import How, Move, Slots, move
 from ..state.tensors import StreamState
 
 
@@ -20,9 +21,10 @@ def rewind(state: StreamState, rows: Sequence[int]) -> None:
 def forget(state: StreamState, used: Mapping[int, int]) -> None:
     """Nothing has come to rows at position 0. used: row -> slots that it may have used."""
     for row, slots in used.items():
-        state.ring[:, row, ..., :slots, :] = 0
+        here = [Slots(state.ring, 0, slots)]
         if state.prompt_fill is not None:
-            state.prompt_fill[:, row] = 0
+            here.append(Slots(state.prompt_fill, 0, state.length))
+        move(here, here, [Move(How.CLEAR, row, row)])
 
 
 def _fill_rows(tensor: Tensor, rows: Sequence[int], value: int) -> None:

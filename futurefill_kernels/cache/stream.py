@@ -12,6 +12,7 @@ from ..checks import Rows, row_indices
 from ..implementations.base import Implementation
 from ..state.lasting import lasting
 from ..state.tensors import StreamState
+from .branches import Branches
 from .checks import check_reach, crop_lengths
 from .fills import Fills
 from .history import History
@@ -66,6 +67,10 @@ class Stream:
         #: Positions that ``crop`` can take back, None for any number.
         self.rollback = rollback
         self._oldest = [0] * self.batch_size  # where the way back of a row ends
+        self._branches = Branches(self.batch_size)
+        # whether inputs stay where they are, and outputs pending beyond a position change by
+        # firings alone
+        self._parts_at_positions = state.plan.length is not None and state.prompt_fill is None
         self._replaying = False  # whether a token is replayed
         # what was held of prompts before the call that is under way
         self._held_before: dict[int, list[Tensor | None]] = {}
@@ -116,9 +121,9 @@ class Stream:
         """
         if self._block_is_newest and self._plain is not None and self._plain.take_back():
             origins = self._positions.origins
-            self._positions.stand(
-                {row: p - origins[row] for row, p in positions.items()}, positions
-            )
+            places = {row: p - origins[row] for row, p in positions.items()}
+            self._positions.stand(places, positions)
+            self._branches.crop_rows(places)
         else:
             self._take_back(positions)
 
@@ -140,6 +145,7 @@ class Stream:
             places = {row: p for row, p in places.items() if row not in held}
             self._prefill.take_back(held, places)
         self._positions.stand(places, positions)
+        self._branches.crop_rows(places)
 
     def launch_fills(self) -> None:
         """Run the fills that are due now, which else the next token begins with. ValueError inside
@@ -153,13 +159,14 @@ class Stream:
         if rows is None:
             self._forget_call()
             self._fills.take_back()
-        self._between_tokens("reset")
+        self._between_tokens("reset", fills=False)
         row_list = (
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
         )
         used = self._used()
         rewind(self._state, row_list)
         self._positions.stand(dict.fromkeys(row_list, 0), dict.fromkeys(row_list, 0))
+        self._branches.renew(row_list)
         for row in row_list:
             self._oldest[row] = 0
         self._prefill.open(row_list, {row: used[row] for row in row_list})
@@ -177,19 +184,25 @@ class Stream:
         other._hold(state, self._fills.stream)
         other._prefill = self._prefill.clone(other._state)
         other._oldest = list(self._oldest)
+        other._branches = self._branches.clone()
         return other
 
     def reorder(self, rows: Rows) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was (beam search). rows: (B,)."""
-        self._between_tokens("reorder")
+        self._between_tokens("reorder", fills=False)
         row_list = row_indices(rows, self.batch_size, unique=False)
         if len(row_list) != self.batch_size:
             raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(row_list)},)")
         if row_list == list(range(self.batch_size)):
             return
         self._prefill.freshen(range(self.batch_size))
-        at = self._positions.rows
-        reorder(self._state, row_list, at, self._used(), self.rollback or 0)
+        at, filled = self._positions.rows, self._filled()
+        reorder(
+            self._state, row_list, at, filled, self.rollback or 0,
+            lambda row: self._prefill.used(row, at[row]), self._branches.common,
+        )  # fmt: skip
+        if self._parts_at_positions:
+            self._branches.reorder(row_list, at)
         self._positions.reorder(row_list)
         self._oldest = [self._oldest[row] for row in row_list]
         self._prefill.reorder(row_list)
@@ -222,6 +235,7 @@ class Stream:
         places = self._positions.rows
         move_rows(state, self._implementation, {row: places[row] for row in in_stream}, None)
         self._oldest = list(taken)
+        self._branches.renew(range(self.batch_size))
 
     def crop(self, length: int | Sequence[int] | Tensor) -> None:
         """Take back all positions from ``length`` on, counted since the prompt, bit for bit.
@@ -237,20 +251,22 @@ class Stream:
                 check_reach(row, at[row], self._oldest[row], n, self.rollback)
             for row in targets:  # what an earlier crop needed has been overwritten
                 self._oldest[row] = max(self._oldest[row], at[row] - self.rollback)
-        self._between_tokens("crop")
+        self._between_tokens("crop", fills=self.rollback is None)
         origins = self._positions.origins
         places = {row: n - origins[row] for row, n in targets.items()}
         if self.rollback is None:
             assert self._state.prompt_fill is not None
             move_rows(self._state, self._implementation, places, self._state.prompt_fill)
         else:
-            moves: dict[tuple[int, int], list[int]] = {}
-            here = self._positions.rows
+            alike: dict[tuple[int, int, bool], list[int]] = {}
+            here, filled = self._positions.rows, self._filled()
             for row, n in places.items():
-                moves.setdefault((here[row], n), []).append(row)
-            for (start, n), rows in moves.items():
-                roll_back(self._state, None if len(rows) == self.batch_size else rows, start, n)
+                alike.setdefault((here[row], n, filled[row] == here[row]), []).append(row)
+            for (start, n, fired), rows in alike.items():
+                some = None if len(rows) == self.batch_size else rows
+                roll_back(self._state, some, start, n, fired)
         self._positions.stand(places, targets)
+        self._branches.crop_rows(places)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What determines the state, independent of implementation and device.
@@ -284,6 +300,7 @@ class Stream:
         positions = state["positions"].tolist()
         places = enumerate(map(self._state.plan.place, positions))
         self._positions.stand(dict(places), dict(enumerate(positions)))
+        self._branches.renew(range(self.batch_size))
         self._oldest = positions
         self._prefill.reopen(held_prompts(state, self._state))
 
@@ -297,6 +314,10 @@ class Stream:
         return fingerprint(
             self._prefill.filters, None if skip is None else skip[:, : self.channels]
         )
+
+    def _filled(self) -> list[int]:
+        """(B,) positions up to which each row's fills have run; nothing else is due."""
+        return self._positions.rows if self._launches_fills else self._state.filled.tolist()
 
     def _used(self) -> list[int]:
         """(B,) slots of each row's ring that may not be zero."""
@@ -314,11 +335,15 @@ class Stream:
         self._history.drop()
         self._block_is_newest = False
 
-    def _between_tokens(self, method: str) -> None:
-        """No token is under way, no fill is running, and no sums are kept of what may change."""
+    def _between_tokens(self, method: str, *, fills: bool = True) -> None:
+        """No token is under way, no fill is running, and no sums are kept of what may change.
+
+        fills: whether those that are due run; else they stay due where the state knows of them.
+        """
         self._check_between(method)
         self._leaps.finish()
-        self._fills.join()
+        if fills or self._launches_fills:
+            self._fills.join()
         self._history.drop()
         self._block_is_newest = False
 

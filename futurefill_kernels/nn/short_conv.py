@@ -224,11 +224,19 @@ def keep_left(
     """The same before the `commit` of a chunk that brings counts (R,) positions to rows at
     positions.
     """
-    for state in states:
-        rollback = state.older.shape[1]
-        if state._left is None or not rollback:
-            continue
-        for r, (row, position, count) in enumerate(zip(rows, positions, counts, strict=True)):
-            first = max(count - rollback, 0)  # later ones overwrite those before
-            slots = torch.arange(position + first, position + count, device=state.older.device)
-            state.older[row, slots % rollback] = state._left[r, :, first:count].T
+    chunks = [(x._left.mT, x.older) for x in states if x._left is not None and x.older.shape[1]]
+    if not chunks:
+        return
+    left, older = chunks[0]
+    width, rollback, device = left.shape[1], older.shape[1], older.device
+    index, at, count = (
+        torch.tensor(list(x), dtype=torch.int64, device=device)[:, None]
+        for x in (rows, positions, counts)
+    )
+    # the newest that there is room for
+    column = count - 1 - torch.arange(min(width, rollback), device=device)  # (R, n)
+    slots, came = (at + column) % rollback, (column >= 0)[..., None]
+    column = column.clamp(min=0)
+    call_row = torch.arange(len(count), device=device)[:, None]
+    for left, older in chunks:
+        older[index, slots] = left[call_row, column].where(came, older[index, slots])

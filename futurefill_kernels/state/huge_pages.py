@@ -36,11 +36,16 @@ def advise(x: Tensor) -> None:
     madvise(start, length, _ADVICE)
 
 
-def untouched(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``torch.zeros``; of a large one of the CPU the system makes a page when it is touched."""
+def untouched(*shape: int, dtype: torch.dtype, device: torch.device, sparse: bool) -> Tensor:
+    """``torch.zeros``; of a large one of the CPU the system makes a page when it is touched.
+
+    sparse: less than a quarter of it is going to be touched soon. A huge page costs about as much
+    as a quarter of it in small ones.
+    """
     nbytes = math.prod(shape) * dtype.itemsize
-    if device.type != "cpu" or _AGAINST is None or nbytes < _SMALLEST:
+    advice = _AGAINST if sparse else _ADVICE
+    if device.type != "cpu" or advice is None or nbytes < _SMALLEST:
         return torch.zeros(*shape, dtype=dtype, device=device)
     memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(_AGAINST)
+    memory.madvise(advice)
     return torch.frombuffer(memory, dtype=dtype).view(shape)

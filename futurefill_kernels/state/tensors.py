@@ -136,9 +136,11 @@ class StreamState:
             images=self.images[only],
         )
 
-    def with_own_tensors(self) -> StreamState:
+    def with_own_tensors(self, slots: int) -> StreamState:
         """The same stream, of which `cache.used.parts` are to be copied: the rest is copied here,
         what never changes, filters and skip, is shared.
+
+        slots: of a row's ring that are going to be written now.
         """
         large = ("ring", "kept", "undo", "images", "work", "prompt_fill")
         small = ("positions", "token_at", "history", "filled")
@@ -147,7 +149,8 @@ class StreamState:
             if name in small:
                 own[name] = x.clone()
             elif x is not None:
-                own[name] = untouched(*x.shape, dtype=x.dtype, device=x.device)
+                sparse = 4 * slots < self.ring.shape[3]
+                own[name] = untouched(*x.shape, dtype=x.dtype, device=x.device, sparse=sparse)
         return replace(self, **own)
 
 

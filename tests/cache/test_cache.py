@@ -53,6 +53,7 @@ def test_any_split_is_the_parallel_convolution(name, data):
             reach = 0 if rollback is None else max(oldest, taken - rollback)
             keep = draw(st.integers(reach, taken - 1))
             cache.crop(keep)
+            oldest = reach
             t -= taken - keep
             stream.step(cache, t)
             t += 1

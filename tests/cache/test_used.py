@@ -10,24 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import futurefill_kernels as ff
-from futurefill_kernels.cache.used import copies, used_slots
+from futurefill_kernels.cache.used import steps_to, used_slots
+from futurefill_kernels.state.slots import How
 from tests.oracles import EXACT, PRECISE, relative_error
 
 
 @given(st.integers(1, 6).flatmap(lambda n: st.lists(st.integers(0, n - 1), min_size=n, max_size=n)))
-def test_no_row_is_read_after_it_was_written(rows):
-    content, aside = {row: row for row in range(len(rows))}, {}
-    for source, target in copies(rows):
-        if target is None:
-            aside[source] = content[source]
-        else:
-            content[target] = aside.get(source, content[source])
-    assert [content[b] for b in range(len(rows))] == rows
+def test_rows_become_what_others_were(rows):
+    content = list(range(len(rows)))
+    for how, source, target in steps_to(rows):
+        aside = content[target]
+        content[target] = content[source]
+        if how is How.SWAP:
+            content[source] = aside
+    assert content == rows
 
 
 def test_identity_and_what_stays_are_not_touched():
-    assert list(copies([0, 1, 2])) == []
-    assert list(copies([0, 0, 2, 2])) == [(0, 1), (2, 3)]
+    assert list(steps_to([0, 1, 2])) == []
+    assert list(steps_to([0, 0, 2, 2])) == [(How.COPY, 0, 1), (How.COPY, 2, 3)]
+    assert list(steps_to([1, 0, 2])) == [(How.SWAP, 1, 0)]
 
 
 @pytest.mark.parametrize(

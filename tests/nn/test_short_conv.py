@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from futurefill_kernels.nn import Hyena
-from futurefill_kernels.nn.short_conv import ShortConv, ShortConvState, commit
+from futurefill_kernels.nn.short_conv import ShortConv, ShortConvState, commit, keep_left
 
 
 @torch.no_grad()
@@ -115,6 +116,58 @@ def test_a_token_is_taken_back_in_the_rows_where_it_ran(taps):
     assert torch.equal(state.inputs[1, -1], wrong[1])
     y = state.step(x[..., 6])
     assert_close(y[::2], conv(x)[::2, :, 6])
+
+
+class Calls(TorchDispatchMode):
+    """How many operations of torch there were."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("taps", [1, 3, 5])
+@pytest.mark.parametrize("rollback", [1, 2, 5, 9])
+def test_chunks_are_taken_back_row_by_row(taps, rollback):
+    conv, _, x = streams(taps, batch=4)
+    state, rows, lengths = ShortConvState(conv, 4, rollback), [3, 0, 1], [7, 1, 0]
+    state.prefill(x[..., :2])
+    commit([state])
+    before = state.inputs.clone()
+    positions = [2, 11, 5]  # whatever the rows have taken
+    # a row of which nothing comes is staged like one that has one valid input
+    state.prefill(x[rows, :, 2:9], rows, [max(n, 1) for n in lengths])
+    keep_left([state], rows, positions, lengths)
+    commit([state])
+    state.inputs[1] = before[1]
+    ends = [p + n for p, n in zip(positions, lengths, strict=True)]
+    back = [min(n, rollback) for n in lengths]
+    state.crop(rows, ends, [end - n for end, n in zip(ends, back, strict=True)])
+    whole = x[..., :9]
+    for row, n, gone in zip(rows, lengths, back, strict=True):
+        end = 2 + n - gone
+        expected = torch.nn.functional.pad(whole[row, :, :end], (taps, 0))[:, -taps:].T
+        # the oldest is not needed by what follows
+        assert torch.equal(state.inputs[row, 1:], expected[1:])
+    assert torch.equal(state.inputs[2], before[2])
+
+
+@torch.no_grad()
+def test_work_of_python_does_not_grow_with_rows():
+    counts = []
+    for batch in (2, 8):
+        conv, _, x = streams(3, batch)
+        state = ShortConvState(conv, batch, 4)
+        state.prefill(x)
+        with Calls() as calls:
+            keep_left([state], range(batch), [0] * batch, [12] * batch)
+        counts.append(calls.count)
+    assert counts[0] == counts[1] > 0
 
 
 def test_no_taps_are_refused():

@@ -83,7 +83,7 @@ def test_own_tensors_beside_what_never_changes():
     plan = Plan(50, (4, 8))
     layout = Layout.padded(3, 3, plan.length)
     state = allocate(plan, layout, tiled_spectra, [torch.randn(3, 50)], 2, None)
-    other = state.with_own_tensors()
+    other = state.with_own_tensors(50)
     assert other.prepared is state.prepared
     assert other.levels is state.levels
     other.ring.fill_(1)

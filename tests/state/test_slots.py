@@ -1,0 +1,69 @@
+"""Compiled code and plain torch move the same bytes."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from futurefill_kernels import native
+from futurefill_kernels.state.slots import How, Move, Slots, move, move_by_torch
+
+LAYERS, BATCH, TILES = 2, 4, 3
+
+
+def arrays(dtype):
+    """Two of slots alone, one of a transform's rows."""
+    shapes = [(9, 5), (13, 5), (7, 2, 5)]
+    return [
+        torch.arange(LAYERS * BATCH * TILES * 70).to(dtype)[: LAYERS * BATCH * TILES * n]
+        for n in (45, 65, 70)
+    ], shapes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_both_move_the_same(dtype):
+    draw = random.Random(0)
+    for _ in range(100):
+        flat, shapes = arrays(dtype)
+        given = [
+            x.view(LAYERS, BATCH, TILES, *shape) for x, shape in zip(flat, shapes, strict=True)
+        ]
+        moves = [
+            Move(draw.choice([How.COPY, How.CLEAR]), draw.randrange(BATCH), draw.randrange(BATCH))
+            for _ in range(draw.randint(0, 5))
+        ]
+        first, second, count = draw.randint(0, 5), draw.randint(0, 7), draw.randint(0, 4)
+        rows = draw.randint(0, 3)
+        results = []
+        for how in (move, move_by_torch):
+            a, b, c = (x.clone() for x in given)
+            how(
+                [Slots(a, first, count), Slots(b, second, 2 * rows)],
+                [Slots(b, second, count), Slots(c, 1, rows)],
+                moves,
+            )
+            results.append([a, b, c])
+        assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("call", [move, move_by_torch])
+@pytest.mark.parametrize("slots", [1, 5, 3000])
+def test_rows_are_exchanged(call, slots):
+    x = torch.randn(1, 3, 2, slots, 3)
+    was, here = x.clone(), [Slots(x, 0, slots)]
+    call(here, here, [Move(How.SWAP, 0, 2)])
+    assert torch.equal(x, was[:, [2, 1, 0]])
+
+
+def test_bytes_of_a_row():
+    x = torch.zeros(LAYERS, BATCH, TILES, 7, 2, 5)
+    assert Slots(x, 2, 3).row_nbytes == LAYERS * TILES * 3 * 10 * 4
+
+
+def test_without_a_library_torch_moves(monkeypatch):
+    monkeypatch.setattr(native, "move_slots", lambda: None)
+    x = torch.ones(1, 2, 1, 4, 1)
+    move([Slots(x, 0, 4)], [Slots(x, 0, 4)], [Move(How.CLEAR, 0, 0)])
+    assert x.flatten().tolist() == [0] * 4 + [1] * 4
