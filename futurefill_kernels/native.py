@@ -174,7 +174,8 @@ def addresses_of_steps() -> tuple[int, ...]:
     """Where the functions of csrc/bindings/bound_step.h are that `plain_step` calls."""
     library = ctypes.CDLL(str(library_file()))
     functions = [library.futurefill_step, library.futurefill_step_is_short]
-    functions += [library.futurefill_block, library.futurefill_take_back]
+    functions += [library.futurefill_begin_block, library.futurefill_block]
+    functions += [library.futurefill_take_back, library.futurefill_kept_bytes]
     return tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions)
 
 

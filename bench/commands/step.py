@@ -1,5 +1,5 @@
 """The price of one ``cache.step`` call: one channel, no fill due; and that of a block of a stream
-with fills in one ``cache.run``.
+with fills in one ``cache.run`` of each layer.
 
 "over the engine" is the median over the turns of a step's time less that of an empty method that is
 called alike and that of the engine, which takes the same steps in one call.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -99,23 +100,44 @@ def _steps(args: argparse.Namespace) -> None:
 
 
 def _blocks(args: argparse.Namespace) -> None:
-    """Blocks of audio frames: one call for each, and the engine alone."""
-    place = {"dtype": args.dtype, "device": args.device}
-    h, u = shapes.randn(2, _LENGTH, seed=2, **place), shapes.randn(1, 2, _LENGTH, seed=3, **place)
-    h /= _LENGTH**0.5
+    """Blocks of audio frames through one layer, through two, and under a plan with slack."""
     plan = ff.make_plan(_LENGTH, 2, dtype=args.dtype, device=args.device)
+    _block(args, plan, 1)
+    _block(args, plan, 2)
+    _block(args, replace(plan, slack_from=plan.block_sizes[-1]), 1)
+
+
+def _block(args: argparse.Namespace, plan: ff.Plan, layers: int) -> None:
+    """One call of each layer for each block, single steps, and of one layer the engine alone."""
+    place = {"dtype": args.dtype, "device": args.device}
+    u, h = shapes.randn(1, 2, _LENGTH, seed=3, **place), []
+    for layer in range(layers):
+        h.append(shapes.randn(2, _LENGTH, seed=2 + 2 * layer, **place) / _LENGTH**0.5)
     cache = ff.FutureFillCache(h, 1, _LENGTH, plan=plan, impl=args.impl)
     parts = u.split(_FRAMES, -1)[: 10 if args.quick else -1]
+    tokens = [u_t.clone() for part in parts for u_t in part.unbind(-1)]
 
-    def blocks() -> None:
-        for part in parts:
-            cache.run(part)
+    def through(part: Tensor) -> Tensor:
+        for layer in range(layers):
+            part = cache.run(part, layer)
+        return part
 
-    y = torch.cat([cache.run(part) for part in parts], -1)
-    expected = ff.causal_conv(u[..., : y.shape[-1]].double(), h.double())
-    variants: dict[str, Callable[[], object]] = {f"cache.run(u), {_FRAMES} frames": blocks}
-    if cache.impl == "cpu":
-        first, rows = u[..., 0].contiguous(), torch.zeros(len(parts) * _FRAMES, 1, 2, **place)
+    def steps() -> None:
+        for u_t in tokens:
+            for layer in range(layers):
+                u_t = cache.step(u_t, layer)
+
+    y = torch.cat([through(part) for part in parts], -1)
+    expected = u[..., : y.shape[-1]].double()
+    for taps in h:
+        expected = ff.causal_conv(expected, taps.double())
+    variants: dict[str, Callable[[], object]] = {
+        f"cache.run(u), {_FRAMES} frames": lambda: [through(part) for part in parts],
+        f"cache.step(u), {_FRAMES} frames": steps,
+    }
+    slack = plan.slack_from is not None
+    if cache.impl == "cpu" and layers == 1 and not slack:
+        first, rows = u[..., 0].contiguous(), torch.zeros(len(tokens), 1, 2, **place)
         variants[_ENGINE] = lambda: ff.ops.generate(cache.state, first, rows)
     times = measure(
         variants,
@@ -123,9 +145,10 @@ def _blocks(args: argparse.Namespace) -> None:
         repeats=3 if args.quick else args.repeats // 10,
         before=dict.fromkeys(variants, cache.reset),
     )
+    note = f"per {_FRAMES} frames" + (f", slack from {plan.slack_from}" if slack else "")
     for name, found in times.items():
         args.report.add(
-            name, B=1, D=2, L=_LENGTH, dtype=args.dtype, impl=cache.impl, plan=plan,
+            name, B=1, D=2, L=_LENGTH, layers=layers, dtype=args.dtype, impl=cache.impl, plan=plan,
             times=found * (1 / len(parts)), tokens=_FRAMES, error=relative_error(y, expected),
-            tolerance=shapes.tolerance(args.dtype), quantity="", note=f"per {_FRAMES} frames",
+            tolerance=shapes.tolerance(args.dtype), quantity="", note=note,
         )  # fmt: skip

@@ -75,11 +75,11 @@ void to_tokens(const Block& x, int64_t batch, int64_t channels, int64_t n, T* to
   }
 }
 
-// (n, B, D) -> (B, D, n), both contiguous
+// (n, B, D), contiguous -> (B, D, n), rows of `stride` values
 template <class T>
-void from_tokens(const T* tokens, int64_t rows, int64_t n, T* y) {
+void from_tokens(const T* tokens, int64_t rows, int64_t n, T* y, int64_t stride) {
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t t = 0; t < n; ++t) *y++ = tokens[t * rows + r];
+    for (int64_t t = 0; t < n; ++t) y[r * stride + t] = tokens[t * rows + r];
   }
 }
 
@@ -144,18 +144,35 @@ void restore(BoundStream& s) {
 }  // namespace
 }  // namespace futurefill
 
+const char* futurefill_begin_block(futurefill::BoundStream* stream, int64_t n) noexcept {
+  using namespace futurefill;
+  thread_local std::string error;
+  BoundStream& s = *stream;
+  s.before.clear();
+  try {
+    thread_local std::vector<RowAt> at;
+    collect_rows(nullptr, s.positions, s.batch, s.batch, s.length - n + 1, at);
+    run_unfilled(s.fills, at);
+    for (int64_t r = 0; r < s.batch; ++r) save_row(s, r, n, s.before);
+    s.before.start.assign(s.positions, s.positions + s.batch);
+    s.before.end = s.before.start;
+    return nullptr;
+  } catch (const std::exception& e) {
+    s.before.clear();
+    error = e.what();
+    return error.c_str();
+  }
+}
+
 const char* futurefill_block(futurefill::BoundStream* stream, const futurefill::Block* u,
                              const futurefill::Block* pre, const futurefill::Block* post, void* y,
-                             int64_t n, futurefill::Feedback feedback) noexcept {
+                             int64_t y_stride, int64_t n, futurefill::Feedback feedback) noexcept {
   using namespace futurefill;
   thread_local std::string error;
   thread_local std::vector<char> memory;  // inputs, gates and outputs as tokens
   BoundStream& s = *stream;
   const char* wrong = nullptr;
   try {
-    thread_local std::vector<RowAt> at;
-    s.before.clear();
-    collect_rows(nullptr, s.positions, s.batch, s.batch, s.length - n + 1, at);
     const bool feeds = feedback != Feedback::kNone;
     const int64_t channels = s.step.channels, rows = s.batch * channels, bytes = io_bytes(s) * rows;
     memory.resize((4 * n + 1) * bytes);
@@ -171,26 +188,29 @@ const char* futurefill_block(futurefill::BoundStream* stream, const futurefill::
       if (pre) tokens_of(*pre, n, gates);
       if (post) tokens_of(*post, n, gates + n * bytes);
     });
-    run_unfilled(s.fills, at);
-    for (int64_t r = 0; r < s.batch; ++r) save_row(s, r, n, s.before);
-    s.before.start.assign(s.positions, s.positions + s.batch);
-    s.before.end = s.before.start;
-    for (int64_t& end : s.before.end) end += n;
     wrong =
         futurefill_run(stream, tokens, pre ? gates : nullptr, post ? gates + n * bytes : nullptr,
                        out, n, feedback == Feedback::kRectified);
     if (!wrong) {
       by_width(s, [&](auto type) {
         using T = decltype(type);
-        from_tokens(reinterpret_cast<const T*>(out), rows, n, static_cast<T*>(y));
+        from_tokens(reinterpret_cast<const T*>(out), rows, n, static_cast<T*>(y), y_stride);
       });
     }
   } catch (const std::exception& e) {
     error = e.what();
     wrong = error.c_str();
   }
-  if (wrong && !s.before.end.empty()) restore(s);
+  if (wrong) {
+    restore(s);
+  } else {
+    for (int64_t& end : s.before.end) end += n;
+  }
   return wrong;
+}
+
+int64_t futurefill_kept_bytes(const futurefill::BoundStream* stream) noexcept {
+  return static_cast<int64_t>(stream->before.values.capacity());
 }
 
 bool futurefill_take_back(futurefill::BoundStream* stream) noexcept {

@@ -45,12 +45,23 @@ enum class Feedback : int32_t { kNone, kSame, kRectified };
 
 }  // namespace futurefill
 
-// The same for inputs as they lie in memory. y: (B, D, n), contiguous. With feedback u has one
-// token, the first, and y are the tokens after it. Nothing has changed where something is wrong.
+// Before n tokens that futurefill_block takes, in parts or at once: what they change is kept to
+// take them back.
+extern "C" __attribute__((visibility("default"))) const char* futurefill_begin_block(
+    futurefill::BoundStream* stream, int64_t n) noexcept;
+
+// The same as futurefill_run for inputs as they lie in memory. y: (B, D, n), rows of y_stride
+// values. With feedback u has one token, the first, and y are the tokens after it. Where something
+// is wrong nothing has changed since futurefill_begin_block.
 extern "C" __attribute__((visibility("default"))) const char* futurefill_block(
     futurefill::BoundStream* stream, const futurefill::Block* u, const futurefill::Block* pre,
-    const futurefill::Block* post, void* y, int64_t n, futurefill::Feedback feedback) noexcept;
+    const futurefill::Block* post, void* y, int64_t y_stride, int64_t n,
+    futurefill::Feedback feedback) noexcept;
 
-// Takes the newest futurefill_block back, if rows are where it left them; else returns false.
+// Bytes that are kept to take tokens back.
+extern "C" __attribute__((visibility("default"))) int64_t
+futurefill_kept_bytes(const futurefill::BoundStream* stream) noexcept;
+
+// Takes what was begun last back, if rows are where it left them; else returns false.
 extern "C" __attribute__((visibility("default"))) bool futurefill_take_back(
     futurefill::BoundStream* stream) noexcept;

@@ -4,7 +4,31 @@
 namespace futurefill {
 namespace {
 
-constexpr int64_t kTokens = 256;  // more of them take a look at Ctrl-C: cache/chunk.py
+constexpr int64_t kTokens = 256;  // between two looks at Ctrl-C: cache/chunk.py
+
+// A block from token t on.
+const Block* from(const PlainStream& s, const Block* x, int64_t t, Block& place) {
+  if (!x) return nullptr;
+  place = *x;
+  place.data = static_cast<const char*>(x->data) + t * x->strides[2] * s.width;
+  return &place;
+}
+
+// Tokens t .. t + count - 1 of n; without Python's lock.
+const char* take_part(const PlainStream& s, const Block* u, const Block* pre, const Block* post,
+                      char* y, int64_t n, int64_t t, int64_t count, Feedback feedback) {
+  Block places[3], newest{y + (t - 1) * s.width, {s.channels * n, n, 0}};
+  PyThreadState* state = PyEval_SaveThread();
+  const char* error = t ? nullptr : s.begin_block(s.stream, n);
+  if (!error) {
+    const bool feeds = feedback != Feedback::kNone;
+    const Block* first = feeds ? (t ? &newest : u) : from(s, u, t, places[0]);
+    error = s.block(s.stream, first, from(s, pre, t, places[1]), from(s, post, t, places[2]),
+                    y + t * s.width, n, count, feedback);
+  }
+  PyEval_RestoreThread(state);
+  return error;
+}
 
 // The new tensor `y` (rows, channels, n) with what steps give; null with an error.
 PyObject* take(const PlainStream& s, long long left, const Block& u, const Block* pre,
@@ -12,14 +36,19 @@ PyObject* take(const PlainStream& s, long long left, const Block& u, const Block
   void* values;
   PyObject* y = new_tensor(s, {s.rows, s.channels, n}, values);
   if (!y) return nullptr;
-  PyThreadState* state = PyEval_SaveThread();
-  const char* error = s.block(s.stream, &u, pre, post, values, n, feedback);
-  PyEval_RestoreThread(state);
-  if (error) {
-    PyErr_SetString(PyExc_RuntimeError, error);
-  } else if (book_steps_left(s, left - n)) {
-    return y;
+  const char* error = nullptr;
+  bool interrupted = false;
+  for (int64_t t = 0; t < n && !error && !interrupted; t += kTokens) {
+    if (t) interrupted = PyErr_CheckSignals();
+    if (interrupted) {
+      s.take_back(s.stream);
+    } else {
+      const int64_t count = n - t < kTokens ? n - t : kTokens;
+      error = take_part(s, &u, pre, post, static_cast<char*>(values), n, t, count, feedback);
+    }
   }
+  if (error) PyErr_SetString(PyExc_RuntimeError, error);
+  if (!error && !interrupted && book_steps_left(s, left - n)) return y;
   Py_DECREF(y);
   return nullptr;
 }
@@ -37,7 +66,7 @@ PyObject* run(PyObject* self, PyObject* arguments) {
   if (!read_tensor(s, given[0], grad, x) || x.dim != 3) Py_RETURN_NONE;
   const int64_t n = x.sizes[2];
   const long long left = steps_left(s, 0);
-  if (n < 1 || n > kTokens || left < n) Py_RETURN_NONE;
+  if (n < 1 || left < n) Py_RETURN_NONE;
   Block blocks[3];
   const Block* found[3] = {};
   for (int i = 0; i < 3; ++i) {
@@ -57,8 +86,7 @@ PyObject* generate(PyObject* self, PyObject* arguments) {
   if (!PyArg_ParseTuple(arguments, "OLp", &u, &n, &rectified)) return nullptr;
   const long long left = steps_left(s, 0);
   Values x;
-  if (n < 1 || n > kTokens || left < n ||
-      !read_tensor(s, u, aoti_torch_grad_mode_is_enabled(), x) ||
+  if (n < 1 || left < n || !read_tensor(s, u, aoti_torch_grad_mode_is_enabled(), x) ||
       !x.has_sizes({s.rows, s.channels})) {
     Py_RETURN_NONE;
   }
@@ -74,6 +102,12 @@ PyObject* take_back(PyObject* self, PyObject*) {
   return PyBool_FromLong(s.take_back(s.stream));
 }
 
+// kept_bytes(): bytes that are kept to take tokens back.
+PyObject* kept_bytes(PyObject* self, PyObject*) {
+  const PlainStream& s = stream_of(self);
+  return PyLong_FromLongLong(s.kept_bytes(s.stream));
+}
+
 }  // namespace
 
 PyMethodDef run_method = {"plain_run", run, METH_VARARGS,
@@ -85,5 +119,7 @@ PyMethodDef generate_method = {"plain_generate", generate, METH_VARARGS,
 PyMethodDef take_back_method = {"take_back", take_back, METH_NOARGS,
                                 "take_back(): whether the newest call was one of many steps, which "
                                 "is taken back"};
+PyMethodDef kept_bytes_method = {"kept_bytes", kept_bytes, METH_NOARGS,
+                                 "kept_bytes(): bytes that are kept to take tokens back"};
 
 }  // namespace futurefill

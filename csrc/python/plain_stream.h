@@ -21,8 +21,10 @@ struct PlainStream {
   // of another library
   decltype(&futurefill_step) step;
   decltype(&futurefill_step_is_short) is_short;
+  decltype(&futurefill_begin_block) begin_block;
   decltype(&futurefill_block) block;
   decltype(&futurefill_take_back) take_back;
+  decltype(&futurefill_kept_bytes) kept_bytes;
   BoundStream* stream;
   PyObject* owner;   // the bound stream lives as long
   PyObject* books;   // a cache/positions.py
@@ -59,6 +61,6 @@ bool read_tensor(const PlainStream& s, PyObject* object, bool grad_mode, Values&
 PyObject* new_tensor(const PlainStream& s, std::initializer_list<int64_t> sizes, void*& data);
 
 // The methods that `make` binds.
-extern PyMethodDef step_method, run_method, generate_method, take_back_method;
+extern PyMethodDef step_method, run_method, generate_method, take_back_method, kept_bytes_method;
 
 }  // namespace futurefill

@@ -161,9 +161,10 @@ class FutureFillCache(Stream):
         or fills on a stream of their own, may be taken back by.
         """
         state, (layers, groups, _) = self._state, self._state.filters.shape
+        blocks = 0 if self._plain is None else self._plain.kept_bytes()
         parts = state.parts | {
             "prompts": self._prefill.nbytes(self._held_before),
-            "before": self._prefill.chunks_nbytes + self._fills.nbytes,
+            "before": self._prefill.chunks_nbytes + self._fills.nbytes + blocks,
             "last rows": self._last_rows[1].nbytes,
         }
         rows = layers * self.batch_size * self.channels
@@ -315,11 +316,11 @@ class FutureFillCache(Stream):
     ) -> Tensor:
         """Steps of all rows with inputs that are known: (B, D, T) as u[..., 0], u[..., 1], ...
 
-        One call, with the bits of steps; of a plan with slack one transform. u, pre, post:
-        (B, D, T), and so is what is returned. They take T positions, also before the first step,
-        where a ``prefill`` would be the prompt. The layers come in order, each with the same T;
-        layer 0 again before the last one takes the unfinished call back. ValueError where a row has
-        less room; nothing has changed then.
+        One call, with the bits of steps; of several layers and a plan with slack one transform. u,
+        pre, post: (B, D, T), and so is what is returned. They take T positions, also before the
+        first step, where a ``prefill`` would be the prompt. The layers come in order, each with the
+        same T; layer 0 again before the last one takes the unfinished call back. ValueError where a
+        row has less room; nothing has changed then.
         """
         if layer == 0 and self._goes_in_blocks():
             assert self._plain is not None

@@ -5,15 +5,17 @@ one layer after the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..implementations.base import Implementation, Run, Step
+from ..implementations.base import Implementation, PlainSteps, Run, Step
 from ..state.tensors import StreamState
 from .fills import Fills
 from .history import History
@@ -38,15 +40,30 @@ def steps_are_cheaper(state: StreamState, rows: int, position: int, width: int) 
     return steps < 7.5 * total * math.log2(total) * channels  # three real transforms of it, padded
 
 
+class _Granted:
+    """Books of steps that Python has checked; compiled code counts ``plain`` down."""
+
+    def __init__(self) -> None:
+        self.plain, self.layer, self.open = sys.maxsize, 0, True
+
+
 @dataclass(frozen=True)
 class _Layer:
-    """One layer as a stream of its own, bound once."""
+    """One layer as a stream of its own, bound once. plain: where it goes in blocks."""
 
     state: StreamState
     step: Step
     run: Run | None
     history: History
     fills: Fills
+    plain: PlainSteps | None
+
+    def begin(self, whole: StreamState) -> None:
+        """It is where the stream of all layers is."""
+        self.fills.take_back()
+        self.history.drop()
+        self.state.positions.copy_(whole.positions)
+        self.state.filled.copy_(whole.filled)
 
 
 class _Tokens(NamedTuple):
@@ -65,14 +82,20 @@ class _Tokens(NamedTuple):
 class Chunks:
     """Steps of one layer at a time. Every layer's own fills follow its own steps, so state and
     outputs are those of single tokens bit for bit; positions advance after the last layer.
+
+    Of a plan with slack only the steps of one layer: what is under way is of all layers, and it is
+    built again from the inputs rather than kept, to take steps back.
     """
 
     def __init__(self, state: StreamState, implementation: Implementation) -> None:
         self._state, self._implementation = state, implementation
         self._everyone = list(range(state.positions.shape[0]))
+        self._has_slack = state.plan.slack_from is not None
         self._layers: dict[tuple[int, torch.dtype], _Layer] = {}  # a step keeps to one dtype
-        # of the newest call: what its steps changed, as it was and where it is
-        self._before: list[tuple[list[Tensor], list[Tensor]]] = []
+        # of the newest call: what its steps changed, as it was
+        self._before: list[list[Tensor]] = []
+        # and what takes each of its layers back
+        self._back: list[Callable[[], object]] = []
         #: Positions of the rows that the newest call stepped, before it.
         self.starts: dict[int, int] = {}
 
@@ -81,11 +104,14 @@ class Chunks:
         """Bytes of what the newest call may be taken back by, and of the layers' own positions."""
         states = [own.state for own in self._layers.values()]
         own = sum(state.positions.nbytes + state.filled.nbytes for state in states)
-        return own + sum(x.nbytes for saved, _ in self._before for x in saved)
+        plain = [layer.plain for layer in self._layers.values() if layer.plain is not None]
+        kept = sum(steps.kept_bytes() for steps in plain)
+        return own + kept + sum(x.nbytes for saved in self._before for x in saved)
 
     def begin(self) -> None:
         """A new call: the one before is not going to be taken back."""
         self._before.clear()
+        self._back.clear()
         self.starts = {}
 
     def run(
@@ -102,6 +128,14 @@ class Chunks:
         starts: of R rows their positions, in the order of u. lengths: (R,), at least 1; outputs
         after them are zero. No fill is due.
         """
+        own = self._layer(layer, u.dtype)
+        if own.plain is not None and self._all_inside(starts, lengths, u.shape[2]):
+            own.begin(self._state)
+            y = own.plain.run(u, pre, post)
+            if y is not None:
+                self.starts |= starts
+                self._back.append(own.plain.take_back)
+                return y
         x = _by_token(u)
         before = None if pre is None else _by_token(pre)
         after = None if post is None else _by_token(post)
@@ -129,16 +163,24 @@ class Chunks:
         self, layer: int, starts: Mapping[int, int], lengths: Sequence[int]
     ) -> Iterator[None]:
         """What steps of a layer change comes back where they raise, and where the call is taken
-        back.
+        back; with slack the caller sees to both.
         """
         self.starts |= starts
         self._save(layer, starts, lengths)
         try:
             yield
         except BaseException:  # the layer may be repeated
-            copy(*self._before[-1])
+            self._back.pop()()
             del self._before[-1]
             raise
+
+    def _all_inside(self, starts: Mapping[int, int], lengths: Sequence[int], width: int) -> bool:
+        """Whether all rows in order take as many steps, without a leap."""
+        return (
+            list(starts) == self._everyone
+            and min(lengths) == width
+            and max(starts.values()) + width <= self._state.plan.end
+        )
 
     def _run(
         self,
@@ -150,10 +192,7 @@ class Chunks:
     ) -> None:
         """Steps of one layer. rectified: y becomes max(y, 0), before the next step reads it."""
         own, index = self._layer(layer, tokens.u.dtype), self._index(list(starts))
-        own.fills.take_back()
-        own.history.drop()
-        own.state.positions.copy_(self._state.positions)
-        own.state.filled.copy_(self._state.filled)
+        own.begin(self._state)
         n = len(tokens.u)
         if own.run is None or index is not None or min(lengths) < n:
             self._by_steps(own, starts, lengths, tokens, rectified)
@@ -223,14 +262,14 @@ class Chunks:
         return rows
 
     def take_back(self) -> list[int]:
-        """The newest call is taken back. Returns its rows."""
-        rows = list(self.starts)
-        while self._before:
-            copy(*self._before[-1])
-            del self._before[-1]
-        self._stand(self.starts, self._state.positions, self._state.filled)
+        """The newest call is taken back. Returns its rows, but for those with slack."""
+        starts = {} if self._has_slack else self.starts
+        while self._back:
+            self._back.pop()()
+        self._before.clear()
+        self._stand(starts, self._state.positions, self._state.filled)
         self.starts = {}
-        return rows
+        return list(starts)
 
     def _stand(self, at: Mapping[int, int], *tensors: Tensor) -> None:
         """Rows are between tokens at positions, which each of the tensors (B,) is told."""
@@ -257,15 +296,21 @@ class Chunks:
             places = []
             for row, span in zip(starts, spans, strict=True):
                 places += self._changed(layer, row, *span)
-        self._before.append(([x.clone() for x in places], places))
+        saved = [x.clone() for x in places]
+        self._before.append(saved)
+        self._back.append(partial(copy, saved, places))
 
     def _changed(self, layer: int, row: int | slice, start: int, end: int) -> list[Tensor]:
-        """Views of all that steps from ``start`` on change before those at ``end``. row: or all."""
+        """Views of all that steps from ``start`` on change before those at ``end``, of which slack
+        has the rest built again. row: or all.
+        """
         state, stop = self._state, end
         if end > state.plan.end:  # a leap
             places = (state.undo, state.images, state.kept, state.ring)
             return [x[layer, row] for x in places]
         found = [state.undo[layer, row]]
+        if self._has_slack:
+            return found
         if state.plan.levels and (end - 1) // state.plan.base * state.plan.base > start:
             found.append(state.images[layer, row])
         for level in state.plan.levels:
@@ -292,7 +337,10 @@ class Chunks:
         if (layer, dtype) not in self._layers:
             state, make = self._state.layer(layer), self._implementation
             step, run = make.make_step(state), make.make_run(state)
-            own = _Layer(state, step, run, History(state, make), Fills(state, make, None))
+            fills, plain = Fills(state, make, None), None
+            if not self._has_slack:
+                plain = make.make_plain_steps(state, dtype, _Granted())
+            own = _Layer(state, step, run, History(state, make), fills, plain)
             self._layers[layer, dtype] = own
         return self._layers[layer, dtype]
 

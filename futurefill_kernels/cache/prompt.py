@@ -266,9 +266,9 @@ class Prefill:
 
     def steps(self, call: Call, positions: Sequence[int]) -> Tensor:
         """The same of rows inside the stream by steps, whatever is cheaper; not where slack has
-        transforms under way that are of all layers.
+        transforms under way that are of several layers.
         """
-        if self._state.plan.slack_from is not None:
+        if self._state.plan.slack_from is not None and len(self.filters) > 1:
             return self.tokens(call, positions)
         starts = {row: positions[row] for row in call.rows}
         y = self._chunks.run(call.layer, starts, call.lengths, call.u, call.pre, call.post)

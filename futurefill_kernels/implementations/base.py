@@ -33,15 +33,17 @@ class PlainSteps(NamedTuple):
     """Steps of all rows that do all of a method of ``FutureFillCache``, books included. They give
     None where the call is not the common one, and nothing has happened.
 
-    step(u, layer, pre, post, rows, out). run(u, pre, post), generate(u_t, steps, rectified): some
-    tokens of a stream of one layer without slack. take_back(): whether rows are where the newest
-    of these two left them, which is taken back; the books are not.
+    step(u, layer, pre, post, rows, out). run(u, pre, post), generate(u_t, steps, rectified): many
+    tokens of a stream of one layer without slack; Ctrl-C between them takes them back.
+    take_back(): whether rows are where the newest of these two left them, which is taken back; the
+    books are not. kept_bytes(): what is kept for that.
     """
 
     step: Callable[[Tensor, int, Tensor | None, Tensor | None, Any, Tensor | None], Tensor | None]
     run: Callable[[Tensor, Tensor | None, Tensor | None], Tensor | None]
     generate: Callable[[Tensor, int, bool], Tensor | None]
     take_back: Callable[[], bool]
+    kept_bytes: Callable[[], int]
 
 
 #: run(u, pre, post, y, rectified): steps of all rows, one after the other; (n, B, D), contiguous. y

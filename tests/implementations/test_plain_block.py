@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 
@@ -138,11 +140,9 @@ def test_an_abort_leaves_the_block_before_it():
 
 
 UNCOMMON = {
-    "many": lambda c, u: c.run(u[..., :1].repeat(1, 1, 300)),
     "a negated view": lambda c, u: c.run(torch._neg_view(-u)),
     "a negated gate": lambda c, u: c.run(u, pre=torch._neg_view(-u), post=torch._neg_view(-u)),
     "a subclass": lambda c, u: c.run(torch.nn.Parameter(u, requires_grad=False)),
-    "many more": lambda c, u: c.generate(u[..., 0], 300),
     "a negated input": lambda c, u: c.generate(torch._neg_view(-u[..., 0].contiguous()), 3),
 }
 
@@ -180,6 +180,51 @@ def test_streams_that_go_through_python(kind):
     for layer in range(cache.layers):
         assert torch.equal(cache.run(u, layer), other.run(u, layer))
     assert not given
+
+
+def test_more_than_are_taken_at_once():
+    h, u = randn(3, 30) / 20, randn(2, 6, 700)
+    cache = FutureFillCache(h, 2, 1600, channels=6, plan=Plan(1600, (4, 16)), impl="cpu")
+    cache.step(u[..., 0])
+    given, other = record(cache), cache.clone()
+    y = cache.run(u, pre=u, post=u)
+    assert y is given[-1]
+    assert torch.equal(y, steps(other, u, u, u))
+    new = cache.generate(u[..., 0], 600)
+    assert new is given[-1]
+    x = u[..., 0]
+    for t in range(600):
+        x = other.step(x)
+        assert torch.equal(new[..., t], x)
+    assert cache.memory().nbytes > other.memory().nbytes  # what takes the call back
+    assert cache.calls == 3
+
+
+class Stopped(Exception):
+    """What a signal raises."""
+
+
+def test_a_signal_between_parts_takes_all_of_them_back():
+    length = 1 << 18
+    cache = FutureFillCache(randn(16, 30), 1, length, plan=Plan(length, (64,)), impl="cpu")
+    cache.step(randn(1, 16))
+    cache.launch_fills()
+    before, u, asked = snapshot(cache), randn(1, 16, length - 1), []
+
+    def stop(*_):
+        asked.append(True)
+        raise Stopped
+
+    handler = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(Stopped):
+            cache.run(u)
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert asked == [True]
+    assert all(map(torch.equal, snapshot(cache), before))
+    assert (cache.taken, cache.calls) == ([1], 1)
 
 
 REFUSED = {
