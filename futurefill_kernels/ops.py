@@ -22,6 +22,7 @@ IN_PLACE = (
     "made_fill",
     "fill_share",
     "due_fills",
+    "long_fill",
     "spectrum_products",
     "prefill_inputs",
     "prefill_outputs",
@@ -160,6 +161,27 @@ def future_fill(
     torch.ops.futurefill_kernels.future_fill(
         state.ring, state.kept, state.spectra, state.positions, rows, state.levels, state.length,
         index, first_channel, last_channel, state.channels_per_filter,
+    )  # fmt: skip
+
+
+def long_fill(
+    state: State,
+    index: int,
+    rows: Tensor | None,
+    scratch: Tensor,
+    twist: Tensor,
+    first_layer: int,
+    first_channel: int,
+) -> None:
+    """The fill of level ``index`` in three passes over scratch, of as many layers and channels as
+    that has, whole units of 32, on a GPU.
+
+    rows: as of ``future_fill``. scratch: (layers, R, n, width, 2) float32. twist: (n, 2) float32,
+    of coefficient k of node s at ``s n / nodes + k``.
+    """
+    torch.ops.futurefill_kernels.long_fill(
+        scratch, state.ring, state.kept, state.spectra, state.positions, rows, twist, state.levels,
+        state.length, index, first_layer, first_channel, state.channels_per_filter,
     )  # fmt: skip
 
 

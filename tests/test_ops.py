@@ -20,7 +20,10 @@ pytestmark = pytest.mark.skipif(
     reason=f"no CPU kernels: {native.cpu_unavailable_reason()}",
 )
 OPS = torch.ops.futurefill_kernels
-GPU_ONLY = ("history", "apply_step", "spectrum_products", "prefill_inputs", "prefill_outputs")
+GPU_ONLY = (
+    *("history", "apply_step", "long_fill", "spectrum_products", "prefill_inputs"),
+    "prefill_outputs",
+)
 
 
 def _stream(taken: int, slack_from: int | None = None, made_from: int | None = None):
@@ -107,6 +110,10 @@ def test_ops_without_a_cpu_kernel_trace(name):
         "apply_step": (
             *(token, None, token, token.clone(), ring, state.taps, None, sums, state.token_at),
             *(state.positions, rows, 0, True, 1),
+        ),
+        "long_fill": (
+            *(torch.zeros(1, 2, 8, 32, 2), ring, *spectra, rows, torch.zeros(8, 2), state.levels),
+            *(40, 1, 0, 0, 1),
         ),
         "spectrum_products": (
             *(torch.zeros(2, 8, 6, 2), *spectra, rows, state.levels, 40, 1, 0, 0, 1),

@@ -215,39 +215,89 @@ void apply_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tensor y_,
   check_cuda(cuda::launch_apply_step(p, current_stream(ring.device)), "apply_step", u, ring.device);
 }
 
-void future_fill(Tensor ring_, Tensor kept_, Tensor spectra_, Tensor positions, OptionalTensor rows,
+// What a fill of channels first_channel .. last_channel - 1 needs, checked.
+struct FillCall {
+  GpuRing ring;
+  cuda::State state;
+  cuda::Level level;
+  cuda::Rows rows;
+
+  FillCall(const Tensor& ring_, const Tensor& kept_, const Tensor& spectra_,
+           const Tensor& positions, const OptionalTensor& rows_, const Tensor& levels,
+           int64_t length, int64_t index, int64_t first_channel, int64_t last_channel,
+           int64_t channels_per_filter)
+      : ring(ring_), state(ring.params()) {
+    const View kept = ring.state("kept", kept_, 6);
+    const View spectra = ring.filters("spectra", spectra_, 5);
+    check_size(kept, 0, ring.layers);
+    check_size(kept, 1, ring.batch);
+    check_size(kept, 4, 2);
+    check_size(kept, 5, ring.lanes);
+    check_size(spectra, 3, 2);
+    STD_TORCH_CHECK(length >= 1 && length <= ring.slots, "expected length in 1 .. ", ring.slots,
+                    ", got ", length);
+    level = to_level(gpu_level(levels, index, length, kept, spectra));
+    STD_TORCH_CHECK(first_channel >= 0 && first_channel <= last_channel &&
+                        last_channel <= ring.lanes && first_channel % 32 == 0 &&
+                        last_channel % 32 == 0,
+                    "expected channels of ring ", shape_text(ring.view),
+                    " from multiple to multiple of 32, got ", first_channel, " .. ", last_channel);
+    set_spectra(state, kept, spectra, check_sharing(spectra, channels_per_filter, ring.lanes));
+    state.positions = ring.positions(positions);
+    state.length = length;
+    rows = ring.rows(rows_);
+  }
+};
+
+void future_fill(Tensor ring, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
                  Tensor levels, int64_t length, int64_t index, int64_t first_channel,
                  int64_t last_channel, int64_t channels_per_filter) {
-  const GpuRing ring(ring_);
-  const View kept = ring.state("kept", kept_, 6);
-  const View spectra = ring.filters("spectra", spectra_, 5);
-  check_size(kept, 0, ring.layers);
-  check_size(kept, 1, ring.batch);
-  check_size(kept, 4, 2);
-  check_size(kept, 5, ring.lanes);
-  check_size(spectra, 3, 2);
-  STD_TORCH_CHECK(length >= 1 && length <= ring.slots, "expected length in 1 .. ", ring.slots,
-                  ", got ", length);
-  const LevelRow& level = gpu_level(levels, index, length, kept, spectra);
-  STD_TORCH_CHECK(level.block == level.transform && cuda::fill_supported(level.block),
-                  "expected a block that is a power of two up to 8192, got ", level.block);
-  STD_TORCH_CHECK(first_channel >= 0 && first_channel <= last_channel &&
-                      last_channel <= ring.lanes && first_channel % 32 == 0 &&
-                      last_channel % 32 == 0,
-                  "expected channels of ring ", shape_text(ring.view),
-                  " from multiple to multiple of 32, got ", first_channel, " .. ", last_channel);
-  cuda::State state = ring.params();
-  set_spectra(state, kept, spectra, check_sharing(spectra, channels_per_filter, ring.lanes));
-  state.positions = ring.positions(positions);
-  state.length = length;
-  const cuda::Rows some = ring.rows(rows);
-  if (some.n == 0 || ring.layers == 0 || first_channel == last_channel) return;
-  check_grid(some.n, ring.layers);
+  const FillCall call(ring, kept, spectra, positions, rows, levels, length, index, first_channel,
+                      last_channel, channels_per_filter);
+  STD_TORCH_CHECK(call.level.transform <= cuda::kMaxFill, "expected a block of at most ",
+                  cuda::kMaxFill, ", got ", call.level.block);
+  if (call.rows.n == 0 || call.ring.layers == 0 || first_channel == last_channel) return;
+  check_grid(call.rows.n, call.ring.layers);
   const cuda::FillParams p =
-      cuda::fill_params(state, to_level(level), some, first_channel, last_channel);
-  const DeviceGuard guard(ring.device, "future_fill", ring.view);
-  check_cuda(cuda::launch_future_fill(p, current_stream(ring.device)), "future_fill", ring.view,
-             ring.device);
+      cuda::fill_params(call.state, call.level, call.rows, first_channel, last_channel);
+  const int32_t device = call.ring.device;
+  const DeviceGuard guard(device, "future_fill", call.ring.view);
+  check_cuda(cuda::launch_future_fill(p, current_stream(device)), "future_fill", call.ring.view,
+             device);
+}
+
+void long_fill(Tensor scratch_, Tensor ring, Tensor kept, Tensor spectra, Tensor positions,
+               OptionalTensor rows, Tensor twist_, Tensor levels, int64_t length, int64_t index,
+               int64_t first_layer, int64_t first_channel, int64_t channels_per_filter) {
+  const int32_t device = device_of(ring);
+  const View scratch = on_device("scratch", scratch_, device);
+  const View twist = on_device("twist", twist_, device);
+  check_dim(scratch, 5), check_dim(twist, 2);
+  for (const View* v : {&scratch, &twist}) {
+    check_contiguous(*v);
+    STD_TORCH_CHECK(v->dtype == aoti_torch_dtype_float32(), "expected ", v->name,
+                    " of dtype float32");
+  }
+  const int64_t layers = scratch.sizes[0], channels = scratch.sizes[3];
+  const FillCall call(ring, kept, spectra, positions, rows, levels, length, index, first_channel,
+                      first_channel + channels, channels_per_filter);
+  const int64_t transform = call.level.transform;
+  STD_TORCH_CHECK(transform >= cuda::kMinLong && transform <= cuda::kMaxLong,
+                  "expected a block of more than ", cuda::kMaxFill, " and at most ", cuda::kMaxLong,
+                  ", got ", call.level.block);
+  STD_TORCH_CHECK(first_layer >= 0 && first_layer + layers <= call.ring.layers,
+                  "expected layers in 0 .. ", call.ring.layers, ", got ", first_layer, " .. ",
+                  first_layer + layers);
+  check_size(scratch, 1, call.rows.n), check_size(scratch, 2, transform), check_size(scratch, 4, 2);
+  check_size(twist, 0, transform), check_size(twist, 1, 2);
+  if (call.rows.n == 0 || layers == 0 || channels == 0) return;
+  check_grid(call.rows.n, layers * cuda::nodes_of(int(transform)));
+  const cuda::LongFillParams p =
+      cuda::long_fill_params(call.state, call.level, call.rows, first_layer, layers, first_channel,
+                             first_channel + channels, scratch.data, twist.data);
+  const DeviceGuard guard(device, "long_fill", call.ring.view);
+  check_cuda(cuda::launch_long_fill(p, current_stream(device)), "long_fill", call.ring.view,
+             device);
 }
 
 void spectrum_products(Tensor values_, Tensor kept_, Tensor spectra_, Tensor positions_,
@@ -302,6 +352,7 @@ STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CUDA, m) {
   m.impl("history", TORCH_BOX(&history));
   m.impl("apply_step", TORCH_BOX(&apply_step));
   m.impl("future_fill", TORCH_BOX(&future_fill));
+  m.impl("long_fill", TORCH_BOX(&long_fill));
   m.impl("spectrum_products", TORCH_BOX(&spectrum_products));
 }
 

@@ -14,7 +14,7 @@
 
 namespace futurefill::cuda {
 
-constexpr int kMaxFillBlock = 8192;
+constexpr int kMaxFill = 8192;  // points
 
 struct FillConfig {
   int block;       // T
@@ -65,7 +65,7 @@ constexpr int FillConfig::twiddles() const {
 // Shared memory of an SM: 100 KB (8.6, 8.9, 12.0), 164 KB (8.0) or 228 KB (9.0, 10.0).
 enum Memory : int { kSmall, kMedium, kLarge };
 
-// The configuration of a block size, a power of two up to kMaxFillBlock.
+// The configuration of a block size, a power of two up to kMaxFill.
 constexpr FillConfig fill_config(int block, int memory) {
   const bool small = memory == kSmall;
   if (block <= 16) return {block, block, 1, block, 128, 5, false};
@@ -85,6 +85,24 @@ constexpr FillConfig fill_config(int block, int memory) {
 constexpr int config_memory(int block, int memory) {
   if (block < 512) return kSmall;
   return block < 8192 && memory > kMedium ? int(kMedium) : memory;
+}
+
+// Longer ones in three passes: nodes, which the first makes of a block, and points of each. From
+// 2048 on a point takes twice as long, so nodes are made more before they are made longer.
+constexpr int kMinNode = 1024, kMostNodes = 64;
+
+constexpr int nodes_of(int transform) {
+  return transform / kMinNode < kMostNodes ? transform / kMinNode : kMostNodes;
+}
+
+// Of a node, whose values are complex and four of them a sector.
+constexpr FillConfig node_config(int points, int memory) {
+  if (points == 4096) return {4096, 16, 16, 16, 4, 1, true};
+  return fill_config(points, memory);
+}
+
+constexpr int node_memory(int points, int memory) {
+  return points == 4096 ? int(kSmall) : config_memory(points, memory);
 }
 
 }  // namespace futurefill::cuda

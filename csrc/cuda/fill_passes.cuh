@@ -7,8 +7,9 @@
 
 namespace futurefill::cuda {
 
-// Twiddle tables of the passes behind the first, each [stored level][node or position].
-template <class Config>
+// Twiddle tables of the passes behind the first, each [stored level][node or position]. The
+// transform is modulo x^T - e^(kQuarters i pi / 2).
+template <class Config, int kQuarters>
 struct Twiddles {
   static constexpr FillConfig kConfig = Config::value;
   static constexpr int P = kConfig.points, W = kConfig.width(), T = kConfig.block;
@@ -25,7 +26,7 @@ struct Twiddles {
   static __device__ __forceinline__ float node_angle(int entry, int nodes) {
     const int stored = entry / nodes, node = entry % nodes;
     const float reversed = nodes > 1 ? __brev(node) >> (32 - log2_of(nodes)) : 0u;
-    return (reversed + 0.25f) / (nodes << (stored + 1));
+    return (reversed + 0.25f * kQuarters) / (nodes << (stored + 1));
   }
   static __device__ __forceinline__ float position_angle(int entry, int positions) {
     const int stored = entry / positions, position = entry % positions;
@@ -55,12 +56,12 @@ struct Twiddles {
 };
 
 // The passes of a transform behind the first one and before the last, between exchanges.
-template <class Config>
+template <class Config, int kQuarters = 1>
 struct Passes {
   static constexpr FillConfig kConfig = Config::value;
   static constexpr int P = kConfig.points, W = kConfig.width(), T = kConfig.block;
   static constexpr int R2 = kConfig.middle, R3 = kConfig.last;
-  using Table = Twiddles<Config>;
+  using Table = Twiddles<Config, kQuarters>;
 
   ComplexTable table;
   Exchange<Config> exchange;
@@ -86,7 +87,7 @@ struct Passes {
     }
   }
 
-  // From values in kLast to coefficients in kFirst, which for roots of i are twisted.
+  // From values in kLast to coefficients in kFirst, twisted for kQuarters = 1.
   __device__ __forceinline__ void inverse(Complex* v) const {
     constexpr auto kFirst = Arrangement::kFirst, kMiddle = Arrangement::kMiddle,
                    kLast = Arrangement::kLast;

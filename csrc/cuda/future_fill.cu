@@ -7,16 +7,12 @@ namespace futurefill::cuda {
 
 cudaError_t launch_future_fill(const FillParams& p, cudaStream_t stream) {
   Memory memory = kSmall;
-  if (!any_memory(p.block)) {
-    int device, bytes;
-    cudaError_t error = cudaGetDevice(&device);
+  if (!any_memory(p.shape)) {
+    const cudaError_t error = device_memory(memory);
     if (error != cudaSuccess) return error;
-    error = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
-    if (error != cudaSuccess) return error;
-    memory = memory_of(bytes);
   }
   cudaError_t result = cudaErrorInvalidValue;
-  choose_fill(p.block, memory, [&](auto config) {
+  choose_fill(p.shape, memory, [&](auto config) {
     using Config = decltype(config);
     result = launch(future_fill<Config>, fill_launch(p, Config::value), fill_arguments(p), stream);
   });

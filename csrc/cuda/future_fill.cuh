@@ -21,17 +21,6 @@ struct alignas(4 * N) Wide {
   float of[N];
 };
 
-// Imaginary parts of the untwisted coefficients, in slot order; the real parts are left over.
-template <int P>
-__device__ __forceinline__ void untwist(Complex* v, Complex twist) {
-  static_for<P>([&](auto index) {
-    constexpr int kSlot = decltype(index)::value;
-    using Step = Root<-kSlot, 4 * P>;
-    const Complex t = multiply(twist, Step::re, Step::im);
-    v[kSlot].im = fmaf(t.im, v[kSlot].re, t.re * v[kSlot].im);
-  });
-}
-
 // Adds the outputs of N units to the pending ones from slot `first` on: the last unit's are the
 // imaginary parts of v, the others' wait at `waiting`, `apart` values from slot to slot, and the
 // last kHeld slots of the last waiting unit in `held`.
@@ -75,9 +64,11 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     float* ring, float* kept, const float* spectra, const int64_t* positions, const int64_t* rows,
     const FillShape a) {
   constexpr FillConfig kConfig = Config::value;
+  // T: points of the transform; a block that is no power of two is shorter
   constexpr int T = kConfig.block, P = kConfig.points, W = kConfig.width(), C = kConfig.channels;
   constexpr int R3 = kConfig.last;
   constexpr int U = kConfig.units, N = kConfig.staged;
+  const int64_t block = Config::whole ? int64_t(T) : a.block;
   extern __shared__ float4 shared[];
   const int thread = threadIdx.x, c = thread % C, k = thread / C;
   const int column = blockIdx.x / (U / N), first_unit = blockIdx.x % (U / N) * N;
@@ -101,15 +92,16 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
   {
     const int64_t b = state_row();
     if (b < 0 || b >= a.batch) return;
-    const int64_t at = positions[b], p = at / T * T;
+    const int64_t at = positions[b], p = at / block * block;
     if (p <= 0 || p + a.late >= a.length || at - p >= max(a.late, 1)) return;
-    if (Firing(p / T, a).blocks == 0) return;
+    if (Firing(p / block, a).blocks == 0) return;
     const int64_t step = W * a.lanes;
-    const float* in =
-        ring + blockIdx.z * a.ring_layer + b * a.ring_row + (p - T + k) * a.lanes + channel_of();
+    const float* in = ring + blockIdx.z * a.ring_layer + b * a.ring_row +
+                      (p - block + k) * a.lanes + channel_of();
 #pragma unroll
     for (int s = 0; s < P; ++s, in += step) {
-      const Wide<N> u = *reinterpret_cast<const Wide<N>*>(in);
+      Wide<N> u{};
+      if (Config::whole || k + s * W < block) u = *reinterpret_cast<const Wide<N>*>(in);
       v[s].re = u.of[0];
 #pragma unroll
       for (int unit = 1; unit < N; ++unit) {
@@ -124,13 +116,13 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
   }
 
   const auto multiply = [&](int unit, auto radix, auto stride) {
-    const int64_t b = state_row(), p = positions[b] / T * T;
+    const int64_t b = state_row(), p = positions[b] / block * block;
     const int channel = channel_of() + unit;
-    const Firing firing(p / T, a);
+    const Firing firing(p / block, a);
     Spectra f;
     f.n_spectra = a.n_spectra;
     f.blocks = firing.blocks;
-    f.keep = firing.keep && p + T + a.late < a.length;
+    f.keep = firing.keep && p + block + a.late < a.length;
     f.newest = firing.newest(a.n_spectra);
     const int filter = min(channel, a.channels - 1) / a.channels_per_filter;
     f.h = spectra + blockIdx.z * a.spectra_layer;
@@ -142,14 +134,15 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     } else {
       f.h += k * R3 * (2 * a.filter_lanes) + filter;
       f.kept += k * R3 * (2 * a.lanes) + channel;
-      multiply_spectra<P, radix, stride, T>(v, f, a.lanes, a.filter_lanes);
+      multiply_spectra<P, radix, stride>(v, f, a.lanes, a.filter_lanes,
+                                         std::integral_constant<int, T>{});
     }
   };
   const auto add = [&]() {
-    const int64_t b = state_row(), p = positions[b] / T * T + a.late;
+    const int64_t b = state_row(), p = positions[b] / block * block + a.late;
     float* out =
         ring + blockIdx.z * a.ring_layer + b * a.ring_row + (p + k) * a.lanes + channel_of();
-    const int count = min(int64_t(T), a.length - p);
+    const int count = min(int64_t(block), a.length - p);
     add_outputs<P, N, kHeld>(v, waiting, kApart, held, out, W * forget(a.lanes), count, k, W);
   };
 
@@ -160,7 +153,7 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     untwist<P>(v, {1.f, 0.f});
     add();
   } else {
-    using Table = Twiddles<Config>;
+    using Table = Twiddles<Config, 1>;
     Table::fill(values, thread);
     const ComplexTable table{values, kConfig.twiddles()};
     const Passes<Config> passes{table, {reinterpret_cast<char*>(shared), c, k}, k};

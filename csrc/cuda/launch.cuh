@@ -1,4 +1,4 @@
-// A kernel's launch from its shape and arguments (launch_shape.h).
+// A kernel's launch from its shape and arguments (launch_shape.h), and what shapes ask of a device.
 #pragma once
 
 #include <tuple>
@@ -6,6 +6,16 @@
 #include "launch_shape.h"
 
 namespace futurefill::cuda {
+
+// Of the current device.
+inline cudaError_t device_memory(Memory& memory) {
+  int device, bytes;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  error = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  if (error == cudaSuccess) memory = memory_of(bytes);
+  return error;
+}
 
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), const LaunchShape& shape,

@@ -37,40 +37,41 @@ void choose_io(IoType io, F&& f) {
   }
 }
 
-// future_fill<ConfigOf<block, memory>>
+// future_fill<ConfigOf<transform, memory, whether the block is as long>>
 
-template <int kBlock, int kMemory>
+template <int kTransform, int kMemory, bool kWhole = true>
 struct ConfigOf {
-  static constexpr int block = kBlock, memory = kMemory;
-  static constexpr FillConfig value = fill_config(kBlock, kMemory);
+  static constexpr int transform = kTransform, memory = kMemory;
+  static constexpr bool whole = kWhole;
+  static constexpr FillConfig value = fill_config(kTransform, kMemory);
 };
 
-constexpr bool fill_supported(int64_t block) {
-  return block >= 1 && block <= kMaxFillBlock && (block & (block - 1)) == 0;
+// Whether a block is launched in the same way whatever memory an SM has.
+constexpr bool any_memory(const FillShape& a) {
+  return a.block < a.transform || config_memory(a.transform, kLarge) == kSmall;
 }
-
-// Whether a block size is launched in the same way whatever memory an SM has.
-constexpr bool any_memory(int64_t block) { return config_memory(int(block), kLarge) == kSmall; }
 
 // bytes: shared memory of an SM.
 constexpr Memory memory_of(int64_t bytes) {
   return bytes >= 228 << 10 ? kLarge : bytes >= 164 << 10 ? kMedium : kSmall;
 }
 
-// f(ConfigOf<...>{}) of the block size, or nothing where there is none.
-template <int kBlock = 1, class F>
-void choose_fill(int64_t block, Memory memory, F&& f) {
-  if (block == kBlock) {
+// f(ConfigOf<...>{}) of a block, or nothing where its transform is longer than kMaxFill. Blocks
+// that are no powers of two are rare: they have one kernel for every amount of memory.
+template <int kTransform = 1, class F>
+void choose_fill(const FillShape& a, Memory memory, F&& f) {
+  if (a.transform == kTransform) {
+    if (a.block < a.transform) return f(ConfigOf<kTransform, kSmall, false>{});
     switch (memory) {
       case kSmall:
-        return f(ConfigOf<kBlock, config_memory(kBlock, kSmall)>{});
+        return f(ConfigOf<kTransform, config_memory(kTransform, kSmall)>{});
       case kMedium:
-        return f(ConfigOf<kBlock, config_memory(kBlock, kMedium)>{});
+        return f(ConfigOf<kTransform, config_memory(kTransform, kMedium)>{});
       case kLarge:
-        return f(ConfigOf<kBlock, config_memory(kBlock, kLarge)>{});
+        return f(ConfigOf<kTransform, config_memory(kTransform, kLarge)>{});
     }
-  } else if constexpr (kBlock < kMaxFillBlock) {
-    choose_fill<2 * kBlock>(block, memory, f);
+  } else if constexpr (kTransform < kMaxFill) {
+    choose_fill<2 * kTransform>(a, memory, f);
   }
 }
 
@@ -82,6 +83,68 @@ constexpr LaunchShape fill_launch(const FillParams& p, const FillConfig& config)
 
 inline auto fill_arguments(const FillParams& p) {
   return std::tuple(p.ring, p.kept, p.spectra, p.positions, p.rows, p.shape);
+}
+
+// split_block<nodes>, transform_nodes<NodesOf<points, memory>>, merge_block<nodes>
+
+constexpr int kMinLong = 2 * kMaxFill, kMaxLong = 1 << 18;
+constexpr int kOuterChannels = 32, kOuterPoints = 4;  // per thread block of the first and last pass
+
+template <int kPoints, int kMemory>
+struct NodesOf {
+  static constexpr int points = kPoints, memory = kMemory;
+  static constexpr FillConfig value = node_config(kPoints, kMemory);
+};
+
+// f(Constant<nodes>) of a transform, or nothing where it has no three passes.
+template <class F>
+void choose_nodes(int64_t transform, F&& f) {
+  if (transform < kMinLong || transform > kMaxLong) return;
+  switch (nodes_of(int(transform))) {
+    case 16:
+      return f(Constant<16>{});
+    case 32:
+      return f(Constant<32>{});
+    case 64:
+      return f(Constant<64>{});
+  }
+}
+
+// f(NodesOf<...>{}), likewise.
+template <int kPoints = kMinNode, class F>
+void choose_node(int64_t transform, Memory memory, F&& f) {
+  if (transform < kMinLong || transform > kMaxLong) return;
+  if (transform == int64_t{kPoints} * nodes_of(int(transform))) {
+    if (memory == kSmall) return f(NodesOf<kPoints, node_memory(kPoints, kSmall)>{});
+    return f(NodesOf<kPoints, node_memory(kPoints, kMedium)>{});
+  } else if constexpr (kPoints < kMaxLong / kMostNodes) {
+    choose_node<2 * kPoints>(transform, memory, f);
+  }
+}
+
+constexpr LaunchShape outer_launch(const LongFillParams& p, int nodes) {
+  const FillShape& a = p.fill.shape;
+  const int64_t units = (a.last_channel - a.first_channel) / kOuterChannels;
+  return {{units * (a.transform / nodes / kOuterPoints), p.fill.n_rows, p.fill.layers},
+          kOuterChannels * kOuterPoints,
+          0};
+}
+
+constexpr LaunchShape nodes_launch(const LongFillParams& p, const FillConfig& config) {
+  const FillShape& a = p.fill.shape;
+  return {{(a.last_channel - a.first_channel) / config.channels, p.fill.n_rows,
+           p.fill.layers * (a.transform / config.block)},
+          config.threads(),
+          config.shared_bytes()};
+}
+
+inline auto outer_arguments(const LongFillParams& p) {
+  return std::tuple(p.scratch, p.fill.ring, p.fill.positions, p.fill.rows, p.twist, p.fill.shape);
+}
+
+inline auto nodes_arguments(const LongFillParams& p) {
+  return std::tuple(p.scratch, p.fill.kept, p.fill.spectra, p.fill.positions, p.fill.rows,
+                    p.fill.shape);
 }
 
 // spectrum_products

@@ -50,9 +50,9 @@ __device__ __forceinline__ Complex multiply_add(Complex x, Complex h, Complex su
 }
 
 // v[s] = sum_k X_{i-k} H_k, with X_{i-1} in v; stores X_{i-1} where a later firing needs it.
-template <int P, int R, int kStride, int T>
+template <int P, int R, int kStride, class Rows>
 __device__ __forceinline__ void multiply_spectra(Complex* v, const Spectra& a, int64_t lanes,
-                                                 int64_t filter_lanes) {
+                                                 int64_t filter_lanes, Rows rows) {
   using Read = Entries<R, kStride, const float>;
   using Write = Entries<R, kStride, float>;
   constexpr int kBatch = P < 4 ? P : 4, kSmall = P < 2 ? P : 2;
@@ -61,8 +61,8 @@ __device__ __forceinline__ void multiply_spectra(Complex* v, const Spectra& a, i
   const bool replace = slots > 0 && a.blocks == a.n_spectra;
   if (replace) {
     const int64_t g = forget(filter_lanes), l = forget(lanes);
-    Read h{a.h, 2 * g, g}, oldest{a.h + slots * (T * 2 * g), 2 * g, g};
-    Write kept{a.kept + a.newest * (T * 2 * l), 2 * l, l};
+    Read h{a.h, 2 * g, g}, oldest{a.h + slots * (rows * 2 * g), 2 * g, g};
+    Write kept{a.kept + a.newest * (rows * 2 * l), 2 * l, l};
 #pragma unroll
     for (int s = 0; s < P; s += kSmall) {
       Complex x[kSmall], sum[kSmall];
@@ -81,7 +81,7 @@ __device__ __forceinline__ void multiply_spectra(Complex* v, const Spectra& a, i
   } else {
     if (a.keep) {
       const int64_t l = forget(lanes);
-      Write kept{a.kept + a.newest * (T * 2 * l), 2 * l, l};
+      Write kept{a.kept + a.newest * (rows * 2 * l), 2 * l, l};
 #pragma unroll
       for (int s = 0; s < P; ++s) {
         kept.store(0, v[s]);
@@ -106,7 +106,8 @@ __device__ __forceinline__ void multiply_spectra(Complex* v, const Spectra& a, i
   for (int k = 2; k <= last; ++k) {
     const int64_t g = forget(filter_lanes), l = forget(lanes);
     slot = slot ? slot - 1 : slots - 1;
-    Read h{a.h + (k - 1) * (T * 2 * g), 2 * g, g}, kept{a.kept + slot * (T * 2 * l), 2 * l, l};
+    Read h{a.h + (k - 1) * (rows * 2 * g), 2 * g, g},
+        kept{a.kept + slot * (rows * 2 * l), 2 * l, l};
 #pragma unroll
     for (int s = 0; s < P; s += kBatch) {
       Complex x[kBatch], f[kBatch];

@@ -15,12 +15,12 @@ struct FillShape {
   int64_t kept_layer, kept_row;
   int64_t spectra_layer;
   int64_t lanes, filter_lanes;  // values per slot and per spectrum row
-  int64_t length;
+  int64_t length, block;
   int32_t channels, channels_per_filter;
   int32_t first_channel, last_channel;  // done are first_channel .. last_channel - 1
   int32_t batch, radix, n_spectra;
   int32_t late, extra;  // of a level with slack, else 0
-  int32_t unused;
+  int32_t transform;    // points, the next power of two from block on
 };
 
 struct FillParams {
@@ -29,8 +29,15 @@ struct FillParams {
   const float* spectra;  // likewise
   const int64_t* positions;
   const int64_t* rows;  // (n_rows,) or null for all
-  int64_t n_rows, layers, block;
+  int64_t n_rows, layers;
   FillShape shape;
+};
+
+// A fill in three passes, of some layers; the tensors are those of the first.
+struct LongFillParams {
+  FillParams fill;
+  void* scratch;      // (layers, n_rows, transform, channels done) complex
+  const void* twist;  // (transform,) complex: of coefficient k of node s at s transform / nodes + k
 };
 
 struct HistoryShape {

@@ -61,6 +61,8 @@ inline FillParams fill_params(const State& s, const Level& level, Rows rows, int
   a.lanes = s.lanes;
   a.filter_lanes = s.filter_lanes;
   a.length = s.length;
+  a.block = level.block;
+  a.transform = int32_t(level.transform);
   a.channels = int32_t(s.lanes);
   a.channels_per_filter = int32_t(s.channels_per_filter);
   a.first_channel = int32_t(first);
@@ -77,7 +79,19 @@ inline FillParams fill_params(const State& s, const Level& level, Rows rows, int
   p.rows = rows.at;
   p.n_rows = rows.n;
   p.layers = s.layers;
-  p.block = level.block;
+  return p;
+}
+
+// Of `layers` layers from first_layer on, of channels first .. last - 1; scratch and twist as in
+// LongFillParams.
+inline LongFillParams long_fill_params(const State& s, const Level& level, Rows rows,
+                                       int64_t first_layer, int64_t layers, int64_t first,
+                                       int64_t last, void* scratch, const void* twist) {
+  LongFillParams p{fill_params(s, level, rows, first, last), scratch, twist};
+  p.fill.ring += first_layer * p.fill.shape.ring_layer;
+  p.fill.kept += first_layer * p.fill.shape.kept_layer;
+  p.fill.spectra += first_layer * p.fill.shape.spectra_layer;
+  p.fill.layers = layers;
   return p;
 }
 

@@ -95,6 +95,13 @@ __device__ __forceinline__ void butterfly_minus_i(Complex& a, Complex& b) {
   a = sum;
 }
 
+// w = i
+__device__ __forceinline__ void butterfly_i(Complex& a, Complex& b) {
+  const Complex sum = {a.re - b.im, a.im + b.re};
+  b = {a.re + b.im, a.im - b.re};
+  a = sum;
+}
+
 // Residues of a real polynomial (the real parts of v) modulo the kRadix factors of x^n - i.
 template <int kRadix>
 __device__ __forceinline__ void forward_root(Complex* v) {
@@ -121,6 +128,28 @@ __device__ __forceinline__ void forward_root(Complex* v) {
       });
     });
   }
+}
+
+// Residues of a complex polynomial modulo the kRadix factors of x^n - 1.
+template <int kRadix>
+__device__ __forceinline__ void forward_first(Complex* v) {
+  static_for<log2_of(kRadix)>([&](auto level) {
+    constexpr int kLevel = decltype(level)::value, kHalf = kRadix >> (kLevel + 1);
+    static_for<(1 << kLevel)>([&](auto node) {
+      constexpr int kNode = decltype(node)::value;
+      using W = Root<bit_reverse(kLevel, kNode), (2 << kLevel)>;
+#pragma unroll
+      for (int r = kNode * 2 * kHalf; r < kNode * 2 * kHalf + kHalf; ++r) {
+        if constexpr (kNode == 0) {
+          butterfly_one(v[r], v[r + kHalf]);
+        } else if constexpr (kNode == 1) {
+          butterfly_i(v[r], v[r + kHalf]);
+        } else {
+          butterfly(v[r], v[r + kHalf], W::re, W::im);
+        }
+      }
+    });
+  });
 }
 
 // One level of either direction: `first` is the twiddle of the level's first node or position, the
@@ -195,6 +224,17 @@ __device__ __forceinline__ void inverse_first(Complex* v) {
         }
       }
     });
+  });
+}
+
+// Imaginary parts of the untwisted coefficients, in slot order; the real parts are left over.
+template <int P>
+__device__ __forceinline__ void untwist(Complex* v, Complex twist) {
+  static_for<P>([&](auto index) {
+    constexpr int kSlot = decltype(index)::value;
+    using Step = Root<-kSlot, 4 * P>;
+    const Complex t = multiply(twist, Step::re, Step::im);
+    v[kSlot].im = fmaf(t.im, v[kSlot].re, t.re * v[kSlot].im);
   });
 }
 

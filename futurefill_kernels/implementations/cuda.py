@@ -1,7 +1,8 @@
 """``impl="cuda"``: the CUDA C++ kernels (csrc/cuda); a launch per token, per layer of it and per
 future fill.
 
-Blocks above 8192 and those that are no powers of two are transformed by torch.fft.
+Above 8192 points a fill is three launches (csrc/cuda/long_fill.cuh), above 262144 torch.fft does
+its transforms.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from ..state.tensors import StreamState
 from .base import Books, History, PlainSteps, PromptKernels, Run, Step
 from .gpu_fill_by_fft import fill_by_fft
 from .gpu_made_spectra import made_fill
+from .gpu_passes import MOST_NODES, parts, twist_table
 
 capabilities = CAPABILITIES["cuda"]
 
-#: block -> (units, channels per unit) whose spectra lie unit by unit (csrc/cuda/fill_config.h)
+#: transform -> (units, channels per unit) whose spectra lie unit by unit (csrc/cuda/fill_config.h)
 INTERLEAVED = {4096: (2, 4), 8192: (4, 2)}
+#: Fewest points of a node in three passes (likewise).
+_NODE_POINTS = 1024
 
 
 def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
@@ -88,9 +92,9 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
 def arrange_level(spectra: Tensor, level: Level) -> None:
     """Bring one level of ``tiled_spectra`` into the order that the kernels read."""
     start = level.spectra_offset
-    if level.block not in INTERLEAVED or level.block != level.transform:
+    if level.transform not in INTERLEAVED:
         return
-    units, channels = INTERLEAVED[level.block]
+    units, channels = INTERLEAVED[level.transform]
     rows = spectra[0, start : start + level.n_spectra * level.transform]
     # (k, pair of entries, entry, re or im, group, channel, unit): a unit's spectrum is contiguous,
     # two entries of a channel are neighbours
@@ -141,7 +145,7 @@ def make_run(state: StreamState) -> Run | None:
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
-    """One level's future fill of all layers and rows: one launch, or through torch.fft."""
+    """One level's future fill of all layers and rows: one launch, three, or through torch.fft."""
     _fill_channels(state, level, rows, 0, state.layout.lanes)
 
 
@@ -160,11 +164,37 @@ def _fill_channels(
     if level.made:
         made_fill(state, level, rows, first, last)
         return
-    if level.block == level.transform <= capabilities.largest_fused:
+    if level.transform <= capabilities.largest_fused:
         ops.future_fill(state, level.index, rows, first, last)
+        return
+    if level.transform <= capabilities.largest_passes:
+        long_fill(state, level, rows, first, last, ops.long_fill)
         return
     products = partial(ops.spectrum_products, state, level.index)
     fill_by_fft(state.ring, state.positions, rows, level, state.length, first, last, products)
+
+
+def nodes_of(transform: int) -> int:
+    """Nodes that the first of three passes makes of a block."""
+    return min(transform // _NODE_POINTS, MOST_NODES)
+
+
+def long_fill(
+    state: StreamState,
+    level: Level,
+    rows: Tensor | None,
+    first: int,
+    last: int,
+    run: Callable[[StreamState, int, Tensor | None, Tensor, Tensor, int, int], None],
+) -> None:
+    """Future fill of channels first .. last-1 in three passes. run: `ops.long_fill`."""
+    transform, nodes = level.transform, nodes_of(level.transform)
+    layers, batch = state.ring.shape[:2]
+    twist = twist_table(nodes, transform // nodes, 0, state.ring.device)
+    n_rows = batch if rows is None else len(rows)
+    for part in parts(transform, n_rows, layers, first, last, state.ring.device):
+        scratch = part.scratch.view(part.layers, n_rows, transform, part.channels, 2)
+        run(state, level.index, rows, scratch, twist, part.layer, part.channel)
 
 
 def prompt_kernels() -> PromptKernels:

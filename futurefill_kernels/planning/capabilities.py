@@ -38,7 +38,14 @@ CAPABILITIES = {
         # on Zen 2, 1.0 ns per token and channel at 32, where the transform of 64 takes 1.2
         # (python -m bench fill)
         Capabilities("cpu", "cpu", largest_direct=32, fuses_fill=True),
-        Capabilities("cuda", "cuda", largest_fused=8192, capturable=True),
+        Capabilities(
+            "cuda",
+            "cuda",
+            largest_fused=8192,
+            largest_passes=1 << 18,
+            passes=3,
+            capturable=True,
+        ),
         Capabilities(
             "triton",
             "cuda",

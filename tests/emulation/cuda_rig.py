@@ -55,6 +55,32 @@ def run_fill(
     return _run(launch, tensors, **options)
 
 
+def run_long_fill(
+    state: StreamState,
+    level: Level,
+    rows: Tensor | None = None,
+    *,
+    memory: int = 1,
+    channels: tuple[int, int] | None = None,
+    **options: Any,
+) -> list[Any]:
+    """One level's future fill in three passes; statistics of every launch."""
+    found = []
+
+    def run(
+        state: StreamState, index: int, rows: Tensor | None, scratch: Tensor, *rest: Any
+    ) -> None:
+        own = (scratch, rest[0], state.ring, state.kept, state.spectra, state.positions, rows)
+        scratch.fill_(float("nan"))
+        for launch in launch_shapes.long_fill(
+            state, state.plan.levels[index], rows, scratch, *rest, memory=memory
+        ):
+            found.append(_run(launch, own, **options))
+
+    cuda.long_fill(state, level, rows, *(channels or (0, state.layout.lanes)), run)
+    return found
+
+
 def run_products(
     state: StreamState,
     level: Level,
@@ -88,9 +114,13 @@ def run_fill_by_fft(
 
 
 def run_level(state: StreamState, level: Level, rows: Tensor | None = None, **options: Any) -> None:
-    """One level's future fill, in one kernel or through torch.fft as impl="cuda" chooses."""
-    fused = level.block == level.transform <= cuda.capabilities.largest_fused
-    (run_fill if fused else run_fill_by_fft)(state, level, rows, **options)
+    """One level's future fill as impl="cuda" chooses."""
+    if level.transform <= cuda.capabilities.largest_fused:
+        run_fill(state, level, rows, **options)
+    elif level.transform <= cuda.capabilities.largest_passes:
+        run_long_fill(state, level, rows, **options)
+    else:
+        run_fill_by_fft(state, level, rows, **options)
 
 
 def run_history(state: StreamState, rows: Tensor | None = None, **options: Any) -> Any:

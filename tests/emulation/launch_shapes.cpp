@@ -99,11 +99,37 @@ const char* future_fill(const StateRow* state, const TensorRow* rows, const int6
   const State s = state->state(channels_per_filter, length);
   const FillParams p = fill_params(s, level_of(level), rows_of(*rows, s.batch), first, last);
   const char* result = nullptr;
-  choose_fill(p.block, Memory(memory), [&](auto config) {
-    const std::string kernel = "future_fill<ConfigOf<" + std::to_string(config.block) + ", " +
-                               std::to_string(config.memory) + ">>";
+  choose_fill(p.shape, Memory(memory), [&](auto config) {
+    const std::string kernel = "future_fill<ConfigOf<" + std::to_string(config.transform) + ", " +
+                               std::to_string(config.memory) + (config.whole ? ">>" : ", false>>");
     result = write("future_fill.cuh", kernel, fill_launch(p, config.value), fill_arguments(p));
   });
+  return result;
+}
+
+// One of the three passes. tensors: scratch, twist, rows.
+const char* long_fill(const StateRow* state, const TensorRow* tensors, const int64_t* level,
+                      int64_t channels_per_filter, int64_t length, int64_t layer, int64_t first,
+                      int64_t memory, int64_t pass) {
+  const State s = state->state(channels_per_filter, length);
+  const TensorRow& scratch = tensors[0];
+  const LongFillParams p =
+      long_fill_params(s, level_of(level), rows_of(tensors[2], s.batch), layer, scratch.sizes[0],
+                       first, first + scratch.sizes[3], scratch.at<void>(), tensors[1].at<void>());
+  const int64_t transform = p.fill.shape.transform;
+  const char* result = nullptr;
+  if (pass == 1) {
+    choose_node(transform, Memory(memory), [&](auto config) {
+      const std::string kernel = "transform_nodes<NodesOf<" + std::to_string(config.points) + ", " +
+                                 std::to_string(config.memory) + ">>";
+      result = write("long_fill.cuh", kernel, nodes_launch(p, config.value), nodes_arguments(p));
+    });
+  } else {
+    choose_nodes(transform, [&](auto nodes) {
+      const std::string kernel = (pass ? "merge_block<" : "split_block<") + std::to_string(nodes);
+      result = write("long_fill.cuh", kernel + ">", outer_launch(p, nodes), outer_arguments(p));
+    });
+  }
   return result;
 }
 

@@ -113,6 +113,23 @@ def future_fill(
     return _launch("future_fill", tensors, _rows(rows), _level(level), *sizes, first, last, memory)
 
 
+def long_fill(
+    state: StreamState,
+    level: Level,
+    rows: Tensor | None,
+    scratch: Tensor,
+    twist: Tensor,
+    first_layer: int,
+    first_channel: int,
+    *,
+    memory: int,
+) -> list[CudaLaunch]:
+    """The three passes over scratch (layers, R, n, width, 2)."""
+    tensors, *sizes = _state(state)
+    given = (tensors, _rows(scratch, twist, rows), _level(level), *sizes)
+    return [_launch("long_fill", *given, first_layer, first_channel, memory, i) for i in range(3)]
+
+
 def spectrum_products(
     state: StreamState, level: Level, values: Tensor, rows: Tensor, layer: int, first_channel: int
 ) -> CudaLaunch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from futurefill_kernels.implementations import cuda
 from futurefill_kernels.plan import Plan
 from tests.emulation import launch_shapes
 from tests.emulation.cuda_compile import SOURCES
@@ -42,8 +43,40 @@ def test_every_block_size_has_a_fill(block):
         assert launch.grid[0] * per_block in range(64, 64 + max(config.group, per_block))
 
 
-@pytest.mark.parametrize("block", [3, 24, 16384])
-def test_other_blocks_have_no_fill(block):
+def test_blocks_of_no_power_of_two_have_one_kernel():
+    for block, transform in ((3, 4), (24, 32), (600, 1024), (5000, 8192)):
+        plan = Plan(2 * block, (block,))
+        state = state_of(plan, 33)
+        for memory in range(3):
+            launch = launch_shapes.future_fill(state, plan.levels[0], None, 0, 64, memory)
+            assert launch.kernel == f"future_fill<ConfigOf<{transform}, 0, false>>"
+
+
+@pytest.mark.parametrize(
+    ("block", "nodes", "points"),
+    [(9000, 16, 1024), (32768, 32, 1024), (1 << 16, 64, 1024), (1 << 17, 64, 2048),
+     (1 << 18, 64, 4096)],
+)  # fmt: skip
+def test_three_passes(block, nodes, points):
+    plan = Plan(2 * block, (block,))
+    state = make_state([torch.ones(1, 2 * block)] * 3, plan, 2, 96)
+    n = plan.levels[0].transform
+    scratch, twist = torch.empty(2, 1, n, 64, 2), torch.empty(n, 2)
+    for memory in range(3):
+        split, middle, merge = launch_shapes.long_fill(
+            state, plan.levels[0], torch.tensor([1]), scratch, twist, 1, 32, memory=memory
+        )
+        assert (split.kernel, merge.kernel) == (f"split_block<{nodes}>", f"merge_block<{nodes}>")
+        assert split.grid == merge.grid == (2 * n // nodes // 4, 1, 2)
+        assert middle.kernel.startswith(f"transform_nodes<NodesOf<{points}, ")
+        assert middle.grid == (64 // (4 if points == 4096 else 8), 1, 2 * nodes)
+        assert middle.shared <= (99, 163, 227)[memory] << 10
+    assert cuda.nodes_of(n) == nodes
+    assert split.arguments[:2] == (scratch.data_ptr(), state.ring[1].data_ptr())
+
+
+@pytest.mark.parametrize("block", [8193, 16384])
+def test_longer_blocks_have_no_fill_in_one_kernel(block):
     plan = Plan(2 * block, (block,))
     with pytest.raises(ValueError, match="no such kernel"):
         launch_shapes.future_fill(state_of(plan, 1), plan.levels[0], None, 0, 32, 1)

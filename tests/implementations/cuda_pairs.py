@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from futurefill_kernels.implementations import reference as plain
 from futurefill_kernels.plan import Plan
 from futurefill_kernels.state.tensors import StreamState, allocate
+from tests.emulation.cuda_compile import unavailable
 from tests.emulation.cuda_rig import make_state, run_fill
 from tests.oracles import relative_error
+
+needs_emulator = pytest.mark.skipif(
+    unavailable() is not None, reason=f"no CUDA emulation: {unavailable()}"
+)
+ARCHS = ("sm_80", "sm_90")
+FILL_ERROR = 4e-7
 
 
 def make_pair(

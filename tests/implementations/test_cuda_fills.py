@@ -1,5 +1,5 @@
-"""CUDA fills, compiled to PTX and run in an emulator with race, initialisation and bounds
-checks, against the float64 reference; and planted faults, which the checks must find."""
+"""CUDA fills in one kernel and through torch.fft, compiled to PTX and run in an emulator with
+race, initialisation and bounds checks, against the float64 reference, and planted faults."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ import torch
 from futurefill_kernels.implementations import reference as plain
 from futurefill_kernels.plan import Plan
 from tests.emulation import emulator
-from tests.emulation.cuda_compile import unavailable
-from tests.emulation.cuda_rig import (
-    run_fill,
-    run_fill_by_fft,
-)
+from tests.emulation.cuda_rig import run_fill, run_fill_by_fft
 from tests.fast import combinations
-from tests.implementations.cuda_pairs import fill_errors, make_pair
+from tests.implementations.cuda_pairs import (
+    ARCHS,
+    FILL_ERROR,
+    fill_errors,
+    make_pair,
+    needs_emulator,
+)
 from tests.oracles import relative_error
 
-pytestmark = pytest.mark.skipif(
-    unavailable() is not None, reason=f"no CUDA emulation: {unavailable()}"
-)
-ARCHS = ("sm_80", "sm_90")
-FILL_ERROR = 4e-7
+pytestmark = needs_emulator
 
 
 @pytest.mark.parametrize(
@@ -68,33 +66,32 @@ def test_fill_of_many_channels(channels, block):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "arch"),
+    ("sizes", "arch", "run"),
     combinations(
-        [(3, 7, 7, None), (24, 33, 11, None), (63, 40, 1, 130), (100, 5, 5, 20)], ARCHS,
-        fast=[((24, 33, 11, None), "sm_80")],
+        [
+            *((3, 7, 7, None), (24, 33, 11, None), (63, 40, 1, 130), (100, 5, 5, 20)),
+            *((300, 5, 5, None), (1000, 3, 3, None)),
+        ],
+        ARCHS, [run_fill, run_fill_by_fft],
+        fast=[((24, 33, 11, None), "sm_80", run) for run in (run_fill, run_fill_by_fft)],
     ),
     ids=str,
 )  # fmt: skip
-def test_fill_through_fft(sizes, arch):
-    """Blocks that are no powers of two; shared and short filters."""
+def test_fill_of_no_power_of_two(sizes, arch, run):
+    """In one kernel, and by the transforms of torch.fft; shared and short filters."""
     block, channels, groups, taps = sizes
     plan = Plan(block * 7 - 2, (block, 4 * block), taps)
     state, reference = make_pair(plan, channels, groups=groups, batch=2, layers=2, taps=taps)
     positions = [i * block for i in range(1, 7) if i != 4]
-    errors = fill_errors(
-        state, reference, plan.levels[0], positions, run=run_fill_by_fft, arch=arch
-    )
+    errors = fill_errors(state, reference, plan.levels[0], positions, run=run, arch=arch)
     assert max(errors) < FILL_ERROR
 
 
-@pytest.mark.slow
-def test_fill_through_fft_of_a_large_block():
-    plan = Plan(3 * 16384 - 100, (16384,))
-    state, reference = make_pair(plan, 2)
-    positions = [16384, 2 * 16384]
-    errors = fill_errors(
-        state, reference, plan.levels[0], positions, run=run_fill_by_fft, checks=False
-    )
+@pytest.mark.parametrize("block", combinations([3000, 5000], fast=[3000]))
+def test_fill_of_units_of_channels_and_no_power_of_two(block):
+    plan = Plan(3 * block - 5, (block,))
+    state, reference = make_pair(plan, 5)
+    errors = fill_errors(state, reference, plan.levels[0], [block, 2 * block])
     assert max(errors) < FILL_ERROR
 
 
@@ -120,8 +117,11 @@ def test_fill_with_short_filters(taps):
 @pytest.mark.parametrize(
     ("block", "run"),
     combinations(
-        [(8, run_fill), (32, run_fill), (64, run_fill), (512, run_fill), (24, run_fill_by_fft)],
-        fast=[(64, run_fill), (24, run_fill_by_fft)],
+        [
+            *((block, run_fill) for block in (8, 24, 32, 64, 512)),
+            (24, run_fill_by_fft),
+        ],
+        fast=[(64, run_fill), (24, run_fill), (24, run_fill_by_fft)],
     ),
 )
 def test_shares_of_late_fills(block, run):
@@ -190,7 +190,7 @@ FAULTS = {
     ),
     "one input too early": (
         64,
-        ("future_fill.cuh", "(p - T + k)", "(p - T + k - 1)"),
+        ("future_fill.cuh", "(p - block + k)", "(p - block + k - 1)"),
         "out-of-bounds",
     ),
 }

@@ -1,5 +1,4 @@
-"""CUDA steps and streams, compiled to PTX and run in an emulator with race, initialisation and
-bounds checks, against the float64 reference; and planted faults, which the checks must find."""
+"""CUDA steps and streams in the emulator, against the float64 reference, and planted faults."""
 
 from __future__ import annotations
 
@@ -9,22 +8,12 @@ import torch
 from futurefill_kernels.implementations import reference as plain
 from futurefill_kernels.plan import Plan
 from tests.emulation import emulator
-from tests.emulation.cuda_compile import unavailable
-from tests.emulation.cuda_rig import (
-    make_state,
-    run_apply,
-    run_fill,
-    run_history,
-)
+from tests.emulation.cuda_rig import make_state, run_apply, run_fill, run_history
 from tests.fast import combinations
-from tests.implementations.cuda_pairs import make_pair
+from tests.implementations.cuda_pairs import ARCHS, make_pair, needs_emulator
 from tests.oracles import history, poison_history, relative_error
 
-pytestmark = pytest.mark.skipif(
-    unavailable() is not None, reason=f"no CUDA emulation: {unavailable()}"
-)
-ARCHS = ("sm_80", "sm_90")
-FILL_ERROR = 4e-7
+pytestmark = needs_emulator
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import torch
 
 from tests.emulation import cuda_counters, emulator
 from tests.emulation.cases import PREFILL_CASES
-from tests.emulation.cuda_compile import unavailable
 from tests.emulation.cuda_rig import run_inputs, run_outputs
 from tests.fast import combinations
+from tests.implementations.cuda_pairs import needs_emulator
 from tests.implementations.prompt_cases import (
     DTYPES,
     INPUTS,
@@ -21,9 +21,7 @@ from tests.implementations.prompt_cases import (
     signal,
 )
 
-pytestmark = pytest.mark.skipif(
-    unavailable() is not None, reason=f"no CUDA emulation: {unavailable()}"
-)
+pytestmark = needs_emulator
 
 
 @pytest.mark.parametrize(

@@ -43,5 +43,5 @@ def test_tritons_passes_are_those_of_its_configurations():
 
 def test_cuda_fuses_what_its_kernels_hold():
     header = (PACKAGE.parent / "csrc" / "cuda" / "fill_config.h").read_text()
-    (found,) = re.findall(r"constexpr int kMaxFillBlock = (\d+);", header)
+    (found,) = re.findall(r"constexpr int kMaxFill = (\d+);", header)
     assert CAPABILITIES["cuda"].largest_fused == int(found)

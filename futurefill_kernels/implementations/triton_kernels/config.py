@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...planning.device import DeviceInfo
-from ...state.layout import CHANNEL_UNIT
+from ..gpu_passes import MOST_NODES
 
 #: Warps of a history with several rows each that have enough bytes in flight, per multiprocessor.
 HISTORY_WARPS = 4
@@ -52,10 +52,6 @@ class FillConfig:
         return 4 * self.channels * transform if self.threads > 1 else 0
 
 
-#: Bytes of the workspace of a long fill, unless one row and unit of channels takes more.
-WORKSPACE_BYTES = 256 << 20
-#: Most nodes that the first pass of a long fill makes of a block, values of a thread.
-MOST_NODES = 64
 #: Points of a node, the first that leaves few enough nodes: from 2048 on a point takes twice as
 #: long in the study that docs/kernels.md cites.
 NODE_POINTS = (1024, 2048, 4096)
@@ -67,15 +63,6 @@ class LongConfig:
 
     nodes: int
     node: FillConfig
-
-    def at_once(self, rows: int, layers: int, channels: int) -> tuple[int, int]:
-        """Layers and channels that share the workspace, a divisor of all: one kernel for each."""
-        unit = 8 * self.nodes * self.node.points * rows * CHANNEL_UNIT
-        units = max(WORKSPACE_BYTES // unit, 1)
-        width = -(-channels // CHANNEL_UNIT)
-        if units < width:
-            return 1, max(d for d in range(1, units + 1) if width % d == 0) * CHANNEL_UNIT
-        return min(units // width, layers), width * CHANNEL_UNIT
 
 
 #: From this many values per thread on, and where input spectra are kept, registers do not hold the

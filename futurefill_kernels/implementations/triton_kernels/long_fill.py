@@ -11,38 +11,16 @@ side.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .future_fill import firing, multiply_spectra, newest_end
 from .tree import merge_first, merge_tree, split_first, split_tree
 
 
-@lru_cache(maxsize=32)
-def twist_table(nodes: int, length: int, device: torch.device) -> Tensor:
-    """(nodes length,) int64: pairs of float32 as in `tree.twiddle_table`, the twist of coefficient
-    k of node s at ``s length + k``.
-    """
-    index = torch.arange(nodes, dtype=torch.int64, device="cpu")
-    reversed_ = torch.zeros_like(index)
-    for bit in range(nodes.bit_length() - 1):
-        reversed_ = 2 * reversed_ + (index >> bit & 1)
-    # the node's root is exp(2 pi i a), a = (1/4 + reversed) / nodes; the twist turns by a - 1/4
-    quarters = 1 + 4 * reversed_ - nodes
-    k = torch.arange(length, dtype=torch.int64, device="cpu")
-    full = 4 * nodes * length
-    turns = (quarters[:, None] * k % full).double() * (2 * torch.pi / full)
-    pairs = torch.stack([turns.cos(), turns.sin()], -1).float()
-    return pairs.view(torch.int64).flatten().to(device)
-
-
 @triton.jit
 def load_twist(table, at):
-    """Cosine and sine."""
+    """Cosine and sine, of a `gpu_passes.twist_table` as int64."""
     pair = tl.load(table + at)
     cos = pair.to(tl.int32).to(tl.float32, bitcast=True)
     return cos, (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ...state.layout import CHANNEL_UNIT
+from ..gpu_passes import parts, twist_table
 from .config import LongConfig
 from .launch import Fill, Launch
 from .long_fill import (
     merge_block_kernel,
     split_block_kernel,
     transform_nodes_kernel,
-    twist_table,
 )
 from .tree import twiddle_table
 
@@ -31,18 +31,10 @@ def long_fill(fill: Fill, config: LongConfig, first: int, last: int) -> None:
 def long_launches(fill: Fill, config: LongConfig, first: int, last: int) -> Iterator[Launch]:
     """In order; the workspace is reused."""
     layers, rows = len(fill.ring), fill.ring.shape[1] if fill.rows is None else len(fill.rows)
-    last = -(-last // CHANNEL_UNIT) * CHANNEL_UNIT  # of whole units; those that pad are zero
     transform = config.nodes * config.node.points
-    at_once, width = config.at_once(rows, layers, last - first)
-    scratch = torch.empty(
-        at_once * rows * transform * 2 * width, dtype=torch.float32, device=fill.ring.device
-    )
-    for layer in range(0, layers, at_once):
-        for channel in range(first, last, width):
-            here = min(width, last - channel)
-            shape = (min(at_once, layers - layer), rows, transform, 2, here)
-            part = scratch[: torch.Size(shape).numel()].view(shape)
-            yield from _passes(fill, config, part, layer, channel // CHANNEL_UNIT)
+    for part in parts(transform, rows, layers, first, last, fill.ring.device):
+        scratch = part.scratch.view(part.layers, rows, transform, 2, part.channels)
+        yield from _passes(fill, config, scratch, part.layer, part.channel // CHANNEL_UNIT)
 
 
 def _passes(
@@ -52,7 +44,7 @@ def _passes(
     ring, level, node = fill.ring, fill.level, config.node
     batch, lanes = ring.shape[1], ring.shape[4]
     layers, rows, _, _, width = scratch.shape
-    twist = twist_table(config.nodes, node.points, ring.device)
+    twist = twist_table(config.nodes, node.points, 1, ring.device).view(torch.int64)
     programs = width // _CHANNELS
     grid = (programs * (node.points // _COEFFICIENTS), rows, layers)
     constants = {"ALL_ROWS": fill.rows is None, "T": level.block, "WIDTH": width, "LANES": lanes}

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from futurefill_kernels import Plan
-from futurefill_kernels.implementations import triton
+from futurefill_kernels.implementations import gpu_passes, triton
 from futurefill_kernels.state.spectra import inverse_twisted_transform, twisted_transform
 from futurefill_kernels.state.tensors import StreamState
 from tests.fast import combinations
@@ -25,7 +25,6 @@ if "TRITON_INTERPRET" not in os.environ:
     pytest.skip("runs with TRITON_INTERPRET=1, see test_triton.py", allow_module_level=True)
 
 from futurefill_kernels.implementations.triton_kernels import config
-from futurefill_kernels.implementations.triton_kernels.long_fill import twist_table
 
 OPS = torch.ops.futurefill_kernels
 IO_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -101,29 +100,9 @@ def test_fill_in_three_passes(case, workspace, monkeypatch):
         short = {n: found for n, found in getattr(config, name).items() if n <= 32}
         monkeypatch.setattr(config, name, short)
     monkeypatch.setattr(config, "NODE_POINTS", (32,))
-    monkeypatch.setattr(config, "WORKSPACE_BYTES", workspace)
+    monkeypatch.setattr(gpu_passes, "WORKSPACE_BYTES", workspace)
     monkeypatch.delattr("futurefill_kernels.implementations.gpu_fill_by_fft.fill_by_fft")
     check_fill(case)
-
-
-@pytest.mark.parametrize("nodes", [2, 8])
-def test_twists(nodes):
-    """Split coefficients, twisted, give nodes whose values are the block's, in its order."""
-    torch.manual_seed(nodes)
-    length = 16
-    z = torch.randn(nodes * length, dtype=torch.complex128)
-    turns = torch.tensor([0.25])
-    for _ in range(nodes.bit_length() - 1):
-        turns = torch.stack([turns / 2, turns / 2 + 0.5], -1).flatten()
-    roots = torch.polar(torch.ones(nodes).double(), 2 * torch.pi * turns.double())
-    powers = roots[:, None] ** torch.arange(nodes)
-    split = powers @ z.view(nodes, length)
-    pairs = twist_table(nodes, length, torch.device("cpu")).view(torch.float32)
-    twist = torch.view_as_complex(pairs.double().view(nodes, length, 2))
-    assert relative_error(
-        torch.view_as_real(twisted_transform(split * twist).flatten()),
-        torch.view_as_real(twisted_transform(z)),
-    ) < 1e-7  # fmt: skip
 
 
 def check_fill(case: Fill) -> None:
