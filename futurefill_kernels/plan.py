@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
+from .window import Window
+
 
 @dataclass(frozen=True)
 class Level:
@@ -66,32 +68,6 @@ class LevelWork(NamedTuple):
     firings: int
     products: int
     outputs: int
-
-
-class Window(NamedTuple):
-    """The slots of an endless stream: a window that moves on over it in leaps.
-
-    A row that has come to position ``end`` of it goes on at ``first``, a ``period`` before: the
-    slots around ``end`` are copied there. ``period`` is a multiple of the largest block, and of as
-    many of them as input spectra are kept; so all that depends on a position is where it was.
-
-    first: what is before it are the inputs that can still be needed. end: the last slots after it
-        are those that a firing there fills, and as many that nothing reads, for which a firing
-        keeps what it would not keep at the end of a stream. slots: all of them.
-    """
-
-    first: int
-    end: int
-    slots: int
-
-    @property
-    def period(self) -> int:
-        """Positions between two leaps."""
-        return self.end - self.first
-
-
-#: A leap costs some microseconds, so there are at least so many positions between two.
-SHORTEST_PERIOD = 1024
 
 
 def transform_length(block: int) -> int:
@@ -184,15 +160,8 @@ class Plan:
     def window(self) -> Window:
         """Where the slots of an endless stream are used again."""
         assert self.filter_length is not None
-        # as in `levels`: without a second tap there is none
         block = self.block_sizes[-1] if self.filter_length > 1 else self.block_sizes[0]
-        spectra = -(-self.filter_length // block) if self.filter_length > 1 else 0
-        first = block * (spectra - (-self.rollback // block))
-        unit = block * max(spectra - 1, 1)
-        # slots are copied to where none of them is, and as many can be taken back
-        least = max(SHORTEST_PERIOD, first + block)
-        period = -(-least // unit) * unit
-        return Window(first, first + period, first + period + 2 * block)
+        return Window.of(block, self.filter_length, self.rollback)
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:

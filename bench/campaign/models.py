@@ -75,6 +75,15 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def made_model(setup: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    """The model of a program, without gradients, and its twin in float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(setup["seed"])
+        model = MODELS[setup["model"]]().requires_grad_(False)
+    model = model.to(DTYPES[setup["dtype"]]).eval()
+    return model, copy.deepcopy(model).double()
+
+
 def _round_filters(
     twin: nn.Module, model: nn.Module, state: torch.dtype, kept_in: torch.dtype
 ) -> None:
@@ -118,16 +127,10 @@ class ModelRun:
         self._outcome = outcome
         self._draw = torch.Generator("cpu").manual_seed(setup["seed"])
         self._dtype = DTYPES[setup["dtype"]]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(setup["seed"])
-            model = MODELS[setup["model"]]()
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        self._model = model.to(self._dtype).eval()
-        self._twin = copy.deepcopy(model).double()
+        self._model, self._twin = made_model(setup)
         self._kept_in = torch.bfloat16 if setup.get("half_filters") else None
         if self._kept_in is not None:
-            _round_filters(self._twin, model, state_dtype(self._dtype), self._kept_in)
+            _round_filters(self._twin, self._model, state_dtype(self._dtype), self._kept_in)
         self._batch, self._length = setup["batch"], setup["length"]
         self._cache = self._new(setup["impl"], setup["plan"], setup["fused"])
         self._rows = [self._fresh() for _ in range(self._batch)]

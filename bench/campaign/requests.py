@@ -6,7 +6,6 @@ greedy ones are compared afterwards.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 import futurefill_kernels as ff
 
 from .caches import DTYPES, WrongError, made_plan
-from .models import CHANNELS, MODELS, TOLERANCE, VOCABULARY
+from .models import CHANNELS, TOLERANCE, VOCABULARY, made_model
 from .program import Operation, Outcome, Program
 
 PAD = VOCABULARY - 1
@@ -29,11 +28,7 @@ class RequestRun:
         self._outcome = outcome
         self._draw = torch.Generator("cpu").manual_seed(setup["seed"])
         self._dtype = DTYPES[setup["dtype"]]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(setup["seed"])
-            model = MODELS[setup["model"]]()
-        self._model = model.to(self._dtype).eval()
-        self._twin = copy.deepcopy(model).double()
+        self._model, self._twin = made_model(setup)
         self._batch, self._length = setup["batch"], setup["length"]
         self._options: dict[str, Any] = {"impl": setup["impl"], "plan": self._plan(self._length)}
         self._decoder = ff.Decoder(self._model, self._batch, self._length, **self._options)

@@ -26,7 +26,7 @@ from .calls import Call, Selection
 from .changed_model import ChangedModel
 from .long_convs import equal_filters
 from .over_ranks import same_call
-from .saved_model import check_pickles, check_same, positions_of, split
+from .saved_model import SavedParts, check_pickles, positions_of
 
 if TYPE_CHECKING:
     from .rank_state import RankState
@@ -300,12 +300,7 @@ class ModelState:
         Over ranks all call it, and what has channels is a DTensor of all of them.
         """
         self._between_calls("state_dict")
-        saved = {"seen": self._seen.clone()}
-        for part, cache in self._cache_parts().items():
-            saved |= {f"{part}.{name}": x for name, x in cache.state_dict().items()}
-        for part, state in self._short_parts().items():
-            saved[f"{part}.inputs"] = state.newest.clone()
-            saved[f"{part}.taps"] = state.taps.clone()
+        saved = {"seen": self._seen.clone()} | self._parts().saved()
         return saved if self._ranks is None else self._rank_state(self._ranks).whole(saved)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -317,29 +312,17 @@ class ModelState:
         """
         if self._ranks is not None:
             state = self._rank_state(self._ranks).own(state)
-        parts = alike(self._ranks, lambda: self._checked_parts(state), positions_of)
+        parts = self._parts()
+        found = alike(self._ranks, lambda: parts.checked(state, self._seen), positions_of)
         self.abort()
         self._between_calls("load_state_dict")
-        for part, cache in self._cache_parts().items():
-            cache.load_state_dict(parts[part])
-        self._take_over([parts[part]["inputs"] for part in self._short_parts()], parts[""]["seen"])
+        for part, cache in parts.caches.items():
+            cache.load_state_dict(found[part])
+        self._take_over([found[part]["inputs"] for part in parts.short], found[""]["seen"])
 
-    def _checked_parts(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """A state dict by part. ValueError or TypeError where it does not fit."""
-        caches, short = self._cache_parts(), self._short_parts()
-        parts = split(state, [*caches, *short])
-        check_same("seen", parts[""]["seen"], self._seen.shape, torch.bool)
-        for part, cache in caches.items():
-            cache.check_state_dict(parts[part])
-            if not torch.equal(parts[part]["positions"], parts["caches.0"]["positions"]):
-                raise ValueError(f"expected {part}.positions to be those of caches.0")
-        for part, conv in short.items():
-            saved = parts[part]
-            check_same(f"{part}.inputs", saved.get("inputs"), conv.newest.shape, conv.inputs.dtype)
-            check_same(f"{part}.taps", saved.get("taps"), conv.taps.shape, conv.taps.dtype)
-            if not torch.allclose(saved["taps"].to(conv.taps.device), conv.taps):
-                raise ValueError(f"expected a state of the same taps, {part} has others")
-        return parts
+    def _parts(self) -> SavedParts:
+        short = {f"short.{self._names[module]}": state for module, state in self._short.items()}
+        return SavedParts({f"caches.{i}": cache for i, cache in enumerate(self._caches)}, short)
 
     def _rank_state(self, ranks: Ranks) -> RankState:
         # DTensor's import takes half a second, which a model on one device need not wait for
@@ -373,12 +356,6 @@ class ModelState:
     ) -> _Made:
         """`same_call` of a method of this cache."""
         return same_call(self._ranks, name, self._caches[0].taken, make, describe)
-
-    def _cache_parts(self) -> dict[str, FutureFillCache]:
-        return {f"caches.{index}": cache for index, cache in enumerate(self._caches)}
-
-    def _short_parts(self) -> dict[str, ShortConvState]:
-        return {f"short.{self._names[module]}": state for module, state in self._short.items()}
 
     def _between_calls(self, method: str) -> None:
         if self._before is not None or self._replaying:

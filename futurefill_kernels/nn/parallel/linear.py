@@ -8,17 +8,14 @@ from torch.nn import functional as F
 from .ranks import Ranks
 from .sharded import shard
 from .split import Split
-from .style import Style, cannot_be, cannot_divide
+from .style import PartsStyle, cannot_be, cannot_divide
 
 
-class Columns(Style):
+class Columns(PartsStyle):
     """Outputs over ranks: x whole in, a rank's outputs out. Nothing is sent.
 
-    parts: maps that the linear one fuses, of equal widths; a rank owns its channels of each.
+    parts: maps that the linear one fuses.
     """
-
-    def __init__(self, parts: int = 1) -> None:
-        self.parts = parts
 
     def cannot(self, module: nn.Module, size: int) -> list[str]:
         """See `Style`."""
@@ -51,14 +48,11 @@ class RowwiseLinear(nn.Linear):
         return y if self.bias is None else y + self.bias
 
 
-class Rows(Style):
+class Rows(PartsStyle):
     """Inputs over ranks: a rank's inputs in, whole outputs out, with one sum over ranks.
 
-    parts: copies of the channels that inputs consist of; a rank owns its channels of each.
+    parts: copies of the channels that inputs consist of.
     """
-
-    def __init__(self, parts: int = 1) -> None:
-        self.parts = parts
 
     def cannot(self, module: nn.Module, size: int) -> list[str]:
         """See `Style`."""

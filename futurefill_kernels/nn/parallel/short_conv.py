@@ -8,17 +8,14 @@ from ..short_conv import ShortConv
 from .ranks import Ranks
 from .sharded import shard
 from .split import Split
-from .style import Style, cannot_be, cannot_divide
+from .style import PartsStyle, cannot_be, cannot_divide
 
 
-class ShortConvChannels(Style):
+class ShortConvChannels(PartsStyle):
     """A rank's channels of every part in and out; taps and inputs of others are not held.
 
     parts: projections that the convolution runs through at once.
     """
-
-    def __init__(self, parts: int = 1) -> None:
-        self.parts = parts
 
     def cannot(self, module: nn.Module, size: int) -> list[str]:
         """See `Style`."""

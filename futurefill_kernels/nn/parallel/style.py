@@ -34,6 +34,15 @@ class Style(ParallelStyle):
         return module
 
 
+class PartsStyle(Style):
+    """A style of channels in ``parts`` of equal width, one behind the other, such as projections
+    that one linear map fuses; a rank owns its channels of each.
+    """
+
+    def __init__(self, parts: int = 1) -> None:
+        self.parts = parts
+
+
 def one_sentence(reasons: list[str]) -> str:
     """The first reason, and how many more there are."""
     more = len(reasons) - 1
