@@ -22,6 +22,7 @@ IN_PLACE = (
     "made_fill",
     "fill_share",
     "due_fills",
+    "early_fill",
     "long_fill",
     "spectrum_products",
     "prefill_inputs",
@@ -159,6 +160,16 @@ def future_fill(
     if last_channel is None:
         last_channel = state.ring.shape[2] * state.ring.shape[4]
     torch.ops.futurefill_kernels.future_fill(
+        state.ring, state.kept, state.spectra, state.positions, rows, state.levels, state.length,
+        index, first_channel, last_channel, state.channels_per_filter,
+    )  # fmt: skip
+
+
+def early_fill(
+    state: State, index: int, rows: Tensor | None, first_channel: int, last_channel: int
+) -> None:
+    """``future_fill`` on a GPU, of a level in the form of implementations/cuda_early.py."""
+    torch.ops.futurefill_kernels.early_fill(
         state.ring, state.kept, state.spectra, state.positions, rows, state.levels, state.length,
         index, first_channel, last_channel, state.channels_per_filter,
     )  # fmt: skip

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 OPS = torch.ops.futurefill_kernels
 GPU_ONLY = (
-    *("history", "apply_step", "long_fill", "spectrum_products", "prefill_inputs"),
+    *("history", "apply_step", "early_fill", "long_fill", "spectrum_products", "prefill_inputs"),
     "prefill_outputs",
 )
 
@@ -111,6 +111,7 @@ def test_ops_without_a_cpu_kernel_trace(name):
             *(token, None, token, token.clone(), ring, state.taps, None, sums, state.token_at),
             *(state.positions, rows, 0, True, 1),
         ),
+        "early_fill": (ring, *spectra, rows, state.levels, 40, 1, 0, 32, 1),
         "long_fill": (
             *(torch.zeros(1, 2, 8, 32, 2), ring, *spectra, rows, torch.zeros(8, 2), state.levels),
             *(40, 1, 0, 0, 1),

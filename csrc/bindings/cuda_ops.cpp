@@ -266,6 +266,23 @@ void future_fill(Tensor ring, Tensor kept, Tensor spectra, Tensor positions, Opt
              device);
 }
 
+void early_fill(Tensor ring, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
+                Tensor levels, int64_t length, int64_t index, int64_t first_channel,
+                int64_t last_channel, int64_t channels_per_filter) {
+  const FillCall call(ring, kept, spectra, positions, rows, levels, length, index, first_channel,
+                      last_channel, channels_per_filter);
+  const cuda::FillParams p =
+      cuda::fill_params(call.state, call.level, call.rows, first_channel, last_channel);
+  STD_TORCH_CHECK(cuda::early_supported(p.shape), "expected a block that is a power of two from ",
+                  cuda::kMinEarly, " to ", cuda::kMaxEarly, ", got ", call.level.block);
+  if (call.rows.n == 0 || call.ring.layers == 0 || first_channel == last_channel) return;
+  check_grid(call.rows.n, call.ring.layers);
+  const int32_t device = call.ring.device;
+  const DeviceGuard guard(device, "early_fill", call.ring.view);
+  check_cuda(cuda::launch_early_fill(p, current_stream(device)), "early_fill", call.ring.view,
+             device);
+}
+
 void long_fill(Tensor scratch_, Tensor ring, Tensor kept, Tensor spectra, Tensor positions,
                OptionalTensor rows, Tensor twist_, Tensor levels, int64_t length, int64_t index,
                int64_t first_layer, int64_t first_channel, int64_t channels_per_filter) {
@@ -352,6 +369,7 @@ STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CUDA, m) {
   m.impl("history", TORCH_BOX(&history));
   m.impl("apply_step", TORCH_BOX(&apply_step));
   m.impl("future_fill", TORCH_BOX(&future_fill));
+  m.impl("early_fill", TORCH_BOX(&early_fill));
   m.impl("long_fill", TORCH_BOX(&long_fill));
   m.impl("spectrum_products", TORCH_BOX(&spectrum_products));
 }

@@ -39,6 +39,11 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "future_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
       "Tensor? rows, Tensor levels, int length, int index, int first_channel, int last_channel, "
       "int channels_per_filter) -> ()");
+  // the same on a GPU with filter and kept spectra in tiles (implementations/cuda_early.py)
+  m.def(
+      "early_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
+      "Tensor? rows, Tensor levels, int length, int index, int first_channel, int last_channel, "
+      "int channels_per_filter) -> ()");
   // a part of it in three passes over scratch (layers, R, n, width, 2), on a GPU: of layers
   // first_layer.. and channels first_channel... twist (n, 2): of coefficient k of node s at
   // s n / nodes + k

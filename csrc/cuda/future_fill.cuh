@@ -54,6 +54,16 @@ __device__ __forceinline__ void add_outputs(const Complex* v, const float* waiti
   }
 }
 
+// As add_outputs of one unit, but the memory adds: nothing is waited for. Each slot gets one term.
+template <int P>
+__device__ __forceinline__ void reduce_outputs(const Complex* v, float* out, int64_t step,
+                                               int count, int first, int width) {
+#pragma unroll
+  for (int s = 0; s < P; ++s, out += step) {
+    if (first + s * width < count) atomicAdd(out, v[s].im);
+  }
+}
+
 __device__ __forceinline__ void swap_outputs(Complex& v, float& waiting) {
   v.re = waiting;
   waiting = v.im;
@@ -68,6 +78,7 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
   constexpr int T = kConfig.block, P = kConfig.points, W = kConfig.width(), C = kConfig.channels;
   constexpr int R3 = kConfig.last;
   constexpr int U = kConfig.units, N = kConfig.staged;
+  constexpr bool kPairs = U > 1 || Config::early;
   const int64_t block = Config::whole ? int64_t(T) : a.block;
   extern __shared__ float4 shared[];
   const int thread = threadIdx.x, c = thread % C, k = thread / C;
@@ -78,6 +89,11 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
   };
   if (C > 32 && channel_of() >= a.last_channel) return;
 
+  if constexpr (Config::early) {  // of the first product, which no position decides
+    const int filter = min(channel_of(), a.channels - 1) / a.channels_per_filter;
+    prefetch_pairs<Config>(spectra + blockIdx.z * a.spectra_layer + Pairs<Config>::start(filter, k),
+                           c);
+  }
   // read again in every phase: cheaper than registers across the transforms
   const auto state_row = [&]() -> int64_t {
     const int at = forget(int(blockIdx.y));
@@ -127,7 +143,7 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     const int filter = min(channel, a.channels - 1) / a.channels_per_filter;
     f.h = spectra + blockIdx.z * a.spectra_layer;
     f.kept = kept + blockIdx.z * a.kept_layer + b * a.kept_row;
-    if constexpr (U > 1) {
+    if constexpr (kPairs) {
       f.h += Pairs<Config>::start(filter, k);
       f.kept += Pairs<Config>::start(channel, k);
       multiply_pairs<Config>(v, f, a.lanes, a.filter_lanes);
@@ -143,7 +159,11 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     float* out =
         ring + blockIdx.z * a.ring_layer + b * a.ring_row + (p + k) * a.lanes + channel_of();
     const int count = min(int64_t(block), a.length - p);
-    add_outputs<P, N, kHeld>(v, waiting, kApart, held, out, W * forget(a.lanes), count, k, W);
+    if constexpr (Config::early) {
+      reduce_outputs<P>(v, out, W * forget(a.lanes), count, k, W);
+    } else {
+      add_outputs<P, N, kHeld>(v, waiting, kApart, held, out, W * forget(a.lanes), count, k, W);
+    }
   };
 
   if constexpr (kConfig.single()) {

@@ -10,6 +10,7 @@ namespace futurefill::cuda {
 
 // Asynchronous on the stream; the error is that of the launch.
 cudaError_t launch_future_fill(const FillParams& params, cudaStream_t stream);
+cudaError_t launch_early_fill(const FillParams& params, cudaStream_t stream);
 // Three kernels.
 cudaError_t launch_long_fill(const LongFillParams& params, cudaStream_t stream);
 cudaError_t launch_spectrum_products(const ProductParams& params, cudaStream_t stream);

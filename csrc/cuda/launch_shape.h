@@ -37,12 +37,14 @@ void choose_io(IoType io, F&& f) {
   }
 }
 
-// future_fill<ConfigOf<transform, memory, whether the block is as long>>
+// future_fill<ConfigOf<transform, memory, whether the block is as long, kind>>
 
-template <int kTransform, int kMemory, bool kWhole = true>
+// Early: filter and kept spectra in tiles of 16 bytes per lane, which are asked for before anything
+// else, and outputs that the memory adds.
+template <int kTransform, int kMemory, bool kWhole = true, bool kEarly = false>
 struct ConfigOf {
   static constexpr int transform = kTransform, memory = kMemory;
-  static constexpr bool whole = kWhole;
+  static constexpr bool whole = kWhole, early = kEarly;
   static constexpr FillConfig value = fill_config(kTransform, kMemory);
 };
 
@@ -72,6 +74,24 @@ void choose_fill(const FillShape& a, Memory memory, F&& f) {
     }
   } else if constexpr (kTransform < kMaxFill) {
     choose_fill<2 * kTransform>(a, memory, f);
+  }
+}
+
+// Whether a fill is compiled as an early one, too.
+constexpr int kMinEarly = 64, kMaxEarly = 2048;
+constexpr bool early_supported(const FillShape& a) {
+  return a.block == a.transform && a.transform >= kMinEarly && a.transform <= kMaxEarly;
+}
+
+// As choose_fill, of early fills.
+template <int kTransform = kMinEarly, class F>
+void choose_early(const FillShape& a, Memory memory, F&& f) {
+  if (!early_supported(a)) return;
+  if (a.transform == kTransform) {
+    if (memory == kSmall) return f(ConfigOf<kTransform, kSmall, true, true>{});
+    return f(ConfigOf<kTransform, config_memory(kTransform, kMedium), true, true>{});
+  } else if constexpr (kTransform < kMaxEarly) {
+    choose_early<2 * kTransform>(a, memory, f);
   }
 }
 

@@ -145,14 +145,25 @@ __device__ __forceinline__ void multiply_add_pair(const float4& x, const float4&
   sum[1] = multiply_add({x.z, x.w}, {h.z, h.w}, sum[1]);
 }
 
+// Asks for a thread's filter spectra: one lane for each line of 128 bytes.
+template <class Config>
+__device__ __forceinline__ void prefetch_pairs(const float* h, int lane) {
+  if (lane % 8 != 0) return;
+#pragma unroll
+  for (int q = 0; q < Config::value.points / 2; ++q) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(h + Pairs<Config>::offset(q)));
+  }
+}
+
 // As multiply_spectra, of interleaved units.
 template <class Config>
 __device__ __forceinline__ void multiply_pairs(Complex* v, const Spectra& a, int64_t lanes,
                                                int64_t filter_lanes) {
-  constexpr int T = Config::value.block, kBatch = Config::value.points > 16 ? 2 : 1;
+  constexpr int T = Config::value.block, P = Config::value.points;
+  constexpr int kBatch = Config::early || P > 16 ? 2 : 1;
   const int slots = a.n_spectra - 1;
 #pragma unroll
-  for (int q = 0; q < Config::value.points / 2; q += kBatch) {
+  for (int q = 0; q < P / 2; q += kBatch) {
     const float* h = a.h + forget(int64_t(0));
     float* kept = a.kept + forget(int64_t(0));
     Complex sum[2 * kBatch];

@@ -91,14 +91,19 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
 
 def arrange_level(spectra: Tensor, level: Level) -> None:
     """Bring one level of ``tiled_spectra`` into the order that the kernels read."""
+    if level.transform in INTERLEAVED:
+        interleave(spectra, level, *INTERLEAVED[level.transform])
+
+
+def interleave(spectra: Tensor, level: Level, units: int, channels: int) -> None:
+    """One level of ``tiled_spectra`` unit by unit: channel c of unit u is ``c units + u`` of its
+    group.
+    """
     start = level.spectra_offset
-    if level.transform not in INTERLEAVED:
-        return
-    units, channels = INTERLEAVED[level.transform]
     rows = spectra[0, start : start + level.n_spectra * level.transform]
     # (k, pair of entries, entry, re or im, group, channel, unit): a unit's spectrum is contiguous,
     # two entries of a channel are neighbours
-    x = rows.view(level.n_spectra, -1, 2, 2, rows.shape[-1] // 8, channels, units)
+    x = rows.view(level.n_spectra, -1, 2, 2, rows.shape[-1] // (units * channels), channels, units)
     rows.copy_(x.permute(0, 4, 6, 1, 5, 2, 3).reshape(rows.shape))
 
 

@@ -21,11 +21,32 @@ from ..state.tensors import StreamState
 from .base import Books, History, Implementation, PlainSteps, PromptKernels, Run, Step
 
 
-class GpuImplementation(Implementation, Protocol):
-    """One whose filter spectra are ``tiled_spectra``, level by level in an order of its own."""
+class GpuFills(Protocol):
+    """Fills whose filter spectra are ``tiled_spectra``, level by level in an order of their own;
+    methods as of `Implementation`.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Of the implementation."""
+        ...
+
+    def cannot_run(self, device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
+        """Reasons."""
+        ...
 
     def arrange_level(self, spectra: Tensor, level: Level) -> None:
         """Bring the spectra of one level into the order that its fills read."""
+        ...
+
+    def fill(self, state: StreamState, level: Level, rows: Tensor | None) -> None:
+        """One level's future fill of all layers."""
+        ...
+
+    def fill_share(
+        self, state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int
+    ) -> None:
+        """Of one firing of a level with slack, the shares of steps ``begin .. end-1``."""
         ...
 
 
@@ -38,7 +59,7 @@ class Mixed:
 
     steps: Implementation
     prompts: Implementation
-    fills: tuple[GpuImplementation, ...]
+    fills: tuple[GpuFills, ...]
 
     @property
     def capabilities(self) -> Capabilities:
@@ -47,7 +68,10 @@ class Mixed:
 
     def cannot_run(self, device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
         """The reasons of all."""
-        parts = {part.capabilities.name: part for part in (self.steps, self.prompts, *self.fills)}
+        all_parts: tuple[GpuFills | Implementation, ...] = (
+            self.steps, self.prompts, *self.fills,
+        )  # fmt: skip
+        parts = {part.capabilities.name: part for part in all_parts}
         return [
             f"{name} {reason}"
             for name, part in parts.items()

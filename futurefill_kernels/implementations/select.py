@@ -9,9 +9,9 @@ from ..plan import Plan
 from ..planning import gpu_choice
 from ..planning.device import DeviceInfo
 from ..planning.workload import Workload
-from . import cpu, cuda, reference, triton
+from . import cpu, cuda, cuda_early, reference, triton
 from .base import Implementation
-from .mixed import GpuImplementation, Mixed
+from .mixed import GpuFills, Mixed
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "cpu": cpu,
@@ -20,7 +20,10 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "reference": reference,
 }
 
-ON_GPUS: dict[str, GpuImplementation] = {"cuda": cuda, "triton": triton}
+ON_GPUS: dict[str, Implementation] = {"cuda": cuda, "triton": triton}
+
+#: What fills a level, by the names of planning.gpu_choice.
+LEVEL_FILLS: dict[str, GpuFills] = {"cuda": cuda, "triton": triton, "cuda_early": cuda_early}
 
 
 def cannot_run(
@@ -115,4 +118,4 @@ def fastest_parts(plan: Plan, workload: Workload, info: DeviceInfo) -> Implement
     fills = gpu_choice.of_levels(plan, workload, info)
     if {prompts, *fills} == {steps}:
         return ON_GPUS[steps]
-    return Mixed(ON_GPUS[steps], ON_GPUS[prompts], tuple(ON_GPUS[name] for name in fills))
+    return Mixed(ON_GPUS[steps], ON_GPUS[prompts], tuple(LEVEL_FILLS[name] for name in fills))

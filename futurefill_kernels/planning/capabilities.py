@@ -60,6 +60,15 @@ CAPABILITIES = {
 }
 
 
+#: Second forms of an implementation's fills, which take part where they were timed -> its name.
+VARIANTS = {"cuda_early": "cuda"}
+
+
+def of(name: str) -> Capabilities:
+    """The record of an implementation, or of the one that it is a form of."""
+    return CAPABILITIES[VARIANTS.get(name, name)]
+
+
 def on_gpus() -> tuple[str, ...]:
     """Names of the implementations made for GPUs."""
     return tuple(name for name, c in CAPABILITIES.items() if c.kind == "cuda")

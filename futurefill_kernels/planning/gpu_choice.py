@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..plan import Plan
-from .capabilities import on_gpus
+from .capabilities import VARIANTS, on_gpus
 from .device import DeviceInfo
 from .gpu_cost import GpuCost, times_of
 from .workload import Workload
@@ -30,10 +30,20 @@ def order(info: DeviceInfo) -> list[str]:
 
 
 def of_levels(plan: Plan, workload: Workload, info: DeviceInfo) -> tuple[str, ...]:
-    """Per level of a plan the one of ``workload.impls`` whose fills are fastest."""
-    cost = GpuCost(workload, info)
+    """Per level of a plan the one of ``workload.impls`` whose fills are fastest, or a second form
+    of its fills where that was timed at the level's block.
+    """
+    cost, timed = GpuCost(workload, info), dict(times_of(info).kernels)
+    forms = {
+        form: {time.size for time in timed[form].fills}
+        for form, name in VARIANTS.items()
+        if name in cost.names and form in timed
+    }
     return tuple(
-        min(cost.names, key=lambda name: cost.level_of(name, level.block, level.radix))
+        min(
+            [*cost.names, *(form for form, blocks in forms.items() if level.block in blocks)],
+            key=lambda name: cost.level_of(name, level.block, level.radix),
+        )
         for level in plan.levels
     )
 

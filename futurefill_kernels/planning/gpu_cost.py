@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..plan import Plan, transform_length
-from .capabilities import CAPABILITIES
+from . import capabilities
 from .cost import CostModel
 from .device import DeviceInfo
 from .gpu_times import GpuTimes, KernelTimes, Line, Point, Time, between, fit, shipped
@@ -41,7 +41,7 @@ def times_of(info: DeviceInfo) -> GpuTimes:
 def fused(name: str, block: int) -> bool:
     """Whether an implementation's fill is one launch and one pass over memory."""
     # the largest is a power of two: blocks that are none are compared like their transforms
-    return block <= CAPABILITIES[name].largest_fused
+    return block <= capabilities.of(name).largest_fused
 
 
 def history_bytes(workload: Workload, block: int) -> float:
@@ -61,7 +61,7 @@ def fill_launches(workload: Workload, name: str, block: int) -> int:
     """Launches of one firing of all layers and rows."""
     if fused(name, block):
         return 1
-    own = CAPABILITIES[name]
+    own = capabilities.of(name)
     return (own.passes if block <= own.largest_passes else FFT_LAUNCHES) * workload.layers
 
 

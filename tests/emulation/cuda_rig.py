@@ -43,14 +43,17 @@ def run_fill(
     *,
     memory: int = 1,
     channels: tuple[int, int] | None = None,
+    early: bool = False,
     **options: Any,
 ) -> Any:
     """One level's future fill of all layers, in one kernel.
 
-    channels: first and last + 1 of those done, default all. memory: index into MEMORIES.
+    channels: first and last + 1 of those done, default all. memory: index into MEMORIES. early:
+    in the form of cuda_early, for a level that that has arranged.
     """
     first, last = channels or (0, state.layout.lanes)
-    launch = launch_shapes.future_fill(state, level, rows, first, last, memory)
+    shape = launch_shapes.early_fill if early else launch_shapes.future_fill
+    launch = shape(state, level, rows, first, last, memory)
     tensors = (state.ring, state.kept, state.spectra, state.positions, rows)
     return _run(launch, tensors, **options)
 

@@ -107,6 +107,20 @@ const char* future_fill(const StateRow* state, const TensorRow* rows, const int6
   return result;
 }
 
+const char* early_fill(const StateRow* state, const TensorRow* rows, const int64_t* level,
+                       int64_t channels_per_filter, int64_t length, int64_t first, int64_t last,
+                       int64_t memory) {
+  const State s = state->state(channels_per_filter, length);
+  const FillParams p = fill_params(s, level_of(level), rows_of(*rows, s.batch), first, last);
+  const char* result = nullptr;
+  choose_early(p.shape, Memory(memory), [&](auto config) {
+    const std::string kernel = "future_fill<ConfigOf<" + std::to_string(config.transform) + ", " +
+                               std::to_string(config.memory) + ", true, true>>";
+    result = write("future_fill.cuh", kernel, fill_launch(p, config.value), fill_arguments(p));
+  });
+  return result;
+}
+
 // One of the three passes. tensors: scratch, twist, rows.
 const char* long_fill(const StateRow* state, const TensorRow* tensors, const int64_t* level,
                       int64_t channels_per_filter, int64_t length, int64_t layer, int64_t first,

@@ -113,6 +113,14 @@ def future_fill(
     return _launch("future_fill", tensors, _rows(rows), _level(level), *sizes, first, last, memory)
 
 
+def early_fill(
+    state: StreamState, level: Level, rows: Tensor | None, first: int, last: int, memory: int
+) -> CudaLaunch:
+    """As future_fill, of a level whose spectra lie in tiles."""
+    tensors, *sizes = _state(state)
+    return _launch("early_fill", tensors, _rows(rows), _level(level), *sizes, first, last, memory)
+
+
 def long_fill(
     state: StreamState,
     level: Level,

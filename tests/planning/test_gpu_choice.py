@@ -7,6 +7,8 @@ import dataclasses
 import pytest
 
 from futurefill_kernels import DeviceInfo, Plan
+from futurefill_kernels.implementations import cuda, cuda_early, select, triton
+from futurefill_kernels.implementations.mixed import Mixed
 from futurefill_kernels.planning import gpu_choice
 from futurefill_kernels.planning.gpu_cost import times_of
 from futurefill_kernels.planning.gpu_times import GpuTimes, KernelTimes, Time
@@ -40,6 +42,23 @@ def test_each_part_is_what_was_fastest():
     assert gpu_choice.order(info) == ["triton", "cuda"]
     assert gpu_choice.of_prompts(("cuda", "triton"), info) == "cuda"
     assert gpu_choice.of_levels(plan, workload, info) == ("triton", "triton", "cuda")
+    alone = dataclasses.replace(workload, impls=("triton",))
+    assert gpu_choice.of_levels(plan, alone, info) == ("triton",) * 3
+
+
+def test_forms_of_fills_take_part_where_they_were_timed():
+    """In nothing but fills, and only where their implementation may."""
+    plan, workload = Plan(1024, (16, 64, 256)), Workload(1024, 1024, 1024, 1, 1, 1024)
+    info = with_times(
+        cuda=(4e-5, {16: 9e-6, 64: 9e-6, 256: 1e-5}, 4e-4),
+        cuda_early=(1e-6, {64: 5e-6, 256: 2e-5}, 1e-6),
+        triton=(3e-5, {16: 4e-6, 64: 8e-6, 256: 2e-5}, 5e-4),
+    )
+    assert gpu_choice.order(info) == ["triton", "cuda"]
+    assert gpu_choice.of_prompts(("cuda", "triton"), info) == "cuda"
+    assert gpu_choice.of_levels(plan, workload, info) == ("triton", "cuda_early", "cuda")
+    mixed = select.fastest_parts(plan, workload, info)
+    assert mixed == Mixed(triton, cuda, (triton, cuda_early, cuda))
     alone = dataclasses.replace(workload, impls=("triton",))
     assert gpu_choice.of_levels(plan, alone, info) == ("triton",) * 3
 

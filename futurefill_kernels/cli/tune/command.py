@@ -92,12 +92,13 @@ def _print_gpu(times: GpuTimes) -> None:
         f"reads {times.read_bytes_per_second:.3g} bytes/s, a node {1e6 * times.node_seconds:.2f} us"
     )
     for name, found in times.kernels:
-        line = step_line(times, name)
         print(f"{name}: the host takes {1e6 * found.launch_seconds:.1f} us for a launch")
-        print(
-            f"  steps: {1e6 * line.latency:.2f} us for each of 1 + layers launches, and bytes at "
-            f"{1 / max(line.slope, 1e-30):.3g}/s; off by up to {100 * line.error:.0f}%"
-        )
+        if found.steps:
+            line = step_line(times, name)
+            print(
+                f"  steps: {1e6 * line.latency:.2f} us for each of 1 + layers launches, and bytes "
+                f"at {1 / max(line.slope, 1e-30):.3g}/s; off by up to {100 * line.error:.0f}%"
+            )
         for block, line in sorted(fill_lines(times, name).items()):
             print(
                 f"  fill of {block:>5}: {1e6 * line.latency:.2f} us, bytes, and "

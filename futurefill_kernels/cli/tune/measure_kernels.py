@@ -18,8 +18,11 @@ from torch import Tensor
 
 from ...cache.cache import FutureFillCache
 from ...implementations.base import Implementation
-from ...implementations.select import IMPLEMENTATIONS, cannot_run
+from ...implementations.cuda_early import TILES
+from ...implementations.mixed import Mixed
+from ...implementations.select import IMPLEMENTATIONS, LEVEL_FILLS, cannot_run
 from ...plan import Plan
+from ...planning.capabilities import VARIANTS
 from ...state.layout import Layout
 from ...state.tensors import StreamState, allocate
 
@@ -68,7 +71,11 @@ def measure_kernels(
         }
         for name in running
     }  # fmt: skip
-    for kind, name, size, call in _in_turns(device, running, sizes):
+    forms = [form for form, name in VARIANTS.items() if name in running]
+    for form in forms:
+        same = found[VARIANTS[form]]["launch_us"]
+        found[form] = {"launch_us": same, "steps": [], "fills": [], "prompts": []}
+    for kind, name, size, call in _in_turns(running, forms, sizes):
         if found[name][kind] and time.perf_counter() > stop:
             continue
         if not _fits(device, sizes.channels, size):
@@ -83,14 +90,16 @@ def measure_kernels(
 
 
 def _in_turns(
-    device: torch.device, names: Sequence[str], sizes: Sizes
+    names: Sequence[str], forms: Sequence[str], sizes: Sizes
 ) -> Iterator[tuple[str, str, tuple[int, int, int], Callable[[Clock], float]]]:
-    """All measurements, every size of every implementation before the next size."""
+    """All measurements, every size of every implementation before the next size; of forms of an
+    implementation only the fills that differ.
+    """
 
     def measurement(
         measure: Callable[..., float], name: str, size: tuple[int, int, int]
     ) -> Callable[[Clock], float]:
-        return lambda clock: measure(clock, IMPLEMENTATIONS[name], sizes.channels, *size)
+        return lambda clock: measure(clock, _implementation(name), sizes.channels, *size)
 
     kinds = (
         ("steps", sizes.steps, _steps), ("prompts", sizes.prompts, _prompt),
@@ -100,6 +109,17 @@ def _in_turns(
         for size in found:
             for name in names:
                 yield kind, name, size, measurement(measure, name, size)
+            for name in forms:
+                if kind == "fills" and size[0] in TILES:
+                    yield kind, name, size, measurement(measure, name, size)
+
+
+def _implementation(name: str) -> Implementation:
+    """By the name of it, or of a form of its fills of a plan with one level."""
+    if name in VARIANTS:
+        whole = IMPLEMENTATIONS[VARIANTS[name]]
+        return Mixed(whole, whole, (LEVEL_FILLS[name],))
+    return IMPLEMENTATIONS[name]
 
 
 class Clock:
@@ -167,15 +187,17 @@ def _state(
 ) -> StreamState:  # fmt: skip
     """A state at position 0, with the same filter in every layer."""
     layout = implementation.make_layout(channels, channels, torch.float32, plan)
-    h, spectra = _filters(implementation.capabilities.name, device, plan, layout)
+    h, spectra = _filters(implementation.make_spectra, device, plan, layout)
     return allocate(plan, layout, lambda *arguments: spectra, [h] * layers, rows, None)
 
 
 @lru_cache(maxsize=2)
-def _filters(name: str, device: torch.device, plan: Plan, layout: Layout) -> tuple[Tensor, Tensor]:
+def _filters(
+    make_spectra: Callable[..., Tensor], device: torch.device, plan: Plan, layout: Layout
+) -> tuple[Tensor, Tensor]:
     """Taps (channels, N), and what an implementation prepares of them."""
     h = torch.full((layout.channels, plan.slots), 1 / plan.slots, dtype=torch.float32, device="cpu")
-    return h.to(device), IMPLEMENTATIONS[name].make_spectra(h, plan, layout, h.dtype).to(device)
+    return h.to(device), make_spectra(h, plan, layout, h.dtype).to(device)
 
 
 def _steps(

@@ -39,3 +39,15 @@ def test_without_time_one_of_each_kind_is_measured():
     found = measure_kernels.measure_kernels(CPU, ["reference"], 0, SIZES)
     kernels = found["implementations"]["reference"]
     assert [len(kernels[kind]) for kind in ("steps", "fills", "prompts")] == [1, 1, 1]
+
+
+def test_forms_of_fills_are_measured_beside_their_implementation(monkeypatch):
+    """Only the fills that differ; what plans read takes them for the rest from it."""
+    monkeypatch.setattr(measure_kernels, "VARIANTS", {"form": "reference"})
+    monkeypatch.setattr(measure_kernels, "TILES", {16: 8})
+    reference = measure_kernels.IMPLEMENTATIONS["reference"]
+    monkeypatch.setattr(measure_kernels, "_implementation", lambda name: reference)
+    found = measure_kernels.measure_kernels(CPU, ["reference"], 60, SIZES)["implementations"]
+    assert [time[:3] for time in found["form"]["fills"]] == [[16, 2, 1], [16, 1, 1]]
+    assert found["form"]["steps"] == found["form"]["prompts"] == []
+    assert found["form"]["launch_us"] == found["reference"]["launch_us"]
