@@ -326,7 +326,10 @@ class FutureFillCache(Stream):
             assert self._plain is not None
             done = self._plain.run(u, pre, post)
             if done is not None:
-                return self._block_taken(done)
+                # one call; no function call in between, which could raise when all is done
+                self._block_is_newest = True
+                self._other_calls += 1 - done.shape[2]
+                return done
         if layer != self._positions.layer and layer:
             raise self._wrong_layer(layer)
         check_prefill(u, pre, post, (self.batch_size, self.channels), self.dtype, self.device)
@@ -356,7 +359,10 @@ class FutureFillCache(Stream):
             assert self._plain is not None
             done = self._plain.generate(u_t, steps, next_input == "relu")
             if done is not None:
-                return self._block_taken(done)
+                # one call; no function call in between, which could raise when all is done
+                self._block_is_newest = True
+                self._other_calls += 1 - done.shape[2]
+                return done
         u_t = checked_input("u_t", u_t, self._step_shape, self.dtype, self.device)
         rows = list(range(self.batch_size))
         with self._tokens(0, rows, [steps] * len(rows), steps=True) as positions:
@@ -376,12 +382,6 @@ class FutureFillCache(Stream):
             books.grant()
             books.open = True
         return not busy
-
-    def _block_taken(self, y: Tensor) -> Tensor:
-        """The books after a block of steps in compiled code: one call. y: (B, D, n)."""
-        self._block_is_newest = True
-        self._other_calls += 1 - y.shape[2]
-        return y
 
     @contextmanager
     def _tokens(

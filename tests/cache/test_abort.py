@@ -10,6 +10,7 @@ import torch
 import futurefill_kernels as ff
 from bench.campaign.interrupts import Interrupt, interrupted
 from tests.cache.streams import Stream
+from tests.oracles import relative_error
 
 LAYERS, TOTAL, PROMPT = 3, 48, 7
 
@@ -232,6 +233,34 @@ def test_an_interrupt_at_any_call_of_rows_at_their_own_positions(impl, retry):
             break
         assert max(step(cache, t) for t in range(3, 12)) < 1e-5, n
     assert n
+
+
+@pytest.mark.parametrize("method", ["run", "generate"])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_an_interrupt_at_any_call_of_a_block(impl, method, steps):
+    """Either all of it has been taken and nothing raises, or nothing has."""
+    g = torch.Generator().manual_seed(0)
+    h, u = torch.randn(3, 30, generator=g) / 5, torch.randn(2, 3, 24, generator=g)
+    prepared = ff.FutureFillCache(h, 2, 24, plan=ff.Plan(24, (2, 4)), impl=impl)
+    prepared.step(u[..., 0])
+    for n in itertools.count():
+        cache, stepped = prepared.clone(), prepared.clone()
+        try:
+            with interrupted(n):
+                if method == "run":
+                    cache.run(u[..., 1 : 1 + steps])
+                else:
+                    cache.generate(u[..., 1], steps)
+        except Interrupt:
+            cache.abort()
+            assert cache.calls == prepared.calls, n
+        else:
+            assert cache.calls == prepared.calls + 1
+            break
+        for t in range(1, 9):
+            y, expected = cache.step(u[..., t]), stepped.step(u[..., t])
+            assert relative_error(y, expected) < 1e-6, n
+    assert n > 5
 
 
 def test_nothing_of_a_prompt_is_held_once_a_second_token_begins(impl):
