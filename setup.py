@@ -36,19 +36,21 @@ SOURCES = [f"csrc/bindings/{name}.cpp" for name in BINDINGS]
 SOURCES += [f"csrc/infra/{name}.cpp" for name in ("parallel", "pool", "move_slots")]
 SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp"]
 # compiled once for every instruction set, with its flags
-KERNELS = ["csrc/cpu/short_range_step.cpp", "csrc/cpu/future_fill.cpp"]
-KERNELS += ["csrc/cpu/fill_stages.cpp", "csrc/cpu/offline_conv.cpp", "csrc/cpu/dense.cpp"]
-KERNELS += ["csrc/cpu/token_rows.cpp"]
+STREAM_KERNELS = [f"csrc/cpu/{n}.cpp" for n in ("short_range_step", "future_fill", "fill_stages")]
+KERNELS = ["csrc/cpu/offline_conv.cpp", "csrc/cpu/dense.cpp", "csrc/cpu/token_rows.cpp"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = ["-mfma", "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"]
 ISA_FLAGS = {
     "portable": ["-DFF_VECTOR_BYTES=16"],
-    "avx2": ["-DFF_VECTOR_BYTES=32", "-mavx2", "-mfma", "-mf16c"],
-    "avx512": [
-        *("-DFF_VECTOR_BYTES=64", "-mprefer-vector-width=512", "-mfma"),
-        *("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"),
-    ],
+    "avx2": ["-DFF_VECTOR_BYTES=32", *AVX2],
+    "avx512": ["-DFF_VECTOR_BYTES=64", "-mprefer-vector-width=512", *AVX512],
+    "avx2_narrow": ["-DFF_VECTOR_BYTES=16", *AVX2],
+    "avx512_narrow": ["-DFF_VECTOR_BYTES=16", *AVX512],
 }
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 ISAS = ["portable", "avx2", "avx512"] if X86 else ["portable"]
+# for streams of a channel or a few: the instructions of the others, short vectors
+NARROW = ["avx2_narrow", "avx512_narrow"] if X86 else []
 CXX_FLAGS = ["-O3", "-std=c++17", "-fvisibility=hidden", "-Wno-psabi", "-g0"]
 CXX_FLAGS += [f"-ffile-prefix-map={ROOT}=."]  # the same library from every folder
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]  # the stable ABI of torch 2.10
@@ -250,7 +252,8 @@ def native_build() -> dict:
                 )
                 return built
 
-            jobs = [(isa, source) for isa in ISAS for source in KERNELS]
+            jobs = [(isa, source) for isa in ISAS for source in [*STREAM_KERNELS, *KERNELS]]
+            jobs += [(isa, source) for isa in NARROW for source in STREAM_KERNELS]
             with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
                 return list(pool.map(compile_one, jobs))
 

@@ -214,3 +214,8 @@ def work_gaps() -> int:
 def cpu_lanes(dtype: torch.dtype) -> int:
     """Channels per vector for a float32 or float64 state."""
     return torch.ops.futurefill_kernels.cpu_lanes(dtype == torch.float64)
+
+
+def tile_lanes(dtype: torch.dtype, channels: int) -> int:
+    """Channels per tile of a stream with a float32 or float64 state: few where it has few."""
+    return torch.ops.futurefill_kernels.tile_lanes(dtype == torch.float64, channels)

@@ -56,7 +56,7 @@ NOT_ON_A_DEVICE = {
     "state/test_huge_pages.py": "memory of the CPU",
     "state/test_layout.py": "numbers",
     "state/test_spectra.py": "filters are prepared on the CPU",
-    "test_bad_calls.py": "messages that name the CPU",
+    "bad_calls": "messages that name the CPU",
     "test_build.py": "compilers",
     "test_capture_guard.py": "fake devices",
     "test_defaults.py": "the CPU beside other defaults",

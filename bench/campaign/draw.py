@@ -79,7 +79,7 @@ def _operation(
 ) -> Operation:
     kinds = {
         "steps": 8, "many": 5, "run": 1.5, "generate": 0.8, "reset": 1,
-        "crop": 1.5, "reorder": 1, "branch": 1, "switch": 0.7, "save": 0.7, "load": 1, "bad": 1,
+        "crop": 1.5, "reorder": 2, "branch": 1, "switch": 0.7, "save": 0.7, "load": 1, "bad": 1,
         "refilter": 1, "approach": 2 * leaps,
     }  # fmt: skip
     do = rng.choices(list(kinds), list(kinds.values()))[0]

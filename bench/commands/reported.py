@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
     _small_chunks(args, repeats, length)
     _rolled_back(args, min(length, 4096))
     _reordered(args, repeats, length)
+    _endless(args, repeats, 1 if args.quick else 60)
     _chunked_prompt(args, max(repeats // 3, 1), 4 * length)
     _short_requests(args, repeats)
     _some_rows(args, repeats)
@@ -141,6 +142,32 @@ def _reordered(args: argparse.Namespace, repeats: int, length: int) -> None:
             f"{note}; the identity takes {1e6 * times['identity'].p50:.1f} us",
             B=rows, D=channels, L=length,
         )  # fmt: skip
+
+
+def _endless(args: argparse.Namespace, repeats: int, seconds: int) -> None:
+    """A stereo impulse response of 0.1 s at 48 kHz, in blocks of 64."""
+    rate, channels, block = 48_000, 2, 64
+    taps = rate // 10
+    place = {"dtype": args.dtype, "device": args.device}
+    h = shapes.filters(channels, taps, device=args.device)
+    u = shapes.randn(1, channels, 4 * taps, seed=1, **place)
+    cache = ff.FutureFillCache(h, 1, None, impl=args.impl, dtype=args.dtype)
+    y = [cache.run(u[..., t : t + block]) for t in range(0, u.shape[2] - block + 1, block)][-1]
+    newest = u[..., -(taps - 1 + block) :].contiguous()
+    error = relative_error(y, ff.causal_conv(newest, h)[..., -block:].double())
+    variants: dict[str, Callable[[], object]] = {
+        "ours": lambda: cache.run(newest[..., -block:]),
+        "steps": lambda: [cache.step(u_t) for u_t in newest[..., -block:].unbind(-1)],
+        "all that it reaches": lambda: ff.causal_conv(newest, h),
+    }
+    times = measure(variants, device=args.device, repeats=4 * repeats)
+    ending = ff.FutureFillCache(h, 1, rate * seconds, impl=args.impl, dtype=args.dtype)
+    _row(
+        args, f"endless stereo, blocks of {block}", times, "all that it reaches", error,
+        f"{cache.nbytes / 2**20:.2f} MiB however long it runs, {ending.nbytes / 2**20:.1f} MiB of "
+        f"one of {seconds} s; {times['ours'].ratio(times['steps']):.2f} of {block} steps",
+        D=channels, L=taps,
+    )  # fmt: skip
 
 
 def _chunked_prompt(args: argparse.Namespace, repeats: int, length: int) -> None:

@@ -62,6 +62,12 @@ void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor sk
 
 int64_t cpu_lanes(bool float64) { return float64 ? engine().lanes64 : engine().lanes32; }
 
+int64_t tile_lanes(bool float64, int64_t channels) {
+  const Scalar state = float64 ? Scalar::kFloat64 : Scalar::kFloat32;
+  const int64_t narrow = engine().narrow.lanes(state);
+  return channels <= narrow ? narrow : engine().wide.lanes(state);
+}
+
 std::string cpu_isa() {
   thread_count();  // says now if its variable is wrong, not at the first large fill
   return engine().name;
@@ -90,6 +96,7 @@ STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {
   m.impl("cpu_lanes", TORCH_BOX(&cpu_lanes));
+  m.impl("tile_lanes", TORCH_BOX(&tile_lanes));
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
   m.impl("step_threads", TORCH_BOX(&step_threads_of));
   m.impl("fill_threads", TORCH_BOX(&fill_threads_of));

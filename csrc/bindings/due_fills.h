@@ -40,7 +40,8 @@ inline void run_shares(const FillState& s, const LevelRow& level, const std::vec
   set_level(a, level);
   p.late = level.late, p.extra = level.extra, p.work_offset = level.work_offset;
   const int64_t jobs = a.layers * a.tiles, side = p.side_by_side, threads = thread_count();
-  const int64_t stages = engine().fill_stages(p), units = (jobs + side - 1) / side * stages;
+  const int64_t stages = engine().of_lanes(a.state, a.lanes).fill_stages(p),
+                units = (jobs + side - 1) / side * stages;
   for (size_t first = 0, last; first < due.size(); first = last) {
     const int64_t begin = phase(due[first]);
     const int64_t end = asked ? std::min(asked->end, steps) : begin + 1;

@@ -129,6 +129,7 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   m.def("dense_panel(bool float64) -> int");  // outputs per panel of packed weights
   // instruction set of the CPU engine and its lanes for float32 and float64 state
   m.def("cpu_lanes(bool float64) -> int");
+  m.def("tile_lanes(bool float64, int channels) -> int");
   m.def("cpu_isa() -> str");
   // what plans for the engine need of it: threads, of those available, for a float32 step of one
   // layer and for a fill of all layers; rows that a transform under way may take beyond its length

@@ -90,6 +90,7 @@ inline StepParams step_params(const View& u, const OptionalTensor& pre, const Op
   a.channels = u.sizes[1];
   a.tiles = ring.tiles;
   a.slots = ring.slots;
+  a.lanes = ring.lanes;
   STD_TORCH_CHECK((a.channels + ring.lanes - 1) / ring.lanes == ring.tiles,
                   "expected u with the channels of ring, got ", shape_text(u), " for ", ring.tiles,
                   " tiles of ", ring.lanes);
@@ -204,6 +205,7 @@ inline FillState fill_state(const Ring& ring, const Tensor& kept_, const Tensor&
   a.layers = ring.layers;
   a.batch = ring.batch;
   a.tiles = ring.tiles;
+  a.lanes = ring.lanes;
   a.slots = ring.slots;
   a.length = length;
   STD_TORCH_CHECK(length >= 1 && length <= ring.slots, "expected length in 1 .. ", ring.slots,

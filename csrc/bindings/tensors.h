@@ -93,9 +93,9 @@ struct Ring {
     STD_TORCH_CHECK(state == Scalar::kFloat32 || state == Scalar::kFloat64,
                     "expected ring of dtype float32 or float64");
     const Engine& e = engine();
-    const int64_t expected = state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
-    STD_TORCH_CHECK(lanes == expected, "expected ring with ", expected, " lanes (", e.name,
-                    "), got ", lanes);
+    const int64_t wide = e.wide.lanes(state), narrow = e.narrow.lanes(state);
+    STD_TORCH_CHECK(lanes == wide || lanes == narrow, "expected ring with ", wide, " or ", narrow,
+                    " lanes (", e.name, "), got ", lanes);
   }
 
   void check_dtype(const View& v) const {

@@ -8,12 +8,17 @@
 
 namespace futurefill {
 
+#define FF_DECLARE_STREAMS(isa)                                   \
+  namespace isa {                                                 \
+  void short_range_step(const StepParams&, int64_t, int64_t);     \
+  void future_fill(const FillParams&, int64_t, int64_t);          \
+  int64_t fill_stages(const StageParams&);                        \
+  void fill_stage(const StageParams&, int64_t, int64_t, int64_t); \
+  }
+
 #define FF_DECLARE(isa)                                                    \
+  FF_DECLARE_STREAMS(isa)                                                  \
   namespace isa {                                                          \
-  void short_range_step(const StepParams&, int64_t, int64_t);              \
-  void future_fill(const FillParams&, int64_t, int64_t);                   \
-  int64_t fill_stages(const StageParams&);                                 \
-  void fill_stage(const StageParams&, int64_t, int64_t, int64_t);          \
   void offline_conv(const ConvParams&, int64_t, int64_t);                  \
   int64_t spectrum_values(Scalar, int64_t);                                \
   void block_spectrum(const ConvParams&, int64_t, int64_t);                \
@@ -31,6 +36,8 @@ FF_DECLARE(portable)
 #ifdef FUTUREFILL_X86
 FF_DECLARE(avx2)
 FF_DECLARE(avx512)
+FF_DECLARE_STREAMS(avx2_narrow)
+FF_DECLARE_STREAMS(avx512_narrow)
 #endif
 
 namespace {
@@ -38,28 +45,28 @@ namespace {
 #define FF_TOKEN(isa, bytes)                                  \
   {bytes / 2,       bytes / 4, isa::dense,     isa::rms_norm, \
    isa::short_conv, isa::gate, isa::widen_row, isa::narrow_row}
-#define FF_ENGINE(isa, bytes) \
-  {#isa,                      \
-   bytes / 4,                 \
-   bytes / 8,                 \
-   isa::short_range_step,     \
-   isa::future_fill,          \
-   isa::fill_stages,          \
-   isa::fill_stage,           \
-   isa::offline_conv,         \
-   isa::spectrum_values,      \
-   isa::block_spectrum,       \
-   isa::block_conv,           \
-   isa::blocks_conv,          \
+#define FF_STREAMS(isa, bytes) \
+  {bytes / 4, bytes / 8, isa::short_range_step, isa::future_fill, isa::fill_stages, isa::fill_stage}
+#define FF_ENGINE(isa, bytes, narrow) \
+  {#isa,                              \
+   bytes / 4,                         \
+   bytes / 8,                         \
+   FF_STREAMS(isa, bytes),            \
+   FF_STREAMS(narrow, 16),            \
+   isa::offline_conv,                 \
+   isa::spectrum_values,              \
+   isa::block_spectrum,               \
+   isa::block_conv,                   \
+   isa::blocks_conv,                  \
    FF_TOKEN(isa, bytes)}
 
 // best first
 const Engine kEngines[] = {
 #ifdef FUTUREFILL_X86
-    FF_ENGINE(avx512, 64),
-    FF_ENGINE(avx2, 32),
+    FF_ENGINE(avx512, 64, avx512_narrow),
+    FF_ENGINE(avx2, 32, avx2_narrow),
 #endif
-    FF_ENGINE(portable, 16),
+    FF_ENGINE(portable, 16, portable),
 };
 
 bool supported(const Engine& e) {

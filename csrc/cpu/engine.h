@@ -36,7 +36,7 @@ struct StepParams {
   int64_t undo_slots;  // at least 1
   const void* taps;    // (filter tiles, block, W or 1), this layer
   const void* skip;    // (tiles * W,) or null, this layer
-  int64_t channels, tiles, slots;
+  int64_t channels, tiles, slots, lanes;
   int64_t block;                // T_0
   int64_t channels_per_filter;  // 0: a filter per lane; else channels per filter, a multiple of W
 };
@@ -57,7 +57,7 @@ struct FillParams {
   void* ring;           // (layers, B, tiles, slots, W)
   void* kept;           // (layers, B, tiles, kept_rows, 2, W)
   const void* spectra;  // (layers, filter_tiles, spectra_rows, 2, W or 1)
-  int64_t layers, batch, tiles, filter_tiles, slots, kept_rows, spectra_rows;
+  int64_t layers, batch, tiles, lanes, filter_tiles, slots, kept_rows, spectra_rows;
   int64_t channels_per_filter;  // as in StepParams
   int64_t length;
   int64_t block, radix, n_spectra, kept_offset, spectra_offset;
@@ -107,8 +107,8 @@ struct ConvParams {
   int64_t slot;
 };
 
-struct Engine {
-  const char* name;
+// Steps and fills of streams whose tiles have that many lanes.
+struct StreamKernels {
   int lanes32, lanes64;
   void (*short_range_step)(const StepParams&, int64_t tile_begin, int64_t tile_end);
   // jobs are (layer, tile) pairs, layer-major
@@ -116,12 +116,24 @@ struct Engine {
   // stages 0 .. fill_stages - 1 of a job in order; jobs `side_by_side` apart share work memory
   int64_t (*fill_stages)(const StageParams&);
   void (*fill_stage)(const StageParams&, int64_t stage, int64_t job_begin, int64_t job_end);
+
+  int lanes(Scalar state) const { return state == Scalar::kFloat64 ? lanes64 : lanes32; }
+};
+
+struct Engine {
+  const char* name;
+  int lanes32, lanes64;
+  StreamKernels wide, narrow;  // for most streams, and for those of a channel or a few
   void (*offline_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
   int64_t (*spectrum_values)(Scalar, int64_t block);
   void (*block_spectrum)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
   void (*block_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
   void (*blocks_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
   TokenEngine token;
+
+  const StreamKernels& of_lanes(Scalar state, int64_t lanes) const {
+    return lanes == wide.lanes(state) ? wide : narrow;
+  }
 };
 
 // The best engine this machine runs, or the one FUTUREFILL_CPU_ISA names (avx512, avx2, portable).

@@ -118,10 +118,10 @@ typedef uint32_t Bits __attribute__((vector_size(FF_VECTOR_BYTES)));
 
 // 16 bits for every lane. Compilers make four instructions of a vector conversion that is one.
 FF_INLINE Bits load_halves(const void* p) {
-#if defined(__AVX512F__)
+#if FF_VECTOR_BYTES == 64
   return reinterpret_cast<Bits>(
       _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(static_cast<const __m256i*>(p))));
-#elif defined(__AVX2__)
+#elif FF_VECTOR_BYTES == 32
   return reinterpret_cast<Bits>(
       _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
 #else
@@ -139,9 +139,9 @@ FF_INLINE Vec<float> load_wide(const BFloat16* p) {
 
 template <class S>
 FF_INLINE Vec<float> load_wide(const Float16* p) {
-#if defined(__AVX512F__)
+#if FF_VECTOR_BYTES == 64
   return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-#elif defined(__F16C__)
+#elif FF_VECTOR_BYTES == 32 && defined(__F16C__)
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
   float lanes[kLanes<float>];
@@ -165,10 +165,10 @@ FF_INLINE void store_narrow(BFloat16* p, Vec<float> v) {
 }
 
 FF_INLINE void store_narrow(Float16* p, Vec<float> v) {
-#if defined(__AVX512F__)
+#if FF_VECTOR_BYTES == 64
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT));
-#elif defined(__F16C__)
+#elif FF_VECTOR_BYTES == 32 && defined(__F16C__)
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 #else
   for (int i = 0; i < kLanes<float>; ++i) narrow(v[i], p + i);

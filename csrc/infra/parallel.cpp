@@ -81,17 +81,14 @@ int64_t fill_threads(int64_t rows, int64_t layers, int64_t tiles, int64_t lanes,
 }
 
 void run_step_jobs(const StepParams& params, int64_t available) {
-  const Engine& e = engine();
-  const int64_t lanes = params.state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
-  spread(step_work(params.n_rows, params.tiles, lanes, params.block), available,
+  const StreamKernels& e = engine().of_lanes(params.state, params.lanes);
+  spread(step_work(params.n_rows, params.tiles, params.lanes, params.block), available,
          with_rows(params, e.short_range_step));
 }
 
 void run_fill_jobs(const FillParams& params, int64_t available) {
-  const Engine& e = engine();
-  const int64_t lanes = params.state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
-  const int64_t layers = params.layers, tiles = params.tiles;
-  const auto fill = with_rows(params, e.future_fill);
+  const int64_t layers = params.layers, tiles = params.tiles, lanes = params.lanes;
+  const auto fill = with_rows(params, engine().of_lanes(params.state, lanes).future_fill);
   const Work work = fill_work(params.n_rows, layers, tiles, lanes, params.block, available);
   if (!all_layers_together(layers, tiles, available)) return spread(work, available, fill);
   spread(work, available, [=](int64_t begin, int64_t end) {
@@ -101,9 +98,8 @@ void run_fill_jobs(const FillParams& params, int64_t available) {
 
 void run_fill_stage(const StageParams& params, int64_t stage, int64_t job_begin, int64_t job_end,
                     int64_t available) {
-  const Engine& e = engine();
-  const int64_t lanes = params.fill.state == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
-  const int64_t values = params.fill.n_rows * lanes * params.fill.block * 8;
+  const StreamKernels& e = engine().of_lanes(params.fill.state, params.fill.lanes);
+  const int64_t values = params.fill.n_rows * params.fill.lanes * params.fill.block * 8;
   spread({job_end - job_begin, values}, available, [&](int64_t begin, int64_t end) {
     e.fill_stage(params, stage, job_begin + begin, job_begin + end);
   });

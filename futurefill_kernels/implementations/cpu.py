@@ -32,12 +32,12 @@ def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> l
 
 
 def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
-    """Tiles as wide as a vector register.
+    """Tiles as wide as a vector register, or narrow where one such holds all channels.
 
     A filter row shared by whole tiles is stored once and broadcast; one shared by fewer channels
     is stored for each of them.
     """
-    lanes = native.cpu_lanes(dtype)
+    lanes = native.tile_lanes(dtype, channels)
     # tiles a large power of two apart would share a few cache sets
     slots = plan.slots + 16 if plan.slots >= 256 and plan.slots % 64 == 0 else plan.slots
     if groups < channels and channels // groups % lanes == 0:

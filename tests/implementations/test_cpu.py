@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from futurefill_kernels import native, ops
+from futurefill_kernels import FutureFillCache, native, ops
 from futurefill_kernels.plan import Plan
 from futurefill_kernels.state.spectra import filter_spectra
 from futurefill_kernels.state.tensors import LEVEL_COLUMNS
@@ -61,7 +61,7 @@ class State:
 
 def make_state(h, plan, batch, channels, dtype, direct_below=0, slots=None, skip=None) -> State:
     """h: (layers, G, L) float64 filters."""
-    lanes = native.cpu_lanes(dtype)
+    lanes = native.tile_lanes(dtype, channels)
     layers, groups, _ = h.shape
     channels_per_filter = channels // groups
     shared = channels_per_filter % lanes == 0
@@ -176,18 +176,38 @@ def test_stream_equals_convolution(plan, dtype, direct_below):
     assert run(plan, 13, 2, dtype, direct_below=direct_below) < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("channels", [1, 7, 13, 64, 100])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 7, 13, 64, 100])
 @pytest.mark.parametrize("batch", [1, 3, 11])
 def test_odd_shapes(channels, batch):
     assert run(Plan(200, (4, 8, 32)), channels, batch, torch.float32) < 1e-6
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(64, 4), (64, 1), (12, 3), (128, 2), (7, 1)])
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(64, 4), (64, 1), (12, 3), (128, 2), (7, 1), (4, 1), (2, 1)]
+)
 @pytest.mark.parametrize("direct_below", [0, 20])
 def test_grouped_filters(channels, groups, direct_below):
     plan = Plan(150, (4, 16, 32, 64))
     options = {"groups": groups, "layers": 2, "direct_below": direct_below}
     assert run(plan, channels, 3, torch.float32, **options) < 1e-6
+
+
+@pytest.mark.parametrize(("dtype", "narrow"), [(torch.float32, 4), (torch.float64, 2)])
+def test_few_channels_take_narrow_tiles(dtype, narrow):
+    """Steps, prompts, slack, spectra that are made, and rows of their own."""
+    wide = native.cpu_lanes(dtype)
+    for channels in (1, 2, 3, 4, 5, wide + 1):
+        lanes = narrow if channels <= narrow else wide
+        assert native.tile_lanes(dtype, channels) == lanes
+        for plan in (Plan(96, (4, 8, 32)), Plan(96, (4, 8, 32), slack_from=8)):
+            h, u = torch.randn(channels, 96, dtype=dtype), torch.randn(2, channels, 90, dtype=dtype)
+            cache = FutureFillCache(h, 2, 96, plan=plan, impl="cpu", memory="speed")
+            assert cache.state.ring.shape[-1] == lanes
+            y = [cache.prefill(u[..., :20])] + [
+                cache.step(x)[..., None] for x in u[..., 20:].mT.unbind(1)
+            ]
+            expected = direct(u.double(), h.double())
+            assert relative(torch.cat(y, -1), expected) < TOLERANCE[dtype]
 
 
 def test_padded_slots():
@@ -196,9 +216,10 @@ def test_padded_slots():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("state_dtype", [torch.float32, torch.float64])
-def test_gates_skip_and_input_types(dtype, state_dtype):
+@pytest.mark.parametrize("channels", [21, 3, 1])
+def test_gates_skip_and_input_types(dtype, state_dtype, channels):
     torch.manual_seed(1)
-    n, batch, channels = 70, 2, 21
+    n, batch = 70, 2
     plan = Plan(n, (4, 8, 16, 32))
     h = torch.randn(1, channels, n, dtype=torch.float64)
     skip = torch.randn(1, channels, dtype=torch.float64)
