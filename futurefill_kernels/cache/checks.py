@@ -141,9 +141,13 @@ def checked_input(
 
 
 def check_apart(out: Tensor, **inputs: Tensor | None) -> None:
-    """Check that ``out`` is an input's very memory, which is right, or none of it."""
+    """Check that ``out`` is an input's very memory, which is right, or none of it, and that what
+    is written there are its values.
+    """
     if is_dynamo_compiling():  # addresses are not traced
         return
+    if out.is_neg():
+        raise ValueError("expected out without a negation outstanding, got a negated view")
     y = out.data_ptr()
     for name, x in inputs.items():
         if x is None or x is out:

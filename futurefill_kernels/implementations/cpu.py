@@ -116,8 +116,6 @@ def make_step(state: StreamState) -> Step:
             pre = pre.resolve_neg()
         if post is not None and post.is_neg():
             post = post.resolve_neg()
-        if y.is_neg():
-            raise ValueError("expected out without a negation outstanding, got a negated view")
         if bound is None:
             bound = _Bound(state, u)
             address = bound.address

@@ -93,6 +93,21 @@ NEW = {
     "rollback is no number": (
         lambda h: ff.FutureFillCache(h, 1, 8, rollback="all"), "rollback", "integer", "'all'",
     ),
+    "rollback: too far": (
+        lambda h: ff.FutureFillCache(h, 1, 8, rollback=9), "rollback", "max_new_tokens = 8", "9",
+    ),
+    "rollback: with slack": (
+        lambda h: ff.FutureFillCache(
+            h, 1, 64, plan=ff.Plan(64, (4, 8), slack_from=8), rollback=3
+        ),
+        "rollback 0 or None", "slack", "got 3",
+    ),
+    "fill_stream: on the CPU": (
+        lambda h: ff.FutureFillCache(h, 1, 8, fill_stream=object()), "fill_stream", "CUDA", "cpu",
+    ),
+    "state_dtype": (
+        lambda h: ff.FutureFillCache(h, 1, 8, state_dtype=torch.int64), "state_dtype", "int64",
+    ),
     "endless: a plan that ends": (
         lambda h: ff.FutureFillCache(h, 1, None, plan=ff.Plan(8, (4,))), "plan", "None", "got 8",
     ),
@@ -110,6 +125,32 @@ NEW = {
     "conv: grad": (
         lambda h: ff.causal_conv(h[None].clone().requires_grad_(), h), "u", "requires grad",
     ),
+    "conv: device": (
+        lambda h: ff.causal_conv(h[None], h.to("meta")), "h", "cpu", "meta",
+    ),
+    "plan: no positions": (lambda h: ff.Plan(0, (4,)), "length None or >= 1", "got 0"),
+    "plan: filter length": (lambda h: ff.Plan(8, (4,), 0), "filter_length >= 1", "got 0"),
+    "plan: block sizes": (lambda h: ff.Plan(8, (0,)), "block_sizes", "positive", "(0,)"),
+    "plan: no block sizes": (lambda h: ff.Plan(8, ()), "block_sizes", "()"),
+    "plan: multiples": (lambda h: ff.Plan(16, (4, 6)), "multiple", "4 then 6"),
+    "plan: slack": (lambda h: ff.Plan(16, (4, 8), slack_from=5), "slack_from", "(8,)", "got 5"),
+    "plan: rollback": (lambda h: ff.Plan(16, (4, 8), rollback=2), "rollback", "got 2"),
+    "plan: slack of made spectra": (
+        lambda h: ff.Plan(16, (4, 8), slack_from=8, made_from=8), "made_from or slack_from", "8",
+    ),
+    "make_plan: groups": (lambda h: ff.make_plan(64, 6, groups=4), "groups", "6", "got 4"),
+    "make_plan: objective": (
+        lambda h: ff.make_plan(64, 2, objective="speed"), "objective", "latency", "'speed'",
+    ),
+    "make_plan: endless without filter length": (
+        lambda h: ff.make_plan(None, 2), "filter_length", "None",
+    ),
+    "make_plan: no channels": (lambda h: ff.make_plan(64, 0), "channels >= 1", "got 0"),
+    "make_plan: no rows": (lambda h: ff.make_plan(64, 2, batch_size=0), "batch_size", "got 0"),
+    "make_plan: device": (
+        lambda h: ff.make_plan(64, 2, device="meta"), "cpu or cuda device", "meta",
+    ),
+    "a device's name": (lambda h: ff.DeviceInfo.named("k80"), "'k80'", "h100"),
     "fill: n": (lambda h: ff.future_fill(h[None], h, 0), "n >= 1", "got 0"),
 }  # fmt: skip
 

@@ -11,6 +11,12 @@ from tests.bad_calls.refusals import bytes_of, expect_refusal, expect_same_bytes
 from tests.bad_calls.streams import B, D, N, saved, taps, token, without
 
 
+def step_into_inputs(cache):
+    """Outputs would be written over inputs that are still to be read."""
+    x = token(B * D + 1)
+    cache.step(x[:-1].view(B, D), out=x[1:].view(B, D))
+
+
 def cache_under_way():
     """Row 0 in its prompt, row 1 in the stream, row 2 at its end."""
     g = torch.Generator().manual_seed(0)
@@ -171,6 +177,30 @@ STREAM = {
     "filters: a prompt's inputs are gone": (
         lambda c: c.set_filters([taps()] * 2), "30 taps", "row 1", "7 positions",
     ),
+    "run: layer too early": (lambda c: c.run(token(B, D, 2), 1), "layer 0", "got 1"),
+    "run: no room": (lambda c: c.run(token(B, D, 2)), "at most 0", "row 2", "got 2"),
+    "generate: two layers": (lambda c: c.generate(token(), 2), "one layer", "got 2"),
+    "widen": (lambda c: c.widen(torch.float64), "no wider", "float32", "float64"),
+    "widen: no input's": (lambda c: c.widen(torch.int64), "dtype", "float32", "int64"),
+    "step: out overlaps": (lambda c: step_into_inputs(c), "out", "apart", "overlap"),
+    "step: out is negated": (
+        lambda c: c.step(token(1, D), rows=[1], out=torch._neg_view(token(1, D))), "out", "neg",
+    ),
+    "load: shape of the fingerprint": (
+        lambda c: c.load_state_dict(saved(c, fingerprint=torch.zeros(1, 6))),
+        "fingerprint", "(2, 6)", "(1, 6)",
+    ),
+    "load: a prompt of other channels": (
+        lambda c: c.load_state_dict(saved(c, **{"open_prompt.0": token(2, 3, 5)})),
+        "open_prompt.0", "(2, 4, P)", "(2, 3, 5)",
+    ),
+    "load: dtype of a prompt": (
+        lambda c: c.load_state_dict(saved(c, **{"open_prompt.0": token(2, D, 5).double()})),
+        "open_prompt.0", "float32", "float64",
+    ),
+    "load: mapping of something else": (
+        lambda c: c.load_state_dict(saved(c, in_prompt=torch.zeros(3))), "in_prompt", "bool",
+    ),
     "capture: outside a token": (lambda c: c.capture().__enter__(), "begin_token", "capture"),
 }  # fmt: skip
 
@@ -220,3 +250,75 @@ def test_a_refused_call_inside_a_token(case):
     expect_same_bytes(before, bytes_of(cache))
     assert torch.equal(cache.step(u, 1, rows=[0, 1]), untouched.step(u, 1, rows=[0, 1]))
     assert cache.taken == untouched.taken
+
+
+REPLAYED = {
+    "reorder": (lambda c: c.reorder([1, 0, 2]), "reorder", "finish_token or abort"),
+    "state_dict": (lambda c: c.state_dict(), "state_dict", "finish_token or abort"),
+    "crop": (lambda c: c.crop(0), "crop", "finish_token or abort"),
+}
+
+
+@pytest.mark.parametrize("case", REPLAYED)
+def test_a_refused_call_inside_a_replayed_token(case):
+    call, *parts = REPLAYED[case]
+    cache = cache_under_way()
+    cache.begin_token([1])
+    before = bytes_of(cache)
+    expect_refusal(call, cache, parts)
+    expect_same_bytes(before, bytes_of(cache))
+    cache.abort()
+    assert cache.taken == [0, 7, 20]
+
+
+ONE_LAYER = {
+    "generate: no inputs": (lambda c: c.generate(None, 2), "u_t", "tensor", "NoneType"),
+    "generate: shape": (lambda c: c.generate(token(1, D), 2), "u_t", "(3, 4)", "(1, 4)"),
+    "generate: no steps": (lambda c: c.generate(token(), 0), "steps", ">= 1", "0"),
+    "generate: steps as a float": (lambda c: c.generate(token(), 2.0), "steps", "integer", "2.0"),
+    "generate: too many": (lambda c: c.generate(token(), 17), "at most 16", "got 17"),
+    "generate: next input": (
+        lambda c: c.generate(token(), 2, "tanh"), "next_input", "'relu'", "'tanh'",
+    ),
+    "run: too many": (lambda c: c.run(token(B, D, 17)), "at most 16", "got 17"),
+    "run: post": (
+        lambda c: c.run(token(B, D, 2), post=token(B, D, 3)), "post", "(3, 4, 2)", "(3, 4, 3)",
+    ),
+    "crop: too far": (lambda c: c.crop(0), "length >= 1", "rollback = 3", "got 0"),
+    "crop: too far in a row": (lambda c: c.crop([4, 4, 0]), "row 2", "got 0"),
+    "load: pending outputs": (
+        lambda c: with_any_rollback(c).load_state_dict(c.state_dict()), "prompt_fill", "pending",
+    ),
+}  # fmt: skip
+
+
+def one_layer(rollback=3):
+    h = torch.randn(2, 30, generator=torch.Generator().manual_seed(0)) / 5
+    plan = ff.Plan(N, (2, 4))
+    cache = ff.FutureFillCache(h, B, N, channels=D, plan=plan, rollback=rollback)
+    cache.run(torch.randn(B, D, 4, generator=torch.Generator().manual_seed(1)))
+    return cache
+
+
+def with_any_rollback(cache):
+    return one_layer(None)
+
+
+@pytest.mark.parametrize("case", ONE_LAYER)
+def test_a_refused_call_of_one_layer(case):
+    call, *parts = ONE_LAYER[case]
+    cache = one_layer()
+    cache.launch_fills()
+    before = bytes_of(cache)
+    expect_refusal(call, cache, parts)
+    expect_same_bytes(before, bytes_of(cache))
+    u = torch.randn(B, D)
+    assert torch.equal(cache.step(u), one_layer().step(u))
+
+
+def test_slack_generates_nothing_in_one_call():
+    plan = ff.Plan(N, (2, 4, 8), slack_from=4)
+    cache = ff.FutureFillCache(torch.randn(D, 30), B, N, plan=plan)
+    before = bytes_of(cache)
+    expect_refusal(lambda c: c.generate(token(), 2), cache, ("slack", "slack_from=4"))
+    expect_same_bytes(before, bytes_of(cache))
