@@ -149,7 +149,7 @@ class StreamState:
             if name in small:
                 own[name] = x.clone()
             elif x is not None:
-                sparse = 4 * slots < self.ring.shape[3]
+                sparse = 8 * slots < self.ring.shape[3]
                 own[name] = untouched(*x.shape, dtype=x.dtype, device=x.device, sparse=sparse)
         return replace(self, **own)
 
