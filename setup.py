@@ -275,7 +275,7 @@ def native_build() -> dict:
     unchanged = Extension(
         f"{PACKAGE}._unchanged",
         ["csrc/python/unchanged.cpp"],
-        include_dirs=include_paths(),
+        include_dirs=[*include_paths(), str(ROOT / "csrc")],
         library_dirs=library_paths(),
         libraries=["c10", "torch_cpu"],
         language="c++",

@@ -117,56 +117,59 @@ def move_slots() -> Callable[..., Any] | None:
     return call
 
 
-@lru_cache(maxsize=1)
-def _plain_step() -> ModuleType | str:
-    """The module of csrc/python/plain_step.cpp, or why a step goes without it."""
+def _module(name: str, check: Callable[[ModuleType], object]) -> ModuleType | str:
+    """A module of csrc/python, or why there is none. check: what raises where tensors of this torch
+    are not as it takes them to be.
+    """
     if unavailable_reason is not None:
         return unavailable_reason
     try:
-        module = importlib.import_module("._plain_step", __package__)
-        x = torch.zeros(1, dtype=torch.complex64, device="cpu")
-        module.check(x.imag, x.conj().imag, x.clone().requires_grad_())
+        module = importlib.import_module(f".{name}", __package__)
+        check(module)
     except (ImportError, AttributeError, RuntimeError) as error:
         return f"torch {torch.__version__}, Python {platform.python_version()}: {error}"
     return module
 
 
-def plain_step() -> ModuleType | None:
-    """The module whose steps need no Python between call and engine, or None."""
-    found = _plain_step()
-    return None if isinstance(found, str) else found
-
-
-def plain_step_unavailable_reason() -> str | None:
-    """Why steps go through Python, or None."""
-    found = _plain_step()
-    return found if isinstance(found, str) else None
+@lru_cache(maxsize=1)
+def _plain_step() -> ModuleType | str:
+    x = torch.zeros(1, dtype=torch.complex64, device="cpu")
+    wanting = x.clone().requires_grad_()
+    return _module("_plain_step", lambda m: m.check(x.imag, x.conj().imag, wanting))
 
 
 @lru_cache(maxsize=1)
 def _unchanged() -> ModuleType | str:
-    """The module of csrc/python/unchanged.cpp, or why Python does its work."""
-    if unavailable_reason is not None:
-        return unavailable_reason
-    try:
-        module = importlib.import_module("._unchanged", __package__)
-        x, y = (torch.zeros(1, dtype=torch.float32, device="cpu") for _ in range(2))
-        module.check(x, y.add_(1))
-    except (ImportError, AttributeError, RuntimeError) as error:
-        return f"torch {torch.__version__}, Python {platform.python_version()}: {error}"
-    return module
+    x, y = (torch.zeros(1, dtype=torch.float32, device="cpu") for _ in range(2))
+    return _module("_unchanged", lambda m: m.check(x, y.add_(1)))
+
+
+def _there(found: ModuleType | str) -> ModuleType | None:
+    return None if isinstance(found, str) else found
+
+
+def _reason(found: ModuleType | str) -> str | None:
+    return found if isinstance(found, str) else None
+
+
+def plain_step() -> ModuleType | None:
+    """The module whose steps need no Python between call and engine, or None."""
+    return _there(_plain_step())
+
+
+def plain_step_unavailable_reason() -> str | None:
+    """Why steps go through Python, or None."""
+    return _reason(_plain_step())
 
 
 def unchanged() -> ModuleType | None:
     """The module that looks at dictionaries and tensors without Python, or None."""
-    found = _unchanged()
-    return None if isinstance(found, str) else found
+    return _there(_unchanged())
 
 
 def unchanged_unavailable_reason() -> str | None:
     """Why models are looked at in Python, or None."""
-    found = _unchanged()
-    return found if isinstance(found, str) else None
+    return _reason(_unchanged())
 
 
 @lru_cache(maxsize=1)

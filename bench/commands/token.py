@@ -93,6 +93,7 @@ class _Run:
                 **{name: _many(call, self.tokens) for name, call in (calls | scale).items()},
                 **wholes,
                 "decode": lambda: decoder(ids[:, :1], self.tokens),
+                "first": lambda: decoder(ids[:, :1], 1),
                 "reading the weights": _on_one_core(_many(reading, self.tokens)),
             },
             device=self.args.device,
@@ -114,7 +115,8 @@ class _Run:
             "dtype": self.dtype, "impl": cache.impl, "quantity": "us per token",
         }  # fmt: skip
         whole, reading = times["token"], times.pop("reading the weights")
-        call, decode = times.pop("model call"), times.pop("decode")
+        call, first = times.pop("model call"), times.pop("first")
+        decode = (times.pop("decode") + first * -1.0) * (self.tokens / (self.tokens - 1))
         scale = {name: times.pop(name) for name in ("an empty method", "y.add_(1)")}
         less = times.pop("token of all but one row", None)
         parts = {name: found for name, found in times.items() if name != "token"}
@@ -141,7 +143,12 @@ class _Run:
         )  # fmt: skip
         self.args.report.add(
             "decode", **fields, times=decode, tokens=self.batch, value=1e6 * decode.p50,
-            note=f"{decode.ratio(call):.2f} of bare model calls",
+            note=f"{decode.ratio(call):.2f} of bare model calls, after the first token",
+        )  # fmt: skip
+        self.args.report.add(
+            "first token of decode", **(fields | {"quantity": "us"}),
+            value=1e6 * first.p50 * self.tokens,
+            note="a prompt of one token and the state made empty",
         )  # fmt: skip
         if less is not None:
             self.args.report.add(

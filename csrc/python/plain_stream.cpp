@@ -2,7 +2,7 @@
 // as calls from Python.
 #include "python/plain_stream.h"
 
-#include <cstring>
+#include "python/tensor_handle.h"
 
 // What torch's stable functions lack, by the names under which every torch of the range exports it.
 namespace at {
@@ -25,13 +25,6 @@ namespace {
 PyObject *plain_name, *layer_name, *open_name;  // of the books: cache/positions.py
 
 constexpr char kCapsule[] = "futurefill_kernels.plain_stream";
-
-// Bytes from a Python tensor to its handle, an at::Tensor; found by `check`.
-Py_ssize_t handle_at = 0;
-
-AtenTensorHandle handle_of(PyObject* x) {
-  return reinterpret_cast<AtenTensorHandle>(reinterpret_cast<char*>(x) + handle_at);
-}
 
 bool is_neg(AtenTensorHandle x) {
   return at::native::is_neg(*reinterpret_cast<const at::Tensor*>(x));
@@ -156,42 +149,22 @@ PyObject* make(PyObject*, PyObject* arguments) {
   return result;
 }
 
-// A number that an attribute of x is; false with an error.
-bool number_of(PyObject* x, const char* name, unsigned long long& number) {
-  PyObject* found = PyObject_GetAttrString(x, name);
-  if (!found) return false;
-  number = PyLong_AsUnsignedLongLong(found);
-  Py_DECREF(found);
-  return !PyErr_Occurred();
-}
-
 // check(plain, negated, wanted): an error where tensors of this torch are not what this file takes
 // them for. Three of them: one of which nothing is asked, one that is lazily negated, and one that
 // wants a gradient.
 PyObject* check(PyObject*, PyObject* arguments) {
   PyObject* x[3];
   if (!PyArg_ParseTuple(arguments, "OOO", &x[0], &x[1], &x[2])) return nullptr;
-  unsigned long long impl[3], size;
-  for (int i = 0; i < 3; ++i) {
-    if (!number_of(x[i], "_cdata", impl[i])) return nullptr;
-  }
-  if (!number_of(reinterpret_cast<PyObject*>(Py_TYPE(x[0])), "__basicsize__", size)) return nullptr;
-  const auto holds = [&](int i, Py_ssize_t at) {
-    return !std::memcmp(reinterpret_cast<char*>(x[i]) + at, &impl[i], sizeof(void*));
-  };
-  const Py_ssize_t end = static_cast<Py_ssize_t>(size - sizeof(void*));
-  for (Py_ssize_t at = sizeof(PyObject); at <= end; at += sizeof(void*)) {
-    if (!holds(0, at) || !holds(1, at) || !holds(2, at)) continue;
-    handle_at = at;
-    bool right = true;
+  const auto right = [&] {
+    bool all = true;
     for (int i = 0; i < 3; ++i) {
       const AtenTensorHandle handle = handle_of(x[i]);
-      right &= is_neg(handle) == (i == 1) && requires_grad(handle) == (i == 2);
+      all &= is_neg(handle) == (i == 1) && requires_grad(handle) == (i == 2);
     }
-    if (right) Py_RETURN_NONE;
-  }
-  PyErr_SetString(PyExc_RuntimeError, "tensors are not laid out as expected");
-  return nullptr;
+    return all;
+  };
+  if (!find_handle(x, 3, right)) return nullptr;
+  Py_RETURN_NONE;
 }
 
 PyMethodDef methods[] = {

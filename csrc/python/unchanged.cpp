@@ -1,15 +1,8 @@
 // futurefill_kernels._unchanged: whether dictionaries and tensors are as they were, as one call
-// from Python. Limited API of Python 3.10 and torch's stable C functions: one binary serves several
-// versions of both.
-#define PY_SSIZE_T_CLEAN
-#ifndef Py_LIMITED_API
-#define Py_LIMITED_API 0x030A0000
-#endif
-#include <Python.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-
-#include <cstring>
+// from Python.
 #include <vector>
+
+#include "python/tensor_handle.h"
 
 // What torch's stable functions lack, by the name under which every torch of the range exports it.
 namespace at {
@@ -19,10 +12,8 @@ class TensorBase {
 };
 }  // namespace at
 
+namespace futurefill {
 namespace {
-
-// Bytes from a Python tensor to its handle, an at::Tensor; found by `check`.
-Py_ssize_t handle_at = 0;
 
 struct Values {
   PyObject* dict;
@@ -60,18 +51,15 @@ struct Unchanged {
 
 constexpr char kCapsule[] = "futurefill_kernels.unchanged";
 
-const char* handle_of(PyObject* tensor) { return reinterpret_cast<char*>(tensor) + handle_at; }
-
 // What a Python tensor stands for, where its values are, and how often they were written to; false
 // where torch cannot say.
 bool look(Watched& w) {
-  const char* handle = handle_of(w.tensor);
-  std::memcpy(&w.impl, handle, sizeof w.impl);
+  const AtenTensorHandle x = handle_of(w.tensor);
+  w.impl = impl_of(w.tensor);
   void* data;
-  auto* x = reinterpret_cast<AtenTensorHandle>(const_cast<char*>(handle));
   if (aoti_torch_get_data_ptr(x, &data)) return false;
   w.data = data;
-  if (w.counted) w.version = reinterpret_cast<const at::TensorBase*>(handle)->_version();
+  if (w.counted) w.version = reinterpret_cast<const at::TensorBase*>(x)->_version();
   return true;
 }
 
@@ -159,44 +147,29 @@ PyObject* make(PyObject*, PyObject* arguments) {
   return result;
 }
 
-// A number that an attribute or method of x gives; false with an error.
-bool number_of(PyObject* found, unsigned long long& number) {
-  if (!found) return false;
-  number = PyLong_AsUnsignedLongLong(found);
-  Py_DECREF(found);
-  return !PyErr_Occurred();
-}
-
 // check(x, y): an error where tensors of this torch are not what this file takes them for. Two
 // plain ones that were written to a different number of times.
 PyObject* check(PyObject*, PyObject* arguments) {
-  Watched w[2];
-  if (!PyArg_ParseTuple(arguments, "OO", &w[0].tensor, &w[1].tensor)) return nullptr;
-  unsigned long long impl[2], data[2], version[2], size;
+  PyObject* x[2];
+  if (!PyArg_ParseTuple(arguments, "OO", &x[0], &x[1])) return nullptr;
+  unsigned long long data[2], version[2];
   for (int i = 0; i < 2; ++i) {
-    if (!number_of(PyObject_GetAttrString(w[i].tensor, "_cdata"), impl[i]) ||
-        !number_of(PyObject_CallMethod(w[i].tensor, "data_ptr", nullptr), data[i]) ||
-        !number_of(PyObject_GetAttrString(w[i].tensor, "_version"), version[i])) {
+    if (!number_of(PyObject_CallMethod(x[i], "data_ptr", nullptr), data[i]) ||
+        !number_of(PyObject_GetAttrString(x[i], "_version"), version[i])) {
       return nullptr;
     }
   }
-  auto* type = reinterpret_cast<PyObject*>(Py_TYPE(w[0].tensor));
-  if (!number_of(PyObject_GetAttrString(type, "__basicsize__"), size)) return nullptr;
-  const auto end = static_cast<Py_ssize_t>(size - sizeof(void*));
-  for (handle_at = sizeof(PyObject); handle_at <= end; handle_at += sizeof(void*)) {
-    bool right = true;
-    for (int i = 0; i < 2 && right; ++i) {
-      right = !std::memcmp(handle_of(w[i].tensor), &impl[i], sizeof(void*));
+  const auto right = [&] {
+    bool all = true;
+    for (int i = 0; i < 2 && all; ++i) {
+      Watched w{x[i], nullptr, nullptr, true, 0};
+      all = look(w) && reinterpret_cast<unsigned long long>(w.data) == data[i] &&
+            static_cast<unsigned long long>(w.version) == version[i];
     }
-    for (int i = 0; i < 2 && right; ++i) {
-      w[i].counted = true;
-      right = look(w[i]) && reinterpret_cast<unsigned long long>(w[i].data) == data[i] &&
-              static_cast<unsigned long long>(w[i].version) == version[i];
-    }
-    if (right) Py_RETURN_NONE;
-  }
-  PyErr_SetString(PyExc_RuntimeError, "tensors are not laid out as expected");
-  return nullptr;
+    return all;
+  };
+  if (!find_handle(x, 2, right)) return nullptr;
+  Py_RETURN_NONE;
 }
 
 PyMethodDef methods[] = {
@@ -204,5 +177,6 @@ PyMethodDef methods[] = {
 PyModuleDef module = {PyModuleDef_HEAD_INIT, "_unchanged", nullptr, -1, methods, {}, {}, {}, {}};
 
 }  // namespace
+}  // namespace futurefill
 
-PyMODINIT_FUNC PyInit__unchanged() { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__unchanged() { return PyModule_Create(&futurefill::module); }

@@ -21,6 +21,9 @@ _HALF = np.uint64(32)
 _MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], dtype=np.uint64)
 _WEYL = np.array([0x9E3779B9, 0xBB67AE85], dtype=np.uint64)
 _ROUNDS = 10
+#: Draws that are made at once, by a hundred small operations of the host: 64 take 0.14 ms on one
+#: core of an EPYC, 256 take 0.27, and the first token waits for them.
+DRAWS = 64
 
 
 def philox(counter: Words, key: Words) -> Words:

@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from .endings import Rows
 from .graphs import Graphs, cannot_capture_sampler, uncached_casts
+from .host_tail import HostTail
 from .interrupts import Interrupts
 from .model_cache import DecodingCache
 from .outputs import logits_of
 from .request import Request
 from .results import Results
 from .sampling import graph_key
-from .tail import HostTail, Tail
+from .tail import Tail
 
 #: Graphs that are kept: one for each kind of sampler, with and without stops, those used last.
 _GRAPHS = 8
@@ -130,7 +131,7 @@ class TokenLoop:
         self._open = True
         logits = self._model(self._tail.ids, cache=self._cache)
         self._open = False
-        self._tail(logits_of(logits)[:, -1])
+        self._tail(logits_of(logits).select(1, -1))
 
     def _replay(self, request: Request, graphs: Graphs) -> Callable[[], None]:
         """A token as a replay. Its books stay open until the next one begins."""

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from futurefill_kernels.decoding.endings import make_ending
+from futurefill_kernels.decoding.host_tail import HostTail
 from futurefill_kernels.decoding.request import Request
 from futurefill_kernels.decoding.sampling import RandomSampler, greedy
-from futurefill_kernels.decoding.tail import HostTail, Tail
+from futurefill_kernels.decoding.tail import Tail
 
 VOCABULARY = 13
 
