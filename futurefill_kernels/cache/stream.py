@@ -55,6 +55,7 @@ class Stream:
         rollback: int | None,
     ) -> None:
         self.layers, self.batch_size = state.token_at.shape
+        self.plan, self.device = state.plan, state.ring.device
         self.max_new_tokens, self.channels = state.plan.length, state.channels
         self._implementation, self._state, self.dtype = implementation, state, dtype
         self._positions = Positions(self.batch_size, state.plan)
