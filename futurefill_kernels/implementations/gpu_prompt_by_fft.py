@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ..state.convolve import fft_length
+from ..planning.device import DeviceInfo
+from ..planning.gpu_cost import BASE, times_of
+from ..planning.prompt_length import PromptLength, prompt_length
 from ..state.tensors import StreamState
 
 WORKSPACE_BYTES = 256 << 20
@@ -59,8 +62,8 @@ def prompt_by_fft(
     batch, channels, positions = u.shape
     groups, total = h.shape[0], held.shape[2]
     channels_per_filter, taps = channels // groups, min(h.shape[1], total + length)
-    # terms that wrap end before the first position that is read, as in state.convolve.conv_range
-    n = fft_length(max(total + taps - 1 - min(seen), total + length, taps, 32))
+    transform = prompt_length(total, taps, length, min(seen), fft_costs(u.device))
+    n = transform.points
     ends = [s + v for s, v in zip(seen, valid, strict=True)]
     numbers = _on_device([rows, seen, ends, valid], u.device)
     some_are_shorter, continued = min(valid) < positions, any(seen)
@@ -85,11 +88,31 @@ def prompt_by_fft(
                 z.unflatten(1, (len(spectrum), -1)).mul_(spectrum[:, None])
                 x = torch.fft.irfft(z, n, norm="forward")  # the spectrum holds 1/n
                 del z
+                if transform.head:
+                    _make_head(x, held[here], h[first_group:last_group], transform)
                 outputs(
                     x, some_u, some_pre, some_post, state.skip, y[here], state.prompt_fill,
                     state.ring, row, start if continued else None, end, layer, c,
                 )  # fmt: skip
                 del x
+
+
+def _make_head(z: Tensor, held: Tensor, h: Tensor, transform: PromptLength) -> None:
+    """The first outputs of z (R, C, n), which terms that wrap have spoiled. h: (G, L)."""
+    head, points = transform.head, transform.head_points
+    spectrum = torch.fft.rfft(h[:, :head], points, norm="forward")
+    x = torch.fft.rfft(held[..., :head], points)
+    x.unflatten(1, (len(spectrum), -1)).mul_(spectrum[:, None])
+    z[..., :head] = torch.fft.irfft(x, points, norm="forward")[..., :head]
+
+
+@lru_cache(maxsize=16)
+def fft_costs(device: torch.device) -> dict[int, float]:
+    """What a point of a transform costs by the odd factor of its length; off a GPU, in tests, what
+    is shipped.
+    """
+    info = DeviceInfo.of(device) if device.type == "cuda" else DeviceInfo.named(BASE)
+    return dict(times_of(info).ffts)
 
 
 def _padded_inputs(

@@ -46,7 +46,8 @@ class GpuTimes:
     """Of one device, with ``channels`` channels and a filter each.
 
     read_bytes_per_second: measured. node_seconds: of an empty node of a graph. kernels: (name,
-    times) of each implementation. work_scale, step_scale: how much longer than these the arithmetic
+    times) of each implementation. ffts: (odd factor, cost of a point of such a length of torch.fft
+    over one of a power of two). work_scale, step_scale: how much longer than these the arithmetic
     of fills and the bytes of steps take, for a device without times of its own.
     """
 
@@ -54,6 +55,7 @@ class GpuTimes:
     read_bytes_per_second: float
     node_seconds: float
     kernels: tuple[tuple[str, KernelTimes], ...]
+    ffts: tuple[tuple[int, float], ...] = ((1, 1.0),)
     work_scale: float = 1.0
     step_scale: float = 1.0
 
@@ -82,6 +84,7 @@ class GpuTimes:
             float(record["read_bytes_per_second"]),
             1e-6 * record["node_us"],
             kernels,
+            tuple((int(odd), float(cost)) for odd, cost in record.get("ffts", [[1, 1.0]])),
         )
 
     def of(self, name: str) -> KernelTimes | None:

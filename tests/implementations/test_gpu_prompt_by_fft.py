@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from futurefill_kernels import FutureFillCache, Plan, causal_conv
 from futurefill_kernels.implementations import gpu_prompt_by_fft, reference, select
 from futurefill_kernels.implementations.base import PromptKernels
+from futurefill_kernels.planning.prompt_length import prompt_length
 from tests.implementations.prompt_cases import (
     DTYPES,
     INPUTS,
@@ -91,6 +92,26 @@ def test_prompts(widths, monkeypatch, workspace, groups, dtype):
         assert (rows, channels) == (1, 8)
     if workspace == 1 << 28:
         assert (rows, channels) == (2, 40)  # the third row's prompt goes on as a stream of its own
+
+
+@pytest.mark.parametrize("workspace", [1, 1 << 28])
+def test_first_outputs_are_made_again_where_that_saves_a_longer_transform(
+    widths, monkeypatch, workspace
+):
+    """Rows of different lengths and shared filters; the future fill behind each."""
+    monkeypatch.setattr(gpu_prompt_by_fft, "WORKSPACE_BYTES", workspace)
+    costs = gpu_prompt_by_fft.fft_costs(torch.device("cpu"))
+    assert prompt_length(256, 272, 16, 0, costs) == (512, 15, 32)
+    torch.manual_seed(workspace)
+    h, u, later = torch.randn(4, 300), torch.randn(3, 12, 256), torch.randn(3, 12, 16)
+    lengths = [256, 100, 7]
+    cache = FutureFillCache(h, 3, 16, channels=12, plan=Plan(16, (4,)), impl="prompted")
+    y = cache.prefill(u, lengths=lengths)
+    steps = torch.stack([cache.step(later[..., t]) for t in range(16)], -1)
+    for r, n in enumerate(lengths):
+        whole = causal_conv(torch.cat([u[r, :, :n], later[r]], -1)[None].double(), h.double())[0]
+        assert relative_error(y[r, :, :n], whole[:, :n]) < 1e-6
+        assert relative_error(steps[r], whole[:, n:]) < 1e-6
 
 
 class LiveBytes(TorchDispatchMode):

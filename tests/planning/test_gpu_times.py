@@ -63,6 +63,8 @@ def test_other_devices_are_as_much_slower_as_their_rates():
 def test_what_is_shipped_says_where_it_comes_from():
     for record in json.loads(SHIPPED.read_text()).values():
         times = GpuTimes.parse(record)
+        assert record["ffts_source"].startswith("assumed:")
+        assert times.ffts[0] == (1, 1.0)
         assert times.of("reference") is None
         for name, kernels in record["implementations"].items():
             for kind in ("launch", "steps", "fills", "prompts"):

@@ -91,6 +91,8 @@ def _print_gpu(times: GpuTimes) -> None:
     print(
         f"reads {times.read_bytes_per_second:.3g} bytes/s, a node {1e6 * times.node_seconds:.2f} us"
     )
+    costs = ", ".join(f"{odd}: {cost:.2f}" for odd, cost in times.ffts)
+    print(f"a point of torch.fft over one of a power of two, by odd factor of the length: {costs}")
     for name, found in times.kernels:
         print(f"{name}: the host takes {1e6 * found.launch_seconds:.1f} us for a launch")
         if found.steps:

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from ...implementations.mixed import Mixed
 from ...implementations.select import IMPLEMENTATIONS, LEVEL_FILLS, cannot_run
 from ...plan import Plan
 from ...planning.capabilities import VARIANTS
+from ...planning.prompt_length import ODD_FACTORS
 from ...state.layout import Layout
 from ...state.tensors import StreamState, allocate
 
@@ -43,12 +44,15 @@ _LAUNCHES = 200
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured: channels, and (size, layers, rows) of each kind."""
+    """What is measured: channels, and (size, layers, rows) of each kind; lengths of torch.fft are
+    between fft_points and twice as many.
+    """
 
     channels: int = 1024
     steps: Sequence[tuple[int, int, int]] = STEPS
     fills: Sequence[tuple[int, int, int]] = FILLS
     prompts: Sequence[tuple[int, int, int]] = PROMPTS
+    fft_points: int = 1 << 16
 
 
 def measure_kernels(
@@ -85,8 +89,26 @@ def measure_kernels(
         "channels": sizes.channels,
         "read_bytes_per_second": clock.read_bytes_per_second,
         "node_us": 1e6 * clock.node_seconds,
+        "ffts": fft_costs(clock, sizes.fft_points),
         "implementations": found,
     }
+
+
+def fft_costs(clock: Clock, points: int) -> list[tuple[int, float]]:
+    """By odd factor, what a point of a transform there and back takes, over one of a power of two;
+    256 transforms of a length from ``points``, a power of two, up to twice as many.
+    """
+    found = []
+    for odd in ODD_FACTORS:
+        n = odd * (points >> odd.bit_length() - 1)
+        x = torch.zeros(256, n, dtype=torch.float32, device=clock.device)
+        seconds = clock.seconds(partial(_there_and_back, x))
+        found.append((odd, seconds / n))
+    return [(odd, round(seconds / found[0][1], 3)) for odd, seconds in found]
+
+
+def _there_and_back(x: Tensor) -> Tensor:
+    return torch.fft.irfft(torch.fft.rfft(x), x.shape[1])
 
 
 def _in_turns(

@@ -11,12 +11,14 @@ from futurefill_kernels import DeviceInfo
 from futurefill_kernels.cli.tune import measure_kernels
 from futurefill_kernels.planning.gpu_cost import fill_lines, step_line
 from futurefill_kernels.planning.gpu_times import GpuTimes
+from futurefill_kernels.planning.prompt_length import ODD_FACTORS
 
 SIZES = measure_kernels.Sizes(
     channels=6,
     steps=((16, 2, 1), (8, 1, 2)),
     fills=((16, 2, 1), (32, 1, 2), (16, 1, 1)),
     prompts=((20, 2, 1),),
+    fft_points=128,
 )
 CPU = torch.device("cpu")
 
@@ -31,6 +33,9 @@ def test_the_times_are_what_plans_read():
         assert [time[:3] for time in getattr(kernels, kind)] == list(getattr(SIZES, kind))
     assert set(fill_lines(times, name)) == {16, 32}
     assert step_line(times, name).latency > 0
+    assert times.ffts[0] == (1, 1.0)
+    assert {odd for odd, _ in times.ffts} == set(ODD_FACTORS)
+    assert all(cost > 0 for _, cost in times.ffts)
     info = dataclasses.replace(DeviceInfo.named("l4"), times=times)
     assert hash(info) == hash(dataclasses.replace(info))
 
