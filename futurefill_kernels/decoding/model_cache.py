@@ -17,11 +17,11 @@ from ..plan import Plan
 from ..state.lasting import lasting
 from .calls import Call, Selection, begin_call
 from .long_convs import ModelOptions, common_dtype
-from .model_state import ModelState
 from .over_ranks import describe_call, make_caches
+from .savable_state import SavableState
 
 
-class DecodingCache(ModelState, Bracketed):
+class DecodingCache(SavableState, Bracketed):
     """State of every `LongFilter` and `ShortConv` of a model, allocated once.
 
     The first call ``model(x, cache=cache)`` is the prompt; after it, a call with one position is a
