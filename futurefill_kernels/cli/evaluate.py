@@ -27,16 +27,16 @@ HALF_TOLERANCE = 5e-3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``evaluate``."""
-    parser.add_argument("--weights", type=Path, default=SHIPPED)
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="of the model")
     parser.add_argument("--window", type=int, default=4096, help="bytes read from a fresh state")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=32, help="windows at once")
     parser.add_argument("--limit", type=int, default=None, help="use only that many windows")
     add_device_argument(parser)
     parser.add_argument(
         "--dtype", choices=DTYPES, default=None, help="of weights and activations; default as saved"
     )
     parser.add_argument("--impl", default="auto", help="implementation in decode mode")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=None, help="of torch; its own if unset")
     parser.add_argument("--card", type=Path, default=None, help="write the model card here")
 
 

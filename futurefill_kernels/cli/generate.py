@@ -36,15 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stop", action="append", default=None, help="text that ends it, not printed; repeatable"
     )
     parser.add_argument("--temperature", type=float, default=None, help="0 is greedy; default 0.7")
-    parser.add_argument("--top-k", type=int, default=None)
-    parser.add_argument("--top-p", type=float, default=None)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--top-k", type=int, default=None, help="draw from the k most likely bytes")
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=None,
+        help="draw from the fewest with this probability",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
     add_device_argument(parser)
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of weights and activations"
     )
     parser.add_argument("--impl", default="auto", help="implementation of the convolutions")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=None, help="of torch; its own if unset")
     parser.add_argument("--weights", type=Path, default=None, help="default: the shipped model")
     parser.add_argument(
         "--compare", action="store_true", help="greedy; repeat with the naive cache and compare"

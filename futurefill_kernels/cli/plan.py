@@ -16,9 +16,9 @@ from . import plan_ranks, plan_table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``plan``."""
     parser.add_argument("--length", type=int, default=65536, help="tokens of the stream")
-    parser.add_argument("--channels", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--channels", type=int, default=1024, help="of a layer")
+    parser.add_argument("--batch-size", type=int, default=1, help="rows")
+    parser.add_argument("--layers", type=int, default=1, help="long convolutions")
     parser.add_argument("--groups", type=int, default=None, help="filter rows; channels if unset")
     parser.add_argument("--filter-length", type=int, default=None, help="taps; length if unset")
     parser.add_argument(
@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bf16-spectra", action="store_true", help="filter spectra on a GPU in bfloat16"
     )
-    parser.add_argument("--objective", choices=OBJECTIVES, default=OBJECTIVES[0])
+    parser.add_argument(
+        "--objective", choices=OBJECTIVES, default=OBJECTIVES[0], help="what is to be least"
+    )
     parser.add_argument(
         "--block-sizes", default=None, help="explain these instead, for example 32,256,4096"
     )

@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--link", type=float, default=LINK_GB, help="GB/s of a rank, one direction")
     group.add_argument("--latency", type=float, default=LATENCY_US, help="us of a small message")
     group.add_argument("--mlp-hidden", type=int, default=None, help="4 * channels if unset")
-    group.add_argument("--vocabulary", type=int, default=50304)
-    group.add_argument("--mixer", choices=("hyena", "stu"), default="hyena")
+    group.add_argument("--vocabulary", type=int, default=50304, help="ids of embedding and head")
+    group.add_argument("--mixer", choices=("hyena", "stu"), default="hyena", help="of every layer")
     group.add_argument(
         "--weights", choices=WEIGHT_BYTES, default="bfloat16", help="dtype; the state is float32"
     )

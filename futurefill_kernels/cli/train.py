@@ -25,20 +25,30 @@ STAGES = ((0.60, 1024), (0.80, 2048), (0.93, 4096), (0.98, 8192), (1.0, 16384))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``train``."""
-    parser.add_argument("--out", type=Path, default=Path("model.safetensors"))
+    parser.add_argument("--out", type=Path, default=Path("model.safetensors"), help="weights")
     parser.add_argument("--steps", type=int, default=6320, help="optimiser steps")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end the schedule sooner")
-    parser.add_argument("--tokens-per-step", type=int, default=2048)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tokens-per-step", type=int, default=2048, help="bytes")
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="at its highest")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
     add_device_argument(parser)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--channels", type=int, default=LanguageModelConfig.channels)
-    parser.add_argument("--layers", type=int, default=LanguageModelConfig.layers)
-    parser.add_argument("--mlp-hidden", type=int, default=LanguageModelConfig.mlp_hidden)
-    parser.add_argument("--context-length", type=int, default=LanguageModelConfig.context_length)
-    parser.add_argument("--mixer", choices=MIXERS, default=LanguageModelConfig.mixer)
-    parser.add_argument("--activation", choices=ACTIVATIONS, default=LanguageModelConfig.activation)
+    parser.add_argument("--threads", type=int, default=None, help="of torch; its own if unset")
+    sizes = parser.add_argument_group("the model")
+    for name, text in (
+        ("channels", "width"),
+        ("layers", "blocks"),
+        ("mlp_hidden", "width inside the MLP"),
+        ("context_length", "taps of every filter"),
+    ):
+        option, default = f"--{name.replace('_', '-')}", getattr(LanguageModelConfig, name)
+        sizes.add_argument(option, type=int, default=default, help=text)
+    sizes.add_argument(
+        "--mixer", choices=MIXERS, default=LanguageModelConfig.mixer, help="over time"
+    )
+    sizes.add_argument(
+        "--activation", choices=ACTIVATIONS, default=LanguageModelConfig.activation,
+        help="of the MLP's gate",
+    )  # fmt: skip
     parser.add_argument("--evaluate-every", type=int, default=250, help="steps; also saves")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from futurefill_kernels.__main__ import COMMANDS, main
@@ -12,7 +14,13 @@ def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
-    assert "usage: python -m futurefill_kernels " + command in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "usage: python -m futurefill_kernels " + command in text
+    # an option and what it is for, beside it or on the next line
+    options = re.findall(r"^  (?:-h, )?(--[\w-]+).*(?:\n {10,}\S.*)*", text, re.M)
+    explained = re.findall(r"^  (?:-h, )?(--[\w-]+)[^\n]*?(?:  |\n {10,})\S", text, re.M)
+    assert "--help" in options
+    assert options == explained
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile", action="store_true", help="compile into Triton's disk cache, measure nothing"
     )
     group.add_argument("--length", type=int, default=4096, help="tokens of the stream")
-    group.add_argument("--channels", type=int, default=1024)
+    group.add_argument("--channels", type=int, default=1024, help="of a layer")
     group.add_argument("--groups", type=int, help="filter rows; channels if unset")
-    group.add_argument("--layers", type=int, default=1)
-    group.add_argument("--batch-size", type=int, default=1)
+    group.add_argument("--layers", type=int, default=1, help="long convolutions")
+    group.add_argument("--batch-size", type=int, default=1, help="rows")
     group.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of inputs"
     )
