@@ -233,11 +233,14 @@ def _most(file: str, name: str) -> Row:
 
 @lru_cache(maxsize=1)
 def fill_resources() -> dict[tuple[int, str], Row]:
-    """(block, memory) -> most registers and spilled bytes over the architectures that run it."""
+    """(block, memory) -> most registers and spilled bytes over the architectures that run it; of
+    blocks that are powers of two.
+    """
     worst: dict[tuple[int, str], Row] = {}
     for row in resources("future_fill.cu"):
-        match = re.search(r"ConfigOfILi(\d+)ELi(\d)E", row["kernel"])
-        assert match is not None
+        match = re.search(r"ConfigOfILi(\d+)ELi(\d)ELb1E", row["kernel"])
+        if match is None:
+            continue
         block, memory = int(match[1]), int(match[2])
         if least_memory(block, MEMORY[row["sm"]]) != memory:
             continue
@@ -257,6 +260,11 @@ def resource_rows() -> Iterator[tuple[str, int, Resources]]:
         )
         only = "" if len(memories(block)) == 1 else f", from {memory} of shared memory"
         yield f"future_fill, block {block}{only}", devices[memory], used
+    for name in ("split_block", "merge_block"):
+        for nodes in (16, 32, 64):
+            most = _most("long_fill.cu", f"{name}ILi{nodes}E")
+            used = Resources(most["registers"], most["shared"], most["spilled"], 4)
+            yield f"{name}, nodes: {nodes}", 80, used
     for rows in (1, 4):
         most = _most("history.cu", f"ILi{rows}E")
         used = Resources(most["registers"], most["shared"], most["spilled"], 4)

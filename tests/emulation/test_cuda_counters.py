@@ -122,6 +122,10 @@ def test_registers_and_spills():
         assert row["spilled"] <= (0 if block <= 1024 else 48), (block, memory)
         warps = config.threads // 32 * (65536 // (row["registers"] * config.threads))
         assert warps >= (12 if block in (32, 512) else 16), (block, memory)
+    for row in resources("early_fill.cu"):
+        assert row["spilled"] <= 48
+    for row in resources("long_fill.cu"):
+        assert row["spilled"] <= (48 if "transform_nodes" in row["kernel"] else 0)
     for row in resources("spectrum_products.cu"):
         assert row["spilled"] == 0
         assert row["registers"] <= 80

@@ -1,0 +1,106 @@
+"""``python -m bench.pages.kernels``: the times in docs/kernels.md, from those that plans go by.
+
+Reads ``futurefill_kernels/planning/gpu_rates.json``; no number is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from futurefill_kernels.planning.gpu_cost import (
+    apply_bytes,
+    fill_bytes,
+    history_bytes,
+    measured_workload,
+)
+from futurefill_kernels.planning.gpu_times import SHIPPED, GpuTimes, Time
+
+from ..harness.machine import ROOT
+
+PAGE = ROOT / "docs" / "kernels.md"
+BEGIN, END = "<!-- times: python -m bench.pages.kernels -->", "<!-- end of times -->"
+_KINDS = {
+    "steps": "A token, by its first block",
+    "fills": "The first firing of a group, by its block",
+    "prompts": "A prompt with gates, by its positions",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the tables into the page; with --check only say whether they are up to date."""
+    parser = argparse.ArgumentParser(prog="python -m bench.pages.kernels", description=__doc__)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 on a change")
+    args = parser.parse_args(argv)
+    old = args.page.read_text()
+    before, rest = old.split(BEGIN)
+    new = f"{before}{BEGIN}\n\n{times_text()}\n\n{END}{rest.split(END)[1]}"
+    if args.check:
+        if old != new:
+            print(f"{args.page} is not what python -m bench.pages.kernels writes")
+        return int(old != new)
+    args.page.write_text(new)
+    return 0
+
+
+def times_text() -> str:
+    """Of every device that is shipped: its tables, and where each number comes from."""
+    parts: list[str] = []
+    for record in json.loads(SHIPPED.read_text()).values():
+        times = GpuTimes.parse(record)
+        parts += [record["about"], f"It reads {times.read_bytes_per_second / 1e12:.1f} TB/s."]
+        for kind, title in _KINDS.items():
+            parts += [f"**{title}**, us:", "\n".join(_table(times, kind))]
+            parts.append("\n".join(_sources(record["implementations"], kind)))
+    return "\n\n".join(parts)
+
+
+def _table(times: GpuTimes, kind: str) -> Iterator[str]:
+    """A row per size, with the floor of its bytes where they are all that it must do."""
+    found = {
+        name: {time[:3]: time.seconds for time in getattr(kernels, kind)}
+        for name, kernels in times.kernels
+    }
+    names = list(found)
+    yield f"| size | layers | rows | floor | {' | '.join(names)} |"
+    yield "|---" * (4 + len(names)) + "|"
+    for size in sorted({size for own in found.values() for size in own}):
+        floor = _floor(times, kind, Time(*size, 0.0))
+        cells = [_cell(found[name].get(size), floor) for name in names]
+        shown = "" if floor is None else _us(floor)
+        yield f"| {' | '.join(map(str, size))} | {shown} | {' | '.join(cells)} |"
+
+
+def _floor(times: GpuTimes, kind: str, time: Time) -> float | None:
+    workload = measured_workload(times, time)
+    if kind == "prompts":
+        return None
+    if kind == "steps":
+        moved = history_bytes(workload, time.size) + apply_bytes(workload)
+    else:
+        moved = fill_bytes(workload, time.size, 1, False)
+    return moved / times.read_bytes_per_second
+
+
+def _cell(seconds: float | None, floor: float | None) -> str:
+    if seconds is None:
+        return ""
+    return _us(seconds) + ("" if floor is None else f" ({seconds / floor:.1f}x)")
+
+
+def _us(seconds: float) -> str:
+    us = 1e6 * seconds
+    return f"{us:.3g}" if us < 100 else f"{us:.0f}"
+
+
+def _sources(implementations: dict[str, dict[str, Any]], kind: str) -> Iterator[str]:
+    for name, found in implementations.items():
+        yield f"- {name}: {found[f'{kind}_source']}."
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
