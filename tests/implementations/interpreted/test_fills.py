@@ -26,9 +26,6 @@ if "TRITON_INTERPRET" not in os.environ:
 
 from futurefill_kernels.implementations.triton_kernels import config
 
-OPS = torch.ops.futurefill_kernels
-IO_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 
 @dataclasses.dataclass(frozen=True)
 class Fill:
