@@ -17,7 +17,7 @@ const Block* from(const PlainStream& s, const Block* x, int64_t t, Block& place)
 // Tokens t .. t + count - 1 of n; without Python's lock.
 const char* take_part(const PlainStream& s, const Block* u, const Block* pre, const Block* post,
                       char* y, int64_t n, int64_t t, int64_t count, Feedback feedback) {
-  Block places[3], newest{y + (t - 1) * s.width, {s.channels * n, n, 0}};
+  Block places[3], newest{y + (t ? t - 1 : 0) * s.width, {s.channels * n, n, 0}};
   PyThreadState* state = PyEval_SaveThread();
   const char* error = t ? nullptr : s.begin_block(s.stream, n);
   if (!error) {
