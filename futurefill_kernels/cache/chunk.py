@@ -65,6 +65,11 @@ class _Layer:
         self.state.positions.copy_(whole.positions)
         self.state.filled.copy_(whole.filled)
 
+    def take_back(self, starts: Sequence[int]) -> None:
+        """A block in compiled code, if it has run. starts: of all rows the positions before it."""
+        if self.plain is not None and self.state.positions.tolist() != starts:
+            self.plain.take_back()
+
 
 class _Tokens(NamedTuple):
     """Inputs, gates and outputs of steps: (n, R, D), contiguous."""
@@ -92,10 +97,9 @@ class Chunks:
         self._everyone = list(range(state.positions.shape[0]))
         self._has_slack = state.plan.slack_from is not None
         self._layers: dict[tuple[int, torch.dtype], _Layer] = {}  # a step keeps to one dtype
-        # of the newest call: what its steps changed, as it was
-        self._before: list[list[Tensor]] = []
-        # and what takes each of its layers back
-        self._back: list[Callable[[], object]] = []
+        # of the newest call, by layer: what its steps changed, as it was, and what takes them back
+        self._before: dict[int, list[Tensor]] = {}
+        self._back: dict[int, Callable[[], None]] = {}
         #: Positions of the rows that the newest call stepped, before it.
         self.starts: dict[int, int] = {}
 
@@ -106,7 +110,7 @@ class Chunks:
         own = sum(state.positions.nbytes + state.filled.nbytes for state in states)
         plain = [layer.plain for layer in self._layers.values() if layer.plain is not None]
         kept = sum(steps.kept_bytes() for steps in plain)
-        return own + kept + sum(x.nbytes for saved in self._before for x in saved)
+        return own + kept + sum(x.nbytes for saved in self._before.values() for x in saved)
 
     def begin(self) -> None:
         """A new call: the one before is not going to be taken back."""
@@ -128,14 +132,17 @@ class Chunks:
         starts: of R rows their positions, in the order of u. lengths: (R,), at least 1; outputs
         after them are zero. No fill is due.
         """
+        self._take_layer_back(layer)
         own = self._layer(layer, u.dtype)
         if own.plain is not None and self._all_inside(starts, lengths, u.shape[2]):
             own.begin(self._state)
+            self.starts |= starts
+            # before it has run: an interrupt may follow at once
+            self._back[layer] = partial(own.take_back, list(starts.values()))
             y = own.plain.run(u, pre, post)
             if y is not None:
-                self.starts |= starts
-                self._back.append(own.plain.take_back)
                 return y
+            del self._back[layer]
         x = _by_token(u)
         before = None if pre is None else _by_token(pre)
         after = None if post is None else _by_token(post)
@@ -151,6 +158,7 @@ class Chunks:
 
         starts: of all rows their positions. No fill is due.
         """
+        self._take_layer_back(0)
         rows = u_t.new_empty(steps + 1, *u_t.shape)
         rows[0] = u_t
         lengths, tokens = [steps] * len(starts), _Tokens(rows[:-1], None, None, rows[1:])
@@ -170,9 +178,14 @@ class Chunks:
         try:
             yield
         except BaseException:  # the layer may be repeated
-            self._back.pop()()
-            del self._before[-1]
+            self._take_layer_back(layer)
             raise
+
+    def _take_layer_back(self, layer: int) -> None:
+        """The newest call's steps of a layer, if it has run: it is going to be repeated."""
+        if layer in self._back:
+            self._back.pop(layer)()
+            self._before.pop(layer, None)
 
     def _all_inside(self, starts: Mapping[int, int], lengths: Sequence[int], width: int) -> bool:
         """Whether all rows in order take as many steps, without a leap."""
@@ -264,9 +277,8 @@ class Chunks:
     def take_back(self) -> list[int]:
         """The newest call is taken back. Returns its rows, but for those with slack."""
         starts = {} if self._has_slack else self.starts
-        while self._back:
-            self._back.pop()()
-        self._before.clear()
+        for layer in list(self._back):
+            self._take_layer_back(layer)
         self._stand(starts, self._state.positions, self._state.filled)
         self.starts = {}
         return list(starts)
@@ -297,8 +309,8 @@ class Chunks:
             for row, span in zip(starts, spans, strict=True):
                 places += self._changed(layer, row, *span)
         saved = [x.clone() for x in places]
-        self._before.append(saved)
-        self._back.append(partial(copy, saved, places))
+        self._before[layer] = saved
+        self._back[layer] = partial(copy, saved, places)
 
     def _changed(self, layer: int, row: int | slice, start: int, end: int) -> list[Tensor]:
         """Views of all that steps from ``start`` on change before those at ``end``, of which slack
