@@ -30,14 +30,15 @@ from setuptools.command.build_py import build_py
 PACKAGE = "futurefill_kernels"
 THIS = Path(__file__)
 ROOT = THIS.parent
-BINDINGS = ("schemas", "threads", "cpu_ops", "cpu_fills", "cpu_offline", "cpu_token")
-BINDINGS += ("bound_step", "bound_run", "move_slots")
+BINDINGS = ("schemas", "threads", "cpu_ops", "cpu_fills", "cpu_offline", "cpu_prompt")
+BINDINGS += ("cpu_token", "bound_step", "bound_run", "move_slots")
 SOURCES = [f"csrc/bindings/{name}.cpp" for name in BINDINGS]
 SOURCES += [f"csrc/infra/{name}.cpp" for name in ("parallel", "pool", "move_slots")]
 SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp"]
 # compiled once for every instruction set, with its flags
 STREAM_KERNELS = [f"csrc/cpu/{n}.cpp" for n in ("short_range_step", "future_fill", "fill_stages")]
-KERNELS = ["csrc/cpu/offline_conv.cpp", "csrc/cpu/dense.cpp", "csrc/cpu/token_rows.cpp"]
+KERNELS = ["csrc/cpu/offline_conv.cpp", "csrc/cpu/prompt_blocks.cpp"]
+KERNELS += ["csrc/cpu/dense.cpp", "csrc/cpu/token_rows.cpp"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = ["-mfma", "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"]
 ISA_FLAGS = {

@@ -28,6 +28,7 @@ BENCHES = {
     "kernels": ("kernels", "the convolutions of a token of many layers, and every fill"),
     "fill": ("fill", "one future fill of every block size, beside torch.fft"),
     "prefill": ("prefill", "a prompt into a cache, beside torch.fft"),
+    "chunks": ("chunks", "a prompt in many calls, beside one call"),
     "decode": ("decode", "tokens per second of the shipped model"),
     "token": ("token", "where a token of the shipped model goes"),
     "batch": ("batch", "whole generations of 1 to 64 rows"),

@@ -30,9 +30,9 @@ IN_PLACE = (
     "step",
     "generate",
     "offline_conv",
-    "block_spectrum",
-    "block_conv",
-    "blocks_conv",
+    "prompt_spectrum",
+    "prompt_block",
+    "prompt_fill",
     "token",
 )
 
@@ -275,51 +275,52 @@ def apply_step(
     )  # fmt: skip
 
 
-def offline_conv(u: Tensor, h: Tensor, start: int, stop: int, block: int) -> Tensor:
+def offline_conv(u: Tensor, channels: int, h: Tensor, start: int, stop: int, block: int) -> Tensor:
     """Outputs ``start .. stop-1`` of whole sequences on the CPU, u zero after its end.
 
-    u: (B, D, P), h: (G, L) of its dtype, float32 or float64, both contiguous in the last dimension;
-    G divides D. block: of the transforms, a power of two. Returns (B, D, stop - start).
+    u: (B, D, P), contiguous in the last dimension, or in the engine's tiles, (B, tiles, P, W). h:
+    (G, L) of its dtype, float32 or float64, contiguous in the last dimension; G divides channels,
+    D. block: of the transforms, a power of two. Returns (B, D, stop - start).
     """
-    y = torch.empty(*u.shape[:2], stop - start, dtype=u.dtype, device=u.device)
+    y = torch.empty(u.shape[0], channels, stop - start, dtype=u.dtype, device=u.device)
     torch.ops.futurefill_kernels.offline_conv(u, h, y, start, stop, block)
     return y
 
 
-def block_spectrum(h: Tensor, channels: int, block: int, k: int) -> Tensor:
-    """What ``block_conv`` multiplies, for ``channels`` that share the filters h (G, L) evenly.
+def prompt_spectrum(h: Tensor, spectrum: Tensor, channels: int, block: int, k: int) -> None:
+    """The spectrum of taps ``(k-1) block .. (k+1) block - 1`` of h (G, L), on the CPU.
 
-    Their taps ``(k-1) block .. (k+1) block - 1``; block: a power of two. Returns (tiles, values).
+    ``channels`` share the filters evenly. block: a power of two. spectrum: (tiles, 2 block W).
     """
-    values = torch.ops.futurefill_kernels.spectrum_values(h.dtype == torch.float64, block)
-    tiles = -(-channels // native.cpu_lanes(h.dtype))
-    spectrum = torch.empty(tiles, values, dtype=h.dtype, device=h.device)
-    torch.ops.futurefill_kernels.block_spectrum(h, spectrum, channels, block, k)
-    return spectrum
+    torch.ops.futurefill_kernels.prompt_spectrum(h, spectrum, channels, block, k)
 
 
-def block_conv(u: Tensor, spectrum: Tensor, block: int, n: int) -> Tensor:
-    """What inputs add to the ``n <= block`` outputs ``k`` blocks after their first.
+def prompt_block(
+    u: Tensor, y: Tensor, slots: Tensor, spectra: Tensor, kept: Tensor, sums: Tensor,
+    position: int, block: int, newest: int, blocks: int,
+) -> None:  # fmt: skip
+    """Inputs u (D, n) of one block of an open prompt at ``position``, on the CPU, into its slots
+    (tiles, room, W), and their outputs y (D, n).
 
-    u: (B, D, P), at most ``block`` positions, contiguous in the last dimension. spectrum: what
-    ``block_spectrum`` returned for ``k``. Returns (B, D, n).
+    spectra: (tiles, m, 2 block W) of ``prompt_spectrum`` for k = 0 .. blocks - 1. kept: (tiles, r,
+    2 block W), transforms of the blocks before it; a whole block becomes kept[newest] if newest <
+    r. sums: (tiles,), which grow by the sums of the outputs.
     """
-    y = torch.empty(*u.shape[:2], n, dtype=u.dtype, device=u.device)
-    torch.ops.futurefill_kernels.block_conv(u, spectrum, y, block)
-    return y
+    torch.ops.futurefill_kernels.prompt_block(
+        u, y, slots, spectra, kept, sums, position, block, newest, blocks
+    )
 
 
-def blocks_conv(
-    u: Tensor, spectra: Tensor, kept: Tensor, block: int, slot: int, shift: int, n: int
-) -> Tensor:
-    """What blocks of inputs 0 .. slot add to the first n outputs of block ``slot + shift``.
-
-    u: (D, P <= block), the newest of them: its transform becomes kept[slot]. spectra (k, tiles,
-    values): of ``block_spectrum`` for 0, 1, ... kept: (m, tiles, values). Returns (D, n).
+def prompt_fill(
+    slots: Tensor, spectra: Tensor, kept: Tensor, channels: int, position: int, block: int,
+    blocks: int,
+) -> None:  # fmt: skip
+    """What the block before ``position`` and the ``blocks - 1`` kept before it add to the block at
+    ``position``, on the CPU. spectra: for k = 1 .. blocks.
     """
-    y = torch.empty(1, len(u), n, dtype=u.dtype, device=u.device)
-    torch.ops.futurefill_kernels.blocks_conv(u[None], spectra, kept, y, block, slot, shift)
-    return y[0]
+    torch.ops.futurefill_kernels.prompt_fill(
+        slots, spectra, kept, channels, position, block, blocks
+    )
 
 
 def _no_output(*args: object, **kwargs: object) -> None:

@@ -45,9 +45,19 @@ def _segment() -> tuple:
     return encode(token.segments[0]), ids, torch.tensor([1, 0]), *places, progress
 
 
-def _spectrum(channels: int, block: int) -> tuple[torch.Tensor, int, int]:
-    tiles = -(-channels // native.cpu_lanes(torch.float32))
-    return torch.zeros(tiles, OPS.spectrum_values(False, block)), channels, block
+def _block(channels, block):
+    """Inputs, outputs and what a block of an open prompt reads and writes."""
+    prompt = _prompt(channels, block)
+    sums = torch.zeros(len(prompt[0]))
+    return torch.randn(channels, block), torch.zeros(channels, block), *prompt, sums
+
+
+def _prompt(channels, block):
+    """Slots, spectra and kept transforms of an open prompt."""
+    lanes = native.cpu_lanes(torch.float32)
+    tiles, values = -(-channels // lanes), 2 * block * lanes
+    shapes = (4 * block, lanes), (3, values), (2, values)
+    return tuple(torch.randn(tiles, *shape) for shape in shapes)
 
 
 def _arguments(name: str, state) -> tuple:
@@ -74,17 +84,9 @@ def _arguments(name: str, state) -> tuple:
             *(state.levels, 40, 1),
         ),
         "offline_conv": (torch.randn(2, 6, 9), torch.randn(3, 20), torch.zeros(2, 6, 12), 3, 15, 8),
-        "block_spectrum": (torch.randn(3, 20), *_spectrum(6, 8), 1),
-        "block_conv": (torch.randn(2, 6, 9), _spectrum(6, 16)[0], torch.zeros(2, 6, 12), 16),
-        "blocks_conv": (
-            torch.randn(1, 6, 9),
-            torch.stack([_spectrum(6, 16)[0]] * 3),
-            torch.stack([_spectrum(6, 16)[0]] * 2),
-            torch.zeros(1, 6, 12),
-            16,
-            1,
-            1,
-        ),
+        "prompt_spectrum": (torch.randn(3, 20), _prompt(6, 8)[1][:, 0], 6, 8, 1),
+        "prompt_block": (*_block(6, 8), 8, 8, 1, 2),
+        "prompt_fill": (*_prompt(6, 8), 6, 16, 8, 2),
         "token": _segment(),
     }[name]
 

@@ -21,7 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``prefill``."""
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--prompts", default="1024,8192,65536", help="lengths P")
-    parser.add_argument("--calls", type=int, help="the prompt in calls of so many positions, too")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -65,24 +64,13 @@ def _prompt(args: argparse.Namespace, batch: int, channels: int, prompt: int, le
             y[:, c : c + chunk] = torch.fft.irfft(product, n)[..., : prompt + length]
         return y
 
-    def in_calls() -> Tensor:
-        """And one step, which begins with the future fill."""
-        size = args.calls or prompt
-        found = [cache.prefill(u[..., t : min(t + size, prompt)]) for t in range(0, prompt, size)]
-        cache.step(u[..., prompt])
-        return torch.cat(found, -1)
-
     variants = {"ours": lambda: cache.prefill(u[..., :prompt]), "torch.fft": with_torch}
-    if args.calls:
-        cache.reset()
-        calls_error = relative_error(in_calls(), expected[..., :prompt])
-        variants["calls"] = in_calls
     torch_error = relative_error(with_torch()[..., :prompt], expected[..., :prompt])
     times = measure(
         variants,
         device=args.device,
         repeats=1 if args.quick else args.repeats,
-        before={"ours": cache.reset, "calls": cache.reset},
+        before={"ours": cache.reset},
     )
     fields = {"B": batch, "D": channels, "L": length, "P": prompt, "dtype": args.dtype}
     args.report.add(
@@ -94,9 +82,3 @@ def _prompt(args: argparse.Namespace, batch: int, channels: int, prompt: int, le
         tokens=batch * prompt, error=torch_error, tolerance=1e-5,
         baseline=("ours", times["ours"]), note="outputs and fill, nothing stored",
     )  # fmt: skip
-    if args.calls:
-        args.report.add(
-            f"ours, calls of {args.calls} and a step", **fields, impl=cache.impl, plan=cache.plan,
-            times=times["calls"], tokens=batch * prompt, error=calls_error,
-            tolerance=shapes.tolerance(args.dtype), baseline=("ours", times["ours"]),
-        )  # fmt: skip

@@ -367,6 +367,7 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
      "Steps of all layers as one graph without fills, and every fill.", [general]),
     ("Single fills", "fill", "The first fill of every block size.", [general]),
     ("Prompts", "prefill", "Outputs of the prompt and its future fill.", [general]),
+    ("Prompts in many calls", "chunks", "And a step, which begins with the fill.", [general]),
     ("Memory", "memory",
      "Bytes per new token and channel of one row, of everything that a layer holds after the "
      "prompt: of ours the state, taps and spectra, of the others what is counted. What belongs to "

@@ -107,18 +107,20 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "Tensor(f!) token_at, Tensor(g!) filled, Tensor(h!) images, int channels, Tensor like) "
       "-> int");
   m.def("unbind(int stream) -> ()");
-  // outputs start .. stop-1 of whole sequences. u (B, D, P), h (G, L), y (B, D, stop - start)
+  // outputs start .. stop-1 of whole sequences. u (B, D, P) or, in tiles, (B, tiles, P, W), h (G,
+  // L), y (B, D, stop - start)
   m.def("offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block) -> ()");
-  // of one block: spectra H_k of taps (k-1) block .. (k+1) block - 1 of h (G, L), spectrum (tiles,
-  // values); what u (B, D, P <= block) adds to y (B, D, n <= block) k blocks after it
-  m.def("block_spectrum(Tensor h, Tensor(a!) spectrum, int channels, int block, int k) -> ()");
-  m.def("block_conv(Tensor u, Tensor spectrum, Tensor(a!) y, int block) -> ()");
-  // u (1, D, P <= block) becomes kept[slot], of kept (n, tiles, values); y (1, D, m <= block): what
-  // kept[0 .. slot] add to the block `shift` after it. spectra (k, tiles, values): H_0, H_1, ...
+  // a prompt in many calls (engine.h): the spectrum H_k (tiles, values) of h (G, L); inputs u (D,
+  // n) of one block at `position` with their outputs y (D, n); what the
+  // blocks before it add to the block at `position`. slots (tiles, room, W), spectra (tiles, m,
+  // values), kept alike
+  m.def("prompt_spectrum(Tensor h, Tensor(a!) spectrum, int channels, int block, int k) -> ()");
   m.def(
-      "blocks_conv(Tensor u, Tensor spectra, Tensor(a!) kept, Tensor(b!) y, int block, int slot, "
-      "int shift) -> ()");
-  m.def("spectrum_values(bool is_double, int block) -> int");
+      "prompt_block(Tensor u, Tensor(a!) y, Tensor(b!) slots, Tensor spectra, Tensor(c!) kept, "
+      "Tensor(d!) sums, int position, int block, int newest, int blocks) -> ()");
+  m.def(
+      "prompt_fill(Tensor(a!) slots, Tensor spectra, Tensor(b!) kept, int channels, int position, "
+      "int block, int blocks) -> ()");
   // the layers of one token of a model, or some (nn/token/program.py writes the program). program
   // (n, 11) int64, ids (R, 1) int64, rows of the batch (R,) int64 or None: as they come; weights,
   // scratch and io flat; progress (1,) int64, one more for each instruction that has run. Streams

@@ -20,10 +20,8 @@ namespace futurefill {
   FF_DECLARE_STREAMS(isa)                                                  \
   namespace isa {                                                          \
   void offline_conv(const ConvParams&, int64_t, int64_t);                  \
-  int64_t spectrum_values(Scalar, int64_t);                                \
-  void block_spectrum(const ConvParams&, int64_t, int64_t);                \
-  void block_conv(const ConvParams&, int64_t, int64_t);                    \
-  void blocks_conv(const ConvParams&, int64_t, int64_t);                   \
+  void prompt_spectrum(const SpectrumParams&, int64_t, int64_t);           \
+  void prompt_block(const PromptParams&, int64_t, int64_t);                \
   void dense(const DenseParams&, int64_t, int64_t);                        \
   void rms_norm(Scalar, const void*, void*, const void*, int64_t, double); \
   void short_conv(const ShortConvParams&);                                 \
@@ -54,10 +52,8 @@ namespace {
    FF_STREAMS(isa, bytes),            \
    FF_STREAMS(narrow, 16),            \
    isa::offline_conv,                 \
-   isa::spectrum_values,              \
-   isa::block_spectrum,               \
-   isa::block_conv,                   \
-   isa::blocks_conv,                  \
+   isa::prompt_spectrum,              \
+   isa::prompt_block,                 \
    FF_TOKEN(isa, bytes)}
 
 // best first

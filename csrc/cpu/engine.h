@@ -88,23 +88,45 @@ struct StageParams {
 
 // y[b, d, start .. stop) of the causal convolution of u[b, d] with h[d / channels_per_filter], u
 // zero after its end. block: a power of two. u and y (B, D, P), h (G, taps); strides in elements.
-//
-// Of one block: block_spectrum writes to y (tiles, values) the spectra H_k of taps (k-1) block ..
-// (k+1) block - 1, k = start; block_conv reads them as h and writes to y (B, D, stop) what a block
-// of inputs, at most `block` of them, adds to the outputs k block .. k block + stop - 1 after its
-// first. blocks_conv keeps the transform of such a block as kept[slot] and writes to y what blocks
-// 0 .. slot add to the outputs of block slot + start: kept (n, tiles, values), h (more than slot +
-// start, tiles, values) the spectra H_0, H_1, ...; start 0 or 1, and no outputs where stop is 0.
 struct ConvParams {
   Scalar type;  // of u, h and y: float32 or float64
   const void* u;
   const void* h;
   void* y;
   int64_t batch, channels, length, taps, channels_per_filter;
-  int64_t u_row, u_channel, h_stride;
+  int64_t u_row, u_tile, u_channel, u_step, h_stride;  // u_tile: from W channels to the next
   int64_t start, stop, block;
-  void* kept;
-  int64_t slot;
+};
+
+// Filters of a prompt that comes in many calls: H_k of taps (k-1) block .. (k+1) block - 1 of h (G,
+// taps), for `channels` that share them. block: a power of two; strides in elements.
+struct SpectrumParams {
+  Scalar type;  // of h and spectrum: float32 or float64
+  const void* h;
+  void* spectrum;  // (tiles, block, 2, W)
+  int64_t channels, channels_per_filter, taps, h_stride, spectrum_stride;
+  int64_t block, k;
+};
+
+// Such a prompt's slots are its inputs before `position` and pending outputs from there on.
+//
+// With u (D, length), inputs inside one block: y (D, length) = what is pending + the sum over the
+// inputs of the block so far, and u takes its place. A whole block becomes kept[newest], where that
+// is there, and with blocks > 1 those kept before it add to y, too.
+// Without u the block before `position` becomes kept[newest], and it and the blocks - 1 kept before
+// it add to the block at `position`.
+struct PromptParams {
+  Scalar type;  // float32 or float64
+  const void* u;
+  void* y;
+  int64_t length, u_stride, y_stride;  // elements from a channel to the next
+  void* slots;                         // (tiles, room, W)
+  const void* spectra;                 // (tiles, n, block, 2, W): of the newest block first
+  int64_t spectra_stride;              // elements from a tile to the next
+  void* kept;                          // (tiles, n_kept, block, 2, W)
+  int64_t channels, room, n_kept;
+  int64_t position, block, newest, blocks;
+  void* sums;  // (tiles,), which grow by the outputs: finite only where all of these are
 };
 
 // Steps and fills of streams whose tiles have that many lanes.
@@ -125,10 +147,8 @@ struct Engine {
   int lanes32, lanes64;
   StreamKernels wide, narrow;  // for most streams, and for those of a channel or a few
   void (*offline_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
-  int64_t (*spectrum_values)(Scalar, int64_t block);
-  void (*block_spectrum)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
-  void (*block_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
-  void (*blocks_conv)(const ConvParams&, int64_t tile_begin, int64_t tile_end);
+  void (*prompt_spectrum)(const SpectrumParams&, int64_t tile_begin, int64_t tile_end);
+  void (*prompt_block)(const PromptParams&, int64_t tile_begin, int64_t tile_end);
   TokenEngine token;
 
   const StreamKernels& of_lanes(Scalar state, int64_t lanes) const {

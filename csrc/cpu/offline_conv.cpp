@@ -3,8 +3,8 @@
 // Inputs and taps are cut into blocks of T. With X_j and A_k the transforms modulo x^T - i of their
 // blocks, output block o is the imaginary part of the inverse of sum_j X_j (A_{o-j-1} + i A_{o-j}):
 // the same products as in a future fill, whose filter spectra are pairs of neighbouring A.
+#include "channel_rows.h"
 #include "engine.h"
-#include "simd.h"
 #include "transform.h"
 
 namespace futurefill {
@@ -94,38 +94,6 @@ void inverse(const Tree<S>& tree, S* z, S* out) {
   }
 }
 
-// Positions begin .. begin + n - 1 of `count` channels, zero outside 0 .. length - 1, as (n, W).
-template <class S>
-void gather(const S* const rows[], int64_t count, int64_t begin, int64_t n, int64_t length, S scale,
-            S* out) {
-  constexpr int64_t W = kLanes<S>;
-  const int64_t inside = length - begin < n ? (length > begin ? length - begin : 0) : n;
-  constexpr int64_t kStrip = 32;
-  for (int64_t t = 0; t < inside; t += kStrip) {
-    const int64_t end = t + kStrip < inside ? t + kStrip : inside;
-    for (int64_t c = 0; c < count; ++c) {
-      const S* row = rows[c] + begin;
-      for (int64_t i = t; i < end; ++i) out[i * W + c] = row[i] * scale;
-    }
-    for (int64_t c = count; c < W; ++c) {
-      for (int64_t i = t; i < end; ++i) out[i * W + c] = 0;
-    }
-  }
-  for (int64_t i = inside * W; i < n * W; ++i) out[i] = 0;
-}
-
-// (n, W) to rows of `count` channels, `stride` apart.
-template <class S>
-void scatter(const S* real, int64_t count, int64_t n, S* y, int64_t stride) {
-  constexpr int64_t W = kLanes<S>, kStrip = 32;
-  for (int64_t t = 0; t < n; t += kStrip) {
-    const int64_t end = t + kStrip < n ? t + kStrip : n;
-    for (int64_t c = 0; c < count; ++c) {
-      for (int64_t i = t; i < end; ++i) y[c * stride + i] = real[i * W + c];
-    }
-  }
-}
-
 // Products of one chunk of all blocks, in place: x_o = sum_j x_j (a_{o-j-1} + i a_{o-j}). Larger o
 // first, as the inputs of smaller ones are still needed. Blocks are `block` values apart.
 template <class S>
@@ -193,10 +161,10 @@ void conv_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* real) 
   }
   for (int64_t b = 0; b < p.batch; ++b) {
     for (int64_t c = 0; c < count; ++c) {
-      rows[c] = static_cast<const S*>(p.u) + b * p.u_row + (c0 + c) * p.u_channel;
+      rows[c] = static_cast<const S*>(p.u) + b * p.u_row + tile * p.u_tile + c * p.u_channel;
     }
     for (int64_t j = 0; j < inputs; ++j) {
-      gather<S>(rows, count, j * p.block, tree.n, p.length, S(1), real);
+      gather<S>(rows, count, j * p.block, tree.n, p.length, S(1), real, p.u_step);
       forward(tree, real, x + j * tree.values);
     }
     for (int64_t q = 0; q < tree.nodes; ++q) {
@@ -225,116 +193,7 @@ void conv_tiles(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
   }
 }
 
-// H_k = A_{k-1} + i A_k over n, of a tile's filters; scratch: a tree, then (n, W)
-template <class S>
-void spectrum_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* low) {
-  constexpr int64_t W = kLanes<S>;
-  const int64_t c0 = tile * W, count = p.channels - c0 < W ? p.channels - c0 : W;
-  S* real = low + tree.values;
-  S* out = static_cast<S*>(p.y) + tile * tree.values;
-  const S* rows[kLanes<S>];
-  for (int64_t c = 0; c < count; ++c) {
-    rows[c] = static_cast<const S*>(p.h) + (c0 + c) / p.channels_per_filter * p.h_stride;
-  }
-  gather<S>(rows, count, p.start * p.block, tree.n, p.taps, S(1) / S(tree.n), real);
-  forward(tree, real, out);
-  if (p.start > 0) {
-    gather<S>(rows, count, (p.start - 1) * p.block, tree.n, p.taps, S(1) / S(tree.n), real);
-    forward(tree, real, low);
-  }
-  for (int64_t q = 0; q < tree.nodes; ++q) {
-    for (int64_t e = q * tree.stride; e < q * tree.stride + tree.m * 2 * W; e += 2 * W) {
-      const Complex<S> before = p.start > 0 ? load_complex(low + e) : Complex<S>{};
-      store_complex(out + e, plus_i(before, load_complex(out + e)));
-    }
-  }
-}
-
-// y = the imaginary parts of the inverse of X H; scratch: a tree, then (n, W)
-template <class S>
-void block_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* z) {
-  constexpr int64_t W = kLanes<S>;
-  const int64_t c0 = tile * W, count = p.channels - c0 < W ? p.channels - c0 : W;
-  S* real = z + tree.values;
-  const S* spectrum = static_cast<const S*>(p.h) + tile * tree.values;
-  const S* rows[kLanes<S>];
-  for (int64_t b = 0; b < p.batch; ++b) {
-    for (int64_t c = 0; c < count; ++c) {
-      rows[c] = static_cast<const S*>(p.u) + b * p.u_row + (c0 + c) * p.u_channel;
-    }
-    gather<S>(rows, count, 0, tree.n, p.length, S(1), real);
-    forward(tree, real, z);
-    for (int64_t q = 0; q < tree.nodes; ++q) {
-      for (int64_t e = q * tree.stride; e < q * tree.stride + tree.m * 2 * W; e += 2 * W) {
-        const Complex<S> v = load_complex(z + e), h = load_complex(spectrum + e);
-        store_complex(z + e, Complex<S>{v.re * h.re - v.im * h.im, v.im * h.re + v.re * h.im});
-      }
-    }
-    inverse(tree, z, real);
-    scatter<S>(real, count, p.stop, static_cast<S*>(p.y) + (b * p.channels + c0) * p.stop, p.stop);
-  }
-}
-
-// kept[slot] = X of u, y = imaginary parts of the inverse of sum_i kept[i] h[slot + start - i]
-template <class S>
-void blocks_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* z) {
-  constexpr int64_t W = kLanes<S>;
-  const int64_t c0 = tile * W, count = p.channels - c0 < W ? p.channels - c0 : W;
-  const int64_t apart = (p.channels + W - 1) / W * tree.values;
-  S* real = z + tree.values;
-  S* x = static_cast<S*>(p.kept) + tile * tree.values;
-  const S* h = static_cast<const S*>(p.h) + tile * tree.values + (p.slot + p.start) * apart;
-  const S* rows[kLanes<S>];
-  for (int64_t c = 0; c < count; ++c) {
-    rows[c] = static_cast<const S*>(p.u) + (c0 + c) * p.u_channel;
-  }
-  gather<S>(rows, count, 0, tree.n, p.length, S(1), real);
-  forward(tree, real, x + p.slot * apart);
-  if (p.stop == 0) return;
-  for (int64_t q = 0; q < tree.nodes; ++q) {
-    for (int64_t e = q * tree.stride; e < q * tree.stride + tree.m * 2 * W; e += 2 * W) {
-      Complex<S> sum{};
-      for (int64_t i = 0; i <= p.slot; ++i) {
-        const Complex<S> v = load_complex(x + i * apart + e), f = load_complex(h - i * apart + e);
-        sum.re = sum.re + v.re * f.re - v.im * f.im;
-        sum.im = sum.im + v.im * f.re + v.re * f.im;
-      }
-      store_complex(z + e, sum);
-    }
-  }
-  inverse(tree, z, real);
-  scatter<S>(real, count, p.stop, static_cast<S*>(p.y) + c0 * p.stop, p.stop);
-}
-
-template <class S>
-void each_tile(const ConvParams& p, int64_t tile_begin, int64_t tile_end,
-               void (*run)(const ConvParams&, const Tree<S>&, int64_t, S*)) {
-  const Tree<S> tree(p.block);
-  const int64_t values = tree.values + tree.n * kLanes<S>;
-  S* scratch = static_cast<S*>(thread_scratch(values * int64_t{sizeof(S)}));
-  for (int64_t tile = tile_begin; tile < tile_end; ++tile) run(p, tree, tile, scratch);
-}
-
 }  // namespace
-
-int64_t spectrum_values(Scalar type, int64_t block) {
-  return type == Scalar::kFloat64 ? Tree<double>(block).values : Tree<float>(block).values;
-}
-
-void block_spectrum(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
-  p.type == Scalar::kFloat64 ? each_tile<double>(p, tile_begin, tile_end, spectrum_tile<double>)
-                             : each_tile<float>(p, tile_begin, tile_end, spectrum_tile<float>);
-}
-
-void block_conv(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
-  p.type == Scalar::kFloat64 ? each_tile<double>(p, tile_begin, tile_end, block_tile<double>)
-                             : each_tile<float>(p, tile_begin, tile_end, block_tile<float>);
-}
-
-void blocks_conv(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
-  p.type == Scalar::kFloat64 ? each_tile<double>(p, tile_begin, tile_end, blocks_tile<double>)
-                             : each_tile<float>(p, tile_begin, tile_end, blocks_tile<float>);
-}
 
 void offline_conv(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
   p.type == Scalar::kFloat64 ? conv_tiles<double>(p, tile_begin, tile_end)

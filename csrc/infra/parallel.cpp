@@ -69,6 +69,17 @@ auto with_rows(const Params& params, void (*run)(const Params&, int64_t, int64_t
   };
 }
 
+// run over tiles of channels. positions: of a channel that a transform takes
+template <class Params>
+void spread_tiles(const Params& params, int64_t positions, int64_t available,
+                  void (*run)(const Params&, int64_t, int64_t)) {
+  const Engine& e = engine();
+  const int64_t lanes = params.type == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
+  const int64_t tiles = (params.channels + lanes - 1) / lanes;
+  spread({tiles, lanes * positions * 8}, available,
+         [&](int64_t begin, int64_t end) { run(params, begin, end); });
+}
+
 }  // namespace
 
 int64_t step_threads(int64_t rows, int64_t tiles, int64_t lanes, int64_t block, int64_t available) {
@@ -105,13 +116,16 @@ void run_fill_stage(const StageParams& params, int64_t stage, int64_t job_begin,
   });
 }
 
-void run_conv_jobs(const ConvParams& params, int64_t available,
-                   void (*conv)(const ConvParams&, int64_t, int64_t)) {
-  const Engine& e = engine();
-  const int64_t lanes = params.type == Scalar::kFloat64 ? e.lanes64 : e.lanes32;
-  const int64_t tiles = (params.channels + lanes - 1) / lanes;
-  spread({tiles, params.batch * lanes * params.length * 8}, available,
-         [&](int64_t begin, int64_t end) { conv(params, begin, end); });
+void run_conv_jobs(const ConvParams& params, int64_t available) {
+  spread_tiles(params, params.batch * params.length, available, engine().offline_conv);
+}
+
+void run_spectrum_jobs(const SpectrumParams& params, int64_t available) {
+  spread_tiles(params, 2 * params.block, available, engine().prompt_spectrum);
+}
+
+void run_prompt_jobs(const PromptParams& params, int64_t available) {
+  spread_tiles(params, params.block, available, engine().prompt_block);
 }
 
 void run_dense_jobs(const DenseParams& params, int64_t panels, int64_t available) {

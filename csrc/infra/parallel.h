@@ -18,9 +18,9 @@ void run_fill_jobs(const FillParams& params, int64_t available);
 void run_fill_stage(const StageParams& params, int64_t stage, int64_t job_begin, int64_t job_end,
                     int64_t available);
 // jobs are tiles of channels
-// conv: an engine's offline_conv, block_spectrum, block_conv or blocks_conv
-void run_conv_jobs(const ConvParams& params, int64_t available,
-                   void (*conv)(const ConvParams&, int64_t, int64_t));
+void run_conv_jobs(const ConvParams& params, int64_t available);
+void run_spectrum_jobs(const SpectrumParams& params, int64_t available);
+void run_prompt_jobs(const PromptParams& params, int64_t available);
 void run_dense_jobs(const DenseParams& params, int64_t panels, int64_t available);
 void run_move_jobs(const SlotMoves& params, int64_t available);
 

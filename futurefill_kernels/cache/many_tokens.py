@@ -13,9 +13,9 @@ from torch.compiler import is_dynamo_compiling
 from ..checks import Rows, integer, row_indices, valid_lengths
 from ..implementations.base import Implementation
 from ..state.tensors import StreamState
+from .call import Call
 from .checks import check_prefill, check_room, checked_input
 from .chunk import NextInput
-from .prompt import Call
 from .stream import Stream, Token
 
 
@@ -158,7 +158,8 @@ class ManyTokens(Stream):
         token = Token(rows, lengths, steps)
         if layer == 0:
             self.abort()
-            self._fills.join()
+            if self._prefill.waiting < self.batch_size:  # else no row has fills
+                self._fills.join()
         elif self._token != token:
             raise ValueError(f"expected the method, rows and lengths of layer 0 for layer {layer}")
         in_stream = {
@@ -185,11 +186,12 @@ class ManyTokens(Stream):
                 self.abort()
             raise
         if layer == self._last_layer:
-            ends = {row: self.plan.place(positions[row] + n) for row, n in in_stream.items()}
-            due = self._prefill.finish(ends)
-            if self._launches_fills:
-                self._fills.owe(due, {row: ends[row] - 1 for row in due})
-            self._positions.advance_by(in_stream)
+            if in_stream:
+                ends = {row: self.plan.place(positions[row] + n) for row, n in in_stream.items()}
+                due = self._prefill.finish(ends)
+                if self._launches_fills:
+                    self._fills.owe(due, {row: ends[row] - 1 for row in due})
+                self._positions.advance_by(in_stream)
             self._positions.layer = 0
             self._other_calls += 1
 

@@ -13,6 +13,7 @@ from ..plan import Plan
 from ..state.layout import from_tiles, to_tiles
 from ..state.tensors import StreamState
 from .around import around, at_places, depth_of
+from .open_prompt import Past, channels_of
 from .replay import move_rows
 
 _OPEN = "open_prompt."
@@ -45,7 +46,7 @@ def state_dict(
     positions: Tensor,
     places: Sequence[int],
     prints: Tensor,
-    held: Mapping[int, list[Tensor | None]],
+    held: Mapping[int, list[Past | None]],
 ) -> dict[str, Tensor]:
     """See ``FutureFillCache.state_dict``.
 
@@ -72,7 +73,7 @@ def state_dict(
     else:
         saved["prompt_fill"] = from_tiles(state.prompt_fill, state.layout).clone()
     for row, layers in held.items():
-        past = [x for x in layers if x is not None]
+        past = [channels_of(x, state.channels) for x in layers if x is not None]
         if past:
             saved[f"{_OPEN}{row}"] = torch.stack(past)
     return saved
@@ -109,9 +110,9 @@ def restore(
             state.ring[:, row, :, here] = base[:, row, :, here]
 
 
-def held_prompts(saved: Mapping[str, Tensor], state: StreamState) -> dict[int, list[Tensor | None]]:
+def held_prompts(saved: Mapping[str, Tensor], state: StreamState) -> dict[int, list[Past | None]]:
     """What ``state_dict`` was given as ``held``."""
-    held: dict[int, list[Tensor | None]] = {}
+    held: dict[int, list[Past | None]] = {}
     for row in saved["in_prompt"].nonzero()[:, 0].tolist():
         past = saved.get(f"{_OPEN}{row}")
         held[row] = (

@@ -17,6 +17,7 @@ from .checks import check_reach, crop_lengths
 from .fills import Fills
 from .history import History
 from .images import roll_back
+from .open_prompt import Past
 from .positions import Positions
 from .prompt import Prefill
 from .refilter import check_prompts, other_filters
@@ -74,7 +75,7 @@ class Stream:
         self._parts_at_positions = state.plan.length is not None and state.prompt_fill is None
         self._replaying = False  # whether a token is replayed
         # what was held of prompts before the call that is under way
-        self._held_before: dict[int, list[Tensor | None]] = {}
+        self._held_before: dict[int, list[Past | None]] = {}
 
     def _hold(self, state: StreamState, fill_stream: torch.cuda.Stream | None) -> None:
         """What works on the tensors of a state from now on."""

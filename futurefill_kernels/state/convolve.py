@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -85,58 +87,18 @@ def _compiled(h: Tensor) -> bool:
     return on_cpu and h.dtype == torch.float32
 
 
-def block_spectrum(h: Tensor, channels: int, block: int, k: int) -> Tensor:
-    """What ``block_conv`` needs of filters h (G, L): of its taps ``(k-1) block`` to
-    ``(k+1) block - 1``. block: a power of two.
-    """
-    if _compiled(h):
-        return ops.block_spectrum(h if h.stride(1) == 1 else h.contiguous(), channels, block, k)
-    begin = (k - 1) * block
-    taps = h[:, max(begin, 0) : begin + 2 * block]
-    before = block if k == 0 else 0
-    return torch.fft.rfft(pad(taps, (before, 2 * block - before - taps.shape[1])))
+def slots_conv_range(slots: Tensor, channels: int, h: Tensor, start: int, stop: int) -> Tensor:
+    """``fast_conv_range`` of one row, (D, stop - start), with inputs in tiles (tiles, P, W)."""
+    if _compiled(h) and start < slots.shape[1] + h.shape[1] - 1:
+        y = _by_engine(slots[None], channels, h, start, stop)[0]
+        if math.isfinite(y.sum().item()):
+            return y
+    return fast_conv_range(slots_inputs(slots, channels)[None], h, start, stop)[0]
 
 
-def block_conv(u: Tensor, spectrum: Tensor, block: int, n: int) -> Tensor:
-    """What inputs add to the ``n <= block`` outputs ``k block`` after the first of them.
-
-    u: (B, D, P <= block), contiguous in the last dimension. spectrum: of ``block_spectrum`` for the
-    same block, and for ``k``. Returns (B, D, n). Nothing in u may be NaN or infinite.
-    """
-    if not spectrum.is_complex():
-        return ops.block_conv(u, spectrum, block, n)
-    batch, channels, _ = u.shape
-    groups = len(spectrum)
-    y = torch.empty(batch, channels, n, dtype=u.dtype, device=u.device)
-    grouped, out = u.unflatten(1, (groups, -1)), y.unflatten(1, (groups, -1))
-    step = max(1, _WORKSPACE_BYTES // (6 * block * u.element_size() * batch * channels // groups))
-    for g in range(0, groups, step):
-        product = torch.fft.rfft(grouped[:, g : g + step], 2 * block) * spectrum[g : g + step, None]
-        out[:, g : g + step] = torch.fft.irfft(product, 2 * block)[..., block : block + n]
-    return y
-
-
-def room_for_blocks(spectra: Tensor, channels: int, count: int) -> Tensor:
-    """What ``blocks_conv`` keeps of so many blocks of inputs. spectra: as there."""
-    shape = (channels, spectra.shape[2]) if spectra.is_complex() else spectra.shape[1:]
-    return spectra.new_empty(count, *shape)
-
-
-def blocks_conv(
-    u: Tensor, spectra: Tensor, kept: Tensor, block: int, slot: int, shift: int, n: int
-) -> Tensor:
-    """What blocks of inputs 0 .. slot add to the first n outputs of block ``slot + shift``.
-
-    u: (D, P <= block), the newest of them: its transform becomes kept[slot]. spectra: of
-    ``block_spectrum`` for k = 0, 1, ..., one behind the other. shift: 0 or 1. Returns (D, n).
-    """
-    if not spectra.is_complex():
-        return ops.blocks_conv(u, spectra, kept, block, slot, shift, n)
-    kept[slot] = torch.fft.rfft(u, 2 * block)
-    inputs = kept[: slot + 1].unflatten(1, (spectra.shape[1], -1))
-    order = spectra[shift : slot + shift + 1].flip(0)[:, :, None]
-    whole = torch.fft.irfft((inputs * order).sum(0).flatten(0, 1), 2 * block)
-    return whole[:, block : block + n]
+def slots_inputs(slots: Tensor, channels: int) -> Tensor:
+    """Inputs (D, P) that lie in tiles (tiles, P, W): a copy where W > 1."""
+    return slots.transpose(1, 2).flatten(0, 1)[:channels]
 
 
 def _transformed(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
@@ -147,13 +109,18 @@ def _transformed(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
         return torch.zeros(*u.shape[:2], stop - start, dtype=h.dtype, device=u.device)
     u = u.to(h.dtype)
     u = u if u.stride(2) == 1 else u.contiguous()
-    h = h if h.stride(1) == 1 else h.contiguous()
     if u.shape[2] <= _FEW_INPUTS:
         return _one_by_one(u, h, start, stop)
+    return _by_engine(u, u.shape[1], h, start, stop)
+
+
+def _by_engine(u: Tensor, channels: int, h: Tensor, start: int, stop: int) -> Tensor:
+    """u: (B, D, P), or (B, tiles, P, W) in tiles."""
+    h = h if h.stride(1) == 1 else h.contiguous()
     block = conv_block(max(u.shape[2], min(h.shape[1], stop)))
     # few outputs after many inputs need no longer transforms than they are
     block = min(block, max(conv_block(stop - start), block >> 6, _SMALLEST_BLOCK))
-    return ops.offline_conv(u, h, start, stop, block)
+    return ops.offline_conv(u, channels, h, start, stop, block)
 
 
 def _one_by_one(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:

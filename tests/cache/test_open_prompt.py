@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -10,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import futurefill_kernels as ff
-from futurefill_kernels.cache.open_prompt import OpenPrompt, Taps
+from futurefill_kernels.cache.open_prompt import OpenPrompt, Taps, channels_of
 from tests.oracles import EXACT_TOKEN, PRECISE, TOLERANCE, relative_error
 
 LENGTHS = st.lists(
-    st.sampled_from([1, 2, 3, 63, 64, 65, 100, 128, 129, 512]), min_size=2, max_size=12
+    st.sampled_from([1, 2, 63, 64, 65, 100, 128, 129, 300, 512, 640]), min_size=2, max_size=12
 )
 
 
@@ -28,18 +29,65 @@ def test_any_lengths_of_calls(dtype, lengths, taps, sizes):
     u = torch.randn(1, channels, sum(lengths), generator=g, dtype=dtype)
     expected = ff.causal_conv(u.to(PRECISE), h.to(PRECISE))[0]
     shared = Taps(h)
-    prompt = OpenPrompt(u[0, :, : lengths[0]], shared)
+    prompt = OpenPrompt(u[0, :, : lengths[0]], shared, channels)
     begin, held = lengths[0], []
     for n in lengths[1:]:
-        y = prompt.more(u[0, :, begin : begin + n])
+        y = torch.full((channels, n), torch.nan, dtype=dtype)
+        assert prompt.more(u[0, :, begin : begin + n], y)
         assert relative_error(y, expected[:, begin : begin + n]) < 30 * TOLERANCE[dtype]
         begin += n
         held.append(prompt.held)
     for x in held:  # what was held once is never written again
-        assert torch.equal(x, u[0, :, : x.shape[1]])
+        assert torch.equal(channels_of(x, channels), u[0, :, : x.length])
     assert shared.nbytes
     shared.free()
     assert shared.nbytes == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "n", "cheaper"),
+    [(700, 65, True), (4097, 64, True), (4095, 64, False), (4096, 1, False), (700, 700, False)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, PRECISE])
+def test_positions_behind_a_prompt(dtype, end, n, cheaper):
+    """The stream's own next outputs, or None where a convolution costs less."""
+    g = torch.Generator().manual_seed(end)
+    h = torch.randn(2, 5000, generator=g, dtype=dtype) / 70
+    u = torch.randn(1, 4, end, generator=g, dtype=dtype)
+    prompt = OpenPrompt(u[0, :, :333], Taps(h), 4)
+    y = torch.empty(4, end - 333, dtype=dtype)
+    assert prompt.more(u[0, :, 333:], y)
+    found = prompt.future(n)
+    assert (found is not None) == cheaper
+    if found is not None:
+        expected = ff.future_fill(u.to(PRECISE), h.to(PRECISE), n)[0]
+        assert relative_error(found, expected) < 30 * TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("sizes", [(512,), (700, 1, 64, 333), (64,), (2048, 17)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_calls_with_gates_and_steps_after_them(impl, dtype, sizes):
+    """Two of three rows, grouped filters, skip; one token more for every row."""
+    g = torch.Generator().manual_seed(len(sizes))
+    h, skip = torch.randn(2, 4000, generator=g) / 60, torch.randn(4, generator=g)
+    u, pre, post = (torch.randn(2, 4, 3001, generator=g).to(dtype) for _ in range(3))
+    cache = ff.FutureFillCache(
+        h, 3, 40, channels=4, skip=skip, dtype=dtype, state_dtype=torch.float32, impl=impl
+    )
+    wide = (pre.to(PRECISE) * u.to(PRECISE), h.to(PRECISE), skip.to(PRECISE))
+    expected = post.to(PRECISE) * ff.causal_conv(*wide)
+    found, t = [], 0
+    for size in itertools.cycle(sizes):
+        here = slice(t, min(t + size, 3000))
+        gates = {"pre": pre[..., here], "post": post[..., here]}
+        found.append(cache.prefill(u[..., here], rows=[2, 0], **gates))
+        t = here.stop
+        if t == 3000:
+            break
+    last = {"pre": pre[..., t].contiguous(), "post": post[..., t].contiguous()}
+    found.append(cache.step(u[..., t].contiguous(), rows=[2, 0], **last)[..., None])
+    limit = 2e-6 if dtype == torch.float32 else 5e-3
+    assert relative_error(torch.cat(found, -1), expected) < limit
 
 
 def test_memory_of_a_long_prompt(impl):
@@ -48,8 +96,8 @@ def test_memory_of_a_long_prompt(impl):
     before = cache.nbytes
     for n, total in ((512, 0), *((512, 512 * k) for k in range(1, 33))):
         cache.prefill(torch.randn(1, 16, n))
-        lanes = 1.1 if impl == "cpu" else 1.0  # gaps between the parts of a spectrum
-        assert cache.nbytes - before <= 24 * lanes * 16 * (total + n) + (8 * 16 * 8192)
+        groups = 16 * 16 * 4096  # spectra and transforms of a group of the largest kept blocks
+        assert cache.nbytes - before <= 24 * 16 * (total + n) + groups
     for _ in range(2):  # the first of them can be taken back, with the prompt
         cache.step(torch.randn(1, 16))
     assert cache.nbytes == before

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import futurefill_kernels as ff
-from futurefill_kernels.cache.prompt import Call
+from futurefill_kernels.cache.call import Call
 from tests.oracles import EXACT_TOKEN, PRECISE, relative_error
 
 

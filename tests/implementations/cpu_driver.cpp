@@ -191,7 +191,7 @@ double offline_error(int64_t length, int64_t taps, int64_t block, int threads) {
   ConvParams p{};
   p.u = u.data(), p.h = h.data(), p.y = y.data(), p.batch = 1, p.channels = channels;
   p.length = length, p.taps = taps, p.channels_per_filter = 1, p.u_channel = length,
-  p.h_stride = taps;
+  p.u_tile = W * length, p.u_step = 1, p.h_stride = taps;
   p.start = start, p.stop = stop, p.block = block;
   std::vector<std::thread> workers;
   for (int w = 0; w < threads; ++w) {

@@ -8,13 +8,9 @@ import torch
 import futurefill_kernels as ff
 from futurefill_kernels import native
 from futurefill_kernels.state.convolve import (
-    block_conv,
-    block_spectrum,
-    blocks_conv,
     conv_block,
     conv_range,
     fast_conv_range,
-    room_for_blocks,
 )
 from tests.oracles import relative_error
 
@@ -95,52 +91,6 @@ def test_blocks():
     assert conv_block(1 << 20) == 1 << 16
 
 
-@pytest.mark.parametrize("block", [1, 8, 64])
-@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (19, 19), (34, 17)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_blocks_whose_transforms_are_kept(dtype, channels, groups, block):
-    """What all of them add to the newest, and to the block after it."""
-    torch.manual_seed(block)
-    count, taps = 5, 3 * block + 1
-    h, u = (torch.randn(n, m, dtype=dtype) for n, m in ((groups, taps), (channels, 5 * block)))
-    padded = torch.nn.functional.pad(h, (block, 7 * block))  # taps from -block on
-    spectra = torch.stack(
-        [block_spectrum(padded[:, k * block : (k + 2) * block], channels, block, 1)
-         for k in range(count + 1)]
-    )  # fmt: skip
-    kept = room_for_blocks(spectra, channels, count)
-    for slot in range(count):
-        here = u[:, slot * block : (slot + 1) * block]
-        seen = u[None, :, : (slot + 1) * block].double()
-        for shift in (0, 1):
-            begin = (slot + shift) * block
-            for n in {1, block // 2 + 1, block}:
-                y = blocks_conv(here, spectra, kept, block, slot, shift, n)
-                expected = conv_range(seen, h.double(), begin, begin + n)[0]
-                limit = 2e-6 if dtype == torch.float32 else 1e-13
-                assert (y.double() - expected).norm() <= limit * seen.norm() * h.double().norm()
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        ({"slot": 2}, "expected slot below 2 and slot \\+ shift below 3, got 2 and 1"),
-        ({"shift": 2}, "expected shift 0 or 1, got 2"),
-        ({"kept": torch.zeros(2, 1, 8)}, "kept with size"),
-        ({"u": torch.zeros(2, 4, 8)}, "u with size 1 in dimension 0"),
-    ],
-)
-def test_the_op_of_kept_blocks_checks_its_arguments(edit, message):
-    spectrum = block_spectrum(torch.zeros(4, 8), 4, 8, 1)
-    arguments = {
-        "u": torch.zeros(1, 4, 8), "spectra": torch.stack([spectrum] * 3),
-        "kept": torch.stack([spectrum] * 2), "y": torch.zeros(1, 4, 2),
-        "block": 8, "slot": 1, "shift": 1,
-    } | edit  # fmt: skip
-    with pytest.raises(RuntimeError, match=message):
-        torch.ops.futurefill_kernels.blocks_conv(*arguments.values())
-
-
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -158,39 +108,3 @@ def test_the_op_checks_its_arguments(edit, message):
     } | edit  # fmt: skip
     with pytest.raises(RuntimeError, match=message):
         torch.ops.futurefill_kernels.offline_conv(*arguments.values())
-
-
-@pytest.mark.parametrize("k", [0, 1])
-@pytest.mark.parametrize("block", [1, 2, 8, 64, 512])
-@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (19, 19), (32, 4), (34, 17)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_one_block_with_a_spectrum_that_is_kept(dtype, channels, groups, block, k):
-    """By the engine, and by torch.fft in float64: outputs of the block itself, and of the next."""
-    torch.manual_seed(block)
-    for taps in (1, block, 2 * block + 3):
-        h = torch.randn(groups, taps, dtype=dtype)
-        spectrum = block_spectrum(h, channels, block, k)
-        for n in {1, block // 2 + 1, block}:
-            u = torch.randn(2, channels, 2 * block, dtype=dtype)[..., : n if k == 0 else block]
-            expected = conv_range(u.double(), h.double(), k * block, k * block + n)
-            y = block_conv(u, spectrum, block, n)
-            limit = 1e-6 if dtype == torch.float32 else 1e-13
-            assert (y.double() - expected).norm() <= limit * u.double().norm() * h.double().norm()
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        ({"block": 3}, "block to be a power of two"),
-        ({"block": 4}, "at most 4 positions in u and y, got 8 and 2"),
-        ({"spectrum": torch.zeros(1, 8)}, "spectrum with size"),
-        ({"y": torch.zeros(1, 3, 2)}, "y with size 4 in dimension 1"),
-    ],
-)
-def test_the_op_of_one_block_checks_its_arguments(edit, message):
-    arguments = {
-        "u": torch.zeros(1, 4, 8), "spectrum": block_spectrum(torch.zeros(4, 8), 4, 8, 1),
-        "y": torch.zeros(1, 4, 2), "block": 8,
-    } | edit  # fmt: skip
-    with pytest.raises(RuntimeError, match=message):
-        torch.ops.futurefill_kernels.block_conv(*arguments.values())
