@@ -11,6 +11,9 @@ from torch import Tensor
 
 Rows = Sequence[int] | Tensor
 
+#: Of a ring that holds less than arithmetic has.
+HALVES = (torch.bfloat16, torch.float16)
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -74,13 +77,23 @@ def check_dtype(dtype: torch.dtype, name: str = "dtype") -> torch.dtype:
 def state_dtype(dtype: torch.dtype, wanted: torch.dtype | None = None) -> torch.dtype:
     """The dtype of state and arithmetic for inputs of a dtype: float32, or float64 for float64.
 
-    wanted: float64 where it shall be that for other inputs too. TypeError for any other one.
+    wanted: float64 where it shall be that for other inputs too, or one of `HALVES`, which is the
+    ring's alone and not for float64 inputs. TypeError for any other one.
     """
     usual = torch.float64 if dtype == torch.float64 else torch.float32
-    if wanted not in (None, usual, torch.float64):
-        names = dtype_names((usual, torch.float64)) if usual == torch.float32 else "float64"
-        raise TypeError(f"expected state_dtype to be None, {names}, got {wanted}")
-    return usual if wanted is None else wanted
+    valid = (torch.float64,) if usual == torch.float64 else (usual, torch.float64, *HALVES)
+    if wanted is not None and wanted not in valid:
+        raise TypeError(
+            f"expected state_dtype to be None, {dtype_names(valid)} for inputs of {dtype}, "
+            f"got {wanted}"
+        )
+    return usual if wanted is None or wanted in HALVES else wanted
+
+
+def ring_dtype(dtype: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
+    """The dtype of a state's ring for inputs of a dtype. wanted: as of `state_dtype`."""
+    arithmetic = state_dtype(dtype, wanted)
+    return wanted if wanted is not None and wanted in HALVES else arithmetic
 
 
 def check_spectra_dtype(spectra_dtype: torch.dtype | None, dtype: torch.dtype) -> torch.dtype:

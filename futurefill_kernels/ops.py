@@ -40,15 +40,16 @@ IN_PLACE = (
 class State(Protocol):
     """What the ops of a stream read and write: ``state.tensors.StreamState`` has it.
 
-    ring: (layers, B, tiles, slots, lanes). kept: (layers, B, tiles, rows, 2, lanes). work: (B, side
-    by side, rows, 2, lanes). positions: (B,) int64. taps: (layers, filter tiles, T_0, W or 1).
-    spectra: (layers, filter tiles, rows, 2, W or 1). skip: (layers, tiles * lanes) or None. levels:
-    (levels, 14) int64 on the CPU. token_at: (layers, B) int64. undo: (layers, B, tiles, undo
-    slots, lanes). history: (layers, B, lanes). filled: (B,) int64. images:
-    (layers, B, tiles, rows, lanes).
+    ring: (layers, B, tiles, slots, lanes). open_block: (layers, B, tiles, T_0 or 0, lanes). kept:
+    (layers, B, tiles, rows, 2, lanes). work: (B, side by side, rows, 2, lanes). positions: (B,)
+    int64. taps: (layers, filter tiles, T_0, W or 1). spectra: (layers, filter tiles, rows, 2, W or
+    1). skip: (layers, tiles * lanes) or None. levels: (levels, 14) int64 on the CPU. token_at:
+    (layers, B) int64. undo: (layers, B, tiles, undo slots, lanes). history: (layers, B, lanes).
+    filled: (B,) int64. images: (layers, B, tiles, rows, lanes).
     """
 
     ring: Tensor
+    open_block: Tensor
     kept: Tensor
     work: Tensor
     positions: Tensor
@@ -109,9 +110,9 @@ def step(
     layer 0 the fills that are due run for all layers, and ``filled`` becomes the rows' positions.
     """
     torch.ops.futurefill_kernels.step(
-        u, pre, post, y, state.ring, state.taps, state.skip, state.positions, rows, layer, advance,
-        state.kept, state.work, state.spectra, state.filters_of_channels, state.levels,
-        state.length, state.undo, state.token_at, state.filled, state.images,
+        u, pre, post, y, state.ring, state.open_block, state.taps, state.skip, state.positions,
+        rows, layer, advance, state.kept, state.work, state.spectra, state.filters_of_channels,
+        state.levels, state.length, state.undo, state.token_at, state.filled, state.images,
     )  # fmt: skip
 
 
@@ -121,9 +122,9 @@ def generate(state: State, u: Tensor, y: Tensor) -> None:
     u: (B, D). y: (n, B, D), contiguous.
     """
     torch.ops.futurefill_kernels.generate(
-        u, y, state.ring, state.taps, state.skip, state.positions, state.kept, state.work,
-        state.spectra, state.filters_of_channels, state.levels, state.length, state.filled,
-        state.images,
+        u, y, state.ring, state.open_block, state.taps, state.skip, state.positions, state.kept,
+        state.work, state.spectra, state.filters_of_channels, state.levels, state.length,
+        state.filled, state.images,
     )  # fmt: skip
 
 
@@ -133,9 +134,9 @@ def bind(state: State, like: Tensor) -> int:
     like: a tensor of the inputs' dtype. Whoever binds calls ``unbind`` once.
     """
     return torch.ops.futurefill_kernels.bind(
-        state.ring, state.taps, state.skip, state.positions, state.kept, state.work, state.spectra,
-        state.filters_of_channels, state.levels, state.length, state.undo, state.token_at,
-        state.filled, state.images, state.channels, like,
+        state.ring, state.open_block, state.taps, state.skip, state.positions, state.kept,
+        state.work, state.spectra, state.filters_of_channels, state.levels, state.length,
+        state.undo, state.token_at, state.filled, state.images, state.channels, like,
     )  # fmt: skip
 
 
@@ -160,8 +161,8 @@ def future_fill(
     if last_channel is None:
         last_channel = state.ring.shape[2] * state.ring.shape[4]
     torch.ops.futurefill_kernels.future_fill(
-        state.ring, state.kept, state.spectra, state.positions, rows, state.levels, state.length,
-        index, first_channel, last_channel, state.channels_per_filter,
+        state.ring, state.open_block, state.kept, state.spectra, state.positions, rows,
+        state.levels, state.length, index, first_channel, last_channel, state.channels_per_filter,
     )  # fmt: skip
 
 
@@ -202,8 +203,8 @@ def made_fill(state: State, index: int, rows: Tensor | None) -> None:
     rows: as of ``future_fill``.
     """
     torch.ops.futurefill_kernels.made_fill(
-        state.ring, state.kept, state.spectra, state.filters_of_channels, state.positions, rows,
-        state.levels, state.length, index,
+        state.ring, state.open_block, state.kept, state.spectra, state.filters_of_channels,
+        state.positions, rows, state.levels, state.length, index,
     )  # fmt: skip
 
 
@@ -212,16 +213,17 @@ def fill_share(state: State, index: int, rows: Tensor | None, begin: int, end: i
     the CPU.
     """
     torch.ops.futurefill_kernels.fill_share(
-        state.ring, state.kept, state.work, state.spectra, state.positions, rows, state.levels,
-        state.length, index, begin, end,
+        state.ring, state.open_block, state.kept, state.work, state.spectra, state.positions, rows,
+        state.levels, state.length, index, begin, end,
     )  # fmt: skip
 
 
 def due_fills(state: State) -> None:
     """The fills that are due at the rows' positions and have not run, on the CPU."""
     torch.ops.futurefill_kernels.due_fills(
-        state.ring, state.kept, state.work, state.spectra, state.filters_of_channels,
-        state.positions, state.levels, state.length, state.filled, state.images,
+        state.ring, state.open_block, state.kept, state.work, state.spectra,
+        state.filters_of_channels, state.positions, state.levels, state.length, state.filled,
+        state.images,
     )  # fmt: skip
 
 
@@ -234,8 +236,8 @@ def spectrum_products(
     an FFT. rows: (R,) int64; those of -1 keep nothing and their values mean nothing.
     """
     torch.ops.futurefill_kernels.spectrum_products(
-        values, state.kept, state.spectra, state.positions, rows, state.levels, state.length,
-        index, layer, first_channel, state.channels_per_filter,
+        values, state.kept, state.spectra, state.positions, rows, state.levels, state.length, index,
+        layer, first_channel, state.channels_per_filter,
     )  # fmt: skip
 
 

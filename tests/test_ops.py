@@ -62,7 +62,8 @@ def _prompt(channels, block):
 
 def _arguments(name: str, state) -> tuple:
     u, y = torch.randn(2, 6), torch.zeros(2, 6)
-    stream = (state.ring, state.taps, state.skip, state.positions)
+    ring = state.ring, state.open_block
+    stream = (*ring, state.taps, state.skip, state.positions)
     filling = (state.filled, state.images)
     filters = state.filters_of_channels
     fills = (state.kept, state.work, state.spectra, filters, state.levels, 40)
@@ -73,14 +74,14 @@ def _arguments(name: str, state) -> tuple:
             *filling,
         ),
         "generate": (u, torch.zeros(3, 2, 6), *stream, *fills, *filling),
-        "future_fill": (state.ring, state.kept, *tensors, 0, 0, state.ring[0, 0, :, 0].numel(), 1),
-        "fill_share": (state.ring, state.kept, state.work, *tensors, 1, 0, 1),
+        "future_fill": (*ring, state.kept, *tensors, 0, 0, state.ring[0, 0, :, 0].numel(), 1),
+        "fill_share": (*ring, state.kept, state.work, *tensors, 1, 0, 1),
         "due_fills": (
-            *(state.ring, state.kept, state.work, state.spectra, filters, state.positions),
+            *(*ring, state.kept, state.work, state.spectra, filters, state.positions),
             *(state.levels, 40, *filling),
         ),
         "made_fill": (
-            *(state.ring, state.kept, state.spectra, filters, state.positions, None),
+            *(*ring, state.kept, state.spectra, filters, state.positions, None),
             *(state.levels, 40, 1),
         ),
         "offline_conv": (torch.randn(2, 6, 9), torch.randn(3, 20), torch.zeros(2, 6, 12), 3, 15, 8),
@@ -232,7 +233,7 @@ def test_a_bound_stream_refuses_what_it_was_not_checked_for():
     doubled = dataclasses.replace(state.prepared, short=state.taps.double())
     for change, message in (
         ({"positions": torch.zeros(3, dtype=torch.int64)}, "expected positions with size 2"),
-        ({"prepared": doubled}, "expected taps of the dtype of ring"),
+        ({"prepared": doubled}, "expected taps of dtype float32"),
         ({"undo": state.undo[:, :1]}, "expected undo with size 2 in dimension 1"),
         ({"token_at": state.token_at.int()}, "expected token_at of dtype int64"),
     ):

@@ -105,6 +105,10 @@ void save_row(const BoundStream& s, int64_t row, int64_t n, Before& before) {
   for (int64_t tile = 0; tile < f.tiles; ++tile) {
     const int64_t at = row * f.tiles + tile;
     before.add(s.undo.pending + at * s.undo.slots * slot, s.undo.slots * slot);
+    if (f.open_slots) {
+      char* open = static_cast<char*>(f.open_block) + at * f.open_slots * slot;
+      before.add(open, f.open_slots * slot);
+    }
     if (fires && s.fills.image_rows) {
       before.add(s.fills.images + at * s.fills.image_rows * slot, s.fills.image_rows * slot);
     }
@@ -124,7 +128,9 @@ void save_row(const BoundStream& s, int64_t row, int64_t n, Before& before) {
       char* kept = static_cast<char*>(f.kept) + 2 * slot * (at * f.kept_rows + first);
       before.add(kept, 2 * slot * rows);
     }
-    before.add(static_cast<char*>(f.ring) + (at * f.slots + start) * slot, (stop - start) * slot);
+    const int64_t in_ring = s.fills.lanes * bytes_of(f.stored);
+    char* slots = static_cast<char*>(f.ring) + (at * f.slots + start) * in_ring;
+    before.add(slots, (stop - start) * in_ring);
   }
 }
 

@@ -12,11 +12,11 @@ namespace futurefill {
 
 namespace {
 
-int64_t bind(Tensor ring_, Tensor taps_, OptionalTensor skip, Tensor positions_, Tensor kept,
-             Tensor work, Tensor spectra, Tensor filters, Tensor levels, int64_t length,
-             Tensor undo, Tensor token_at, Tensor filled, Tensor images, int64_t channels,
-             Tensor like_) {
-  const Ring ring(ring_);
+int64_t bind(Tensor ring_, Tensor open_block, Tensor taps_, OptionalTensor skip, Tensor positions_,
+             Tensor kept, Tensor work, Tensor spectra, Tensor filters, Tensor levels,
+             int64_t length, Tensor undo, Tensor token_at, Tensor filled, Tensor images,
+             int64_t channels, Tensor like_) {
+  const Ring ring(ring_, open_block);
   const View taps("taps", taps_), positions("positions", positions_);
   View like("like", like_);
   check_dim(positions, 1);
@@ -34,7 +34,7 @@ int64_t bind(Tensor ring_, Tensor taps_, OptionalTensor skip, Tensor positions_,
   auto* stream = new BoundStream{step,
                                  fills,
                                  undo_view(ring, undo, token_at),
-                                 ring.batch * ring.tiles * ring.slots * ring.lanes * width,
+                                 ring.batch * ring.tiles * step.slots * ring.lanes * width,
                                  taps.sizes[1] * taps.sizes[2] * taps.sizes[3] * width,
                                  skip ? ring.tiles * ring.lanes * width : 0,
                                  ring.layers,

@@ -24,10 +24,10 @@ void run_level(const FillState& s, const Ring& ring, const Tensor& positions,
   run_fill_jobs(a, thread_count());
 }
 
-void future_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
-                 Tensor levels, int64_t length, int64_t index, int64_t first_channel,
-                 int64_t last_channel, int64_t channels_per_filter) {
-  const Ring ring(ring_);
+void future_fill(Tensor ring_, Tensor open_block, Tensor kept, Tensor spectra, Tensor positions,
+                 OptionalTensor rows, Tensor levels, int64_t length, int64_t index,
+                 int64_t first_channel, int64_t last_channel, int64_t channels_per_filter) {
+  const Ring ring(ring_, open_block);
   const FillState s = fill_state(ring, kept, spectra, levels, length);
   const FillParams& a = s.params.fill;
   STD_TORCH_CHECK(s.levels.at(index).plain(),
@@ -41,19 +41,20 @@ void future_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor positions, Op
   run_level(s, ring, positions, rows, index);
 }
 
-void made_fill(Tensor ring_, Tensor kept, Tensor spectra, Tensor filters, Tensor positions,
-               OptionalTensor rows, Tensor levels, int64_t length, int64_t index) {
-  const Ring ring(ring_);
+void made_fill(Tensor ring_, Tensor open_block, Tensor kept, Tensor spectra, Tensor filters,
+               Tensor positions, OptionalTensor rows, Tensor levels, int64_t length,
+               int64_t index) {
+  const Ring ring(ring_, open_block);
   FillState s = fill_state(ring, kept, spectra, levels, length);
   set_taps(s, ring, filters);
   STD_TORCH_CHECK(s.levels.at(index).made, "expected a level that makes its spectra");
   run_level(s, ring, positions, rows, index);
 }
 
-void fill_share(Tensor ring_, Tensor kept, Tensor work, Tensor spectra, Tensor positions,
-                OptionalTensor rows, Tensor levels, int64_t length, int64_t index, int64_t begin,
-                int64_t end) {
-  const Ring ring(ring_);
+void fill_share(Tensor ring_, Tensor open_block, Tensor kept, Tensor work, Tensor spectra,
+                Tensor positions, OptionalTensor rows, Tensor levels, int64_t length, int64_t index,
+                int64_t begin, int64_t end) {
+  const Ring ring(ring_, open_block);
   FillState s = fill_state(ring, kept, spectra, levels, length);
   set_work(s, ring, work);
   const LevelRow& level = s.levels.at(index);
@@ -64,9 +65,10 @@ void fill_share(Tensor ring_, Tensor kept, Tensor work, Tensor spectra, Tensor p
   run_shares(s, level, at, Steps{begin, end});
 }
 
-void due_fills(Tensor ring_, Tensor kept, Tensor work, Tensor spectra, Tensor filters,
-               Tensor positions, Tensor levels, int64_t length, Tensor filled, Tensor images) {
-  const Ring ring(ring_);
+void due_fills(Tensor ring_, Tensor open_block, Tensor kept, Tensor work, Tensor spectra,
+               Tensor filters, Tensor positions, Tensor levels, int64_t length, Tensor filled,
+               Tensor images) {
+  const Ring ring(ring_, open_block);
   FillState s = fill_state(ring, kept, spectra, levels, length);
   set_work(s, ring, work);
   set_taps(s, ring, filters);

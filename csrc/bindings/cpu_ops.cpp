@@ -8,11 +8,12 @@
 namespace futurefill {
 namespace {
 
-void step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_, Tensor taps,
-          OptionalTensor skip, Tensor positions_, OptionalTensor rows, int64_t layer, bool advance,
-          Tensor kept, Tensor work, Tensor spectra, Tensor filters, Tensor levels, int64_t length,
-          Tensor undo_, Tensor token_at, Tensor filled, Tensor images) {
-  const Ring ring(ring_);
+void step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor ring_,
+          Tensor open_block, Tensor taps, OptionalTensor skip, Tensor positions_,
+          OptionalTensor rows, int64_t layer, bool advance, Tensor kept, Tensor work,
+          Tensor spectra, Tensor filters, Tensor levels, int64_t length, Tensor undo_,
+          Tensor token_at, Tensor filled, Tensor images) {
+  const Ring ring(ring_, open_block);
   const View u("u", u_), positions("positions", positions_);
   check_dim(u, 2);
   const Undo undo = undo_view(ring, undo_, token_at);
@@ -28,10 +29,10 @@ void step(Tensor u_, OptionalTensor pre, OptionalTensor post, Tensor y, Tensor r
   run_step(a, static_cast<int64_t*>(positions.data), at, u.sizes[0], advance);
 }
 
-void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor taps, OptionalTensor skip,
-              Tensor positions_, Tensor kept, Tensor work, Tensor spectra, Tensor filters,
-              Tensor levels, int64_t length, Tensor filled, Tensor images) {
-  const Ring ring(ring_);
+void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor open_block, Tensor taps,
+              OptionalTensor skip, Tensor positions_, Tensor kept, Tensor work, Tensor spectra,
+              Tensor filters, Tensor levels, int64_t length, Tensor filled, Tensor images) {
+  const Ring ring(ring_, open_block);
   const View u("u", u_), positions("positions", positions_);
   View y("y", y_);
   check_dim(u, 2);

@@ -249,11 +249,12 @@ struct FillCall {
   }
 };
 
-void future_fill(Tensor ring, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
-                 Tensor levels, int64_t length, int64_t index, int64_t first_channel,
-                 int64_t last_channel, int64_t channels_per_filter) {
+void future_fill(Tensor ring, Tensor open_block, Tensor kept, Tensor spectra, Tensor positions,
+                 OptionalTensor rows, Tensor levels, int64_t length, int64_t index,
+                 int64_t first_channel, int64_t last_channel, int64_t channels_per_filter) {
   const FillCall call(ring, kept, spectra, positions, rows, levels, length, index, first_channel,
                       last_channel, channels_per_filter);
+  check_size(call.ring.state("open_block", open_block, 5), 3, 0);
   STD_TORCH_CHECK(call.level.transform <= cuda::kMaxFill, "expected a block of at most ",
                   cuda::kMaxFill, ", got ", call.level.block);
   if (call.rows.n == 0 || call.ring.layers == 0 || first_channel == last_channel) return;

@@ -71,8 +71,13 @@ inline void save_images(const FillState& s, const LevelRow& level, const FillPar
       for (int64_t tile = 0; tile < a.tiles; ++tile) {
         const int64_t at = (layer * a.batch + a.rows[r].state) * a.tiles + tile;
         char* to = s.images + (at * s.image_rows + image) * row_bytes;
-        const char* ring = static_cast<const char*>(a.ring) + (at * a.slots + p) * row_bytes;
-        std::memcpy(to, ring, outputs * row_bytes);
+        const int64_t slot_bytes = lanes * bytes_of(a.stored);
+        const char* ring = static_cast<const char*>(a.ring) + (at * a.slots + p) * slot_bytes;
+        if (a.stored == a.state) {
+          std::memcpy(to, ring, outputs * row_bytes);
+        } else {
+          engine().token.widen_row(a.stored, ring, to, outputs * lanes, false);
+        }
         if (!kept_slots) continue;
         const int64_t row = at * a.kept_rows + level.kept_offset + newest * level.transform;
         std::memcpy(to + level.block * row_bytes, static_cast<char*>(a.kept) + 2 * row * row_bytes,
@@ -92,6 +97,7 @@ inline void run_plain_fills(const FillState& s, std::vector<RowAt>& rows) {
   rows.erase(std::remove_if(rows.begin(), rows.end(), not_due), rows.end());
   if (rows.empty()) return;
   FillParams a = s.params.fill;
+  a.turns = true;
   // a row fires at the largest block that divides its position: largest level first
   auto begin = rows.begin();
   for (int64_t l = s.levels.count - 1; l >= 0 && begin != rows.end(); --l) {

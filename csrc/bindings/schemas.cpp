@@ -4,6 +4,9 @@
 // Shapes (docs/conventions.md): W lanes, C = tiles * W padded channels, R rows of one call.
 //   u, pre, post, y (R, D)             io type; last dimension contiguous
 //   ring      (layers, B, tiles, slots, W)
+//   open_block (layers, B, tiles, T_0, W), of a ring in 16 bits the slots of each row's block of
+//   T_0
+//             positions in float32; without slots where the ring holds the state's dtype
 //   kept      (layers, B, tiles, rows, 2, W)
 //   taps      (layers, filter tiles, T_0, W or 1)
 //   spectra   (layers, filter tiles, rows, 2, W or 1)
@@ -36,7 +39,8 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   // the fill of a level of all layers, of channels first_channel .. last_channel - 1: on the CPU
   // all of them, of a plain level
   m.def(
-      "future_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
+      "future_fill(Tensor(a!) ring, "
+      "Tensor(o!) open_block, Tensor(b!) kept, Tensor spectra, Tensor positions, "
       "Tensor? rows, Tensor levels, int length, int index, int first_channel, int last_channel, "
       "int channels_per_filter) -> ()");
   // the same on a GPU with filter and kept spectra in tiles (implementations/cuda_early.py)
@@ -53,12 +57,14 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "int first_layer, int first_channel, int channels_per_filter) -> ()");
   // the fill of a level that makes its spectra of the filters, on the CPU
   m.def(
-      "made_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor filters, "
+      "made_fill(Tensor(a!) ring, "
+      "Tensor(o!) open_block, Tensor(b!) kept, Tensor spectra, Tensor filters, "
       "Tensor positions, Tensor? rows, Tensor levels, int length, int index) -> ()");
   // of a firing of a level with slack, the shares of steps begin .. end - 1. On the CPU, where a
   // share is some stages of all transforms, which live in work; on a GPU it is some channels
   m.def(
-      "fill_share(Tensor(a!) ring, Tensor(b!) kept, Tensor(c!) work, Tensor spectra, "
+      "fill_share(Tensor(a!) ring, "
+      "Tensor(o!) open_block, Tensor(b!) kept, Tensor(c!) work, Tensor spectra, "
       "Tensor positions, Tensor? rows, Tensor levels, int length, int index, int begin, int end) "
       "-> ()");
   // values (R, n, width, 2), the newest spectra of channels first_channel.. of a layer in the order
@@ -82,26 +88,30 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "int layer, int first_channel) -> ()");
   // what is due of fills at the rows' positions and has not run, of all layers; on the CPU
   m.def(
-      "due_fills(Tensor(a!) ring, Tensor(b!) kept, Tensor(c!) work, Tensor spectra, "
+      "due_fills(Tensor(a!) ring, "
+      "Tensor(o!) open_block, Tensor(b!) kept, Tensor(c!) work, Tensor spectra, "
       "Tensor filters, Tensor positions, Tensor levels, int length, Tensor(d!) filled, Tensor(e!) "
       "images) -> ()");
   // one token of one layer, before that of layer 0 the fills that are due of all layers, which
   // leave before-images where there is room for them; on the CPU
   m.def(
-      "step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "
+      "step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, "
+      "Tensor(o!) open_block, Tensor taps, "
       "Tensor? skip, Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
       "Tensor(d!) kept, Tensor(e!) work, Tensor spectra, Tensor filters, Tensor levels, "
       "int length, Tensor(f!) undo, Tensor(g!) token_at, Tensor(h!) filled, Tensor(i!) images) -> "
       "()");
   // n steps of one layer that feed on themselves: u_{t+1} = y_t. y: (n, B, D)
   m.def(
-      "generate(Tensor u, Tensor(a!) y, Tensor(b!) ring, Tensor taps, Tensor? skip, "
+      "generate(Tensor u, Tensor(a!) y, Tensor(b!) ring, "
+      "Tensor(o!) open_block, Tensor taps, Tensor? skip, "
       "Tensor(c!) positions, Tensor(d!) kept, Tensor(e!) work, Tensor spectra, Tensor filters, "
       "Tensor levels, int length, Tensor(f!) filled, Tensor(g!) images) -> ()");
   // Checks a stream once for futurefill_step (bound_step.h), which a decoding loop calls without
   // the dispatcher; returns its address. The tensors must outlive it.
   m.def(
-      "bind(Tensor(a!) ring, Tensor taps, Tensor? skip, Tensor(b!) positions, Tensor(c!) kept, "
+      "bind(Tensor(a!) ring, "
+      "Tensor(o!) open_block, Tensor taps, Tensor? skip, Tensor(b!) positions, Tensor(c!) kept, "
       "Tensor(d!) work, Tensor spectra, Tensor filters, Tensor levels, int length, Tensor(e!) "
       "undo, "
       "Tensor(f!) token_at, Tensor(g!) filled, Tensor(h!) images, int channels, Tensor like) "

@@ -89,19 +89,23 @@ inline StepParams step_params(const View& u, const OptionalTensor& pre, const Op
   const int64_t width = a.state == Scalar::kFloat64 ? 8 : 4;
   a.channels = u.sizes[1];
   a.tiles = ring.tiles;
-  a.slots = ring.slots;
+  a.stored = ring.stored;
+  const View& slots = ring.narrow() ? ring.open : ring.view;
+  a.slots = slots.sizes[3];
   a.lanes = ring.lanes;
   STD_TORCH_CHECK((a.channels + ring.lanes - 1) / ring.lanes == ring.tiles,
                   "expected u with the channels of ring, got ", shape_text(u), " for ", ring.tiles,
                   " tiles of ", ring.lanes);
   STD_TORCH_CHECK(layer >= 0 && layer < ring.layers, "expected layer in 0 .. ", ring.layers - 1,
                   ", got ", layer);
-  a.ring = static_cast<char*>(ring.view.data) +
-           layer * ring.batch * ring.tiles * ring.slots * ring.lanes * width;
+  a.ring = static_cast<char*>(slots.data) +
+           layer * ring.batch * ring.tiles * a.slots * ring.lanes * width;
   const View taps("taps", taps_);
   a.channels_per_filter = check_filters(taps, 4, ring);
   a.block = taps.sizes[2];
   STD_TORCH_CHECK(a.block >= 1, "expected taps with at least one tap");
+  STD_TORCH_CHECK(!ring.narrow() || (a.slots >= 1 && a.slots % a.block == 0),
+                  "expected open_block with whole blocks of ", a.block, " slots, got ", a.slots);
   a.taps =
       static_cast<char*>(taps.data) + layer * taps.sizes[1] * taps.sizes[2] * taps.sizes[3] * width;
   if (skip) {
@@ -198,8 +202,9 @@ inline FillState fill_state(const Ring& ring, const Tensor& kept_, const Tensor&
   const View kept("kept", kept_), spectra("spectra", spectra_);
   FillState s{{}, Levels(levels_), false};
   FillParams& a = s.params.fill;
-  a.state = ring.state;
+  a.state = ring.state, a.stored = ring.stored;
   a.ring = ring.view.data;
+  a.open_block = ring.open.data, a.open_slots = ring.open.sizes[3];
   a.kept = kept.data;
   a.spectra = spectra.data;
   a.layers = ring.layers;
@@ -227,6 +232,10 @@ inline FillState fill_state(const Ring& ring, const Tensor& kept_, const Tensor&
     const LevelRow& level = s.levels.rows[l];
     check_level(level, length, a.kept_rows, a.spectra_rows);
     s.slack |= !level.plain();
+    STD_TORCH_CHECK(level.plain() || !ring.narrow(),
+                    "expected a plan without slack with a ring in 16 bits");
+    STD_TORCH_CHECK(!a.open_slots || level.block % a.open_slots == 0,
+                    "expected open_block with the smallest block's slots, got ", a.open_slots);
   }
   return s;
 }

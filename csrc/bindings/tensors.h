@@ -78,28 +78,41 @@ inline Scalar scalar_of(const View& v) {
   return Scalar::kFloat64;
 }
 
-// layers, B, tiles, slots, W and the state's dtype
-struct Ring {
-  View view;
-  int64_t layers, batch, tiles, slots, lanes;
-  Scalar state;
+inline int64_t bytes_of(Scalar type) {
+  return type == Scalar::kFloat64 ? 8 : type == Scalar::kFloat32 ? 4 : 2;
+}
 
-  explicit Ring(const Tensor& t) : view("ring", t) {
+// layers, B, tiles, slots, W, the dtype of ring and that of the rest of the state. open: (layers,
+// B, tiles, T_0 or 0, W), the open block of a ring in 16 bits.
+struct Ring {
+  View view, open;
+  int64_t layers, batch, tiles, slots, lanes;
+  Scalar state, stored;
+
+  Ring(const Tensor& t, const Tensor& open_block)
+      : view("ring", t), open("open_block", open_block) {
     check_dim(view, 5);
     check_contiguous(view);
     layers = view.sizes[0], batch = view.sizes[1], tiles = view.sizes[2];
     slots = view.sizes[3], lanes = view.sizes[4];
-    state = scalar_of(view);
-    STD_TORCH_CHECK(state == Scalar::kFloat32 || state == Scalar::kFloat64,
-                    "expected ring of dtype float32 or float64");
+    stored = scalar_of(view);
+    state = stored == Scalar::kFloat64 ? Scalar::kFloat64 : Scalar::kFloat32;
     const Engine& e = engine();
     const int64_t wide = e.wide.lanes(state), narrow = e.narrow.lanes(state);
     STD_TORCH_CHECK(lanes == wide || lanes == narrow, "expected ring with ", wide, " or ", narrow,
                     " lanes (", e.name, "), got ", lanes);
+    check_dim(open, 5);
+    check_contiguous(open);
+    check_dtype(open);
+    for (int64_t d : {0, 1, 2, 4}) check_size(open, d, view.sizes[d]);
+    if (stored == state) check_size(open, 3, 0);
   }
 
+  bool narrow() const { return stored != state; }
+
   void check_dtype(const View& v) const {
-    STD_TORCH_CHECK(v.dtype == view.dtype, "expected ", v.name, " of the dtype of ring");
+    STD_TORCH_CHECK(scalar_of(v) == state, "expected ", v.name, " of dtype ",
+                    state == Scalar::kFloat64 ? "float64" : "float32", " beside ring");
   }
 };
 

@@ -4,7 +4,9 @@
 #pragma once
 
 #include "engine.h"
+#include "narrow_ring.h"
 #include "simd.h"
+#include "twiddles.h"
 
 namespace futurefill {
 namespace FF_ISA {
@@ -28,6 +30,21 @@ FF_INLINE void toeplitz(S* out, const S* newest, const S* taps, int64_t n_inputs
   for (int j = 0; j < kCount; ++j) store(out + j * W, sum[j]);
 }
 
+// out (n_outputs, W), behind the inputs, += their products with the taps
+template <class S, bool kShared>
+FF_INLINE void add_products(S* out, const S* taps, int64_t n_inputs, int64_t n_outputs) {
+  constexpr int W = kLanes<S>;
+  constexpr int G = kShared ? 1 : W;
+  const S* newest = out - W;
+  int64_t j = 0;
+  for (; j + 8 <= n_outputs; j += 8) {
+    toeplitz<S, kShared, 8>(out + j * W, newest, taps + (1 + j) * G, n_inputs);
+  }
+  for (; j < n_outputs; ++j) {
+    toeplitz<S, kShared, 1>(out + j * W, newest, taps + (1 + j) * G, n_inputs);
+  }
+}
+
 template <class S, bool kShared>
 void direct_fill(const FillParams& a, int64_t layer, int64_t tile) {
   constexpr int W = kLanes<S>;
@@ -43,15 +60,21 @@ void direct_fill(const FillParams& a, int64_t layer, int64_t tile) {
     const int64_t n_inputs = (i < a.n_spectra ? i : a.n_spectra) * a.block;
     const int64_t left = a.length - at.position;
     const int64_t n_outputs = left < a.block ? left : a.block;
+    if constexpr (sizeof(S) == sizeof(float)) {
+      if (is_narrow<S>(a)) {
+        const int64_t values = (n_inputs + n_outputs) * W;
+        S* inputs = static_cast<S*>(thread_scratch(values * int64_t{sizeof(S)}));
+        S* sums = inputs + n_inputs * W;
+        const int64_t job = layer * a.tiles + tile;
+        read_slots(a, job, at, -n_inputs, n_inputs, inputs);
+        for (int64_t m = 0; m < n_outputs * W; ++m) sums[m] = 0;
+        add_products<S, kShared>(sums, taps, n_inputs, n_outputs);
+        add_to_slots(a, job, at, n_outputs, sums);
+        continue;
+      }
+    }
     S* out = static_cast<S*>(a.ring) + (state * a.slots + at.position) * W;
-    const S* newest = out - W;
-    int64_t j = 0;
-    for (; j + 8 <= n_outputs; j += 8) {
-      toeplitz<S, kShared, 8>(out + j * W, newest, taps + (1 + j) * G, n_inputs);
-    }
-    for (; j < n_outputs; ++j) {
-      toeplitz<S, kShared, 1>(out + j * W, newest, taps + (1 + j) * G, n_inputs);
-    }
+    add_products<S, kShared>(out, taps, n_inputs, n_outputs);
   }
 }
 

@@ -20,10 +20,12 @@ struct RowAt {
 };
 
 // y = post * (ring[p] + sum_s taps[s] x_{p-s} + skip * x), then undo[p % undo_slots] = ring[p] and
-// ring[p] = x, where x = pre * u.
+// ring[p] = x, where x = pre * u. With a ring in 16 bits these slots are those of the open block,
+// p % T_0, and x is rounded to what the ring can hold.
 struct StepParams {
-  Scalar io;     // of u, pre, post, y
-  Scalar state;  // of ring, taps, skip: float32 or float64
+  Scalar io;      // of u, pre, post, y
+  Scalar state;   // of ring or open block, taps, skip: float32 or float64
+  Scalar stored;  // of the stream's ring: the state's, or 16 bits
   const RowAt* rows;
   int64_t n_rows;
   const void* u;                                        // (R, D)
@@ -31,8 +33,8 @@ struct StepParams {
   const void* post;                                     // (R, D) or null
   void* y;                                              // (R, D)
   int64_t u_stride, pre_stride, post_stride, y_stride;  // elements between rows
-  void* ring;                                           // (B, tiles, slots, W), this layer
-  void* undo;          // (B, tiles, undo_slots, W), this layer, or null
+  void* ring;  // (B, tiles, slots, W), this layer; the open block where `stored` is narrower
+  void* undo;  // (B, tiles, undo_slots, W), this layer, or null
   int64_t undo_slots;  // at least 1
   const void* taps;    // (filter tiles, block, W or 1), this layer
   const void* skip;    // (tiles * W,) or null, this layer
@@ -49,9 +51,11 @@ struct Taps {
   int64_t filters, channels, count;     // of a layer, that use a filter, of a filter
 };
 
-// ring[p : p + block] += contribution of the finished blocks of the group, cut at `length`.
+// ring[p : p + block] += contribution of the finished blocks of the group, cut at `length`. With a
+// ring in 16 bits the first T_0 of them go to the open block, where there is one.
 struct FillParams {
   Scalar state;
+  Scalar stored;      // of the ring: the state's, or 16 bits
   const RowAt* rows;  // all at a position where this level fires
   int64_t n_rows;
   void* ring;           // (layers, B, tiles, slots, W)
@@ -60,6 +64,9 @@ struct FillParams {
   int64_t layers, batch, tiles, lanes, filter_tiles, slots, kept_rows, spectra_rows;
   int64_t channels_per_filter;  // as in StepParams
   int64_t length;
+  void* open_block;    // (layers, B, tiles, open_slots, W) of the state's type
+  int64_t open_slots;  // T_0, or 0
+  bool turns;          // the fill first stores the open block and opens that of its position
   int64_t block, radix, n_spectra, kept_offset, spectra_offset;
   bool direct;  // the level's spectra rows hold taps 0 .. (n_spectra + 1) * block - 1 instead
   bool made;    // the level has no spectra: a firing makes them of `taps`

@@ -2,6 +2,7 @@
 #include "direct_fill.h"
 #include "fill_tree.h"
 #include "made_spectra.h"
+#include "narrow_ring.h"
 
 namespace futurefill {
 namespace FF_ISA {
@@ -25,6 +26,7 @@ void fill_rows(const FillParams& a, int64_t job, int64_t next, const S* const sp
   f.tables = &twiddle_tables<S>(log);
   const Twiddle<S>& root = f.tables->depth[0][0];
   S* padded = scratch + f.n_rows * row_values;
+  const bool narrow = is_narrow<S>(a);
 
   const auto slot = [&](int64_t r) { return slot_of<S>(a, job, a.rows[begin + r]); };
   for (int64_t r = 0; r < f.n_rows; ++r) {
@@ -37,14 +39,20 @@ void fill_rows(const FillParams& a, int64_t job, int64_t next, const S* const sp
     row.blocks = i < a.n_spectra ? i : a.n_spectra;
     row.keep = f.kept_slots && i < a.radix - 1;
     row.newest = f.kept_slots ? (i - 1) % f.kept_slots : 0;
-    row.next = a.block == n && n <= kNextSlots ? slot_of<S>(a, next, at) - n * W : nullptr;
+    row.next =
+        a.block == n && n <= kNextSlots && !narrow ? slot_of<S>(a, next, at) - n * W : nullptr;
     const S* inputs = slot(r) - a.block * W;
-    if (n != a.block) {
-      for (int64_t m = 0; m < a.block * W; ++m) padded[m] = inputs[m];
+    const S* tail = r + 1 < f.n_rows ? slot(r + 1) - a.block * W : slot(0);
+    if (n != a.block || narrow) {
+      if constexpr (sizeof(S) == sizeof(float)) {
+        if (narrow) read_slots(a, job, at, -a.block, a.block, padded), tail = padded;
+      }
+      if (!narrow) {
+        for (int64_t m = 0; m < a.block * W; ++m) padded[m] = inputs[m];
+      }
       for (int64_t m = a.block * W; m < n * W; ++m) padded[m] = 0;
       inputs = padded;
     }
-    const S* tail = r + 1 < f.n_rows ? slot(r + 1) - a.block * W : slot(0);
     split_any_root(inputs, tail, row.z, n, depth, root);
   }
   for (int64_t node = 0; node < nodes; ++node) {
@@ -55,11 +63,17 @@ void fill_rows(const FillParams& a, int64_t job, int64_t next, const S* const sp
     const int64_t wanted = left < a.block ? left : a.block;
     const S* tail =
         r + 1 < f.n_rows ? slot(r + 1) : slot_of<S>(a, next, a.rows[begin]) - a.block * W;
-    if (wanted == n) {
+    if (wanted == n && !narrow) {
       merge_any_root(f.rows[r].z, slot(r), tail, n, depth, root);
     } else {
       for (int64_t m = 0; m < n * W; ++m) padded[m] = 0;
-      merge_any_root(f.rows[r].z, padded, tail, n, depth, root);
+      merge_any_root(f.rows[r].z, padded, narrow ? padded : tail, n, depth, root);
+      if constexpr (sizeof(S) == sizeof(float)) {
+        if (narrow) {
+          add_to_slots(a, job, a.rows[begin + r], wanted, padded);
+          continue;
+        }
+      }
       S* out = slot(r);
       for (int64_t m = 0; m < wanted * W; ++m) out[m] += padded[m];
     }
@@ -130,11 +144,16 @@ void prefetch_direct(const FillParams& a, int64_t job) {
 
 template <class S, bool kShared>
 void fill_jobs(const FillParams& a, int64_t job_begin, int64_t job_end) {
+  if (is_narrow<S>(a) && a.turns) {
+    for (int64_t job = job_begin; job < job_end; ++job) {
+      for (int64_t r = 0; r < a.n_rows; ++r) turn_block(a, job, a.rows[r]);
+    }
+  }
   if (a.made) return made_fill<S>(a, job_begin, job_end);
   for (int64_t job = job_begin; job < job_end; ++job) {
     const int64_t next = job + 1 < job_end ? job + 1 : job;
     if (a.direct) {
-      prefetch_direct<S>(a, next);
+      if (!is_narrow<S>(a)) prefetch_direct<S>(a, next);
       direct_fill<S, kShared>(a, job / a.tiles, job % a.tiles);
     } else {
       transform_fill<S, kShared>(a, job, next);

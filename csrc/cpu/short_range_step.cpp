@@ -65,8 +65,8 @@ void step_tiles(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
     if (a.skip) tap0 += load(static_cast<const S*>(a.skip) + c);
     for (int64_t r = 0; r < a.n_rows; ++r) {
       const RowAt row = a.rows[r];
-      S* slot =
-          static_cast<S*>(a.ring) + ((row.state * a.tiles + tile) * a.slots + row.position) * W;
+      const int64_t at = a.stored == a.state ? row.position : row.position % a.slots;
+      S* slot = static_cast<S*>(a.ring) + ((row.state * a.tiles + tile) * a.slots + at) * W;
       // the next tiles' slots: tiles are far apart in memory
       if (tile + 8 < tile_end) __builtin_prefetch(slot + 8 * a.slots * W, 1);
       Vec<S> x = load_io<S>(u + row.io * a.u_stride + c, count);
@@ -130,11 +130,29 @@ void by_io(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
   }
 }
 
+// The newest inputs become what a ring of 16 bits can hold.
+template <class H>
+void round_inputs(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
+  constexpr int W = kLanes<float>;
+  for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+    for (int64_t r = 0; r < a.n_rows; ++r) {
+      const RowAt row = a.rows[r];
+      float* slot = static_cast<float*>(a.ring) +
+                    ((row.state * a.tiles + tile) * a.slots + row.position % a.slots) * W;
+      H rounded[W];
+      store_narrow(rounded, load(slot));
+      store(slot, load_wide<float>(rounded));
+    }
+  }
+}
+
 }  // namespace
 
 void short_range_step(const StepParams& a, int64_t tile_begin, int64_t tile_end) {
   a.state == Scalar::kFloat64 ? by_io<double>(a, tile_begin, tile_end)
                               : by_io<float>(a, tile_begin, tile_end);
+  if (a.stored == Scalar::kBFloat16) round_inputs<BFloat16>(a, tile_begin, tile_end);
+  if (a.stored == Scalar::kFloat16) round_inputs<Float16>(a, tile_begin, tile_end);
 }
 
 }  // namespace FF_ISA

@@ -18,6 +18,7 @@ from ..checks import (
     check_spectra_dtype,
     filter_list,
     integer,
+    ring_dtype,
     row_indices,
 )
 from ..checks import state_dtype as check_state_dtype
@@ -33,7 +34,7 @@ from .checks import (
     check_sizes,
     checked_input,
 )
-from .construct import choose, make_state, significant
+from .construct import Kept, choose, make_state, significant
 from .many_tokens import ManyTokens
 from .memory import Memory
 from .stream import Token
@@ -63,8 +64,11 @@ class FutureFillCache(ManyTokens):
     rollback: positions that ``crop`` can take back, at most ``N``; None: any number, for which the
         prompt's fill is kept, ``N`` values more of every row and channel. A plan with slack takes 0
         or None, an endless stream a number.
-    state_dtype: torch.float64 for a state and arithmetic in float64 whatever the inputs are ("cpu"
-        and "reference"); default as said at ``dtype``. docs/accuracy.md says what it is for.
+    state_dtype: ("cpu" and "reference") torch.float64 for a state and arithmetic in float64
+        whatever the inputs are; torch.bfloat16 or torch.float16, not for float64 inputs, for inputs
+        and pending outputs in 2 bytes, rounded once when they are stored and once for each level
+        that adds to them; arithmetic, and the slots of the newest ``T_0`` positions, stay float32.
+        Not with slack. Default as said at ``dtype``. docs/accuracy.md says what they are for.
     filters_dtype: of the taps, default the state's. torch.bfloat16 halves their memory: they are
         rounded to 8 bits of mantissa at the start, and prompts, steps and fills all see the same
         rounded filters; arithmetic stays in the state's dtype.
@@ -103,16 +107,19 @@ class FutureFillCache(ManyTokens):
         self.dtype = check_dtype(layers[0].dtype if dtype is None else dtype)
         self.device = layers[0].device if device is None else torch.empty(0, device=device).device
         of_state = check_state_dtype(self.dtype, state_dtype)
+        of_ring = ring_dtype(self.dtype, state_dtype)
         spectra = self._spectra_dtype = check_spectra_dtype(spectra_dtype, of_state)
         kept_in = check_filters_dtype(filters_dtype, of_state)
         rollback = None if rollback is None else integer("rollback", rollback)
         taps = [significant(h.detach().to(self.device, of_state)) for h in layers]
         sizes = dataclasses.replace(sizes, taps=max(h.shape[1] for h in taps))
         implementation, self.plan = choose(
-            sizes, plan, impl, self.device, of_state, spectra_dtype, rollback, memory
+            sizes, plan, impl, self.device, of_state, spectra_dtype, of_ring, rollback, memory
         )
         check_fill_stream(fill_stream, self.device)
-        state = make_state(sizes, self.plan, implementation, taps, skip, spectra, kept_in, rollback)
+        state = make_state(
+            sizes, self.plan, implementation, taps, skip, Kept(spectra, kept_in, of_ring), rollback
+        )
         super().__init__(implementation, state, self.dtype, fill_stream, rollback)
         self._capturing = False
         # [-2] is what no call brings
@@ -274,7 +281,7 @@ class FutureFillCache(ManyTokens):
 
     def widen(self, dtype: torch.dtype) -> None:
         """Take inputs of another dtype from now on. TypeError where the state is narrower."""
-        state = self._state.ring.dtype
+        state = self._state.dtype
         if torch.promote_types(check_dtype(dtype), state) is not state:
             raise TypeError(f"expected a dtype no wider than the state's {state}, got {dtype}")
         self.dtype = dtype

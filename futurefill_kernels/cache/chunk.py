@@ -318,9 +318,9 @@ class Chunks:
         """
         state, stop = self._state, end
         if end > state.plan.end:  # a leap
-            places = (state.undo, state.images, state.kept, state.ring)
+            places = (state.undo, state.images, state.kept, state.ring, state.open_block)
             return [x[layer, row] for x in places]
-        found = [state.undo[layer, row]]
+        found = [state.undo[layer, row], state.open_block[layer, row]]
         if self._has_slack:
             return found
         if state.plan.levels and (end - 1) // state.plan.base * state.plan.base > start:

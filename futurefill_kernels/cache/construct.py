@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,14 @@ from .checks import Sizes, check_rollback
 #: What filters' ends are compared with: older inputs may be 12 decades above the newest ones, and
 #: what is cut is still below the rounding of these.
 _DECADES = 1e-12
+
+
+class Kept(NamedTuple):
+    """Dtypes of what a state keeps: filter spectra, taps and the ring."""
+
+    spectra: torch.dtype
+    filters: torch.dtype
+    ring: torch.dtype
 
 
 def significant(h: Tensor) -> Tensor:
@@ -51,19 +60,22 @@ def choose(
     device: torch.device,
     dtype: torch.dtype,
     spectra_dtype: torch.dtype | None,
+    ring_dtype: torch.dtype,
     rollback: int | None,
     memory: str,
 ) -> tuple[Implementation, Plan]:
     """What runs, and the plan that it runs, which is made for it where none is given.
 
-    dtype: of the state. memory: of the plan that is made; "small" makes a given one small. Raises
-    ValueError for a plan of another length, and RuntimeError with the reasons when the
-    implementation cannot run.
+    dtype: of the state, ring_dtype: of its ring. memory: of the plan that is made; "small" makes a
+    given one small. Raises ValueError for a plan of another length, and RuntimeError with the
+    reasons when the implementation cannot run.
     """
     if plan is not None and not isinstance(plan, Plan):
         raise TypeError(f"expected plan to be a Plan, got {type(plan).__name__}")
-    implementation = resolve(impl, device, dtype, plan, spectra_dtype)
-    parts = on_this_gpu(device, dtype, plan, spectra_dtype) if impl == "auto" else ()
+    implementation = resolve(impl, device, dtype, plan, spectra_dtype, ring_dtype)
+    parts: tuple[str, ...] = ()
+    if impl == "auto":
+        parts = on_this_gpu(device, dtype, plan, spectra_dtype, ring_dtype)
     if plan is None:
         plan = make_plan(
             sizes.max_new_tokens,
@@ -89,6 +101,11 @@ def choose(
     if check_memory_choice(memory) == "small":
         plan = made_small(plan)
     check_rollback(rollback, plan)
+    if ring_dtype != dtype and plan.slack_from is not None:
+        raise ValueError(
+            f"expected state_dtype {dtype} with a plan that has slack, whose prompts' fill takes "
+            f"what {ring_dtype} would save, got {ring_dtype} with {plan}"
+        )
     check_plan(implementation, device, dtype, plan)
     if len(parts) > 1:
         workload = Workload(
@@ -105,8 +122,7 @@ def make_state(
     implementation: Implementation,
     filters: Sequence[Tensor],
     skip: Tensor | None,
-    spectra_dtype: torch.dtype,
-    filters_dtype: torch.dtype,
+    kept: Kept,
     rollback: int | None,
 ) -> StreamState:
     """A state at position 0. filters: per layer (G, L), of its dtype and on its device.
@@ -126,8 +142,9 @@ def make_state(
             batch_size=batch_size,
             filters=(sizes.groups, sizes.taps),
             itemsize=dtype.itemsize,
-            filters_itemsize=filters_dtype.itemsize,
-            spectra_itemsize=spectra_dtype.itemsize,
+            filters_itemsize=kept.filters.itemsize,
+            spectra_itemsize=kept.spectra.itemsize,
+            ring_itemsize=kept.ring.itemsize,
             skip=skip is not None,
             rollback=rollback,
         )
@@ -135,6 +152,6 @@ def make_state(
     check_memory(nbytes, sizes.batch_size, plan, device)
     make_spectra, layout = implementation.make_spectra, layout_of(plan)
     return allocate(
-        plan, layout, make_spectra, filters, sizes.batch_size, skip, spectra_dtype,
-        filters_dtype=filters_dtype, rollback=rollback,
+        plan, layout, make_spectra, filters, sizes.batch_size, skip, kept.spectra,
+        filters_dtype=kept.filters, ring_dtype=kept.ring, rollback=rollback,
     )  # fmt: skip

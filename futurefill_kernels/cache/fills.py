@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..implementations.base import Implementation
 from ..plan import Level
+from ..state.open_block import turn
 from ..state.tensors import StreamState
 from .images import changed, copy, kept_image, lanes_of_share, views
 from .memory import storages
@@ -141,6 +142,13 @@ class Fills:
             copy(here, image)
             was += image
             now += here
+            if state.narrow:
+                blocks = (
+                    [state.open_block] if rows is None else [state.open_block[:, r] for r in rows]
+                )
+                was += [x.clone() for x in blocks]
+                now += blocks
+                turn(state, rows, end)
         try:
             if level.steps:
                 self._implementation.fill_share(state, level, work.members, share, share + 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..state.convolve import fast_conv_range, slots_conv_range
 from ..state.filters import FilterBank
 from ..state.layout import to_tiles
+from ..state.open_block import open_at
 from ..state.tensors import StreamState
 from .call import Call
 from .memory import storages
@@ -193,7 +194,7 @@ class HeldPrompts:
 
     def _fill(self, row: int) -> None:
         """What a row's prompt adds to each position, into the state."""
-        state, length = self._state, self._state.plan.slots
+        length = self._state.plan.slots
         for layer, held in enumerate(self._held[row]):
             if held is None:
                 continue
@@ -202,10 +203,16 @@ class HeldPrompts:
             if filled is None:
                 end = length_of(held)
                 filled = self._convolved(layer, held, end, end + length)
-            pending = to_tiles(filled, state.layout)
-            state.ring[layer, row, :, :length] = pending
-            if state.prompt_fill is not None:
-                state.prompt_fill[layer, row] = pending
+            self._write_fill(layer, row, filled)
+
+    def _write_fill(self, layer: int, row: int, filled: Tensor) -> None:
+        """What a row's prompt adds to each position is pending. filled: (D, N)."""
+        state, pending = self._state, to_tiles(filled, self._state.layout)
+        state.ring[layer, row, :, : state.plan.slots] = pending
+        if state.narrow:
+            open_at(state, [row], 0, layer)
+        if state.prompt_fill is not None:
+            state.prompt_fill[layer, row] = pending
 
     def _convolved(self, layer: int, past: Past, start: int, stop: int) -> Tensor:
         """Outputs (D, stop - start) of a row's inputs, zero after their end."""

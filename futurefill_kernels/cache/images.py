@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..plan import Level
 from ..state.layout import CHANNEL_UNIT
-from ..state.slots import How, Move, Slots, move
+from ..state.open_block import block_start
+from ..state.slots import How, Move, Slots, move, move_by_torch
 from ..state.tensors import StreamState, image_rows
 
 
@@ -89,10 +90,16 @@ def roll_back(
     # the first firing to take back; without levels none has written over an input
     boundary = (target // base + 1) * base if levels else here
     slots, t = state.undo.shape[3], target
+    places, first = state.ring, 0
+    if state.narrow:
+        places, first = state.open_block, block_start(state.plan, target)
+        if first != block_start(state.plan, here if fired else max(here - 1, 0)):  # it is closed
+            was.append(Slots(state.ring, first, target - first))
+            now.append(Slots(places, 0, target - first))
     while t < min(here, boundary):
         stop = min(here, boundary, t + slots - t % slots)
         was.append(Slots(state.undo, t % slots, stop - t))
-        now.append(Slots(state.ring, t, stop - t))
+        now.append(Slots(places, t - first, stop - t))
         t = stop
     last = min(here + fired, state.length)
     for end in reversed(range(boundary, last, base)) if levels else ():
@@ -100,7 +107,9 @@ def roll_back(
         was += kept_image(state, level, end)
         now += changed(state, level, end)
     everyone = range(state.positions.shape[0])
-    move(was, now, [Move(How.COPY, row, row) for row in (everyone if rows is None else rows)])
+    # images are in the dtype of arithmetic, and the move of bytes rounds nothing
+    run = move_by_torch if state.narrow else move
+    run(was, now, [Move(How.COPY, row, row) for row in (everyone if rows is None else rows)])
     if rows is None:
         state.positions.fill_(target)
         state.filled.fill_(target)

@@ -13,6 +13,7 @@ from ..implementations.base import Implementation, PromptKernels
 from ..implementations.gpu_prompt_by_fft import prompt_by_fft
 from ..state.convolve import fast_conv_range
 from ..state.layout import from_tiles, to_tiles
+from ..state.open_block import store_inputs
 from ..state.tensors import StreamState
 from .call import Call, runs
 from .chunk import Chunks, NextInput, steps_are_cheaper
@@ -170,7 +171,7 @@ class Prefill(HeldPrompts):
     def _by_torch(self, call: Call, run: Callable[[Call, Tensor], Tensor]) -> Tensor:
         """Outputs of a call with gates and skip. run: the convolution of its gated inputs."""
         skip, width = self._state.skip, call.u.shape[2]
-        x, dtype = call.u, self._state.ring.dtype
+        x, dtype = call.u, self._state.dtype
         if x.dtype is not dtype:
             x = x.to(dtype)
         if call.pre is not None:
@@ -211,14 +212,11 @@ class Prefill(HeldPrompts):
         first: before every end. Returns (R, D, P - first). One FFT convolution, O(P log P) time;
         nothing of size P stays in the state.
         """
-        state, total, length = self._state, x.shape[2], self._state.plan.slots
+        total, length = x.shape[2], self._state.plan.slots
         result = fast_conv_range(x, self.filters.layer(call.layer), first, total + length)
         for r, (row, end) in enumerate(zip(call.rows, ends, strict=True)):
             filled = result[r, :, end - first : end - first + length]
-            pending = to_tiles(filled, state.layout)
-            state.ring[call.layer, row, :, :length] = pending
-            if state.prompt_fill is not None:
-                state.prompt_fill[call.layer, row] = pending
+            self._write_fill(call.layer, row, filled)
         return result[..., : total - first]
 
     def _chunk(self, position: int, call: Call, x: Tensor) -> Tensor:
@@ -229,8 +227,13 @@ class Prefill(HeldPrompts):
         state, layer, rows = self._state, call.layer, call.rows
         stop = position + max(call.lengths)  # padding may reach behind the stream's end
         given = x[..., : stop - position]
-        state.ring[layer, rows, :, position:stop] = to_tiles(given, state.layout)
-        inputs = from_tiles(state.ring[layer, rows, :, :stop], state.layout)
+        if state.narrow:
+            for row in rows:
+                store_inputs(state, row, position, layer)
+        state.ring[layer, rows, :, position:stop] = to_tiles(given, state.layout).to(
+            state.ring.dtype
+        )
+        inputs = from_tiles(state.ring[layer, rows, :, :stop], state.layout).to(state.dtype)
         assert state.prompt_fill is not None
         filled = from_tiles(state.prompt_fill[layer, rows, :, position:stop], state.layout)
         y = filled + fast_conv_range(inputs, self.filters.layer(layer), position, stop)

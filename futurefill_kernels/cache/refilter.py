@@ -34,7 +34,7 @@ def other_filters(
             f"expected filters of {layers} layers of G = {groups}, got {len(given)} of "
             f"{given[0].shape[0]}"
         )
-    dtype, device = state.ring.dtype, state.ring.device
+    dtype, device = state.dtype, state.ring.device
     taps = [significant(h.detach().to(device, dtype)) for h in given]
     assert plan.filter_length is not None
     longest = max(h.shape[1] for h in taps)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..implementations.base import Implementation
 from ..plan import Level
+from ..state.open_block import block_start, open_at
 from ..state.tensors import StreamState
 
 
@@ -45,21 +46,35 @@ def replay(
     """
     ring, length = state.ring, state.plan.slots
     index = torch.tensor(rows, dtype=torch.int64, device=ring.device)
+    start = block_start(state.plan, position)
     if position < length:
-        ring[:, index, :, position:length] = 0 if base is None else base[:, index, :, position:]
+        ring[:, index, :, position:length] = (
+            0 if base is None else base[:, index, :, position:].to(ring.dtype)
+        )
         inputs = ring[:, index, :, :position]
+        # of the fills only the last one finds the block open, as it was then
+        closed = state.without_open_block() if state.narrow else state
+        if state.narrow and not start:
+            open_at(state, index, 0, None)
         for level in reversed(state.plan.levels):
             for n, steps in firings_to_replay(level, position, length):
                 boundary = n * level.block
                 state.positions[index] = boundary
-                if steps is None:
+                if steps is None and boundary == start:
+                    if state.narrow:
+                        open_at(state, index, start, None)
                     implementation.fill(state, level, index)
+                elif steps is None:
+                    implementation.fill(closed, level, index)
                 else:
                     implementation.fill_share(state, level, index, 0, steps)
-                start = boundary + level.late
-                stop = min(start + level.block, position)
-                if stop > start:
-                    ring[:, index, :, start:stop] = inputs[..., start:stop, :]
+                first = boundary + level.late
+                stop = min(first + level.block, position)
+                if stop > first:
+                    ring[:, index, :, first:stop] = inputs[..., first:stop, :]
+    if state.narrow:
+        inputs = ring[:, index, :, start:position]
+        state.open_block[:, index, :, : position - start] = inputs.to(state.dtype)
     state.positions[index] = state.filled[index] = position
     state.token_at[:, index] = -1
 

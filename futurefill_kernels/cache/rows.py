@@ -22,6 +22,8 @@ def forget(state: StreamState, used: Mapping[int, int]) -> None:
     """Nothing has come to rows at position 0. used: row -> slots that it may have used."""
     for row, slots in used.items():
         here = [Slots(state.ring, 0, slots)]
+        if state.narrow:
+            here.append(Slots(state.open_block, 0, state.open_block.shape[3]))
         if state.prompt_fill is not None:
             here.append(Slots(state.prompt_fill, 0, state.length))
         move(here, here, [Move(How.CLEAR, row, row)])
@@ -46,9 +48,12 @@ def take_back(state: StreamState, rows: Sequence[int], positions: Sequence[int])
     at = torch.tensor(positions, dtype=torch.int64, device=device)
     begun = (state.token_at[:, index] == at) & (at < state.length)  # (layers, R)
     slot = at.clamp(max=state.length - 1)  # a full row has begun nothing
-    now = state.ring[:, index, :, slot].transpose(0, 1)  # (layers, R, tiles, lanes)
+    slots = state.ring
+    if state.narrow:
+        slots, slot = state.open_block, slot % state.open_block.shape[-2]
+    now = slots[:, index, :, slot].transpose(0, 1)  # (layers, R, tiles, lanes)
     before = state.undo[:, index, :, at % state.undo.shape[3]].transpose(0, 1)
     pending = torch.where(begun[..., None, None], before, now)
-    state.ring[:, index, :, slot] = pending.transpose(0, 1)
+    slots[:, index, :, slot] = pending.transpose(0, 1)
     state.positions[index] = at
     state.token_at[:, index] = -1

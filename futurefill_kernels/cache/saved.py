@@ -11,6 +11,7 @@ from ..checks import check_tensor
 from ..implementations.base import Implementation
 from ..plan import Plan
 from ..state.layout import from_tiles, to_tiles
+from ..state.open_block import block_start, whole_slots
 from ..state.tensors import StreamState
 from .around import around, at_places, depth_of
 from .open_prompt import Past, channels_of
@@ -53,7 +54,7 @@ def state_dict(
     positions: (B,) int64 on the CPU; places: their slots. prints: ``fingerprint``. held: per row in
     its prompt and layer the gated inputs so far.
     """
-    slots = from_tiles(state.ring[..., : state.length, :], state.layout)
+    slots = from_tiles(whole_slots(state, places), state.layout)
     saved = {
         "positions": positions,
         "fingerprint": prints,
@@ -71,7 +72,9 @@ def state_dict(
     if state.prompt_fill is None:
         saved["plan"] = _numbers(state.plan)
     else:
-        saved["prompt_fill"] = from_tiles(state.prompt_fill, state.layout).clone()
+        saved["prompt_fill"] = from_tiles(state.prompt_fill, state.layout).to(
+            state.dtype, copy=True
+        )
     for row, layers in held.items():
         past = [channels_of(x, state.channels) for x in layers if x is not None]
         if past:
@@ -95,7 +98,8 @@ def restore(
         positions = list(map(state.plan.place, positions))
         assert pending is not None
         inputs, pending = at_places(inputs, pending, positions, state.length)
-    state.ring[..., : inputs.shape[-1], :] = to_tiles(inputs.to(device), state.layout)
+    inputs = to_tiles(inputs.to(device), state.layout)
+    state.ring[..., : inputs.shape[-2], :] = inputs
     if pending is not None:
         pending = to_tiles(pending.to(device), state.layout)
         base = torch.nn.functional.pad(pending, (0, 0, state.length - pending.shape[-2], 0))
@@ -108,6 +112,11 @@ def restore(
         for row, position in enumerate(positions):
             here = slice(position, state.length)
             state.ring[:, row, :, here] = base[:, row, :, here]
+            if state.narrow:
+                first = block_start(state.plan, position)
+                opened = base[:, row, :, position : first + state.open_block.shape[-2]]
+                since = position - first
+                state.open_block[:, row, :, since : since + opened.shape[-2]] = opened
 
 
 def held_prompts(saved: Mapping[str, Tensor], state: StreamState) -> dict[int, list[Past | None]]:
@@ -174,7 +183,7 @@ def check_state_dict(saved: Mapping[str, Tensor], state: StreamState, prints: Te
                 f"expected {name} (layers, D, P) = ({layers}, {state.channels}, P), "
                 f"got {tuple(x.shape)}"
             )
-    dtype = state.ring.dtype
+    dtype = state.dtype
     for name, x in {"inputs": saved["inputs"], kind: saved[kind], **held}.items():
         if x.dtype != dtype:
             raise TypeError(f"expected {name} of dtype {dtype}, got {x.dtype}")

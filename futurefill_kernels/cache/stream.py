@@ -11,6 +11,7 @@ from torch import Tensor
 from ..checks import Rows, row_indices
 from ..implementations.base import Implementation
 from ..state.lasting import lasting
+from ..state.open_block import store_inputs
 from ..state.tensors import StreamState
 from .branches import Branches
 from .checks import check_reach, crop_lengths
@@ -235,7 +236,7 @@ class Stream:
         self._prefill.refilter()
         in_stream = (row for row in range(self.batch_size) if not self._prefill.in_prompt(row))
         places = self._positions.rows
-        move_rows(state, self._implementation, {row: places[row] for row in in_stream}, None)
+        self._replay({row: (places[row], places[row]) for row in in_stream}, None)
         self._oldest = list(taken)
         self._branches.renew(range(self.batch_size))
 
@@ -258,7 +259,9 @@ class Stream:
         places = {row: n - origins[row] for row, n in targets.items()}
         if self.rollback is None:
             assert self._state.prompt_fill is not None
-            move_rows(self._state, self._implementation, places, self._state.prompt_fill)
+            here = self._positions.rows
+            ends = {row: (here[row], n) for row, n in places.items()}
+            self._replay(ends, self._state.prompt_fill)
         else:
             alike: dict[tuple[int, int, bool], list[int]] = {}
             here, filled = self._positions.rows, self._filled()
@@ -269,6 +272,14 @@ class Stream:
                 roll_back(self._state, some, start, n, fired)
         self._positions.stand(places, targets)
         self._branches.crop_rows(places)
+
+    def _replay(self, ends: Mapping[int, tuple[int, int]], base: Tensor | None) -> None:
+        """Rows from places to others, by their inputs. base: as in `replay`."""
+        state = self._state
+        if state.narrow:
+            for row, (here, _) in ends.items():
+                store_inputs(state, row, here)
+        move_rows(state, self._implementation, {row: n for row, (_, n) in ends.items()}, base)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What determines the state, independent of implementation and device.

@@ -38,6 +38,8 @@ def parts(
     levels = fired(plan, place, since)
     end = _end(plan, place, levels) if since else slots
     found = [Slots(state.ring, since, end - since)]
+    if state.narrow:
+        found.append(Slots(state.open_block, 0, state.open_block.shape[3]))
     if rollback:  # else it is of a token under way
         found.append(Slots(state.undo, 0, state.undo.shape[3]))
     for level in levels:
@@ -108,7 +110,8 @@ def reorder(
 
     for step in steps_to(rows):
         old, other, used, left = now[step.source], now[step.target], 0, 0
-        since = common(old, other) if places[old] == places[other] else 0
+        alike_here = places[old] == places[other] and not state.narrow  # whose blocks may be open
+        since = common(old, other) if alike_here else 0
         if not since:
             used, left = slots(old), slots(other)
         swap = step.how is How.SWAP

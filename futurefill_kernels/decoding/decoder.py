@@ -41,7 +41,7 @@ class Decoder:
         are noticed at the next request, which then makes everything anew (not what is written
         through ``.data``).
     batch_size: the most prompts of a request, ``B``. max_new_tokens: the most new tokens, ``N``.
-    plan, impl, spectra_dtype, rollback, filters_dtype, memory: as in `DecodingCache`.
+    plan, impl, spectra_dtype, rollback, state_dtype, filters_dtype, memory: as in `DecodingCache`.
     cuda_graph: a token is one replay of a CUDA graph: embedding of the token before, layers,
         logits, sampling, stops, store. Default: where that is possible; True: RuntimeError with the
         reasons where it is not. A sampler of one's own runs behind the graph.
@@ -62,6 +62,7 @@ class Decoder:
         fill_stream: torch.cuda.Stream | None = None,
         spectra_dtype: torch.dtype | None = None,
         rollback: int | None = 0,
+        state_dtype: torch.dtype | None = None,
         filters_dtype: torch.dtype | None = None,
         memory: str = "speed",
     ) -> None:
@@ -74,7 +75,8 @@ class Decoder:
         self.model, self.batch_size, self.max_new_tokens = model, batch_size, max_new_tokens
         self._options: ModelOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
-            "rollback": rollback, "filters_dtype": filters_dtype, "memory": memory,
+            "rollback": rollback, "state_dtype": state_dtype, "filters_dtype": filters_dtype,
+            "memory": memory,
         }  # fmt: skip
         self._cuda_graph = cuda_graph
         self._free = Lock()

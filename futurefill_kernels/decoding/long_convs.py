@@ -24,8 +24,9 @@ class CacheOptions(TypedDict):
 
 
 class FilterOptions(TypedDict, total=False):
-    """How a `FutureFillCache` keeps its filters."""
+    """How a `FutureFillCache` keeps its state and filters."""
 
+    state_dtype: torch.dtype | None
     filters_dtype: torch.dtype | None
     memory: str
 
@@ -71,7 +72,7 @@ def cache_of_filters(
 ) -> FutureFillCache:
     """One cache whose layers are filters of equal shape. dtype, device: of their inputs."""
     skips = [skip for module in filters if (skip := module.skip_weights()) is not None]
-    state = state_dtype(dtype)
+    state = state_dtype(dtype, options.get("state_dtype"))
     return FutureFillCache(
         [module.taps_on(module.context_length, device, state) for module in filters],
         batch_size,

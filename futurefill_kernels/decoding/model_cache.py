@@ -34,9 +34,9 @@ class DecodingCache(SavableState, Bracketed):
     is written through ``.data`` is not noticed). Over ranks (`ff.nn.parallel_plan`) each has a
     cache, all made alike, and every call is made on all of them.
     batch_size: rows ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl,
-    fill_stream, spectra_dtype, filters_dtype, memory: as in `FutureFillCache`. fused: take few
-    calls for tokens (`FusedToken`) where ``not_fused`` has no reason against it; on a GPU those of
-    all rows.
+    fill_stream, spectra_dtype, state_dtype, filters_dtype, memory: as in `FutureFillCache`. fused:
+    take few calls for tokens (`FusedToken`) where ``not_fused`` has no reason against it; on a GPU
+    those of all rows.
     rollback: positions that ``crop`` can take back, at most ``N``; None for any number.
     """
 
@@ -53,12 +53,14 @@ class DecodingCache(SavableState, Bracketed):
         fill_stream: torch.cuda.Stream | None = None,
         spectra_dtype: torch.dtype | None = None,
         rollback: int | None = 0,
+        state_dtype: torch.dtype | None = None,
         filters_dtype: torch.dtype | None = None,
         memory: str = "speed",
     ) -> None:
         options: ModelOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
-            "rollback": rollback, "filters_dtype": filters_dtype, "memory": memory,
+            "rollback": rollback, "state_dtype": state_dtype, "filters_dtype": filters_dtype,
+            "memory": memory,
         }  # fmt: skip
         caches = make_caches(model, batch_size, max_new_tokens, options)
         super().__init__(model, caches, fused)

@@ -61,8 +61,8 @@ def step(
     advance: bool,
 ) -> None:
     """Short-range convolution of one token (docs/algorithm.md, equation 2)."""
-    x = u if pre is None else pre.to(state.ring.dtype) * u
-    x = x.to(state.ring.dtype)
+    x = u if pre is None else pre.to(state.dtype) * u
+    x = x.to(state.dtype)
     taps = state.taps[layer, 0].repeat_interleave(state.channels_per_filter, dim=-1)  # (T_0, D)
     rows = torch.arange(len(u), dtype=torch.int64, device=u.device) if rows is None else rows
     given = (rows >= 0).nonzero()[:, 0]
@@ -74,14 +74,17 @@ def step(
     p = state.positions[at]
     inside = p % taps.shape[0]  # of its block
     back = torch.arange(int(inside.max()) + 1, dtype=p.dtype, device=p.device)  # (n + 1,)
-    block = state.ring[layer, at[:, None], 0, (p[:, None] - back).clamp_min(0)]  # (R, n + 1, D)
+    slots = state.open_block if state.narrow else state.ring
+    slot = p % slots.shape[-2]
+    block = slots[layer, at[:, None], 0, (slot[:, None] - back).clamp_min(0)]  # (R, n + 1, D)
     state.undo[layer, at, 0, p % state.undo.shape[3]] = block[:, 0]
     state.token_at[layer, at] = p
     newest = taps[0] if state.skip is None else taps[0] + state.skip[layer]
     result = block[:, 0] + newest * x[given]
     block[back > inside[:, None]] = 0  # of blocks before: fills add those
     result += (block[:, 1:] * taps[1 : len(back)]).sum(1)
-    state.ring[layer, at, 0, p] = x[given]  # before: y may be u
+    # before: y may be u
+    slots[layer, at, 0, slot] = x[given].to(state.ring.dtype).to(state.dtype)
     y[given] = (result if post is None else post[given] * result).to(y.dtype)
     if advance:
         state.positions[at] = p + 1
@@ -124,10 +127,12 @@ def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
         first = p + level.late
         stop = min(first + level.block, length)
         for layer in range(ring.shape[0]):
-            inputs = ring[layer, at, 0, start:p].mT  # (R, D, T)
-            taps = state.filters[layer, :, : stop - start].to(ring.dtype)
-            added = conv_range(inputs, taps, first - start, stop - start)
-            ring[layer, at, 0, first:stop] += added.mT
+            inputs = ring[layer, at, 0, start:p].mT.to(state.dtype)  # (R, D, T)
+            taps = state.filters[layer, :, : stop - start].to(state.dtype)
+            added = conv_range(inputs, taps, first - start, stop - start).mT
+            opened = min(state.open_block.shape[-2], stop - first)  # not rounded there
+            state.open_block[layer, at, 0, :opened] += added[:, :opened]
+            ring[layer, at, 0, first + opened : stop] += added[:, opened:]
 
 
 def fill_share(state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int) -> None:

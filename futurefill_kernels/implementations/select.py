@@ -31,12 +31,13 @@ def cannot_run(
     dtype: torch.dtype,
     plan: Plan | None = None,
     spectra_dtype: torch.dtype | None = None,
+    ring_dtype: torch.dtype | None = None,
 ) -> dict[str, list[str]]:
     """Per implementation, in the order that "auto" tries them, why it cannot run; an empty list
     means that it can.
     """
     return {
-        name: _reasons(IMPLEMENTATIONS[name], device, dtype, plan, spectra_dtype)
+        name: _reasons(IMPLEMENTATIONS[name], device, dtype, plan, spectra_dtype, ring_dtype)
         for name in _preferred(device)
     }
 
@@ -54,11 +55,15 @@ def _reasons(
     dtype: torch.dtype,
     plan: Plan | None,
     spectra_dtype: torch.dtype | None,
+    ring_dtype: torch.dtype | None,
 ) -> list[str]:
     reasons = implementation.cannot_run(device, dtype, plan)
     own = (None, state_dtype(dtype))
-    if spectra_dtype not in (*own, *implementation.capabilities.spectra_dtypes):
+    capabilities = implementation.capabilities
+    if spectra_dtype not in (*own, *capabilities.spectra_dtypes):
         reasons = [*reasons, f"keeps no filter spectra in {str(spectra_dtype).split('.')[-1]}"]
+    if ring_dtype not in (*own, *capabilities.ring_dtypes):
+        reasons = [*reasons, f"keeps no state in {str(ring_dtype).split('.')[-1]}"]
     return reasons
 
 
@@ -78,20 +83,21 @@ def resolve(
     dtype: torch.dtype,
     plan: Plan | None = None,
     spectra_dtype: torch.dtype | None = None,
+    ring_dtype: torch.dtype | None = None,
 ) -> Implementation:
     """The implementation to use.
 
     impl: "auto" or a name; a named one never falls back. plan: what it has to run; None where the
     plan is made for the implementation, and checked with ``check_plan``. spectra_dtype: of filter
-    spectra, default the state's. Raises ValueError for an unknown name, and RuntimeError with the
-    reasons when the named one, or for "auto" each of them, cannot run.
+    spectra, ring_dtype: of the ring, default the state's. Raises ValueError for an unknown name,
+    and RuntimeError with the reasons when the named one, or for "auto" each of them, cannot run.
     """
     if impl != "auto" and impl not in IMPLEMENTATIONS:
         valid = ", ".join(repr(name) for name in ("auto", *IMPLEMENTATIONS))
         raise ValueError(f"unknown impl {impl!r}; expected one of {valid}")
     found = []
     for name in _preferred(device) if impl == "auto" else (impl,):
-        reasons = _reasons(IMPLEMENTATIONS[name], device, dtype, plan, spectra_dtype)
+        reasons = _reasons(IMPLEMENTATIONS[name], device, dtype, plan, spectra_dtype, ring_dtype)
         if not reasons:
             return IMPLEMENTATIONS[name]
         found.append("; ".join(reasons))
@@ -105,9 +111,10 @@ def on_this_gpu(
     dtype: torch.dtype,
     plan: Plan | None = None,
     spectra_dtype: torch.dtype | None = None,
+    ring_dtype: torch.dtype | None = None,
 ) -> tuple[str, ...]:
     """The implementations for GPUs that can run there; arguments as of `resolve`."""
-    reasons = cannot_run(device, dtype, plan, spectra_dtype)
+    reasons = cannot_run(device, dtype, plan, spectra_dtype, ring_dtype)
     return tuple(name for name in ON_GPUS if not reasons[name])
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..checks import HALVES
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -15,8 +17,8 @@ class Capabilities:
     largest_fused: largest block of a fill that is one launch and one pass over memory; 0 where
     fills are no launches. largest_passes: largest block in passes of its own, ``passes`` launches.
     largest_direct: largest block of a fill that is a direct product with the
-    taps. spectra_dtypes: of filter spectra, besides the state's. capturable:
-    whether a step reads and advances positions on the device, as a CUDA graph needs.
+    taps. spectra_dtypes: of filter spectra, ring_dtypes: of the ring, besides the state's.
+    capturable: whether a step reads and advances positions on the device, as a CUDA graph needs.
     fuses_fill: whether a step also does the fills that are due.
     """
 
@@ -27,6 +29,7 @@ class Capabilities:
     passes: int = 0
     largest_direct: int = 0
     spectra_dtypes: tuple[torch.dtype, ...] = ()
+    ring_dtypes: tuple[torch.dtype, ...] = ()
     capturable: bool = False
     fuses_fill: bool = False
 
@@ -37,7 +40,7 @@ CAPABILITIES = {
     for record in (
         # on Zen 2, 1.0 ns per token and channel at 32, where the transform of 64 takes 1.2
         # (python -m bench fill)
-        Capabilities("cpu", "cpu", largest_direct=32, fuses_fill=True),
+        Capabilities("cpu", "cpu", largest_direct=32, fuses_fill=True, ring_dtypes=HALVES),
         Capabilities(
             "cuda",
             "cuda",
@@ -55,7 +58,7 @@ CAPABILITIES = {
             spectra_dtypes=(torch.bfloat16,),
             capturable=True,
         ),
-        Capabilities("reference", "any"),
+        Capabilities("reference", "any", ring_dtypes=HALVES),
     )
 }
 

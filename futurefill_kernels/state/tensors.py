@@ -30,10 +30,12 @@ LEVEL_COLUMNS = (
 class StreamState:
     """Every tensor that a cache owns, for all its layers.
 
-    ring: (layers, B, tiles, slots, lanes), pending outputs and inputs.
+    ring: (layers, B, tiles, slots, lanes), pending outputs and inputs; maybe in 16 bits.
+    open_block: (layers, B, tiles, T_0, lanes), then, in place of the ring's, the slots of the
+        ``T_0`` positions that each row is in (open_block.py); else (layers, B, tiles, 0, lanes).
     kept: (layers, B, tiles, kept rows, 2, lanes), kept input spectra.
     prompt_fill: (layers, B, tiles, N, lanes), what the prompt adds to each position, where
-        ``keeps_prompt_fill`` says so; else None.
+        ``keeps_prompt_fill`` says so, in the ring's dtype; else None.
     positions: (B,) int64, steps taken since the prompt.
     prepared: taps, short-range taps and spectra; ``filters``, ``taps`` and ``spectra`` read them.
     skip: (layers, tiles * lanes) or None.
@@ -57,6 +59,7 @@ class StreamState:
     plan: Plan
     layout: Layout
     ring: Tensor
+    open_block: Tensor
     kept: Tensor
     prompt_fill: Tensor | None
     positions: Tensor
@@ -69,6 +72,16 @@ class StreamState:
     history: Tensor
     filled: Tensor
     images: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of arithmetic, and of all of the state but a narrower ring."""
+        return self.kept.dtype
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the ring holds less than arithmetic has."""
+        return self.ring.dtype != self.dtype
 
     @property
     def length(self) -> int:
@@ -124,6 +137,7 @@ class StreamState:
         return replace(
             self,
             ring=self.ring[only],
+            open_block=self.open_block[only],
             kept=self.kept[only],
             prompt_fill=None,
             positions=self.positions.clone(),
@@ -136,13 +150,17 @@ class StreamState:
             images=self.images[only],
         )
 
+    def without_open_block(self) -> StreamState:
+        """The same tensors, with no block that fills would add to: the ring gets all of it."""
+        return replace(self, open_block=self.open_block[..., :0, :].contiguous())
+
     def with_own_tensors(self, slots: int) -> StreamState:
         """The same stream, of which `cache.used.parts` are to be copied: the rest is copied here,
         what never changes, filters and skip, is shared.
 
         slots: of a row's ring that are going to be written now.
         """
-        large = ("ring", "kept", "undo", "images", "work", "prompt_fill")
+        large = ("ring", "open_block", "kept", "undo", "images", "work", "prompt_fill")
         small = ("positions", "token_at", "history", "filled")
         own = {name: getattr(self, name) for name in (*large, *small)}
         for name, x in own.items():
@@ -169,26 +187,31 @@ def state_parts(
     itemsize: int = 4,
     filters_itemsize: int | None = None,
     spectra_itemsize: int | None = None,
+    ring_itemsize: int | None = None,
     skip: bool = False,
     rollback: int | None = 0,
 ) -> dict[str, int]:
     """Bytes of every tensor that ``allocate`` makes, by its name, as ``StreamState.parts``.
 
     filters: (G, L) of the taps of a layer, default those that the layout stores and the plan reads.
-    filters_itemsize: of a tap; spectra_itemsize: of half a complex entry of spectra; default
-    ``itemsize``. rollback: as in ``allocate``.
+    filters_itemsize: of a tap; spectra_itemsize: of half a complex entry of spectra; ring_itemsize:
+    of a slot; default ``itemsize``. rollback: as in ``allocate``.
     """
     channels = layout.tiles * layout.lanes
     stored = layers * layout.filter_tiles * layout.filter_lanes
     groups, taps = filters or (layout.groups, plan.filter_length or plan.slots)
-    values = layers * batch_size * channels * itemsize  # a value of every row and channel
+    each = layers * batch_size * channels
+    values = each * itemsize  # a value of every row and channel
+    slot = each * (ring_itemsize or itemsize)
+    opened = open_slots(plan) if slot < values else 0
     _, images = image_places(plan.levels, layout, rollback, period_of(plan))
     work_rows = sum(map(layout.work_rows, plan.levels))
     spectra_rows = plan.spectra_rows if layout.spectra else 0
     return {
-        "ring": values * layout.slots,
+        "ring": slot * layout.slots,
+        "open_block": values * opened,
         "kept": values * 2 * plan.kept_rows,
-        "prompt_fill": values * plan.slots if keeps_prompt_fill(plan, rollback) else 0,
+        "prompt_fill": slot * plan.slots if keeps_prompt_fill(plan, rollback) else 0,
         "positions": 8 * batch_size,
         "skip": layers * channels * itemsize if skip else 0,
         "levels": 8 * len(LEVEL_COLUMNS) * len(plan.levels),
@@ -209,6 +232,11 @@ def keeps_prompt_fill(plan: Plan, rollback: int | None) -> bool:
     taken back, and with slack, whose firings under way nothing else describes.
     """
     return rollback is None or plan.slack_from is not None
+
+
+def open_slots(plan: Plan) -> int:
+    """Slots of a row's open block: ``T_0``, but all where no level fires at its ends."""
+    return plan.base if plan.levels else -(-plan.slots // plan.base) * plan.base
 
 
 def image_rows(level: Level, layout: Layout) -> int:
@@ -288,14 +316,18 @@ def allocate(
     spectra_dtype: torch.dtype | None = None,
     *,
     filters_dtype: torch.dtype | None = None,
+    ring_dtype: torch.dtype | None = None,
     rollback: int | None = 0,
 ) -> StreamState:
     """A stream at position 0. filters: per layer (G, L) of the state's dtype and device.
 
-    spectra_dtype: of the prepared filters, filters_dtype: of all taps, default the state's.
+    spectra_dtype: of the prepared filters, filters_dtype: of all taps, ring_dtype: of the ring;
+    default the state's.
     rollback: positions that can be taken back, or None for any number.
     """
     dtype, device = filters[0].dtype, filters[0].device
+    slot = ring_dtype or dtype
+    opened = 0 if slot == dtype else open_slots(plan)
     bank = make_bank(filters, dtype, filters_dtype or dtype)
     front = (len(filters), batch_size, layout.tiles)
     work_rows = sum(map(layout.work_rows, plan.levels))
@@ -305,9 +337,10 @@ def allocate(
     return StreamState(
         plan=plan,
         layout=layout,
-        ring=empty(*front, layout.slots, layout.lanes, dtype=dtype, device=device).zero_(),
+        ring=empty(*front, layout.slots, layout.lanes, dtype=slot, device=device).zero_(),
+        open_block=torch.zeros(*front, opened, layout.lanes, dtype=dtype, device=device),
         kept=empty(*front, plan.kept_rows, 2, layout.lanes, dtype=dtype, device=device).zero_(),
-        prompt_fill=torch.zeros(*front, plan.slots, layout.lanes, dtype=dtype, device=device)
+        prompt_fill=torch.zeros(*front, plan.slots, layout.lanes, dtype=slot, device=device)
         if keeps_prompt_fill(plan, rollback)
         else None,
         positions=torch.zeros(batch_size, dtype=torch.int64, device=device),

@@ -112,9 +112,9 @@ def test_a_float64_state_rounds_once(impl):
 
 def test_other_state_dtypes_are_refused():
     h = torch.ones(2, 8)
-    with pytest.raises(TypeError, match="state_dtype to be None, float32, float64, got torch"):
-        ff.FutureFillCache(h, 1, 8, state_dtype=torch.bfloat16)
-    with pytest.raises(TypeError, match="state_dtype to be None, float64, got torch"):
+    with pytest.raises(TypeError, match="None, float32, float64, bfloat16, float16 for inp"):
+        ff.FutureFillCache(h, 1, 8, state_dtype=torch.int8)
+    with pytest.raises(TypeError, match=r"None, float64 for inputs of torch\.float64, got"):
         ff.FutureFillCache(h.double(), 1, 8, state_dtype=torch.float32)
 
 
