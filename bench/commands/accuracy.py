@@ -3,7 +3,8 @@
 Part one streams fixed inputs and compares with a float64 convolution, position by position in
 octaves. Part two scores held-out bytes with the shipped model in decode mode while the state, the
 filters' spectra or the filters' length is reduced. Part three does so with its weights in every
-dtype: what rounding the whole model costs.
+dtype: what rounding the whole model costs. Part four streams the inputs of part one with a state
+in 16 bits.
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``accuracy``."""
-    parser.add_argument("--parts", default="position,bits,weights", help="which of them")
+    parser.add_argument("--parts", default="position,bits,weights,state", help="which of them")
     parser.add_argument("--window", type=int, default=1024, help="held-out bytes per row")
     parser.add_argument("--windows", type=int, default=16, help="rows")
 
 
 def run(args: argparse.Namespace) -> None:
     """The parts named in --parts. --impl auto means every implementation that can run here."""
-    known = {"position": _positions, "bits": _bits_per_byte, "weights": _weights}
+    known = {
+        "position": _positions, "bits": _bits_per_byte, "weights": _weights, "state": _states,
+    }  # fmt: skip
     parts = args.parts.split(",")
     unknown = sorted(set(parts) - set(known))
     if unknown:
@@ -54,6 +57,19 @@ def _positions(args: argparse.Namespace) -> None:
     sizes = [(1, 4, 256)] if args.quick else args.shapes or [(1, 16, 8192)]
     for batch, channels, length in sizes:
         _over_position(args, batch, channels, length)
+
+
+def _states(args: argparse.Namespace) -> None:
+    sizes = [(1, 4, 256)] if args.quick else args.shapes or [(1, 16, 8192)]
+    for batch, channels, length in sizes:
+        h = shapes.filters(channels, length, device=args.device)
+        u = shapes.randn(length, batch, channels, seed=4, device=args.device)
+        expected = ff.causal_conv(u.permute(1, 2, 0).double(), h.double()).permute(2, 0, 1)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            cache = ff.FutureFillCache(h, batch, length, impl=args.impl, state_dtype=dtype)
+            y = torch.stack([cache.step(u_t) for u_t in u])
+            name = f"state in {str(dtype).removeprefix('torch.')}"
+            _octaves(args, name, y, expected, dtype, cache.plan, cache.impl)
 
 
 def _over_position(args: argparse.Namespace, batch: int, channels: int, length: int) -> None:

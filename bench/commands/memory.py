@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 import futurefill_kernels as ff
+from futurefill_kernels.implementations.select import cannot_run
 from futurefill_kernels.state.tensors import state_nbytes
 
 from ..harness.machine import check_memory
@@ -55,12 +56,17 @@ def _ours(
     args: argparse.Namespace, h: torch.Tensor, batch: int, length: int, prompt: int
 ) -> Iterator[tuple[str, ff.FutureFillCache, int]]:
     """Caches after a prompt and two steps, and their bytes by the formula."""
-    for memory, filters in (
-        ("speed", args.dtype), ("small", args.dtype), ("small", torch.bfloat16)
-    ):  # fmt: skip
+    half = torch.bfloat16
+    kinds = [("speed", args.dtype, None), ("small", args.dtype, None), ("small", half, None)]
+    runs = cannot_run(args.device, args.dtype, ring_dtype=half)
+    names = runs if args.impl == "auto" else (args.impl,)
+    if args.dtype != torch.float64 and not all(runs[name] for name in names):
+        kinds.append(("small", half, half))
+    for memory, filters, state in kinds:
         cache = ff.FutureFillCache(
-            h, batch, length, impl=args.impl, memory=memory, filters_dtype=filters
-        )
+            h, batch, length, impl=args.impl, memory=memory, filters_dtype=filters,
+            state_dtype=state,
+        )  # fmt: skip
         u = torch.randn(batch, len(h), prompt + 2, dtype=h.dtype, device=h.device)
         if prompt:
             cache.prefill(u[..., :prompt])
@@ -68,11 +74,13 @@ def _ours(
             cache.step(u[..., t])
         expected = state_nbytes(
             cache.plan, cache.state.layout, layers=1, batch_size=batch,
-            filters=tuple(h.shape), itemsize=cache.state.ring.itemsize,
-            filters_itemsize=filters.itemsize,
+            filters=tuple(h.shape), itemsize=cache.state.dtype.itemsize,
+            filters_itemsize=filters.itemsize, ring_itemsize=cache.state.ring.itemsize,
         )  # fmt: skip
         name = f"ours, memory={memory!r}"
-        yield name if filters == args.dtype else f"{name}, bfloat16 filters", cache, expected
+        if filters != args.dtype:
+            name += ", bfloat16 filters" + (" and state" if state else "")
+        yield name, cache, expected
 
 
 def _others(batch: int, channels: int, positions: int) -> Iterator[tuple[str, int]]:

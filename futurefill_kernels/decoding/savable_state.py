@@ -96,4 +96,4 @@ class SavableState(ModelState):
 
         short = {self._names[module]: module for module in self._short}
         state, long = self._caches[0].state, equal_filters(self._modules)
-        return RankState(ranks, long, short, state.ring.dtype, state.filters.dtype)
+        return RankState(ranks, long, short, state.dtype, state.filters.dtype)

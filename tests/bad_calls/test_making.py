@@ -54,6 +54,16 @@ NEW = {
         lambda h: ff.FutureFillCache(h, 1, 8, filters_dtype=torch.float16),
         "filters_dtype", "bfloat16", "float16",
     ),
+    "state_dtype: half for float64": (
+        lambda h: ff.FutureFillCache(h.double(), 1, 8, state_dtype=torch.float16),
+        "state_dtype", "torch.float64", "torch.float16",
+    ),
+    "state_dtype: half with slack": (
+        lambda h: ff.FutureFillCache(
+            h, 1, 8, plan=ff.Plan(8, (2, 4), slack_from=4), state_dtype=torch.bfloat16
+        ),
+        "state_dtype", "slack", "torch.bfloat16",
+    ),
     "filters_dtype: wider than the state": (
         lambda h: ff.FutureFillCache(h, 1, 8, filters_dtype=torch.float64),
         "filters_dtype", "float32", "float64",

@@ -88,3 +88,24 @@ def test_what_fits_one_h200():
     plan = make_plan(65536, 4096, layers=24, device=DeviceInfo.named("h200"), memory="small")
     layout = Layout.padded(4096, 4096, 65536)
     assert sum(state_parts(plan, layout, layers=24, batch_size=1).values()) < 60e9
+
+
+@pytest.mark.parametrize("length", [4096, 16384, 65536])
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("name", ["cpu", "h200"])
+def test_a_row_of_16_bits_takes_little_more_than_two_bytes(length, batch, name):
+    device = CPU if name == "cpu" else DeviceInfo.named(name)
+    plan = make_plan(length, 64, batch_size=batch, device=device, memory="small")
+    layout = Layout.padded(64, 64, length)
+    sizes = {"layers": 1, "batch_size": batch, "ring_itemsize": 2, "filters_itemsize": 2}
+    parts = state_parts(plan, layout, **sizes)
+    rows = sum(parts[part] for part in ("ring", "open_block", "kept", "undo", "history", "images"))
+    assert rows <= 2.2 * batch * 64 * length
+    assert sum(parts[part] for part in ("filters", "taps", "spectra")) <= 3.1 * 64 * length
+
+
+def test_what_a_state_of_16_bits_leaves_of_one_h200():
+    plan = make_plan(65536, 4096, layers=24, device=DeviceInfo.named("h200"), memory="small")
+    layout = Layout.padded(4096, 4096, 65536)
+    sizes = {"layers": 24, "batch_size": 1, "ring_itemsize": 2, "filters_itemsize": 2}
+    assert sum(state_parts(plan, layout, **sizes).values()) < 36e9
