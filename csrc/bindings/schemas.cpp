@@ -4,9 +4,8 @@
 // Shapes (docs/conventions.md): W lanes, C = tiles * W padded channels, R rows of one call.
 //   u, pre, post, y (R, D)             io type; last dimension contiguous
 //   ring      (layers, B, tiles, slots, W)
-//   open_block (layers, B, tiles, T_0, W), of a ring in 16 bits the slots of each row's block of
-//   T_0
-//             positions in float32; without slots where the ring holds the state's dtype
+//   open_block (layers, B, tiles, T_0, W), float32: of a ring in 16 bits, the slots of the T_0
+//             positions that each row is in; no slots where the ring holds the state's dtype
 //   kept      (layers, B, tiles, rows, 2, W)
 //   taps      (layers, filter tiles, T_0, W or 1)
 //   spectra   (layers, filter tiles, rows, 2, W or 1)
