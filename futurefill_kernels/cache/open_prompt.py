@@ -162,8 +162,8 @@ class OpenPrompt:
 
     @property
     def kept_nbytes(self) -> int:
-        """Bytes of kept transforms."""
-        return sum(group.nbytes for group in self._groups.values())
+        """Bytes of kept transforms and sums."""
+        return sum(group.nbytes for group in self._groups.values()) + self._sums.nbytes
 
     def more(self, x: Tensor, y: Tensor) -> bool:
         """Outputs y (D, n) of the next gated inputs x (D, n).
