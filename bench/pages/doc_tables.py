@@ -373,6 +373,9 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
      "prompt: of ours the state, taps and spectra, of the others what is counted. What belongs to "
      "filters is shared by the rows, and taps are as many as the prompt and the new tokens.",
      [memory_table]),
+    ("What is kept, and its time", "kept",
+     "Whole generations in compiled calls, in turns: every filter spectrum kept, what `memory=` "
+     "says, and inputs, pending outputs and filters of 16 bits.", [general]),
     ("Equations with memory", "volterra",
      "`D^(1/2) y = -y` up to t = 1 by the predictor-corrector in float64, one equation or a batch "
      "with rates 1 .. 2. Every package does the same sums, so its error is ours; not torchfde, "
