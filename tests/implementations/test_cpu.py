@@ -35,6 +35,7 @@ class State:
 
     plan: Plan
     ring: torch.Tensor
+    open_block: torch.Tensor
     kept: torch.Tensor
     taps: torch.Tensor
     spectra: torch.Tensor
@@ -99,6 +100,7 @@ def make_state(h, plan, batch, channels, dtype, direct_below=0, slots=None, skip
     return State(
         plan,
         torch.zeros(layers, batch, tiles, slots or plan.length, lanes, dtype=dtype),
+        torch.zeros(layers, batch, tiles, 0, lanes, dtype=dtype),
         torch.full((layers, batch, tiles, kept_offset, 2, lanes), float("nan"), dtype=dtype),
         tiled(taps.transpose(1, 2), filter_lanes).to(dtype),
         packed.to(dtype),
