@@ -236,5 +236,9 @@ class Prefill(HeldPrompts):
         inputs = from_tiles(state.ring[layer, rows, :, :stop], state.layout).to(state.dtype)
         assert state.prompt_fill is not None
         filled = from_tiles(state.prompt_fill[layer, rows, :, position:stop], state.layout)
-        y = filled + fast_conv_range(inputs, self.filters.layer(layer), position, stop)
+        taps = self.filters.layer(layer)
+        y = filled + fast_conv_range(inputs, taps, position, stop)
+        if state.narrow:  # what was rounded to be stored is not so in its own output
+            newest = taps[:, 0].repeat_interleave(x.shape[1] // len(taps))[:, None]
+            y += newest * (given - inputs[..., position:])
         return pad(y, (0, x.shape[2] - given.shape[2]))

@@ -160,6 +160,18 @@ def test_copies_go_on_with_the_same_bits(impl, sizes, rollback, taken):
             assert torch.equal(steps(c, u[..., taken:]), expected)
 
 
+@pytest.mark.parametrize("state_dtype", HALF)
+def test_no_input_is_rounded_in_its_own_output(impl, state_dtype):
+    """Nor in a transform of many positions inside the stream."""
+    h, u = torch.randn(3, 1), torch.randn(2, 6, 90)
+    cache = ff.FutureFillCache(
+        h, 2, 90, channels=6, impl=impl, rollback=None, state_dtype=state_dtype
+    )
+    y = [cache.step(u[..., 0])[..., None], cache.prefill(u[..., 1:81]), cache.run(u[..., 81:])]
+    exact = h.repeat_interleave(2, 0) * u
+    assert torch.allclose(torch.cat(y, -1), exact, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("sizes", PLANS)
 @pytest.mark.parametrize("rollback", [0, 9, None])
 def test_runs_chunks_and_calls_taken_back(impl, sizes, rollback):
