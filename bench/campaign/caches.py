@@ -52,6 +52,7 @@ class Caches:
         self.dtype = DTYPES[setup["dtype"]]
         wide = self.dtype == torch.float64 or setup.get("wide", False)
         self._state = state = torch.float64 if wide else torch.float32
+        self._ring = DTYPES[setup["ring"]] if setup.get("ring") else state
         self.channels, self.batch = setup["groups"] * setup["expand"], setup["batch"]
         self._first = self._filters(setup["taps"], self._some_skip() if setup["skip"] else None)
         sums = DirectSums(
@@ -60,6 +61,7 @@ class Caches:
             None if setup.get("endless") else setup["length"],
             self.dtype,
             state_dtype=state,
+            ring_dtype=self._ring,
             # Triton's interpreter cuts bfloat16 off where a GPU rounds it
             cut=setup["impl"] == "triton" and self.dtype == torch.bfloat16,
         )
@@ -82,11 +84,17 @@ class Caches:
     def _some_skip(self) -> Tensor:
         return values.inputs(self.draw, (self.layers, self.channels), self._state)
 
-    def _cache(self, impl: str, plan: list[Any] | None) -> ff.FutureFillCache:
+    def _cache(
+        self, impl: str, plan: list[Any] | None, *, wide_ring: bool = False
+    ) -> ff.FutureFillCache:
         length, rollback = self._setup["length"], self._setup["rollback"]
         memory = self._setup.get("memory", "speed")
+        ring = self._state if wide_ring or impl == "triton" else self._ring
         if plan is not None and plan[1] is not None:  # slack: 0 or None, and kept spectra
-            rollback, memory = rollback and 0, "speed"
+            if ring is self._state:
+                rollback, memory = rollback and 0, "speed"
+            else:  # which has no slack
+                plan = [plan[0], None]
         if self._setup.get("endless"):
             length, rollback = None, rollback or 0
         return ff.FutureFillCache(
@@ -99,7 +107,7 @@ class Caches:
             impl=impl,
             dtype=self.dtype,
             rollback=rollback,
-            state_dtype=self._state,
+            state_dtype=ring,
             filters_dtype=self._first.kept_in,
             memory=memory,
         )
@@ -194,15 +202,19 @@ class Caches:
         cache, sums = self.current
         self._saved = cache.state_dict(), sums.clone()
 
-    def load(self, impl: str | None = None, plan: list[Any] | None = None) -> None:
-        """What was saved, into the current cache, or into a new one of another kind."""
+    def load(
+        self, impl: str | None = None, plan: list[Any] | None = None, wide_ring: bool = False
+    ) -> None:
+        """What was saved, into the current cache, or into a new one of another kind. wide_ring:
+        that stores what it computes with.
+        """
         if self._saved is None:
             self.save()
         assert self._saved is not None
         state, sums = self._saved
         cache, here = self.current
         if impl is not None:
-            cache = self._cache(impl, plan)
+            cache = self._cache(impl, plan, wide_ring=wide_ring)
             if sums.filters is not self._first:
                 cache.set_filters(sums.filters.taps, sums.filters.skip)
         try:

@@ -5,6 +5,10 @@ An output of a channel that has seen n inputs x through taps h, in arithmetic of
     |error| <= 4 e log2(4 + n) |h| |x|  +  rounding of skip, gates and of the output's own dtype
 
 with Euclidean norms: a transform's error is relative to its largest output, not to each of them.
+A ring of 16 bits with r levels, of unit roundoff v, adds (docs/accuracy.md)
+
+    v (r + 3) sum_{s>=1} |h_s| |x_{t-s}|     one each for inputs, a prompt and a loaded state
+
 An input at position t that is NaN or infinite may reach the outputs t .. t + L - 1 + 2T of its own
 row and channel, L the longest filter's taps and T the plan's largest block, and no others.
 """
@@ -37,8 +41,9 @@ class DirectSums:
     """All gated inputs of every row and layer, the prompt's too, and sums over them.
 
     filters: of all layers. length: positions that a row can take after its prompt, None for any
-    number. dtype: of inputs and outputs. state_dtype: of the arithmetic. cut: whether outputs may
-    be cut off to their dtype, not rounded.
+    number. dtype: of inputs and outputs. state_dtype: of the arithmetic. ring_dtype: of what is
+    stored, default the arithmetic's. cut: whether outputs may be cut off to their dtype, not
+    rounded.
     """
 
     def __init__(
@@ -49,14 +54,16 @@ class DirectSums:
         dtype: torch.dtype,
         *,
         state_dtype: torch.dtype,
+        ring_dtype: torch.dtype | None = None,
         cut: bool = False,
     ) -> None:
         self._length, self._dtype = length, dtype
         self._output_rounding = ROUNDING[dtype] * (1 + cut)
         self._take_filters(filters)
         self._state_rounding = ROUNDING[state_dtype]
+        self._ring = None if ring_dtype in (None, state_dtype) else ring_dtype
         self._largest = float(torch.finfo(dtype).max)
-        self._block = 0
+        self._block = self._levels = 0
         layers, self._reach = len(filters.taps), max(h.shape[1] for h in filters.taps)
         self._empty = np.zeros((layers, filters.channels, self._reach))  # in front of all inputs
         self._inputs = [self._empty] * batch_size
@@ -104,6 +111,7 @@ class DirectSums:
     def take_plan(self, plan: Plan) -> None:
         """What comes now is by this plan."""
         self._block = max(self._block, plan.base, *(level.block for level in plan.levels))
+        self._levels = max(self._levels, len(plan.levels))
 
     def outputs(
         self, layer: int, row: int, x: np.ndarray, post: np.ndarray | None
@@ -119,16 +127,17 @@ class DirectSums:
         inputs = self._with(layer, row, x)
         h = self._newest_last[layer]
         taps = h.shape[1]
-        if width == 1:
-            y = np.einsum("dl,dl->d", inputs[:, -taps:], h)[:, None]
-        else:
-            windows = np.lib.stride_tricks.sliding_window_view(
-                inputs[:, -(taps + width - 1) :], taps, axis=1
-            )
-            y = np.einsum("dtl,dl->dt", windows, h)
+        windows = np.lib.stride_tricks.sliding_window_view(
+            inputs[:, -(taps + width - 1) :], taps, axis=1
+        )
+        y = np.einsum("dtl,dl->dt", windows, h)
         norm = self._norms[layer] * np.sqrt(np.einsum("dn,dn->d", inputs, inputs))
         scale = CONSTANT * self._state_rounding * np.log2(4 + end)
         bound = np.repeat((scale * norm)[:, None], width, 1)
+        if self._ring is not None:
+            older = np.einsum("dtl,dl->dt", np.abs(windows[..., :-1]), np.abs(h[:, :-1]))
+            times = self._levels + 3
+            bound += times * (ROUNDING[self._ring] * older + TINY[self._ring])
         if self._skip is not None:
             direct = self._skip[layer][:, None] * x
             y = y + direct

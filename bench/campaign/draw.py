@@ -60,6 +60,8 @@ def stream_program(rng: random.Random, impl: str, dtype: str, others: list[str])
         "wide": impl != "triton" and rng.random() < 0.15,
         "rollback": rng.choice([None, None, 0, rng.randint(0, min(length, 20))]),
     }  # fmt: skip
+    if impl != "triton" and dtype != "float64" and not setup["wide"] and rng.random() < 0.3:
+        setup["ring"] = rng.choice(["bfloat16", "float16"])
     count = 6 if impl == "triton" else rng.randint(8, 40)
     leaps = endless and impl != "triton"  # a second for some steps
     operations = [
@@ -80,7 +82,7 @@ def _operation(
     kinds = {
         "steps": 8, "many": 5, "run": 1.5, "generate": 0.8, "reset": 1,
         "crop": 1.5, "reorder": 2, "branch": 1, "switch": 0.7, "save": 0.7, "load": 1, "bad": 1,
-        "refilter": 1, "approach": 2 * leaps,
+        "refilter": 1, "pieces": 1, "launch": 0.5, "approach": 2 * leaps,
     }  # fmt: skip
     do = rng.choices(list(kinds), list(kinds.values()))[0]
     if do == "refilter":
@@ -100,7 +102,12 @@ def _operation(
         return {"do": do, "how": rng.choice(["clone", "copy", "deepcopy", "pickle"])}
     if do == "load" and rng.random() < 0.6:
         moved = plan(rng, length, endless=endless)
-        return {"do": do, "impl": rng.choice(others), "plan": moved}
+        wide = rng.random() < 0.3
+        return {"do": do, "impl": rng.choice(others), "plan": moved, "wide_ring": wide}
+    if do == "pieces":
+        first = rng.choice([rng.randint(1, length), rng.randint(60, 700)])
+        widths = [rng.choice([1, 3, 64, rng.randint(1, 300)]) for _ in range(rng.randint(1, 6))]
+        return {"do": do, "widths": [first, *widths], "rows": _rows(rng, batch)}
     return {"do": do, "which": rng.randrange(100)} if do == "bad" else {"do": do}
 
 

@@ -178,6 +178,19 @@ class StreamRun(Caches):
 
         self._call(call, chosen, valid, stop, step=False)
 
+    def pieces(self, widths: list[int], rows: list[int]) -> None:
+        """A prompt in many calls, after a reset of rows that are behind theirs."""
+        _, sums = self.current
+        behind = [row for row in self.distinct(rows) if sums.prompts[row] is not None]
+        if behind:
+            self.reset(behind)
+        for width in widths:
+            self.many([width], rows)
+
+    def launch(self) -> None:
+        """The fills that are due."""
+        self.current[0].launch_fills()
+
     def _call(
         self,
         call: Callable[[int], None],
