@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from torch import Tensor
+
 from ..state.tensors import StreamState
 from .fills import Fills
 from .history import History
@@ -17,17 +19,26 @@ def copy_end(state: StreamState, rows: Iterable[int]) -> None:
     first, end, _ = state.plan.window
     _, filled = _pending(state)
     for row in rows:
-        here = state.ring[:, row, :, end - first : end + filled]
-        state.ring[:, row, :, : first + filled].copy_(here)
+        for slots in _by_place(state):
+            here = slots[:, row, :, end - first : end + filled]
+            slots[:, row, :, : first + filled].copy_(here)
 
 
 def stand_at_first(state: StreamState, rows: Iterable[int]) -> None:
     """After ``copy_end``: nothing is pending that has been copied, and the rows stand there."""
     first, filled = _pending(state)
     for row in rows:
-        state.ring[:, row, :, first + filled :] = 0
+        for slots in _by_place(state):
+            slots[:, row, :, first + filled :] = 0
         state.positions[row] = state.filled[row] = first
         state.token_at[:, row] = -1
+
+
+def _by_place(state: StreamState) -> list[Tensor]:
+    """What has slots of the whole window. An open block of ``T_0`` is the same before and after a
+    leap; without levels it never closes.
+    """
+    return [state.ring, *([] if state.plan.levels else [state.open_block])]
 
 
 def _pending(state: StreamState) -> tuple[int, int]:

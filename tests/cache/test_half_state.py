@@ -243,6 +243,21 @@ def test_other_filters_and_endless_streams(impl):
     torch.testing.assert_close(y, exact, rtol=0, atol=0.06)
 
 
+@pytest.mark.parametrize("base", [1, 4, 48])
+def test_an_endless_stream_of_one_tap_leaps(impl, base):
+    """No level closes its block, which is the whole window."""
+    h, u = torch.randn(3, 1), torch.randn(1, 3, 1300)
+    cache = ff.FutureFillCache(
+        h, 1, None, plan=ff.Plan(None, (base,), 1), impl=impl, rollback=2, state_dtype=HALF[0]
+    )
+    period = cache.plan.window.end
+    y = [cache.run(u[..., : period - 1])]
+    y += [cache.step(u[..., t])[..., None] for t in range(period - 1, period + 3)]
+    cache.crop(period + 1)
+    y[-2:] = [cache.run(u[..., period + 1 :])]
+    assert torch.allclose(torch.cat(y, -1), h * u, rtol=1e-6, atol=1e-6)
+
+
 def test_what_it_holds(impl):
     """Two bytes a position, and the open block; the table and nbytes count all of it."""
     plan = ff.Plan(8192, (32, 64, 128, 256, 512, 1024, 2048, 4096))
