@@ -13,7 +13,7 @@ from ..plan import Plan
 class Positions:
     """Positions taken by each row, 0 at first.
 
-    Those of an endless stream are places in its window (plan.Window), with ``origins``, the
+    Those of an endless stream are places in its window (`Window`), with ``origins``, the
     positions that lie before it.
 
     batch_size: rows ``B``.

@@ -1,4 +1,4 @@
-"""Rows of an endless stream at the end of their window go on at its beginning (plan.Window)."""
+"""Rows of an endless stream at the end of their window go on at its beginning (`Window`)."""
 
 from __future__ import annotations
 
