@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import json
 import platform
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,13 @@ from typing import Any
 import torch
 
 _FOLDER = Path(__file__).parent
+
+#: Functions of csrc/bindings/bound_step.h and move_slots.h that are called by address.
+_FUNCTIONS = (
+    "futurefill_step", "futurefill_plain_step", "futurefill_run", "futurefill_step_is_short",
+    "futurefill_begin_block", "futurefill_block", "futurefill_take_back", "futurefill_kept_bytes",
+    "futurefill_move_slots",
+)  # fmt: skip
 
 
 def library_file() -> Path | None:
@@ -44,6 +52,53 @@ def _recorded_reason() -> str:
     return info.get("reason") or "the library was built but its file is missing (install again)"
 
 
+def _declared() -> dict[str, list[str]]:
+    """The ops that the sources beside this folder declare, with the names of their arguments: none
+    in an installation, which has no sources.
+    """
+    try:
+        text = (_FOLDER.parent / "csrc" / "bindings" / "schemas.cpp").read_text()
+    except OSError:
+        return {}
+    found = {}
+    for literals in re.findall(r'm\.def\(\s*((?:"[^"]*"\s*)+)\)', text):
+        schema = "".join(re.findall(r'"([^"]*)"', literals))
+        name, _, rest = schema.partition("(")
+        arguments = rest.rpartition(") ->")[0]
+        found[name] = [each.split()[-1] for each in arguments.split(", ") if each]
+    return found
+
+
+def _registered(name: str) -> list[str] | None:
+    """The names of an op's arguments in the library, or None where it has no such op."""
+    try:
+        schema = torch._C._get_schema(f"futurefill_kernels::{name}", "")
+    except RuntimeError:
+        return None
+    return [argument.name for argument in schema.arguments]
+
+
+def _of_other_sources(file: Path) -> str | None:
+    """What a loaded library lacks that the sources here have, or None: one that was built before
+    they changed, or from another tree.
+    """
+    library = ctypes.CDLL(str(file))
+    missing = [name for name in _FUNCTIONS if not hasattr(library, name)]
+    for name, arguments in _declared().items():
+        found = _registered(name)
+        if found is None:
+            missing.append(name)
+        elif found != arguments:
+            missing.append(f"{name}({', '.join(arguments)})")
+    if not missing:
+        return None
+    more = f" and {len(missing) - 1} more" if missing[1:] else ""
+    return (
+        f"{file.name} was built from other sources than those here: it has no {missing[0]}{more}; "
+        f"build it again (python setup.py build_ext --inplace in {_FOLDER.parent}, or pip install)"
+    )
+
+
 def _load() -> str | None:
     """Load the library; returns why it is not available, or None."""
     file = library_file()
@@ -53,7 +108,7 @@ def _load() -> str | None:
         torch.ops.load_library(str(file))
     except (OSError, RuntimeError) as error:
         return f"{file.name} did not load with torch {torch.__version__}: {error}"
-    return None
+    return _of_other_sources(file)
 
 
 unavailable_reason: str | None = _load()
@@ -126,7 +181,7 @@ def _module(name: str, check: Callable[[ModuleType], object]) -> ModuleType | st
     try:
         module = importlib.import_module(f".{name}", __package__)
         check(module)
-    except (ImportError, AttributeError, RuntimeError) as error:
+    except (ImportError, AttributeError, RuntimeError, TypeError) as error:
         return f"torch {torch.__version__}, Python {platform.python_version()}: {error}"
     return module
 

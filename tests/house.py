@@ -18,8 +18,8 @@ ROOMS = (
 #: Private names of torch that stand for no public one.
 FOREIGN_PRIVATE = (
     "_C", "_buffers", "_dispatch_has_kernel_for_dispatch_key", "_foreach_copy_", "_forward_hooks",
-    "_forward_pre_hooks", "_global_forward_hooks", "_global_forward_pre_hooks", "_modules",
-    "_parameters", "_version",
+    "_forward_pre_hooks", "_get_schema", "_global_forward_hooks", "_global_forward_pre_hooks",
+    "_modules", "_parameters", "_version",
 )  # fmt: skip
 
 
