@@ -37,6 +37,9 @@ def decode(
     cuda_graph: bool | None = None,
     fill_stream: torch.cuda.Stream | None = None,
     spectra_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | None = None,
+    filters_dtype: torch.dtype | None = None,
+    memory: str = "speed",
     progress: bool = False,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -55,7 +58,8 @@ def decode(
     stop_ids: a row ends with the first of these; the rest of it is pad_id.
     stop: a row ends, too, with the last id of the first of these sequences: of ids (of bytes, for a
         model of bytes), or of characters of the text that detokenize(new ids of a row) gives.
-    plan, impl, fill_stream, spectra_dtype: as in FutureFillCache. progress: show a bar on stderr.
+    plan, impl, fill_stream, spectra_dtype, state_dtype, filters_dtype, memory: as in
+        `FutureFillCache`. progress: show a bar on stderr.
     cuda_graph: as in `Decoder`; with a fill_stream the default is False.
     callback: called with the new ids (B,), on the host, or inputs (B, D) and their index 0 .. N-1;
         the generation ends where it returns True, and the rest is pad_id or zero. What holds then,
@@ -69,6 +73,7 @@ def decode(
         raise ValueError(f"expected max_new_tokens >= 0, got {max_new_tokens}")
     options: CacheOptions = {
         "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
+        "state_dtype": state_dtype, "filters_dtype": filters_dtype, "memory": memory,
     }  # fmt: skip
     if isinstance(model, Tensor):
         if sampler is not None or stop_ids or stop or attention_mask is not None:
@@ -109,19 +114,26 @@ def iterate(
     pad_id: int = 0,
     plan: Plan | None = None,
     impl: str = "auto",
+    cuda_graph: bool | None = None,
+    fill_stream: torch.cuda.Stream | None = None,
+    spectra_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | None = None,
+    filters_dtype: torch.dtype | None = None,
+    memory: str = "speed",
 ) -> Iterator[Tensor]:
     """The new ids (B,) of every token after a prompt, on the host, as they come.
 
-    Arguments as in `decode`; a `Decoder` with other options may be the model. The iterator may be
-    left at any token. What is wrong with the arguments is raised by this call.
+    Arguments as in `decode`. The iterator may be left at any token. What is wrong with the
+    arguments is raised by this call.
     """
     max_new_tokens = integer("max_new_tokens", max_new_tokens)
     if max_new_tokens < 0:
         raise ValueError(f"expected max_new_tokens >= 0, got {max_new_tokens}")
     options: CacheOptions = {
-        "plan": plan, "impl": impl, "fill_stream": None, "spectra_dtype": None,
+        "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
+        "state_dtype": state_dtype, "filters_dtype": filters_dtype, "memory": memory,
     }  # fmt: skip
-    decoder = _decoder(model, prompt, max_new_tokens, lengths, None, options)
+    decoder = _decoder(model, prompt, max_new_tokens, lengths, cuda_graph, options)
     return decoder.iterate(
         prompt, max_new_tokens, sampler=sampler, lengths=lengths, attention_mask=attention_mask,
         stop_ids=stop_ids, stop=stop, detokenize=detokenize, pad_id=pad_id,
@@ -138,9 +150,9 @@ def _decoder(
 ) -> Decoder:
     """The decoder that was given, or one for this request."""
     if isinstance(model, Decoder):
-        impl = None if options["impl"] == "auto" else options["impl"]
-        given = {**options, "impl": impl, "cuda_graph": cuda_graph}
-        names = [name for name, value in given.items() if value is not None]
+        usual = {"impl": "auto", "memory": "speed"}
+        given = {**options, "cuda_graph": cuda_graph}
+        names = [name for name, value in given.items() if value != usual.get(name)]
         if names:
             raise ValueError(f"the decoder has been made: {', '.join(names)} belong to its making")
         return model

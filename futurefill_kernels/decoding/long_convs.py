@@ -21,17 +21,12 @@ class CacheOptions(TypedDict):
     impl: str
     fill_stream: torch.cuda.Stream | None
     spectra_dtype: torch.dtype | None
-
-
-class FilterOptions(TypedDict, total=False):
-    """How a `FutureFillCache` keeps its state and filters."""
-
     state_dtype: torch.dtype | None
     filters_dtype: torch.dtype | None
     memory: str
 
 
-class ModelOptions(CacheOptions, FilterOptions):
+class ModelOptions(CacheOptions):
     """Those of a model's caches."""
 
     rollback: int | None
@@ -72,7 +67,7 @@ def cache_of_filters(
 ) -> FutureFillCache:
     """One cache whose layers are filters of equal shape. dtype, device: of their inputs."""
     skips = [skip for module in filters if (skip := module.skip_weights()) is not None]
-    state = state_dtype(dtype, options.get("state_dtype"))
+    state = state_dtype(dtype, options["state_dtype"])
     return FutureFillCache(
         [module.taps_on(module.context_length, device, state) for module in filters],
         batch_size,

@@ -1,11 +1,13 @@
+import inspect
+
 import pytest
 import torch
 from torch import nn
 
-from futurefill_kernels import FutureFillCache, Plan, causal_conv
+from futurefill_kernels import Decoder, DecodingCache, FutureFillCache, Plan, causal_conv
 from futurefill_kernels import nn as ffnn
 from futurefill_kernels.cache.fills import Fills
-from futurefill_kernels.decoding.decode import decode
+from futurefill_kernels.decoding.decode import decode, iterate
 from futurefill_kernels.decoding.sampling import RandomSampler
 from tests.oracles import PRECISE
 from tests.recording import SideStreams
@@ -135,6 +137,57 @@ def test_named_inputs_are_those_of_a_function(impl, function, steps):
     )  # fmt: skip
     assert torch.equal(again, expected)
     assert seen == list(range(steps))
+
+
+KEPT = {
+    "state_dtype": {"state_dtype": torch.bfloat16},
+    "filters_dtype": {"filters_dtype": torch.bfloat16},
+    "memory": {"memory": "small"},
+    "all": {
+        "state_dtype": torch.float16, "filters_dtype": torch.bfloat16, "memory": "small",
+        "plan": Plan(40, (4, 8, 16)), "impl": "reference",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", KEPT.values(), ids=KEPT)
+def test_what_is_kept_is_chosen_as_of_a_cache(options, monkeypatch):
+    """Of filters, of a model, and token by token."""
+    made, init = [], FutureFillCache.__init__
+
+    def record(self, *args, **given):
+        init(self, *args, **given)
+        made.append({name: given[name] for name in options})
+
+    torch.manual_seed(1)
+    h, prompt = torch.randn(6, 90) / 9, torch.randn(2, 6, 7)
+    model = Model()
+    monkeypatch.setattr(FutureFillCache, "__init__", record)
+    new = decode(h, prompt, 40, **options)
+    cache = FutureFillCache(h, 2, 40, **options)
+    y = cache.prefill(prompt)[..., -1]
+    for t in range(40):
+        assert torch.equal(new[..., t], y)
+        y = cache.step(y)
+    expected = Decoder(model, 2, 40, **options)(IDS)
+    assert torch.equal(decode(model, IDS, 40, **options), expected)
+    assert torch.equal(torch.stack(list(iterate(model, IDS, 40, **options)), 1), expected)
+    assert made == [options] * 5
+
+
+def test_making_a_decoder_takes_the_same_options_everywhere():
+    """Whoever makes one of these finds its options in the others."""
+
+    def names(call):
+        return set(inspect.signature(call).parameters)
+
+    of_cache = names(DecodingCache) - {"model", "batch_size", "max_new_tokens"}
+    assert of_cache - {"fused"} == names(FutureFillCache) & of_cache
+    assert of_cache - {"fused"} <= names(Decoder)
+    for call in (decode, iterate):
+        assert names(Decoder) - {"batch_size", "rollback"} <= names(call)
+    assert names(Decoder.iterate) - {"self"} <= names(iterate)
+    assert names(iterate) <= names(decode)
 
 
 def test_other_names_of_inputs_are_refused():

@@ -156,9 +156,14 @@ def test_decode_reuses_a_decoder(decoder_of):
     assert torch.equal(ff.decode(decoder, padded, 9, lengths=[3, 6]), expected)
     with pytest.raises(ValueError, match="plan, impl belong to its making"):
         ff.decode(decoder, prompts, 9, plan=PLAN, impl="cpu")
-    for name, value in {"cuda_graph": False, "spectra_dtype": torch.float32}.items():
-        with pytest.raises(ValueError, match=f"{name} belong to its making"):
-            ff.decode(decoder, prompts, 9, **{name: value})
+    options = {
+        "cuda_graph": False, "spectra_dtype": torch.float32, "state_dtype": torch.float32,
+        "filters_dtype": torch.bfloat16, "memory": "small",
+    }  # fmt: skip
+    for call in (ff.decode, ff.iterate):
+        for name, value in options.items():
+            with pytest.raises(ValueError, match=f"{name} belong to its making"):
+                call(decoder, prompts, 9, **{name: value})
 
 
 def test_progress_counts_tokens(decoder_of, capsys):
