@@ -26,6 +26,14 @@ def test_imports_go_downwards(module):
     assert above == []
 
 
+def test_the_rooms_stand_in_the_decisions():
+    """From the top floor down; the package itself has no name there."""
+    page = (ROOT / "docs" / "design.md").read_text()
+    (said,) = re.findall(r"The package is a house: (.*?)\. A module", page, re.DOTALL)
+    named = [room for room in house.ROOMS if not room.startswith("_")]
+    assert re.findall(r"`(\w+)`", said) == named
+
+
 def test_no_import_circle():
     house.floors(house.graph())
 
