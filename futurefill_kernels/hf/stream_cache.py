@@ -12,6 +12,12 @@ from ..checks import integer
 from ..decoding.model_cache import DecodingCache
 from .padding import Tokens
 
+#: What a `DecodingCache` is made with; how far back it goes, its user says.
+OPTIONS = (
+    "plan", "impl", "fused", "fill_stream", "spectra_dtype", "state_dtype", "filters_dtype",
+    "memory",
+)  # fmt: skip
+
 
 class StreamLayer(CacheLayerMixin):
     """All long and short convolutions of a model: one `DecodingCache`, made at the first call.
@@ -26,6 +32,9 @@ class StreamLayer(CacheLayerMixin):
         self.model, self.max_length, self.length = model, integer("max_length", max_length), 0
         if self.max_length < 1:
             raise ValueError(f"expected max_length >= 1, got {max_length}")
+        unknown = [name for name in options if name not in OPTIONS]
+        if unknown:
+            raise TypeError(f"expected options {', '.join(OPTIONS)}, got {', '.join(unknown)}")
         self.record_past = False
         self.state: DecodingCache | None = None
         self._options = options
@@ -147,7 +156,8 @@ class StreamCache(Cache):
 
     model: a model of this package, whose ``stream_model`` it is the state of. max_length: columns
     there is room for, prompt and padding included; how many new tokens that leaves is settled by
-    the first call. options: ``impl``, ``plan``, ``fused``, ``spectra_dtype`` of `DecodingCache`.
+    the first call. options: ``plan``, ``impl``, ``fused``, ``fill_stream``, ``spectra_dtype``,
+    ``state_dtype``, ``filters_dtype``, ``memory`` of `DecodingCache`; TypeError for any other.
     ``copy.deepcopy`` gives an independent stream: a prompt may be read once for several.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import fields
 
 import pytest
@@ -12,6 +13,7 @@ transformers = pytest.importorskip(
     "transformers", minversion="5", reason="ff.hf needs transformers: pip install '.[hf]'"
 )
 
+import futurefill_kernels as ff  # noqa: E402
 from futurefill_kernels import hf  # noqa: E402
 from tests.hf.models import VOCABULARY, make  # noqa: E402
 
@@ -118,6 +120,20 @@ def test_a_conversation_goes_on_with_its_cache():
     assert torch.equal(second, generate(model, more, max_new_tokens=10, use_cache=False))
 
 
+def test_its_options_are_those_of_a_decoding_cache():
+    model, ids = make(), prompts()
+    model.float()
+    options = {"state_dtype": torch.bfloat16, "filters_dtype": torch.bfloat16, "memory": "small"}
+    cache = hf.StreamCache(model, 60, impl="reference", **options)
+    new = generate(model, ids, max_new_tokens=20, **{CACHE: cache})
+    decoder = ff.Decoder(model.stream_model, 2, 53, impl="reference", **options)
+    expected = decoder(ids, 20, stop_ids=[VOCABULARY - 1], pad_id=VOCABULARY - 1)
+    assert torch.equal(new[:, 7:], expected[:, : new.shape[1] - 7])
+    inside = inspect.signature(ff.DecodingCache).parameters
+    sizes = {"model", "batch_size", "max_new_tokens", "rollback"}
+    assert set(hf.stream_cache.OPTIONS) == set(inside) - sizes
+
+
 def test_one_prompt_for_several_streams():
     model, ids = make(), prompts(1, 9)
     prefix = hf.StreamCache(model, 80)
@@ -192,6 +208,7 @@ REFUSED = {
     "crop": (lambda m, i, c: c.crop(-1), "rollback"),
     "recording late": (lambda m, i, c: c.stream.activate_past_recording(), "begin to record"),
     "a model without streams": (lambda m, i, c: hf.StreamCache(m.model, 9), "stream_model"),
+    "an option": (lambda m, i, c: hf.StreamCache(m, 9, rollback=2), "options plan, .*got rollback"),
     "max_length": (lambda m, i, c: hf.StreamCache(m, 0), "max_length >= 1, got 0"),
 }  # fmt: skip
 
