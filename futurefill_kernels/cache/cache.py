@@ -399,10 +399,11 @@ def _unpickled(
     options: dict[str, Any],
     state: dict[str, Tensor],
 ) -> FutureFillCache:
-    longest = max(filters, key=lambda h: h.shape[1])
-    missing = options["plan"].filter_length - longest.shape[1]
-    if missing > 0:  # it was made with longer ones, for which its plan is
-        longest = torch.ones_like(torch.nn.functional.pad(longest, (0, missing)))
+    planned = options["plan"].filter_length
+    wide = [h.to(torch.promote_types(h.dtype, torch.float32)) for h in filters]
+    # it was made with longer ones, or more of the end of these can be left out now
+    if max(significant(h).shape[1] for h in wide) < planned:
+        longest = filters[0].new_ones(len(filters[0]), planned)
         cache = FutureFillCache([longest] * len(filters), batch_size, max_new_tokens, **options)
         cache.set_filters(filters)
     else:

@@ -229,6 +229,19 @@ def test_positions_of_years(impl, position):
     assert torch.equal(old.step(u[..., 0]), young.step(u[..., 0]))
 
 
+def test_a_pickle_has_the_window_of_filters_whose_end_was_left_out(impl):
+    """Of a long filter that is cut in steps of some taps; the rest could be cut again."""
+    h = torch.randn(2, 6000) * torch.exp(-torch.arange(6000) * 1.7)
+    cache, u = (
+        ff.FutureFillCache(h, 1, None, plan=ff.Plan(None, (4,), 6000), impl=impl),
+        torch.randn(2),
+    )
+    cache.step(u[None])
+    again = pickle.loads(pickle.dumps(cache))
+    assert again.plan == cache.plan
+    assert torch.equal(again.step(u[None]), cache.step(u[None]))
+
+
 def test_a_state_goes_on_elsewhere(impl):
     """Saved at the end of a window, into a cache that keeps other positions to take back."""
     signal = Signal(4, taps=29, batch=2)
