@@ -46,12 +46,14 @@ def test_opcheck_of_every_op_that_a_stream_calls(impl):
     _, cache = make(impl)
     calls, u = Calls(), torch.randn(2, 8)
     with calls:
-        for layer in range(2):
-            cache.prefill(torch.randn(2, 8, 5), layer, lengths=[5, 3])
+        for width in (5, 70, 3):  # the last one continues what is longer than itself
+            for layer in range(2):
+                cache.prefill(torch.randn(2, 8, width), layer, lengths=[width, 3])
         for t in range(26):
             rows = [1, -1] if t == 25 else None
             for layer in range(2):
                 cache.step(u, layer, rows=rows)
+            cache.launch_fills()
     assert calls.found
     for op, arguments in calls.found.items():
         torch.library.opcheck(op, arguments)
