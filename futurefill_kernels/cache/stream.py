@@ -67,6 +67,7 @@ class Stream:
         self._prefill.open(range(self.batch_size), {})
         self._token = Token(None)
         self._other_calls = 0  # beside the tokens that `Positions` counts
+        self._fills_ran_at = 0  # after how many calls they ran without a new one
         #: Positions that ``crop`` can take back, None for any number.
         self.rollback = rollback
         self._oldest = [0] * self.batch_size  # where the way back of a row ends
@@ -121,7 +122,10 @@ class Stream:
         """Take back the last token or prompt call although its last layer has run.
 
         positions: of its rows before it, as `positions` has them; those in their prompt have none.
+        ValueError where its fills have run: `crop` takes back what they changed.
         """
+        if self._fills_ran_at == self.calls:
+            raise ValueError("take_back comes before the newest call's fills have run, use crop")
         if self._block_is_newest and self._plain is not None and self._plain.take_back():
             origins = self._positions.origins
             places = {row: p - origins[row] for row, p in positions.items()}
@@ -155,7 +159,7 @@ class Stream:
         a token.
         """
         self._check_between("launch_fills")
-        self._fills.join()
+        self._run_fills()
 
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen; what filters prepared stays."""
@@ -179,7 +183,7 @@ class Stream:
         """An independent cache in the same state; prepared filters are shared."""
         self._leaps.finish()
         if self._launches_fills:
-            self._fills.join()
+            self._run_fills()
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._positions = self._positions.clone()
@@ -328,6 +332,11 @@ class Stream:
             self._prefill.filters, None if skip is None else skip[:, : self.channels]
         )
 
+    def _run_fills(self) -> None:
+        """What is due; the newest finished call stands."""
+        self._fills_ran_at = self.calls
+        self._fills.join()
+
     def _filled(self) -> list[int]:
         """(B,) positions up to which each row's fills have run; nothing else is due."""
         return self._positions.rows if self._launches_fills else self._state.filled.tolist()
@@ -356,7 +365,7 @@ class Stream:
         self._check_between(method)
         self._leaps.finish()
         if fills or self._launches_fills:
-            self._fills.join()
+            self._run_fills()
         self._history.drop()
         self._block_is_newest = False
 

@@ -361,6 +361,19 @@ def test_a_fill_that_raises_is_taken_back(launches, monkeypatch):
     assert stream.error() < 2e-6
 
 
+@pytest.mark.parametrize("run", [False, True])
+def test_a_call_whose_fills_have_run_is_not_taken_back(impl, run):
+    h, u = torch.randn(3, 40), torch.randn(1, 3, 8)
+    cache = ff.FutureFillCache(h, 1, 40, plan=ff.Plan(40, (4, 8)), impl=impl, rollback=1)
+    cache.run(u[..., :7])
+    cache.run(u[..., 7:]) if run else cache.step(u[..., 7])
+    cache.launch_fills()
+    with pytest.raises(ValueError, match="take_back comes before the newest call's fills"):
+        cache.take_back({0: 7})
+    cache.crop(7)
+    torch.testing.assert_close(cache.run(u[..., 7:]), ff.causal_conv(u, h)[..., 7:])
+
+
 @pytest.mark.parametrize("steps", [11, 15])
 def test_a_replayed_token_is_under_way_until_it_is_finished(launches, steps):
     stream, cache, untouched = streams("recorder", (4, 8, 16), steps)
