@@ -10,7 +10,14 @@ from ..plan import Plan
 from ..planning.capabilities import on_gpus
 from ..planning.device import DeviceInfo
 from ..planning.make_plan import OBJECTIVES, make_plan
+from ..planning.small import MEMORY
 from . import plan_ranks, plan_table
+
+#: Options that not every form of the command reads, and what they are where they are not given.
+SOMETIMES = {
+    "block_sizes": None, "devices": None, "groups": None, "filter_length": None, "impl": "auto",
+    "bf16_spectra": False, "objective": OBJECTIVES[0], "memory": MEMORY[0],
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,27 +42,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--objective", choices=OBJECTIVES, default=OBJECTIVES[0], help="what is to be least"
     )
     parser.add_argument(
+        "--memory",
+        choices=MEMORY,
+        default=MEMORY[0],
+        help="small: the largest levels make filter spectra when they fire",
+    )
+    parser.add_argument(
         "--block-sizes", default=None, help="explain these instead, for example 32,256,4096"
     )
     plan_ranks.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the plan of ``args``."""
+    """Print the plan of ``args``. Raises ValueError for options that do not go together."""
     if args.table or args.device == "all":
         if not args.table:
             raise ValueError("--device all needs --table")
         if args.impl != "auto":
             raise ValueError(f"--table is for --impl auto, got {args.impl}")
+        _refuse_others("--table", args)
         names = DeviceInfo.names() if args.device == "all" else (args.device,)
         print(plan_table.table(tuple(DeviceInfo.named(name) for name in names)), end="")
         return
     if args.block_sizes is not None:
+        _refuse_others("--block-sizes", args, "block_sizes", "filter_length")
         sizes = tuple(int(size) for size in args.block_sizes.split(","))
         print(Plan(args.length, sizes, args.filter_length).explain())
         return
     known = args.device.split(":")[0] in ("cpu", "cuda")
     if args.devices is not None:
+        _refuse_others("--devices", args, "devices")
         plan_ranks.run(args, (DeviceInfo.of if known else DeviceInfo.named)(args.device))
         return
     plan = make_plan(
@@ -69,5 +85,14 @@ def run(args: argparse.Namespace) -> None:
         filter_length=args.filter_length,
         impl=args.impl,
         spectra_dtype=torch.bfloat16 if args.bf16_spectra else None,
+        memory=args.memory,
     )
     print(plan.explain())
+
+
+def _refuse_others(option: str, args: argparse.Namespace, *read: str) -> None:
+    """ValueError where an option was given that is not read beside this one."""
+    given = [name for name, usual in SOMETIMES.items() if getattr(args, name) != usual]
+    others = ["--" + name.replace("_", "-") for name in given if name not in read]
+    if others:
+        raise ValueError(f"expected no {' and no '.join(others)} with {option}, which reads none")

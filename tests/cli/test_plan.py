@@ -46,6 +46,27 @@ def test_plan_prints_the_planners_choice(capsys):
     assert "blocks of 10" in capsys.readouterr().out
 
 
+def test_plan_prints_what_takes_least_memory(capsys):
+    assert main(["plan", "--length", "5000", "--channels", "64", "--memory", "small"]) == 0
+    assert capsys.readouterr().out.strip() == make_plan(5000, 64, memory="small").explain()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--table --device h100 --memory small", "expected no --memory with --table"),
+        (
+            "--block-sizes 10,100 --devices 2 --memory small",
+            "expected no --devices and no --memory with --block-sizes",
+        ),
+        ("--device h100 --devices 2 --impl cuda", "expected no --impl with --devices"),
+    ],
+)
+def test_options_that_would_not_be_read_are_refused(arguments, message, capsys):
+    assert main(["plan", *arguments.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_the_table_of_ranks_says_where_it_fits_and_what_pays(capsys):
     sizes = ["--channels", "8192", "--layers", "48", "--length", "65536", "--device", "h100"]
     assert main(["plan", *sizes, "--devices", "8"]) == 0
