@@ -7,7 +7,7 @@ from operator import index
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Rows = Sequence[int] | Tensor
 
@@ -49,6 +49,12 @@ def check_tensor(name: str, x: Any) -> None:
         raise TypeError(f"expected {name} to be a tensor, got {type(x).__name__}")
 
 
+def check_module(model: Any) -> None:
+    """TypeError unless a model is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected model to be a module, got {type(model).__name__}")
+
+
 def check_values(name: str, x: Tensor) -> None:
     """ValueError for a tensor on meta, which has none."""
     if x.device.type == "meta":
@@ -70,7 +76,7 @@ def refuse_grad(**tensors: Tensor | None) -> None:
 def check_dtype(dtype: torch.dtype, name: str = "dtype") -> torch.dtype:
     """Raise TypeError unless the dtype is one of the four supported ones."""
     if dtype not in DTYPES:
-        raise TypeError(f"expected {name} to be one of {dtype_names(DTYPES)}, got {dtype}")
+        raise TypeError(f"expected {name} to be one of {dtype_names(DTYPES)}, got {dtype!r}")
     return dtype
 
 
@@ -85,7 +91,7 @@ def state_dtype(dtype: torch.dtype, wanted: torch.dtype | None = None) -> torch.
     if wanted is not None and wanted not in valid:
         raise TypeError(
             f"expected state_dtype to be None, {dtype_names(valid)} for inputs of {dtype}, "
-            f"got {wanted}"
+            f"got {wanted!r}"
         )
     return usual if wanted is None or wanted in HALVES else wanted
 
@@ -105,7 +111,7 @@ def check_spectra_dtype(spectra_dtype: torch.dtype | None, dtype: torch.dtype) -
     if spectra_dtype not in (None, state, torch.bfloat16):
         raise TypeError(
             f"expected spectra_dtype to be None, {dtype_names((state, torch.bfloat16))}, "
-            f"got {spectra_dtype}"
+            f"got {spectra_dtype!r}"
         )
     return state if spectra_dtype is None else spectra_dtype
 
@@ -115,7 +121,7 @@ def check_filters_dtype(filters_dtype: torch.dtype | None, state: torch.dtype) -
     if filters_dtype not in (None, state, torch.bfloat16):
         raise TypeError(
             f"expected filters_dtype to be None, {dtype_names((state, torch.bfloat16))}, "
-            f"got {filters_dtype}"
+            f"got {filters_dtype!r}"
         )
     return state if filters_dtype is None else filters_dtype
 

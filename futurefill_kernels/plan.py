@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
+from .checks import integer, integers
 from .window import Window
 
 
@@ -101,7 +102,8 @@ class Plan:
         make them all.
 
     Raises ValueError when the sizes are not positive or do not divide each other, or when
-    ``slack_from`` is not one of the block sizes after the first, ``made_from`` none of them.
+    ``slack_from`` is not one of the block sizes after the first, ``made_from`` none of them;
+    TypeError for what is no whole number.
     """
 
     length: int | None
@@ -112,8 +114,11 @@ class Plan:
     made_from: int | None = None
 
     def __post_init__(self) -> None:
-        sizes = tuple(int(t) for t in self.block_sizes)
+        sizes = tuple(integers("block_sizes", self.block_sizes))
         object.__setattr__(self, "block_sizes", sizes)
+        for name in ("length", "filter_length", "slack_from", "rollback", "made_from"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, integer(name, getattr(self, name)))
         if self.length is not None and self.length < 1:
             raise ValueError(f"expected length None or >= 1, got {self.length}")
         taps = self.length if self.filter_length is None else self.filter_length

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import integer
+from ..checks import check_module, integer
 from ..nn.changes import describe
 from ..nn.parallel.agreement import alike
 from ..plan import Plan
@@ -72,6 +72,7 @@ class Decoder:
                 "first node, and fills are launched between replays; expected cuda_graph=False "
                 "with it"
             )
+        check_module(model)
         self.model, self.batch_size, self.max_new_tokens = model, batch_size, max_new_tokens
         self._options: ModelOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from ..cache.cache import FutureFillCache
-from ..checks import integer, integers
+from ..checks import check_module, integer, integers
 from ..nn.parallel.agreement import alike, told
 from ..nn.parallel.ranks import Ranks, ranks_of
 from ..plan import Plan
@@ -29,6 +29,7 @@ def make_caches(
 
     Where no plan is given, that of rank 0 is everybody's.
     """
+    check_module(model)
     ranks, groups = ranks_of(model), equal_filters(model.modules())
     if not groups:
         raise ValueError(

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from ..checks import check_dtype, check_spectra_dtype
+from ..checks import check_dtype, check_spectra_dtype, integer
 from ..plan import Plan
 from . import cpu_plan, gpu_plan
 from .capabilities import planned_for
@@ -79,7 +79,7 @@ def make_plan(
         "groups": groups, "filter_length": taps,
     }  # fmt: skip
     for name, value in sizes.items():
-        if value < 1:
+        if integer(name, value) < 1:
             raise ValueError(f"expected {name} >= 1, got {value}")
     if channels % groups:
         raise ValueError(f"expected groups to divide channels = {channels}, got {groups}")

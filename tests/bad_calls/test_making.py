@@ -69,7 +69,8 @@ NEW = {
         "filters_dtype", "float32", "float64",
     ),
     "filters_dtype: a name": (
-        lambda h: ff.FutureFillCache(h, 1, 8, filters_dtype="bfloat16"), "filters_dtype", "got bf",
+        lambda h: ff.FutureFillCache(h, 1, 8, filters_dtype="bfloat16"),
+        "filters_dtype", "got 'bfloat16'",
     ),
     "memory": (lambda h: ff.FutureFillCache(h, 1, 8, memory="tiny"), "memory", "small", "'tiny'"),
     "memory: None": (lambda h: ff.FutureFillCache(h, 1, 8, memory=None), "memory", "None"),
@@ -141,6 +142,20 @@ NEW = {
     "plan: no positions": (lambda h: ff.Plan(0, (4,)), "length None or >= 1", "got 0"),
     "plan: filter length": (lambda h: ff.Plan(8, (4,), 0), "filter_length >= 1", "got 0"),
     "plan: block sizes": (lambda h: ff.Plan(8, (0,)), "block_sizes", "positive", "(0,)"),
+    "plan: length as a float": (lambda h: ff.Plan(8.5, (4,)), "length", "integer", "8.5"),
+    "plan: one block size": (lambda h: ff.Plan(8, 4), "block_sizes", "sequence", "got 4"),
+    "plan: block sizes as text": (lambda h: ff.Plan(8, "24"), "block_sizes", "integers", "'24'"),
+    "plan: slack as a float": (
+        lambda h: ff.Plan(8, (2, 4), slack_from=4.0), "slack_from", "integer", "4.0",
+    ),
+    "make_plan: length as a float": (
+        lambda h: ff.make_plan(8.5, 2), "length", "integer", "8.5",
+    ),
+    "make_plan: groups as text": (
+        lambda h: ff.make_plan(8, 2, groups="2"), "groups", "integer", "'2'",
+    ),
+    "a cache of no model": (lambda h: ff.DecodingCache(h, 1, 8), "model", "module", "Tensor"),
+    "a decoder of no model": (lambda h: ff.Decoder(h, 1, 8), "model", "module", "Tensor"),
     "plan: no block sizes": (lambda h: ff.Plan(8, ()), "block_sizes", "()"),
     "plan: multiples": (lambda h: ff.Plan(16, (4, 6)), "multiple", "4 then 6"),
     "plan: slack": (lambda h: ff.Plan(16, (4, 8), slack_from=5), "slack_from", "(8,)", "got 5"),
