@@ -29,6 +29,8 @@ class Prefill(HeldPrompts):
         super().__init__(state)
         self._implementation = implementation
         self._chunks = Chunks(state, implementation)
+        # whether inputs of open blocks are in the ring too, from which rows are built again
+        self._stored = False
 
     @property
     def chunks_nbytes(self) -> int:
@@ -43,6 +45,7 @@ class Prefill(HeldPrompts):
     def begin(self) -> None:
         """A new call or token: the call before is not going to be taken back."""
         self._chunks.begin()
+        self._stored = False
 
     def finish(self, ends: Mapping[int, int]) -> list[int]:
         """After a call's last layer: rows inside the stream stand at their ends.
@@ -50,6 +53,7 @@ class Prefill(HeldPrompts):
         Returns those whose fills are due there.
         """
         stepped = self._chunks.finish(ends)
+        self._stored = True  # every layer has done it
         self._replay({row: end for row, end in ends.items() if row not in stepped})
         return stepped
 
@@ -59,7 +63,12 @@ class Prefill(HeldPrompts):
         """
         stepped = self._chunks.take_back()
         if self._state.prompt_fill is not None:  # else nothing else has changed
-            self._replay({row: p for row, p in positions.items() if row not in stepped})
+            targets = {row: p for row, p in positions.items() if row not in stepped}
+            if self._state.narrow and not self._stored:  # else open blocks may be others
+                for row, position in targets.items():
+                    store_inputs(self._state, row, position)
+                self._stored = True
+            self._replay(targets)
         self.come_back(held)
 
     def reorder(self, rows: Sequence[int]) -> None:

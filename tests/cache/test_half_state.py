@@ -243,6 +243,27 @@ def test_other_filters_and_endless_streams(impl):
     torch.testing.assert_close(y, exact, rtol=0, atol=0.06)
 
 
+@pytest.mark.parametrize("layers_done", [0, 1])
+def test_a_transform_that_stops_before_a_layer_is_taken_back(impl, monkeypatch, layers_done):
+    """Rows are built again from the ring, where a layer that has not run has no open inputs yet."""
+    _, (cache, plain) = caches(impl, (4, 16), 2, rollback=None)
+    u = torch.randn(3, 6, 120)
+    for c in (cache, plain):
+        steps(c, u[..., :7])
+    for layer in range(layers_done):
+        cache.prefill(u[..., 7:107], layer)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as inside, pytest.raises(KeyboardInterrupt):
+        inside.setattr(cache._prefill, "_chunk", stopped)
+        cache.prefill(u[..., 7:107], layers_done)
+    cache.abort()
+    same(cache, plain)
+    assert torch.equal(steps(cache, u[..., 7:20]), steps(plain, u[..., 7:20]))
+
+
 @pytest.mark.parametrize("base", [1, 4, 48])
 def test_an_endless_stream_of_one_tap_leaps(impl, base):
     """No level closes its block, which is the whole window."""
