@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import get_args
 
-import torch
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from ..checks import Rows, integer, row_indices, valid_lengths
-from ..implementations.base import Implementation
-from ..state.tensors import StreamState
 from .call import Call
 from .checks import check_prefill, check_room, checked_input
 from .chunk import NextInput
@@ -21,18 +18,6 @@ from .stream import Stream, Token
 
 class ManyTokens(Stream):
     """A stream with the calls of many tokens. Arguments as of `Stream`."""
-
-    def __init__(
-        self,
-        implementation: Implementation,
-        state: StreamState,
-        dtype: torch.dtype,
-        fill_stream: torch.cuda.Stream | None,
-        rollback: int | None,
-    ) -> None:
-        super().__init__(implementation, state, dtype, fill_stream, rollback)
-        self._step_shape = torch.Size((self.batch_size, self.channels))
-        self._last_layer = self.layers - 1
 
     def room(self, row: int) -> int:
         """Positions the row can still take."""

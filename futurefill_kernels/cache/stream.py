@@ -59,6 +59,8 @@ class Stream:
         self.layers, self.batch_size = state.token_at.shape
         self.plan, self.device = state.plan, state.ring.device
         self.max_new_tokens, self.channels = state.plan.length, state.channels
+        self._step_shape = torch.Size((self.batch_size, self.channels))
+        self._last_layer = self.layers - 1
         self._implementation, self._state, self.dtype = implementation, state, dtype
         self._positions = Positions(self.batch_size, state.plan)
         self._hold(state, fill_stream)
