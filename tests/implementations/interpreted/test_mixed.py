@@ -15,8 +15,8 @@ from tests.oracles import relative_error
 
 if "TRITON_INTERPRET" not in os.environ:
     pytest.skip("runs with TRITON_INTERPRET=1, see test_triton.py", allow_module_level=True)
-if reason := cuda_compile.unavailable():
-    pytest.skip(f"no CUDA emulation: {reason}", allow_module_level=True)
+reason = cuda_compile.unavailable()
+pytestmark = pytest.mark.skipif(reason is not None, reason=f"no CUDA emulation: {reason}")
 
 
 @pytest.mark.parametrize(("sizes", "slack_from"), [((4, 8, 32), None), ((4, 16, 32), 16)])
