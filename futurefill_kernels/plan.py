@@ -13,7 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from .checks import integer, integers
+import torch
+
+from .checks import check_dtype, check_filters_dtype, dtype_names, integer, integers
+from .checks import state_dtype as arithmetic_dtype
 from .window import Window
 
 
@@ -250,6 +253,13 @@ class Plan:
         return min(self.block_sizes[0], self.slots)
 
     @property
+    def open_slots(self) -> int:
+        """Slots of the open block of a row whose ring is of 16 bits: ``T_0``, but all where no
+        level fires at its ends.
+        """
+        return self.base if self.levels else -(-self.slots // self.base) * self.base
+
+    @property
     def flops_per_token(self) -> float:
         """Real operations per token and channel, averaged over the ``N`` tokens, of an endless
         stream over those that follow its beginning.
@@ -280,17 +290,27 @@ class Plan:
         """The same of one level."""
         return self._per_token(lambda plan: count(plan, plan.levels[level.index]))
 
-    @property
-    def bytes_per_channel(self) -> int:
-        """Bytes for one float32 channel of one row with a filter of its own.
+    def bytes_per_channel(
+        self,
+        state_dtype: torch.dtype = torch.float32,
+        filters_dtype: torch.dtype | None = None,
+    ) -> int:
+        """Bytes for one channel of one row with a filter of its own.
 
-        Ring 4 for each slot, kept input spectra and filter spectra 8 per complex entry, taps 4
-        each, and the first ``T_0`` once more. ``state.tensors.state_parts`` has the exact sum for a
-        cache.
+        Of values of state_dtype: one for each slot of the ring, two for each complex entry of kept
+        input spectra and filter spectra, one for each tap and the first ``T_0`` once more. With a
+        state of 16 bits all of these but the ring are float32, and so is the open block. Taps are
+        of filters_dtype where it is given. ``state.tensors.state_parts`` has the exact sum for a
+        cache. Raises TypeError as `FutureFillCache` does.
         """
         assert self.filter_length is not None
-        spectra = 8 * (self.kept_rows + self.spectra_rows)
-        return 4 * (self.slots + self.filter_length + self.base) + spectra
+        slot = check_dtype(state_dtype, "state_dtype").itemsize
+        arithmetic = arithmetic_dtype(state_dtype)
+        value, tap = arithmetic.itemsize, check_filters_dtype(filters_dtype, arithmetic).itemsize
+        values = self.base + 2 * (self.kept_rows + self.spectra_rows)
+        if slot < value:
+            values += self.open_slots
+        return slot * self.slots + tap * self.filter_length + value * values
 
     def work(self, level: Level) -> LevelWork:
         """Firings, spectrum products and outputs of a level over the whole length."""
@@ -326,8 +346,12 @@ class Plan:
         # a firing's first product has no sum
         return work.firings * (transforms - 2 * n) + work.products * 8 * n + work.outputs
 
-    def explain(self) -> str:
-        """A table of the levels, for people."""
+    def explain(
+        self,
+        state_dtype: torch.dtype = torch.float32,
+        filters_dtype: torch.dtype | None = None,
+    ) -> str:
+        """A table of the levels, for people; dtypes as of `bytes_per_channel`."""
         lines = [
             f"{self.length or 'any number of'} tokens, filters of {self.filter_length} taps",
             f"short-range convolution: the taps inside blocks of {self.base}",
@@ -346,7 +370,8 @@ class Plan:
             )
         lines.append(
             f"per token and channel: {self.flops_per_token:.0f} operations; "
-            f"per float32 channel: {self.bytes_per_channel} bytes"
+            f"per {dtype_names((state_dtype,))} channel: "
+            f"{self.bytes_per_channel(state_dtype, filters_dtype)} bytes"
         )
         return "\n".join(lines)
 

@@ -108,18 +108,16 @@ class FutureFillCache(ManyTokens):
         self.device = layers[0].device if device is None else torch.empty(0, device=device).device
         of_state = check_state_dtype(self.dtype, state_dtype)
         of_ring = ring_dtype(self.dtype, state_dtype)
-        spectra = self._spectra_dtype = check_spectra_dtype(spectra_dtype, of_state)
-        kept_in = check_filters_dtype(filters_dtype, of_state)
+        self._spectra_dtype = check_spectra_dtype(spectra_dtype, of_state)
+        kept = Kept(self._spectra_dtype, check_filters_dtype(filters_dtype, of_state), of_ring)
         rollback = None if rollback is None else integer("rollback", rollback)
         taps = [significant(h.detach().to(self.device, of_state)) for h in layers]
         sizes = dataclasses.replace(sizes, taps=max(h.shape[1] for h in taps))
         implementation, self.plan = choose(
-            sizes, plan, impl, self.device, of_state, spectra_dtype, of_ring, rollback, memory
+            sizes, plan, impl, self.device, of_state, kept, rollback, memory
         )
         check_fill_stream(fill_stream, self.device)
-        state = make_state(
-            sizes, self.plan, implementation, taps, skip, Kept(spectra, kept_in, of_ring), rollback
-        )
+        state = make_state(sizes, self.plan, implementation, taps, skip, kept, rollback)
         super().__init__(implementation, state, self.dtype, fill_stream, rollback)
         self._capturing = False
         # [-2] is what no call brings

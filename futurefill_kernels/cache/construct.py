@@ -59,23 +59,22 @@ def choose(
     impl: str,
     device: torch.device,
     dtype: torch.dtype,
-    spectra_dtype: torch.dtype | None,
-    ring_dtype: torch.dtype,
+    kept: Kept,
     rollback: int | None,
     memory: str,
 ) -> tuple[Implementation, Plan]:
     """What runs, and the plan that it runs, which is made for it where none is given.
 
-    dtype: of the state, ring_dtype: of its ring. memory: of the plan that is made; "small" makes a
+    dtype: of arithmetic. memory: of the plan that is made; "small" makes a
     given one small. Raises ValueError for a plan of another length, and RuntimeError with the
     reasons when the implementation cannot run.
     """
     if plan is not None and not isinstance(plan, Plan):
         raise TypeError(f"expected plan to be a Plan, got {type(plan).__name__}")
-    implementation = resolve(impl, device, dtype, plan, spectra_dtype, ring_dtype)
+    implementation = resolve(impl, device, dtype, plan, kept.spectra, kept.ring)
     parts: tuple[str, ...] = ()
     if impl == "auto":
-        parts = on_this_gpu(device, dtype, plan, spectra_dtype, ring_dtype)
+        parts = on_this_gpu(device, dtype, plan, kept.spectra, kept.ring)
     if plan is None:
         plan = make_plan(
             sizes.max_new_tokens,
@@ -87,7 +86,9 @@ def choose(
             device=device,
             filter_length=sizes.taps,
             impl="auto" if len(parts) > 1 else implementation.capabilities.name,
-            spectra_dtype=spectra_dtype,
+            spectra_dtype=kept.spectra,
+            state_dtype=kept.ring,
+            filters_dtype=kept.filters,
             memory=memory,
         )
     elif plan.length != sizes.max_new_tokens:
@@ -101,16 +102,17 @@ def choose(
     if check_memory_choice(memory) == "small":
         plan = made_small(plan)
     check_rollback(rollback, plan)
-    if ring_dtype != dtype and plan.slack_from is not None:
+    if kept.ring != dtype and plan.slack_from is not None:
         raise ValueError(
             f"expected state_dtype {dtype} with a plan that has slack, whose prompts' fill takes "
-            f"what {ring_dtype} would save, got {ring_dtype} with {plan}"
+            f"what {kept.ring} would save, got {kept.ring} with {plan}"
         )
     check_plan(implementation, device, dtype, plan)
     if len(parts) > 1:
         workload = Workload(
             plan.slots, sizes.taps, sizes.channels, sizes.batch_size, sizes.layers, sizes.groups,
-            impls=parts,
+            dtype.itemsize, kept.spectra.itemsize, parts, kept.ring.itemsize,
+            kept.filters.itemsize,
         )  # fmt: skip
         implementation = fastest_parts(plan, workload, DeviceInfo.of(device))
     return implementation, plan

@@ -6,6 +6,7 @@ import argparse
 
 import torch
 
+from ..checks import DTYPES
 from ..plan import Plan
 from ..planning.capabilities import on_gpus
 from ..planning.device import DeviceInfo
@@ -16,7 +17,8 @@ from . import plan_ranks, plan_table
 #: Options that not every form of the command reads, and what they are where they are not given.
 SOMETIMES = {
     "block_sizes": None, "devices": None, "groups": None, "filter_length": None, "impl": "auto",
-    "bf16_spectra": False, "objective": OBJECTIVES[0], "memory": MEMORY[0],
+    "bf16_spectra": False, "state_dtype": "float32", "filters_dtype": None,
+    "objective": OBJECTIVES[0], "memory": MEMORY[0],
 }  # fmt: skip
 
 
@@ -37,6 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--impl", default="auto", choices=("auto", *on_gpus()), help="on a GPU")
     parser.add_argument(
         "--bf16-spectra", action="store_true", help="filter spectra on a GPU in bfloat16"
+    )
+    parser.add_argument(
+        "--state-dtype",
+        choices=[str(dtype).removeprefix("torch.") for dtype in DTYPES],
+        default="float32",
+        help="of inputs and pending outputs",
+    )
+    parser.add_argument(
+        "--filters-dtype", choices=("float32", "bfloat16"), default=None, help="of the taps"
     )
     parser.add_argument(
         "--objective", choices=OBJECTIVES, default=OBJECTIVES[0], help="what is to be least"
@@ -64,10 +75,13 @@ def run(args: argparse.Namespace) -> None:
         names = DeviceInfo.names() if args.device == "all" else (args.device,)
         print(plan_table.table(tuple(DeviceInfo.named(name) for name in names)), end="")
         return
+    state = getattr(torch, args.state_dtype)
+    filters = None if args.filters_dtype is None else getattr(torch, args.filters_dtype)
     if args.block_sizes is not None:
-        _refuse_others("--block-sizes", args, "block_sizes", "filter_length")
+        read = ("block_sizes", "filter_length", "state_dtype", "filters_dtype")
+        _refuse_others("--block-sizes", args, *read)
         sizes = tuple(int(size) for size in args.block_sizes.split(","))
-        print(Plan(args.length, sizes, args.filter_length).explain())
+        print(Plan(args.length, sizes, args.filter_length).explain(state, filters))
         return
     known = args.device.split(":")[0] in ("cpu", "cuda")
     if args.devices is not None:
@@ -84,10 +98,13 @@ def run(args: argparse.Namespace) -> None:
         objective=args.objective,
         filter_length=args.filter_length,
         impl=args.impl,
+        dtype=torch.float64 if state == torch.float64 else torch.float32,
         spectra_dtype=torch.bfloat16 if args.bf16_spectra else None,
+        state_dtype=state,
+        filters_dtype=filters,
         memory=args.memory,
     )
-    print(plan.explain())
+    print(plan.explain(state, filters))
 
 
 def _refuse_others(option: str, args: argparse.Namespace, *read: str) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..planning.device import DeviceInfo
 from ..planning.gpu_choice import of_levels
 from ..planning.gpu_cost import GpuCost, fill_launches, token_bytes
 from ..planning.gpu_plan import cheapest_plan, leanest_plan, proposals
-from ..planning.memory import needed_nbytes
+from ..planning.memory import needed_nbytes, usable_bytes
 from ..planning.workload import Workload
 
 LENGTHS = (2048, 8192, 32768, 131072, 524288, 1048576)
 CHANNELS = (1024, 4096)
 LAYERS = (1, 24)
+#: Of the table of rows that fit: tokens, layers and channels, and the bytes of a slot and a tap.
+ROWS_LENGTH, ROWS_LAYERS = 65536, 24
+DTYPES = {"float32": (4, 4), "16 bits": (2, 4), "16 bits, taps too": (2, 2)}
 
 _HEADER = """\
 # The planner's choices
@@ -47,15 +51,30 @@ every point of a transform takes, which grows with the block. So
 * where the fastest plan does not fit nine tenths of the memory, slower plans that take less are
   tried, and where none fits, `make_plan` refuses and names what does, with the bytes that it needs.
   Held spectra take `8 L` bytes per filter row; where they do not fit, the largest levels make
-  theirs when they fire (`memory="small"`), which leaves `L`. Beyond that fewer filter rows
-  (`groups`), shorter filters, fewer rows or layers help.
+  theirs when they fire (`memory="small"`), which leaves `L`. Beyond that a state of 16 bits
+  (`state_dtype`), taps of 16 bits (`filters_dtype`), fewer filter rows (`groups`), shorter filters,
+  fewer rows or layers help.
 
 ```python
+import torch
+
 import futurefill_kernels as ff
 
 plan = ff.make_plan(65536, 1024, layers=24, device=ff.DeviceInfo.named("h100"))
 print(plan.explain())
+half = ff.make_plan(
+    65536, 1024, layers=24, device=ff.DeviceInfo.named("h100"), state_dtype=torch.bfloat16
+)
+print(half.explain(torch.bfloat16))
 ```
+"""
+
+_FITTING = f"""\
+## Rows that fit
+
+How many rows of {ROWS_LENGTH} tokens a device has room for, {ROWS_LAYERS} layers, `memory="small"`:
+with a state of float32, one of 16 bits (`state_dtype=torch.bfloat16` or `torch.float16`), and taps
+of 16 bits beside it (`filters_dtype=torch.bfloat16`). In brackets the bytes of a row in GB.
 """
 
 
@@ -74,7 +93,33 @@ def blocks_text(sizes: tuple[int, ...]) -> str:
 
 def table(devices: tuple[DeviceInfo, ...], lengths: tuple[int, ...] = LENGTHS) -> str:
     """The page for some GPUs."""
-    return "\n".join([_HEADER, *(line for info in devices for line in _section(info, lengths))])
+    lines = [line for info in devices for line in _section(info, lengths)]
+    return "\n".join([_HEADER, _FITTING, *_rows_that_fit(devices), *lines])
+
+
+def _rows_that_fit(devices: tuple[DeviceInfo, ...]) -> Iterator[str]:
+    yield f"| device | memory (GB) | D | {' | '.join(DTYPES)} |"
+    yield "|---|---|---|" + "---|" * len(DTYPES)
+    for info in devices:
+        for channels in CHANNELS:
+            found = (rows_that_fit(info, channels, *sizes) for sizes in DTYPES.values())
+            cells = " | ".join(f"{rows} ({nbytes / 1e9:.2f})" for rows, nbytes in found)
+            yield f"| {info.name} | {info.memory_bytes / 1e9:.0f} | {channels} | {cells} |"
+    yield ""
+
+
+def rows_that_fit(
+    info: DeviceInfo, channels: int, ring_itemsize: int, filters_itemsize: int
+) -> tuple[int, int]:
+    """Rows that a device has room for under the plan that holds least, and the bytes of one."""
+    one = Workload(
+        ROWS_LENGTH, ROWS_LENGTH, channels, 1, ROWS_LAYERS, channels,
+        ring_itemsize=ring_itemsize, filters_itemsize=filters_itemsize,
+    )  # fmt: skip
+    plan = leanest_plan(one, info)
+    needed = needed_nbytes(one, plan)
+    row = needed_nbytes(replace(one, batch_size=2), plan) - needed
+    return max((usable_bytes(info) - (needed - row)) // row, 0), row
 
 
 def _section(info: DeviceInfo, lengths: tuple[int, ...]) -> Iterator[str]:

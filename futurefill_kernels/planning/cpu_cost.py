@@ -157,7 +157,8 @@ class CpuCost(CostModel):
         """
         w, rates, tiers = self.workload, self.rates, _tiers(self.rates, block)
         n = native.fill_threads(w.layers, w.batch_size, w.channels, block, rates.available)
-        touched = TOUCHED * w.all_channels * block * (w.itemsize // 4)
+        each = TOUCHED * w.itemsize // 4 - (w.itemsize - w.ring_itemsize)
+        touched = each * w.all_channels * block
         factors = [rates.factor(1 + tier, n) for tier in range(len(TIERS))]
 
         def cost(touched: float, name: str) -> tuple[float, float]:

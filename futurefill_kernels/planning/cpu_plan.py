@@ -27,7 +27,7 @@ def cheapest_plan(workload: Workload, rates: CpuRates, memory: str = "speed") ->
     """The plan with the least modelled time per token; first blocks are those measured."""
     cost = CpuCost(workload, rates)
     starts = [block for block, _ in rates.steps]
-    longest = longest_first_block(workload.length, memory)
+    longest = longest_first_block(workload, memory)
 
     def first_cost(block: int) -> float:
         return cost.first(block) if block <= longest else math.inf
@@ -42,9 +42,10 @@ def cheapest_plan(workload: Workload, rates: CpuRates, memory: str = "speed") ->
         return Plan(workload.length, sizes, workload.filter_length)
 
     plan = search(0.0)
-    unit = cost.plan(plan) / max(8 * workload.all_channels * plan.kept_rows, 1)
+    kept = 2 * workload.itemsize * workload.all_channels * plan.kept_rows
+    unit = cost.plan(plan) / max(kept, 1)
     for price in PRICES:
-        if keeps_little(plan, memory):
+        if keeps_little(plan, workload, memory):
             break
         plan = search(price * unit)
     return made_small(plan) if memory == "small" else made_where_cheap(plan, cost)

@@ -49,12 +49,16 @@ def history_bytes(workload: Workload, block: int) -> float:
     outputs read, they and the sums written.
     """
     w, older = workload, workload.taps_per_step(block) - 1
-    return 4.0 * w.layers * (w.groups * older + w.layer_channels * (older + 3))
+    return float(w.itemsize * w.layers) * (w.groups * older + w.layer_channels * (older + 3))
 
 
 def apply_bytes(workload: Workload) -> float:
-    """Bytes that a token's steps must move then: u, y, the sum and the slot, and a tap."""
-    return 4.0 * workload.layers * (4 * workload.layer_channels + workload.groups)
+    """Bytes that a token's steps must move then: u, y, the sum and the slot, and a tap. Where the
+    slot is an open block's, it also goes to the ring and came from there.
+    """
+    w = workload
+    turned = 2 * (w.itemsize + w.ring_itemsize) * w.all_channels if w.narrow else 0
+    return float(w.itemsize * w.layers * (4 * w.layer_channels + w.groups) + turned)
 
 
 def fill_launches(workload: Workload, name: str, block: int) -> int:
@@ -72,7 +76,8 @@ def fill_bytes(workload: Workload, block: int, products: float, keeps: bool) -> 
     products: spectrum products of the firing. keeps: whether the newest input spectrum is stored.
     """
     n = transform_length(block)
-    per_channel = 12 * block + 8 * n * (products - 1 + keeps)
+    values = n * (products - 1 + keeps)
+    per_channel = 3 * workload.ring_itemsize * block + 2 * workload.itemsize * values
     spectra = workload.groups * 2 * workload.spectra_itemsize * n * products
     return float(workload.layers * (workload.layer_channels * per_channel + spectra))
 

@@ -17,11 +17,11 @@ from .device import DeviceInfo
 from .gpu_cost import GpuCost
 from .latency import slack_plan
 from .memory import (
+    first_nbytes,
     kept_nbytes,
     level_nbytes,
     needed_nbytes,
     spectra_nbytes,
-    taps_nbytes,
     usable_bytes,
 )
 from .search import cheapest_block_sizes
@@ -53,7 +53,7 @@ def cheapest_plan(workload: Workload, info: DeviceInfo, memory: str = "speed") -
     for choice in MEMORY[MEMORY.index(memory) :]:
         for seconds_per_byte in PRICES:
             plan = _search(workload, info, seconds_per_byte, choice)
-            if not keeps_little(plan, choice) and seconds_per_byte != PRICES[-1]:
+            if not keeps_little(plan, workload, choice) and seconds_per_byte != PRICES[-1]:
                 continue
             plan = made_small(plan) if choice == "small" else made_where_cheap(plan, cost)
             if needed_nbytes(workload, plan) <= limit:
@@ -100,6 +100,9 @@ def proposals(workload: Workload, info: DeviceInfo) -> tuple[str, ...]:
         fitting := _first_that_fits([smaller], info)
     ):
         found.append(f"spectra_dtype = torch.bfloat16 ({fitting[1]} bytes, impl='triton')")
+    for names, narrower in _in_16_bits(w).items():
+        if fitting := _first_that_fits([narrower], info):
+            found.append(f"{names} = torch.bfloat16 ({fitting[1]} bytes)")
     sizes = {
         "groups": [g for g in range(w.groups - 1, 0, -1) if w.groups % g == w.channels % g == 0],
         "filter_length": [max(w.filter_length * k // 8, 1) for k in range(7, 0, -1)],
@@ -118,6 +121,18 @@ def proposals(workload: Workload, info: DeviceInfo) -> tuple[str, ...]:
             f"plan = Plan(length, ({w.length},)) ({nbytes} bytes), slow: no spectra, every tap read"
         )
     return tuple(found)
+
+
+def _in_16_bits(workload: Workload) -> dict[str, Workload]:
+    """What else may be kept in 16 bits, by the arguments that say so."""
+    if workload.itemsize == 8:
+        return {}
+    two: Any = {"state_dtype": {"ring_itemsize": 2}, "filters_dtype": {"filters_itemsize": 2}}
+    found = {name: replace(workload, **size) for name, size in two.items()}
+    found = {name: narrower for name, narrower in found.items() if narrower != workload}
+    if len(found) == 2:
+        found |= {" = ".join(two): replace(workload, ring_itemsize=2, filters_itemsize=2)}
+    return found
 
 
 def _resized(workload: Workload, field: str, value: int) -> Workload:
@@ -152,12 +167,12 @@ def _search(workload: Workload, info: DeviceInfo, seconds_per_byte: float, memor
     first, level = _seconds(workload, info)
     # spectra of a small plan are made
     held = kept_nbytes if memory == "small" else level_nbytes
-    longest = min(LONGEST_FIRST_BLOCK, longest_first_block(workload.length, memory))
+    longest = min(LONGEST_FIRST_BLOCK, longest_first_block(workload, memory))
 
     def first_cost(block: int) -> float:
         if block > longest:
             return math.inf
-        return first(block) + taps_nbytes(workload, block) * seconds_per_byte
+        return first(block) + first_nbytes(workload, block) * seconds_per_byte
 
     def level_cost(block: int, radix: int) -> float:
         return level(block, radix) + held(workload, block, radix) * seconds_per_byte

@@ -6,7 +6,8 @@ import dataclasses
 
 import torch
 
-from ..checks import check_dtype, check_spectra_dtype, integer
+from ..checks import check_dtype, check_filters_dtype, check_spectra_dtype, integer, ring_dtype
+from ..checks import state_dtype as arithmetic_dtype
 from ..plan import Plan
 from . import cpu_plan, gpu_plan
 from .capabilities import planned_for
@@ -35,6 +36,8 @@ def make_plan(
     filter_length: int | None = None,
     impl: str = "auto",
     spectra_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | None = None,
+    filters_dtype: torch.dtype | None = None,
     memory: str = "speed",
 ) -> Plan:
     """Block sizes with the least modelled time per token.
@@ -45,11 +48,13 @@ def make_plan(
     "latency", no slow steps: large fills are spread over many steps. filter_length: taps that may
     be non-zero, default ``length``; an endless stream needs it. impl: what will run it: GPU
     implementations differ in their times and in the largest block of one launch. "auto" takes for
-    each level what is fastest at it, as a cache does. spectra_dtype: of filter spectra on a GPU, as
-    in FutureFillCache. memory: "speed": filter spectra are made when levels fire only where the
-    model says at most 2 % of a token, and kept input spectra take no more than the ring; "small":
-    from 1,024 tokens on a row takes at most 4.1 bytes per token and channel and a filter 5.1, its
-    taps included, where filters are as long as the stream; not for "latency".
+    each level what is fastest at it, as a cache does. dtype, spectra_dtype, state_dtype,
+    filters_dtype: as in FutureFillCache; they say what is held and moved. memory: "speed": filter
+    spectra are made when levels fire only where the model says at most 2 % of a token, and kept
+    input spectra take no more than the ring; "small": from 1,024 tokens on a row takes at most 4.1
+    bytes per token and channel (2.2 with a state of 16 bits) and a filter 5.1 (3.1), its taps
+    included, where filters are as long as the stream; not for "latency", which takes no state of 16
+    bits either.
 
     Pure arithmetic from rates. The first plan for ``"cpu"`` on a machine measures them, within a
     second, and stores them; ``FUTUREFILL_TUNING=off`` takes the shipped ones, and so does a
@@ -69,7 +74,8 @@ def make_plan(
         plan = make_plan(
             max(times * filter_length, least), channels, batch_size=batch_size, layers=layers,
             groups=groups, dtype=dtype, device=device, objective=objective,
-            filter_length=filter_length, impl=impl, spectra_dtype=spectra_dtype, memory=memory,
+            filter_length=filter_length, impl=impl, spectra_dtype=spectra_dtype,
+            state_dtype=state_dtype, filters_dtype=filters_dtype, memory=memory,
         )  # fmt: skip
         return dataclasses.replace(plan, length=None)
     groups = channels if groups is None else groups
@@ -90,11 +96,17 @@ def make_plan(
         raise ValueError(
             "expected memory='speed' for objective='latency': levels with slack hold their spectra"
         )
+    arithmetic, ring = arithmetic_dtype(dtype, state_dtype), ring_dtype(dtype, state_dtype)
+    if objective == "latency" and ring != arithmetic:
+        raise ValueError(
+            f"expected state_dtype None or {arithmetic} for objective='latency', whose levels have "
+            f"slack, got {state_dtype}"
+        )
     info = DeviceInfo.of(device)
-    itemsize = 8 if dtype == torch.float64 else 4  # of the state
     workload = Workload(
-        length, min(taps, length), channels, batch_size, layers, groups, itemsize,
-        check_spectra_dtype(spectra_dtype, dtype).itemsize, planned_for(impl, spectra_dtype),
+        length, min(taps, length), channels, batch_size, layers, groups, arithmetic.itemsize,
+        check_spectra_dtype(spectra_dtype, arithmetic).itemsize, planned_for(impl, spectra_dtype),
+        ring.itemsize, check_filters_dtype(filters_dtype, arithmetic).itemsize,
     )  # fmt: skip
     if info.kind == "cuda":
         if objective == "latency":

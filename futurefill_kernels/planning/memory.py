@@ -28,14 +28,16 @@ def needed_nbytes(workload: Workload, plan: Plan) -> int:
     layout = Layout.padded(workload.channels, workload.groups, plan.slots)
     return state_nbytes(
         plan, layout, layers=workload.layers, batch_size=workload.batch_size,
-        filters=(workload.groups, workload.filter_length),
-        spectra_itemsize=workload.spectra_itemsize,
+        filters=(workload.groups, workload.filter_length), itemsize=workload.itemsize,
+        filters_itemsize=workload.filters_itemsize, spectra_itemsize=workload.spectra_itemsize,
+        ring_itemsize=workload.ring_itemsize,
     )  # fmt: skip
 
 
-def taps_nbytes(workload: Workload, block: int) -> int:
-    """Bytes of the taps of short-range convolutions, without padding."""
-    return 4 * workload.layers * workload.groups * block
+def first_nbytes(workload: Workload, block: int) -> int:
+    """Bytes that ``T_0 = block`` takes, its taps and open blocks, without padding."""
+    opened = workload.all_channels if workload.narrow else 0
+    return workload.itemsize * (workload.layers * workload.groups + opened) * block
 
 
 def spectra_nbytes(workload: Workload, rows: int) -> int:
@@ -52,7 +54,7 @@ def level_nbytes(workload: Workload, block: int, radix: int) -> int:
 def kept_nbytes(workload: Workload, block: int, radix: int) -> int:
     """Bytes of a level's kept input spectra, without padding."""
     kept = max(workload.n_spectra(block, radix) - 1, 0)
-    return 8 * workload.all_channels * transform_length(block) * kept
+    return 2 * workload.itemsize * workload.all_channels * transform_length(block) * kept
 
 
 def check_memory(

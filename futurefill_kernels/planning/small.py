@@ -6,19 +6,21 @@ import dataclasses
 
 from ..plan import Plan
 from .cost import CostModel
+from .workload import Workload
 
 #: "speed": spectra are made where that costs next to nothing. "small": the bytes below hold.
 MEMORY = ("speed", "small")
 #: Share of a token's modelled time that making spectra may take with "speed".
 SPEED_SHARE = 0.02
-#: Bytes per token and channel of float32 with "small": of a row, and of a filter with its taps,
-#: where filters are as long as the stream, channels a multiple of 32, and of SMALL_FROM tokens on.
-ROW_BYTES, FILTER_BYTES = 4.1, 5.1
+#: Bytes per token and channel with "small", where filters are as long as the stream, channels a
+#: multiple of 32, and of SMALL_FROM tokens on: of a row by the bytes of a slot, and of a float32
+#: filter with its taps.
+ROW_BYTES, FILTER_BYTES = {2: 2.2, 4: 4.1, 8: 8.2}, 5.1
 SMALL_FROM = 1024
 #: Smaller blocks fire too often for what they hold.
 SMALLEST_MADE = 64
-#: Of a row, what its undo and the gap behind its ring take.
-_ROW_GAPS = 4 * 18
+#: Of a row, values that its undo and the gap behind its ring take.
+_ROW_GAPS = 18
 
 
 def check_memory_choice(memory: str) -> str:
@@ -28,17 +30,22 @@ def check_memory_choice(memory: str) -> str:
     return memory
 
 
-def keeps_little(plan: Plan, memory: str) -> bool:
+def keeps_little(plan: Plan, workload: Workload, memory: str) -> bool:
     """Whether kept input spectra take no more than the ring, or with "small" what a row may."""
-    limit = 4 * plan.slots
+    ring, itemsize = workload.ring_itemsize, workload.itemsize
+    limit = ring * plan.slots
     if memory == "small":
-        limit = max(int((ROW_BYTES - 4) * plan.slots) - _ROW_GAPS, 0)
-    return 8 * plan.kept_rows <= limit
+        other = itemsize * (_ROW_GAPS + (plan.open_slots if workload.narrow else 0))
+        limit = max(int((ROW_BYTES[ring] - ring) * plan.slots) - other, 0)
+    return 2 * itemsize * plan.kept_rows <= limit
 
 
-def longest_first_block(length: int, memory: str) -> int:
-    """Largest ``T_0``, whose taps are there twice."""
-    return length // 8 if memory == "small" and length >= SMALL_FROM else length
+def longest_first_block(workload: Workload, memory: str) -> int:
+    """Largest ``T_0``, whose taps are there twice, and with a ring of 16 bits its slots."""
+    if workload.length < SMALL_FROM:
+        return workload.length
+    narrow, wide = {"small": (40, 8), "speed": (4, 1)}[memory]
+    return workload.length // (narrow if workload.narrow else wide)
 
 
 def made_small(plan: Plan) -> Plan:

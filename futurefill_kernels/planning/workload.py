@@ -17,8 +17,9 @@ ROWS_TOGETHER = 8
 class Workload:
     """``length`` tokens of ``batch_size`` rows of ``channels`` through ``groups`` filters a layer.
 
-    itemsize: bytes of a state entry, 4 or 8; spectra_itemsize: of half a complex entry of a filter
-    spectrum on a GPU. impls: on a GPU, the implementations of which the fastest does each level.
+    itemsize: bytes of a value of arithmetic, 4 or 8; spectra_itemsize: of half a complex entry of a
+    filter spectrum; ring_itemsize: of a slot; filters_itemsize: of a tap. impls: on a GPU, the
+    implementations of which the fastest does each level.
     """
 
     length: int
@@ -30,6 +31,13 @@ class Workload:
     itemsize: int = 4
     spectra_itemsize: int = 4
     impls: tuple[str, ...] = on_gpus()
+    ring_itemsize: int = 4
+    filters_itemsize: int = 4
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the ring holds less than arithmetic has, and a row has an open block."""
+        return self.ring_itemsize < self.itemsize
 
     @property
     def largest_fused(self) -> int:

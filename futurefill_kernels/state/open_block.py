@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ..plan import Plan
-from .tensors import StreamState, open_slots
+from .tensors import StreamState
 
 
 def block_start(plan: Plan, place: int) -> int:
     """First position of the open block of a row at a place where nothing is due."""
-    slots = open_slots(plan)
+    slots = plan.open_slots
     return min(place, plan.slots - 1) // slots * slots
 
 
@@ -29,7 +29,7 @@ def open_at(
     """The block from ``start`` on is open: it has what the ring holds. layer: None for all."""
     layers = slice(None) if layer is None else slice(layer, layer + 1)
     index = torch.as_tensor(rows, dtype=torch.int64, device=state.ring.device)
-    slots = state.ring[layers, index, :, start : start + open_slots(state.plan)]
+    slots = state.ring[layers, index, :, start : start + state.plan.open_slots]
     state.open_block[layers, index, :, : slots.shape[-2]] = slots.to(state.dtype)
 
 
@@ -64,6 +64,6 @@ def whole_slots(state: StreamState, places: Sequence[int]) -> Tensor:
     slots = slots.to(state.dtype)
     for row, place in enumerate(places):
         start = block_start(state.plan, place)
-        here = slots[:, row, :, start : start + open_slots(state.plan)]
+        here = slots[:, row, :, start : start + state.plan.open_slots]
         here.copy_(state.open_block[:, row, :, : here.shape[-2]])
     return slots

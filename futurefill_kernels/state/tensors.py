@@ -203,7 +203,7 @@ def state_parts(
     each = layers * batch_size * channels
     values = each * itemsize  # a value of every row and channel
     slot = each * (ring_itemsize or itemsize)
-    opened = open_slots(plan) if slot < values else 0
+    opened = plan.open_slots if slot < values else 0
     _, images = image_places(plan.levels, layout, rollback, period_of(plan))
     work_rows = sum(map(layout.work_rows, plan.levels))
     spectra_rows = plan.spectra_rows if layout.spectra else 0
@@ -232,11 +232,6 @@ def keeps_prompt_fill(plan: Plan, rollback: int | None) -> bool:
     taken back, and with slack, whose firings under way nothing else describes.
     """
     return rollback is None or plan.slack_from is not None
-
-
-def open_slots(plan: Plan) -> int:
-    """Slots of a row's open block: ``T_0``, but all where no level fires at its ends."""
-    return plan.base if plan.levels else -(-plan.slots // plan.base) * plan.base
 
 
 def image_rows(level: Level, layout: Layout) -> int:
@@ -327,7 +322,7 @@ def allocate(
     """
     dtype, device = filters[0].dtype, filters[0].device
     slot = ring_dtype or dtype
-    opened = 0 if slot == dtype else open_slots(plan)
+    opened = 0 if slot == dtype else plan.open_slots
     bank = make_bank(filters, dtype, filters_dtype or dtype)
     front = (len(filters), batch_size, layout.tiles)
     work_rows = sum(map(layout.work_rows, plan.levels))

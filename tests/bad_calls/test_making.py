@@ -83,6 +83,21 @@ NEW = {
     "memory: for latency": (
         lambda h: ff.make_plan(64, 2, objective="latency", memory="small"), "memory", "latency",
     ),
+    "state_dtype: half for latency": (
+        lambda h: ff.make_plan(64, 2, objective="latency", state_dtype=torch.float16),
+        "state_dtype", "latency", "torch.float16",
+    ),
+    "make_plan: state_dtype": (
+        lambda h: ff.make_plan(64, 2, dtype=torch.float64, state_dtype=torch.float16),
+        "state_dtype", "float64", "torch.float16",
+    ),
+    "make_plan: filters_dtype": (
+        lambda h: ff.make_plan(64, 2, filters_dtype=torch.float16),
+        "filters_dtype", "bfloat16", "torch.float16",
+    ),
+    "bytes_per_channel": (
+        lambda h: ff.Plan(64, (4,)).bytes_per_channel(torch.int8), "state_dtype", "torch.int8",
+    ),
     "made_from": (lambda h: ff.Plan(64, (4, 8), made_from=5), "made_from", "(4, 8)", "got 5"),
     "endless: no filter length": (lambda h: ff.Plan(None, (4,)), "filter_length", "None"),
     "endless: slack": (

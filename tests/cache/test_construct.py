@@ -14,13 +14,50 @@ from futurefill_kernels.state.tensors import state_nbytes
 def test_a_plan_is_made_for_the_implementation_that_runs(monkeypatch):
     asked = []
 
-    def make_plan(*sizes, impl, **options):
-        asked.append(impl)
-        return ff.make_plan(*sizes, impl=impl, **options)
+    def make_plan(*sizes, **options):
+        asked.append(options)
+        return ff.make_plan(*sizes, **options)
 
     monkeypatch.setattr(construct, "make_plan", make_plan)
     cache = FutureFillCache(torch.ones(4, 64), 1, 64)
-    assert asked == [cache.impl]
+    assert asked[0]["impl"] == cache.impl
+    assert asked[0]["state_dtype"] == asked[0]["filters_dtype"] == torch.float32
+    half = FutureFillCache(
+        torch.ones(4, 64), 1, 64, state_dtype=torch.float16, filters_dtype=torch.bfloat16
+    )
+    assert asked[1]["state_dtype"] == half.state.ring.dtype == torch.float16
+    assert asked[1]["filters_dtype"] == half.state.filters.dtype == torch.bfloat16
+
+
+DTYPES = (
+    (torch.float32, None, None), (torch.float32, torch.bfloat16, None),
+    (torch.bfloat16, torch.float16, torch.bfloat16), (torch.float16, torch.float64, None),
+    (torch.float64, None, torch.bfloat16),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", [(8,), (4, 16), (32, 64, 128, 256), (600,)])
+@pytest.mark.parametrize(("dtype", "state_dtype", "filters_dtype"), DTYPES)
+def test_what_a_plan_says_of_a_channel_is_what_is_held(
+    impl, sizes, dtype, state_dtype, filters_dtype
+):
+    channels, plan = 32, Plan(600, sizes)
+    cache = FutureFillCache(
+        torch.randn(channels, 600), 1, 600, plan=plan, impl=impl, dtype=dtype,
+        state_dtype=state_dtype, filters_dtype=filters_dtype,
+    )  # fmt: skip
+    state, memory = cache.state, cache.memory()
+    parts = {"ring", "open_block", "kept", "taps", "first taps", "spectra"}
+    held = sum(n for name, n in (memory.rows | memory.filters).items() if name in parts)
+    behind = state.ring.itemsize * (state.layout.slots - plan.slots)  # a gap, and no tokens'
+    unprepared = 0 if state.layout.spectra else 2 * state.dtype.itemsize * plan.spectra_rows
+    said = plan.bytes_per_channel(state.ring.dtype, filters_dtype)
+    assert held == channels * (said + behind - unprepared)
+    sizes = {
+        "itemsize": state.dtype.itemsize, "ring_itemsize": state.ring.itemsize,
+        "filters_itemsize": state.filters.itemsize,
+    }  # fmt: skip
+    assert memory.nbytes == state_nbytes(plan, state.layout, layers=1, batch_size=1, **sizes)
 
 
 @pytest.mark.parametrize("sizes", [(8,), (4, 16), (32, 64, 128, 256)])

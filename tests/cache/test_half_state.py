@@ -10,7 +10,6 @@ import torch
 
 import futurefill_kernels as ff
 from futurefill_kernels.state.open_block import whole_slots
-from futurefill_kernels.state.tensors import open_slots
 
 #: Half a unit in the last place of 1.
 ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-11}
@@ -290,7 +289,7 @@ def test_what_it_holds(impl):
     memory = cache.memory()
     assert cache.state.ring.dtype is torch.bfloat16
     assert memory.per_row <= 2.2
-    assert memory.rows["open_block"] == 4 * 2 * 64 * open_slots(plan)
+    assert memory.rows["open_block"] == 4 * 2 * 64 * plan.open_slots
     assert memory.nbytes == cache.nbytes
     rounded = ff.FutureFillCache(
         h, 2, 8192, plan=plan, impl=impl, state_dtype=torch.float16, memory="small",

@@ -6,10 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from futurefill_kernels import make_plan
+from futurefill_kernels import DeviceInfo, Plan, make_plan
 from futurefill_kernels.__main__ import main
-from futurefill_kernels.cli.plan_table import blocks_text
+from futurefill_kernels.cli.plan_table import blocks_text, rows_that_fit
+from futurefill_kernels.planning.gpu_plan import leanest_plan
+from futurefill_kernels.planning.memory import needed_nbytes, usable_bytes
+from futurefill_kernels.planning.workload import Workload
 
 PAGE = Path(__file__).parents[2] / "docs" / "planner.md"
 
@@ -51,9 +55,45 @@ def test_plan_prints_what_takes_least_memory(capsys):
     assert capsys.readouterr().out.strip() == make_plan(5000, 64, memory="small").explain()
 
 
+def test_plan_prints_what_a_state_of_16_bits_takes(capsys):
+    half, sizes = torch.bfloat16, ["--length", "5000", "--channels", "64"]
+    narrow = ["--state-dtype", "bfloat16", "--filters-dtype", "bfloat16"]
+    assert main(["plan", *sizes, *narrow]) == 0
+    plan = make_plan(5000, 64, state_dtype=half, filters_dtype=half)
+    out = capsys.readouterr().out
+    assert out.strip() == plan.explain(half, half)
+    assert f"per bfloat16 channel: {plan.bytes_per_channel(half, half)} bytes" in out
+    assert main(["plan", *sizes, "--block-sizes", "10,100", "--state-dtype", "float64"]) == 0
+    given = Plan(5000, (10, 100))
+    assert f"float64 channel: {given.bytes_per_channel(torch.float64)} bytes" in (
+        capsys.readouterr().out
+    )
+    assert main(["plan", *sizes, *narrow, "--objective", "latency"]) == 2
+    assert "expected state_dtype None or torch.float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ring", "taps"), [(4, 4), (2, 4), (2, 2)])
+@pytest.mark.parametrize("name", ["h100", "h200", "b200"])
+def test_the_rows_that_fit_do_and_one_more_does_not(name, ring, taps):
+    info = DeviceInfo.named(name)
+    rows, nbytes = rows_that_fit(info, 4096, ring, taps)
+
+    def needed(rows):
+        w = Workload(65536, 65536, 4096, rows, 24, 4096, ring_itemsize=ring, filters_itemsize=taps)
+        return needed_nbytes(w, leanest_plan(w, info))
+
+    assert needed(rows) <= usable_bytes(info) < needed(rows + 1)
+    assert needed(rows + 1) - needed(rows) == nbytes
+
+
+def test_a_device_without_room_for_one_row_has_room_for_none():
+    assert rows_that_fit(DeviceInfo.named("l4"), 4096, 4, 4)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("--table --device h100 --state-dtype float16", "expected no --state-dtype with --table"),
         ("--table --device h100 --memory small", "expected no --memory with --table"),
         (
             "--block-sizes 10,100 --devices 2 --memory small",

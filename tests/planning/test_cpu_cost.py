@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -45,6 +46,23 @@ def test_costs_follow_the_rates():
     assert level_ns(small, r, 16, 2) == pytest.approx((8 + 150 / 16) / 32)
     assert level_ns(large, r, 16, 2) == pytest.approx(1.0, rel=0.01)
     assert level_ns(large, r, 64, 4) == pytest.approx((80 * 3 + 8 * 3 + 8 * 2) / 256, rel=0.01)
+
+
+def test_a_ring_of_16_bits_leaves_more_in_the_caches():
+    info = dataclasses.replace(DeviceInfo.of("cpu"), last_level_bytes=1 << 22)
+    rates = {
+        "steps": [[4, 1.0], [16, 2.0]], "fills": [[16, [[8, 0, 2], [16, 0, 4], [32, 0, 8]]]],
+        "firing_ns": 0, "threads": [], "handover_ns": 0, "l2_bytes": 1 << 20,
+    }  # fmt: skip
+    r = CpuRates.from_dict(rates, info)
+    wide = Workload(4096, 4096, 1 << 12, 1, 1, 1 << 12)
+    half = dataclasses.replace(wide, ring_itemsize=2)
+    touched = 20 * 16 * 4096, 18 * 16 * 4096
+    far = [(math.log2(n / (1 << 20)) + 1) / 2 for n in touched]
+    near = [8 + 8 * share for share in far]
+    assert 0 < far[1] < far[0] < 1
+    got = [CpuCost(w, r).fill_ns(16, 2, 1, False) for w in (wide, half)]
+    assert got == pytest.approx(near)
 
 
 @pytest.mark.skipif(

@@ -60,4 +60,4 @@ def test_short_filters_need_no_block_beyond_them():
     """A filter shorter than the stream keeps its last level a sliding window."""
     plan = make_plan(1 << 16, 64, filter_length=1024, device=CPU)
     assert max(plan.block_sizes) <= 2048
-    assert plan.bytes_per_channel < make_plan(1 << 16, 64, device=CPU).bytes_per_channel
+    assert plan.bytes_per_channel() < make_plan(1 << 16, 64, device=CPU).bytes_per_channel()

@@ -9,6 +9,7 @@ from futurefill_kernels.planning.capabilities import CAPABILITIES, on_gpus
 from futurefill_kernels.planning.gpu_cost import (
     FFT_LAUNCHES,
     GpuCost,
+    apply_bytes,
     fill_bytes,
     fill_launches,
     step_line,
@@ -39,6 +40,17 @@ def test_bytes_of_bfloat16_spectra():
     full, half = (Workload(4096, 4096, 64, 1, 3, 64, spectra_itemsize=size) for size in (4, 2))
     assert fill_bytes(full, 256, 1, False) == 3 * 64 * 256 * 20
     assert fill_bytes(half, 256, 1, False) == 3 * 64 * 256 * 16
+
+
+def test_bytes_of_a_ring_of_16_bits():
+    """Inputs and pending outputs are half as wide, kept spectra are not; a slot of the open block
+    goes to the ring and comes from there.
+    """
+    full, half = (Workload(4096, 4096, 64, 2, 3, 64, ring_itemsize=size) for size in (4, 2))
+    assert fill_bytes(half, 256, 1, False) == 3 * 64 * 256 * (2 * 6 + 8)
+    kept = fill_bytes(half, 256, 2, True) - fill_bytes(half, 256, 1, False)
+    assert kept == fill_bytes(full, 256, 2, True) - fill_bytes(full, 256, 1, False)
+    assert apply_bytes(half) - apply_bytes(full) == 3 * 2 * 64 * 12
 
 
 @pytest.mark.parametrize("impl", on_gpus())

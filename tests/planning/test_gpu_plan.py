@@ -91,6 +91,29 @@ def test_bfloat16_spectra_are_proposed_and_fit():
     assert "spectra_dtype" not in str(caught.value)
 
 
+@pytest.mark.parametrize("state", [None, torch.float16])
+def test_16_bits_are_proposed_and_fit(state):
+    info = DeviceInfo.named("h100")
+    sizes = {"layers": 24, "device": info, "state_dtype": state}
+    with pytest.raises(ValueError, match="needs at least") as caught:
+        make_plan(131072, 4096, **sizes)
+    found = dict(
+        re.findall(r"([a-z_= ]*dtype) = torch\.bfloat16 \((\d+) bytes\)", str(caught.value))
+    )
+    names = {name.strip(): int(nbytes) for name, nbytes in found.items()}
+    both = "state_dtype = filters_dtype" if state is None else "filters_dtype"
+    assert set(names) == {both}
+    plan = make_plan(
+        131072, 4096, **sizes | {"state_dtype": torch.bfloat16}, filters_dtype=torch.bfloat16
+    )
+    workload = Workload(131072, 131072, 4096, 1, 24, 4096, ring_itemsize=2, filters_itemsize=2)
+    assert names[both] == needed_nbytes(workload, leanest_plan(workload, info))
+    assert names[both] <= needed_nbytes(workload, plan) <= usable_bytes(info)
+    with pytest.raises(ValueError, match="needs at least") as caught:
+        make_plan(131072, 4096, **sizes | {"dtype": torch.float64, "state_dtype": None})
+    assert "state_dtype" not in str(caught.value)
+
+
 def test_blocks_of_one_launch_differ_between_implementations():
     """cuda goes to 8192 in one launch, triton to 4096, both in three passes from there; auto has
     both.

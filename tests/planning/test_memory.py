@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,10 +11,10 @@ from futurefill_kernels import DeviceInfo, Plan
 from futurefill_kernels.planning.memory import (
     available_nbytes,
     check_memory,
+    first_nbytes,
     level_nbytes,
     needed_nbytes,
     spectra_nbytes,
-    taps_nbytes,
     usable_bytes,
 )
 from futurefill_kernels.planning.workload import Workload
@@ -21,16 +23,32 @@ from futurefill_kernels.state.spectra import tiled_spectra
 from futurefill_kernels.state.tensors import LEVEL_COLUMNS, allocate
 
 
+@pytest.mark.parametrize("sizes", [(16, 64, 128), (7, 21), (500,)])
+@pytest.mark.parametrize(("groups", "batch"), [(40, 1), (8, 3)])
 @pytest.mark.parametrize(
-    ("groups", "batch", "spectra"),
-    [(40, 1, torch.float32), (8, 3, torch.float32), (40, 1, torch.bfloat16)],
+    ("arithmetic", "spectra", "filters", "ring"),
+    [
+        (torch.float32, torch.float32, torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16, torch.float32, torch.float32),
+        (torch.float32, torch.float32, torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.bfloat16, torch.bfloat16, torch.float16),
+        (torch.float64, torch.float64, torch.float64, torch.float64),
+        (torch.float64, torch.float64, torch.bfloat16, torch.float64),
+    ],
 )
-def test_needed_bytes_are_those_of_a_cache(groups, batch, spectra):
-    plan = Plan(500, (16, 64, 128))
-    workload = Workload(500, 500, 40, batch, 2, groups, spectra_itemsize=spectra.itemsize)
-    filters = [torch.randn(groups, 500) for _ in range(2)]
+def test_needed_bytes_are_those_of_a_cache(
+    sizes, groups, batch, arithmetic, spectra, filters, ring
+):
+    plan = Plan(500, sizes)
+    workload = Workload(
+        500, 500, 40, batch, 2, groups, arithmetic.itemsize, spectra.itemsize,
+        ring_itemsize=ring.itemsize, filters_itemsize=filters.itemsize,
+    )  # fmt: skip
+    h = [torch.randn(groups, 500, dtype=arithmetic) for _ in range(2)]
     layout = Layout.padded(40, groups, plan.length)
-    state = allocate(plan, layout, tiled_spectra, filters, batch, None, spectra)
+    state = allocate(
+        plan, layout, tiled_spectra, h, batch, None, spectra, filters_dtype=filters, ring_dtype=ring
+    )
     assert needed_nbytes(workload, plan) == state.nbytes
 
 
@@ -44,10 +62,26 @@ def test_what_levels_hold_is_part_of_it(itemsize):
     assert levels == spectra_nbytes(workload, plan.spectra_rows) + kept
     ring = 2 * 3 * 64 * 500 * 4
     filters = 2 * 32 * 500 * 4
-    total = levels + taps_nbytes(workload, 16) + ring + filters
+    total = levels + first_nbytes(workload, 16) + ring + filters
     undo_and_history = 2 * 2 * 3 * 64 * 4
     numbers = 2 * 3 + 2 * 3 + len(LEVEL_COLUMNS) * len(plan.levels)
     assert needed_nbytes(workload, plan) - total == undo_and_history + 8 * numbers
+
+
+def test_a_first_block_of_16_bits_has_open_blocks():
+    wide = Workload(500, 500, 64, 3, 2, 32)
+    assert first_nbytes(wide, 16) == 4 * 2 * 32 * 16
+    half = replace(wide, ring_itemsize=2)
+    assert first_nbytes(half, 16) == 4 * 2 * 32 * 16 + 4 * 2 * 3 * 64 * 16
+    plans = Plan(500, (16, 64)), Plan(500, (32, 64))
+    needed = [needed_nbytes(half, plan) - 8 * half.layers * 32 * plan.spectra_rows
+              - kept_rows_nbytes(half, plan) for plan in plans]  # fmt: skip
+    levels = 8 * len(LEVEL_COLUMNS) * (len(plans[1].levels) - len(plans[0].levels))
+    assert needed[1] - needed[0] == first_nbytes(half, 32) - first_nbytes(half, 16) + levels
+
+
+def kept_rows_nbytes(workload, plan):
+    return 8 * workload.all_channels * plan.kept_rows
 
 
 def test_memory_is_checked_before_it_is_allocated():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from futurefill_kernels import DeviceInfo, Plan, make_plan
 from futurefill_kernels.planning.cpu_cost import CpuCost, CpuRates, shipped_rates
@@ -13,6 +14,7 @@ from futurefill_kernels.planning.small import (
     ROW_BYTES,
     SPEED_SHARE,
     keeps_little,
+    longest_first_block,
     made_small,
     made_where_cheap,
 )
@@ -39,7 +41,7 @@ def per_token(plan, batch, filters_itemsize=4):
 def test_small_holds_what_it_promises(device, length, batch):
     plan = make_plan(length, 64, batch_size=batch, layers=2, device=device, memory="small")
     row, filters = per_token(plan, batch)
-    assert row <= ROW_BYTES
+    assert row <= ROW_BYTES[4]
     assert filters <= FILTER_BYTES
     assert per_token(plan, batch, filters_itemsize=2)[1] <= FILTER_BYTES - 2
 
@@ -66,15 +68,31 @@ def test_speed_makes_spectra_where_all_of_it_is_a_small_share(batch):
     assert more > SPEED_SHARE * cost.plan(plan) or largest.block < 64
 
 
+def test_kept_input_spectra_of_16_bits_are_compared_with_what_is_left():
+    """They stay float32, and the open block takes of the room."""
+    wide = Workload(4096, 4096, 8, 1, 1, 8)
+    half = dataclasses.replace(wide, ring_itemsize=2)
+    double = dataclasses.replace(wide, itemsize=8, ring_itemsize=8)
+    keeping = Plan(4096, (1024,))
+    assert 2 * keeping.slots < 8 * keeping.kept_rows <= 4 * keeping.slots
+    assert keeps_little(keeping, wide, "speed")
+    assert keeps_little(keeping, double, "speed")
+    assert not keeps_little(keeping, half, "speed")
+    assert [longest_first_block(w, "small") for w in (wide, half)] == [512, 102]
+    assert [longest_first_block(w, "speed") for w in (wide, half)] == [4096, 1024]
+    assert longest_first_block(Workload(1000, 1000, 8, 1, 1, 8), "small") == 1000
+
+
 def test_a_given_plan_becomes_small_and_one_with_slack_is_refused():
     plan = made_small(Plan.continuous(4096, 32))
     assert plan.made_from == 512
     assert plan == dataclasses.replace(Plan.continuous(4096, 32), made_from=512)
     already = Plan(100, (32, 64), made_from=32)
     assert made_small(already) == already
-    assert not keeps_little(Plan(4096, (512,)), "speed")
-    assert keeps_little(Plan(4096, (1024,)), "speed")
-    assert not keeps_little(Plan(4096, (1024,)), "small")
+    wide = Workload(4096, 4096, 8, 1, 1, 8)
+    assert not keeps_little(Plan(4096, (512,)), wide, "speed")
+    assert keeps_little(Plan(4096, (1024,)), wide, "speed")
+    assert not keeps_little(Plan(4096, (1024,)), wide, "small")
     with pytest.raises(ValueError, match=r"memory='speed' with slack.*for slack_from=64"):
         made_small(Plan(4096, (32, 64), slack_from=64))
     with pytest.raises(ValueError, match="for objective='latency'"):
@@ -90,15 +108,18 @@ def test_what_fits_one_h200():
     assert sum(state_parts(plan, layout, layers=24, batch_size=1).values()) < 60e9
 
 
-@pytest.mark.parametrize("length", [4096, 16384, 65536])
+@pytest.mark.parametrize("device", [CPU, DeviceInfo.named("h200")])
+@pytest.mark.parametrize("length", [1024, 1500, 16384, 65536])
 @pytest.mark.parametrize("batch", [1, 8])
-def test_a_row_of_16_bits_takes_little_more_than_two_bytes(length, batch):
-    plan = make_plan(length, 64, batch_size=batch, device=CPU, memory="small")
+def test_a_row_of_16_bits_takes_little_more_than_two_bytes(device, length, batch):
+    plan = make_plan(
+        length, 64, batch_size=batch, device=device, memory="small", state_dtype=torch.float16
+    )
     layout = Layout.padded(64, 64, length)
     sizes = {"layers": 1, "batch_size": batch, "ring_itemsize": 2, "filters_itemsize": 2}
     parts = state_parts(plan, layout, **sizes)
     rows = sum(parts[part] for part in ("ring", "open_block", "kept", "undo", "history", "images"))
-    assert rows <= 2.2 * batch * 64 * length
+    assert rows <= ROW_BYTES[2] * batch * 64 * length
     assert sum(parts[part] for part in ("filters", "taps", "spectra")) <= 3.1 * 64 * length
 
 
