@@ -52,7 +52,9 @@ class Fills:
         self._before: list[tuple[list[Tensor], list[Tensor]]] = []  # of this token's: was, is
         self._running = False
         if stream is not None:  # the memory is not reused before fills are done with it
-            for tensor in (state.ring, state.kept, state.spectra, state.positions):
+            for tensor in (
+                state.ring, state.open_block, state.kept, state.spectra, state.positions,
+            ):  # fmt: skip
                 tensor.record_stream(stream)
 
     @property

@@ -176,7 +176,9 @@ def _fill_channels(
         long_fill(state, level, rows, first, last, ops.long_fill)
         return
     products = partial(ops.spectrum_products, state, level.index)
-    fill_by_fft(state.ring, state.positions, rows, level, state.length, first, last, products)
+    fill_by_fft(
+        state.ring, state.open_block, state.positions, rows, level, first, last, products
+    )  # fmt: skip
 
 
 def nodes_of(transform: int) -> int:

@@ -36,21 +36,22 @@ def channels_at_once(n: int, rows: int) -> int:
 
 def fill_by_fft(
     ring: Tensor,
+    open_block: Tensor,
     positions: Tensor,
     rows: Tensor | None,
     level: Level,
-    length: int,
     first: int,
     last: int,
     products: Products,
 ) -> None:
-    """Add one level's fill of channels first .. last-1 to the ring (layers, B, 1, slots, C).
+    """Add one level's fill of channels first .. last-1 to the ring (layers, B, 1, N, C) and, of one
+    in 16 bits, to the open block (layers, B, 1, T_0 or 0, C).
 
     A layer and at most 256 MiB of spectra at a time. Rows may be at different positions, which are
     read on the device; those that are -1 or where the level does not fire stay as they are.
     Source: docs/algorithm.md, equation 3.
     """
-    batch, slots, lanes = ring.shape[1], ring.shape[3], ring.shape[4]
+    batch, length, lanes = ring.shape[1], ring.shape[3], ring.shape[4]
     if rows is None:
         rows = torch.arange(batch, device=ring.device)
     block, n = level.block, level.transform
@@ -64,19 +65,32 @@ def fill_by_fft(
     fires &= positions[row] - at < max(level.late, 1)
     at = torch.where(fires, at, block)
     firing = rows.where(fires[:, 0], -1)
-    source = (row * slots + at - block + offset).flatten()
+    source = (row * length + at - block + offset).flatten()
     target = at + level.late + offset
     inside = (fires & (target < length))[..., None]
-    target = (row * slots + target.clamp(max=slots - 1)).flatten()
+    target = row * length + target % length  # what is outside adds zero, to a slot of its own
+    opened = min(open_block.shape[3], block)
+    opened_at = row * opened + offset[:opened]
     width = channels_at_once(n, len(rows))
     for layer in range(len(ring)):
-        values = ring[layer].view(batch * slots, lanes)
+        values = ring[layer].view(batch * length, lanes)
+        opening = open_block[layer].view(-1, lanes)
         for begin in range(first, last, width):
-            mine = values[:, begin : min(begin + width, last)]
-            u = mine[source].view(len(rows), block, -1)
+            here = slice(begin, min(begin + width, last))
+            mine = values[:, here]
+            u = mine[source].view(len(rows), block, -1).float()
             z = torch.complex(u * cos[:block], u * sin[:block])
             z = torch.fft.ifft(z, n, dim=1, norm="forward").contiguous()
             products(torch.view_as_real(z), firing, layer, begin)
             z = torch.fft.fft(z, dim=1)[:, :block]
             filled = z.imag * cos[:block] - z.real * sin[:block]
-            mine.index_add_(0, target, filled.where(inside, 0).flatten(0, 1))
+            filled = filled.where(inside, 0)
+            if opened:
+                added = filled[:, :opened].flatten(0, 1)
+                opening[:, here].index_add_(0, opened_at.flatten(), added)
+            if ring.dtype == filled.dtype:
+                mine.index_add_(0, target.flatten(), filled.flatten(0, 1))
+                continue
+            # sums are rounded once; row after row, since padding names one again
+            for slots, added in zip(target[:, opened:], filled[:, opened:], strict=True):
+                mine[slots] = (mine[slots].float() + added).to(ring.dtype)

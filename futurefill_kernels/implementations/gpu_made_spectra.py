@@ -25,7 +25,7 @@ def made_spectra(taps: Tensor, level: Level, k: int) -> Tensor:
 
 
 def made_fill(state: StreamState, level: Level, rows: Tensor | None, first: int, last: int) -> None:
-    """Add one level's fill of channels first .. last-1 to the ring; rows as of `Implementation`.
+    """Add one level's fill of channels first .. last-1 to the slots; rows as of `Implementation`.
 
     The spectra of a part of the channels are made, used for all rows and forgotten: their workspace
     is that of the transforms of one row.
@@ -61,4 +61,6 @@ def made_fill(state: StreamState, level: Level, rows: Tensor | None, first: int,
             kept[layer, index, slot, :, :, here] = newest.where(fires, before)
         x.copy_(total)
 
-    fill_by_fft(state.ring, state.positions, rows, level, state.length, first, last, products)
+    fill_by_fft(
+        state.ring, state.open_block, state.positions, rows, level, first, last, products
+    )  # fmt: skip

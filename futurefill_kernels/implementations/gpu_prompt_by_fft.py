@@ -12,6 +12,7 @@ from torch import Tensor
 from ..planning.device import DeviceInfo
 from ..planning.gpu_cost import BASE, times_of
 from ..planning.prompt_length import PromptLength, prompt_length
+from ..state.open_block import open_at
 from ..state.tensors import StreamState
 
 WORKSPACE_BYTES = 256 << 20
@@ -95,6 +96,8 @@ def prompt_by_fft(
                     state.ring, row, start if continued else None, end, layer, c,
                 )  # fmt: skip
                 del x
+    if state.narrow:
+        open_at(state, numbers[0], 0, layer)
 
 
 def _make_head(z: Tensor, held: Tensor, h: Tensor, transform: PromptLength) -> None:

@@ -166,8 +166,8 @@ def _fill_channels(
         made_fill(state, level, rows, first, last)
     elif first < last:
         torch.ops.futurefill_kernels.triton_future_fill(
-            state.ring, state.kept, state.spectra, state.positions, rows, state.levels,
-            state.length, level.index, first, last, state.channels_per_filter,
+            state.ring, state.open_block, state.kept, state.spectra, state.positions, rows,
+            state.levels, state.length, level.index, first, last, state.channels_per_filter,
         )  # fmt: skip
 
 

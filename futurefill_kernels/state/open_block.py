@@ -44,13 +44,14 @@ def store_inputs(state: StreamState, row: int, place: int, layer: int | None = N
 def turn(state: StreamState, rows: Sequence[int] | None, boundary: int) -> None:
     """Rows at a boundary of ``T_0``: the block before it goes to the ring, the next one opens.
 
-    rows: None for all.
+    rows: None for all. Waits for no device.
     """
-    everyone = range(state.positions.shape[0]) if rows is None else rows
-    index = torch.tensor(list(everyone), dtype=torch.int64, device=state.ring.device)
-    inputs = state.open_block[:, index].to(state.ring.dtype)
-    state.ring[:, index, :, boundary - state.plan.base : boundary] = inputs
-    open_at(state, index, boundary, None)
+    base = state.plan.base
+    for row in (slice(None),) if rows is None else rows:
+        ring, block = state.ring[:, row], state.open_block[:, row]
+        ring[..., boundary - base : boundary, :] = block
+        slots = ring[..., boundary : boundary + base, :]
+        block[..., : slots.shape[-2], :] = slots
 
 
 def whole_slots(state: StreamState, places: Sequence[int]) -> Tensor:

@@ -113,7 +113,9 @@ def run_fill_by_fft(
         run_products(state, level, values, rows, layer, first_channel, **options)
 
     first, last = channels or (0, state.layout.lanes)
-    fill_by_fft(state.ring, state.positions, rows, level, state.plan.length, first, last, products)
+    fill_by_fft(
+        state.ring, state.open_block, state.positions, rows, level, first, last, products
+    )  # fmt: skip
 
 
 def run_level(state: StreamState, level: Level, rows: Tensor | None = None, **options: Any) -> None:

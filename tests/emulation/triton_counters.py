@@ -67,8 +67,8 @@ def emulate(launch: Launch, capability: int, checks: bool) -> Any:
 def _fill(state: StreamState) -> Fill:
     """Of the plan's only level, all rows."""
     return Fill(
-        state.ring, state.kept, state.spectra, state.positions, None, state.plan.levels[0],
-        state.channels_per_filter,
+        state.ring, state.open_block, state.kept, state.spectra, state.positions, None,
+        state.plan.levels[0], state.channels_per_filter,
     )  # fmt: skip
 
 

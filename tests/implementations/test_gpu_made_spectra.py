@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -64,3 +66,43 @@ def test_every_firing_is_that_of_the_reference(monkeypatch, plan, channels, grou
                 pending = states[0].ring[..., :channels]
                 expected = states[1].ring
                 assert (pending - expected).abs().max() < 3e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("ring_dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("plan", [Plan(60, (4, 8, 24)), Plan(23, (5, 10), 14)])
+def test_sums_of_a_state_of_16_bits_are_rounded_once(monkeypatch, plan, ring_dtype):
+    """Those of the open block not at all; with padding, and without an open block."""
+    monkeypatch.setattr(gpu_fill_by_fft, "_WORKSPACE_BYTES", 1)
+    plan = dataclasses.replace(plan, made_from=plan.base)
+    filters = [torch.randn(40, plan.filter_length) / 9] * 2
+    layouts = (
+        Layout.padded(40, 40, plan.length),
+        reference.make_layout(40, 40, torch.float32, plan),
+    )
+    states = [
+        allocate(plan, layout, reference.make_spectra, filters, 3, None, ring_dtype=ring_dtype)
+        for layout in layouts
+    ]
+    u, opened = torch.randn(2, 3, plan.length, 40), torch.randn(2, 3, plan.base, 40)
+    for state in states:
+        state.ring[:, :, 0, :, :40] = u
+        state.open_block[:, :, 0, :, :40] = opened
+    for level in plan.levels:
+        newest = (plan.length - 1) // level.block
+        boundary = level.block * max(n for n in range(newest + 1) if level.products(n) == 1)
+        for rows in (None, torch.tensor([2, -1, 0])):
+            for state in states:
+                state.positions.fill_(boundary)
+                state.positions[2] = level.block
+                given = state if rows is None else state.without_open_block()
+                before = state.ring.clone()
+                run = made_fill if state is states[0] else reference.fill
+                run(given, level, rows, *((0, 40) if state is states[0] else ()))
+                assert rows is None or torch.equal(state.ring[:, 1], before[:, 1])
+            got, expected = (state.ring[..., :40] for state in states)
+            # a sum that is next to the middle of two numbers
+            torch.testing.assert_close(got, expected, rtol=torch.finfo(ring_dtype).eps, atol=1e-6)
+            assert (got != expected).float().mean() < 1e-3
+            got, expected = (state.open_block[..., :40] for state in states)
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+            states[0].ring[..., :40] = states[1].ring

@@ -62,7 +62,7 @@ def test_plain_kernels_do_what_kernels_must(dtype):
         check_inputs(plain_inputs, case, dtype)
     for case in OUTPUTS:
         check_outputs(plain_outputs, case, False, dtype)
-        check_outputs(plain_outputs, case, True, dtype)
+        check_outputs(plain_outputs, case, True, dtype, torch.bfloat16)
 
 
 @pytest.fixture
@@ -92,6 +92,15 @@ def test_prompts(widths, monkeypatch, workspace, groups, dtype):
         assert (rows, channels) == (1, 8)
     if workspace == 1 << 28:
         assert (rows, channels) == (2, 40)  # the third row's prompt goes on as a stream of its own
+
+
+@pytest.mark.parametrize("state_dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels", [9, 40])
+def test_prompts_of_a_state_of_16_bits(widths, monkeypatch, channels, state_dtype):
+    """The open block has what the ring has, with and without a prompts' fill."""
+    monkeypatch.setattr(gpu_prompt_by_fft, "WORKSPACE_BYTES", 40_000)
+    check_prompts("prompted", torch.float32, channels, channels, state_dtype)
+    assert widths
 
 
 @pytest.mark.parametrize("workspace", [1, 1 << 28])

@@ -65,6 +65,7 @@ def _level_launches(sizes: StreamSizes, level: Level, info: DeviceInfo) -> Itera
     front = (w.layers, w.batch_size, 1)
     fill = Fill(
         _empty(*front, w.plan.slots, layout.lanes),
+        _empty(*front, 0, layout.lanes),
         _empty(*front, w.plan.kept_rows, 2, layout.lanes),
         _empty(w.layers, 1, w.plan.spectra_rows, 2, layout.filter_lanes, dtype=w.spectra_dtype),
         _empty(w.batch_size, dtype=torch.int64), None, level, layout.channels_per_filter,

@@ -66,15 +66,31 @@ def multiply_spectra(
     return sum_re, sum_im
 
 
+@triton.jit
+def add_to_slots(slot, open_slot, index, inside, open_slots, added):
+    """Sums that are rounded once, and in the open block not at all.
+
+    slot: pointers into a ring of 16 bits, open_slot: into the open block, index: slots from the
+    first of both on, inside: whether there is one, added: float32; all of one shape.
+    """
+    opened = inside & (index < open_slots)
+    closed = inside & (index >= open_slots)
+    tl.store(open_slot, tl.load(open_slot, mask=opened, other=0.0) + added, mask=opened)
+    pending = tl.load(slot, mask=closed, other=0.0).to(tl.float32)
+    tl.store(slot, pending + added, mask=closed)
+
+
 @triton.jit(
     do_not_specialize=[
-        "batch", "length", "radix", "n_spectra", "slots", "channels_per_filter", "late", "extra",
-        "first_unit", "kept_rows", "kept_offset", "spectra_rows", "spectra_offset",
+        "batch", "length", "open_slots", "radix", "n_spectra", "slots", "channels_per_filter",
+        "late", "extra", "first_unit", "kept_rows", "kept_offset", "spectra_rows",
+        "spectra_offset",
     ]
 )  # fmt: skip
 def future_fill_kernel(
-    ring, kept, spectra, positions, rows, table,
-    batch, length, radix, n_spectra, slots, channels_per_filter, late, extra, first_unit,
+    ring, open_block, kept, spectra, positions, rows, table,
+    batch, length, open_slots, radix, n_spectra, slots, channels_per_filter, late, extra,
+    first_unit,
     kept_rows, kept_offset, spectra_rows, spectra_offset, lanes, filter_lanes,
     ALL_ROWS: tl.constexpr, GROUPED: tl.constexpr, KEEPS: tl.constexpr, WHOLE: tl.constexpr,
     T: tl.constexpr, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr,
@@ -82,11 +98,13 @@ def future_fill_kernel(
 ):  # fmt: skip
     """Grid: (channels / C, rows, layers); channels from ``32 first_unit`` on.
 
-    ring: (layers, B, N, lanes). kept: (layers, B, kept rows, 2, lanes). spectra: (layers, rows, 2,
-    filter_lanes). late, extra: of a level with slack, plan.Level. KEEPS: whether the level keeps
-    input spectra. WHOLE: whether no block is longer than what is left of the stream. T: block; the
-    transform has ``V S`` points (tree.py). LANES, FILTER_LANES: lanes and filter_lanes where they
-    are compile-time numbers, else 0. ``2 V S lanes`` has to be below ``2^31``.
+    ring: (layers, B, N, lanes). open_block: (layers, B, open_slots, lanes), which has the first
+    slots of the block that is filled, or None. kept: (layers, B, kept rows, 2, lanes). spectra:
+    (layers, rows, 2, filter_lanes). late, extra: of a level with slack, plan.Level. KEEPS: whether
+    the level keeps input spectra. WHOLE: whether no block is longer than what is left of the
+    stream. T: block; the transform has ``V S`` points (tree.py). LANES, FILTER_LANES: lanes and
+    filter_lanes where they are compile-time numbers, else 0. ``2 V S lanes`` has to be below
+    ``2^31``.
     """
     N: tl.constexpr = V * S
     if LANES > 0:
@@ -107,18 +125,20 @@ def future_fill_kernel(
     layer = tl.program_id(2).to(tl.int64)
     position, n, start, blocks = firing(positions, row, radix, n_spectra, extra, T)
 
-    ring += ((layer * batch + row) * length + position) * lanes
+    state = layer * batch + row
+    ring += (state * length + position) * lanes
     here = ring + (s * lanes + channel)
     step = v * (S * lanes)
     newest = here - T * lanes
     u = tl.load(newest + step) if T == N else tl.load(newest + step, mask=v * S + s < T, other=0.0)
+    u = u.to(tl.float32)
     re, im = split_tree(tl.reshape(u, (V, S, C)), None, table, V, S, C)
     re = tl.reshape(re, (V, S * C))
     im = tl.reshape(im, (V, S * C))
 
     filter_at = spectra + (layer * spectra_rows + spectra_offset) * 2 * filter_lanes
     filter_at += s * (V * 2 * filter_lanes) + filter_row
-    kept += ((layer * batch + row) * kept_rows + kept_offset) * 2 * lanes
+    kept += (state * kept_rows + kept_offset) * 2 * lanes
     kept_at = kept + (s * (V * 2 * lanes) + channel)
     sum_re, sum_im = multiply_spectra(
         re, im, filter_at, v * (2 * filter_lanes), kept_at, v * (2 * lanes),
@@ -130,10 +150,14 @@ def future_fill_kernel(
     re, im = merge_tree(re, im, table, V, S, C)
     filled = tl.reshape(im, (V, S * C))
     out = (here + late.to(tl.int64) * lanes) + step
-    if WHOLE:  # bounds of every value would take registers
-        pending = tl.load(out)
+    if open_block is not None:
+        inside = v * S + s < tl.minimum(length - position, T)
+        opening = open_block + (state * open_slots * lanes + s * lanes + channel) + step
+        add_to_slots(out, opening, v * S + s, inside, open_slots, filled)
+    elif WHOLE:  # bounds of every value would take registers
+        pending = tl.load(out).to(tl.float32)
         tl.store(out, pending + filled)
     else:
         inside = v * S + s < tl.minimum(length - late - position, T)
-        pending = tl.load(out, mask=inside, other=0.0)
+        pending = tl.load(out, mask=inside, other=0.0).to(tl.float32)
         tl.store(out, pending + filled, mask=inside)

@@ -63,11 +63,13 @@ class Launch:
 class Fill:
     """A level's fill of a stream whose layout is ``Layout.padded``.
 
-    ring: (layers, B, 1, N, lanes). kept: (layers, B, 1, rows, 2, lanes). spectra: (layers, 1, rows,
-    2, filter lanes). positions: (B,) int64. rows: (R,) int64 or None for all.
+    ring: (layers, B, 1, N, lanes). open_block: (layers, B, 1, T_0 or 0, lanes). kept: (layers, B,
+    1, rows, 2, lanes). spectra: (layers, 1, rows, 2, filter lanes). positions: (B,) int64. rows:
+    (R,) int64 or None for all.
     """
 
     ring: Tensor
+    open_block: Tensor
     kept: Tensor
     spectra: Tensor
     positions: Tensor
@@ -79,6 +81,19 @@ class Fill:
     def length(self) -> int:
         """Positions of the ring, ``N``."""
         return self.ring.shape[3]
+
+    @property
+    def opened(self) -> tuple[Tensor | None, int | None]:
+        """As `open_slots_of` the open block."""
+        return open_slots_of(self.open_block)
+
+
+def open_slots_of(open_block: Tensor) -> tuple[Tensor | None, int | None]:
+    """The open block and its slots as kernels take them: None, which the compiler leaves out, where
+    the ring has these slots.
+    """
+    slots = open_block.shape[3]
+    return (open_block, slots) if slots else (None, None)
 
 
 def history_launch(
@@ -151,13 +166,14 @@ def fill_launch(fill: Fill, config: FillConfig, first: int, last: int) -> Launch
     """future_fill of all layers and rows, of channels first .. last-1."""
     ring, kept, spectra, level = fill.ring, fill.kept, fill.spectra, fill.level
     layers, batch = ring.shape[:2]
+    opened, open_slots = fill.opened
     programs = -(-(last - first) // config.channels)
     grid = (programs, batch if fill.rows is None else len(fill.rows), layers)
     arguments = (
-        ring, kept, spectra, fill.positions, fill.rows, twiddle_table(ring.device),
-        batch, fill.length, level.radix, level.n_spectra, level.kept, fill.channels_per_filter,
-        level.late, level.extra, first // CHANNEL_UNIT, kept.shape[3], level.kept_offset,
-        spectra.shape[2], level.spectra_offset, ring.shape[4], spectra.shape[4],
+        ring, opened, kept, spectra, fill.positions, fill.rows, twiddle_table(ring.device),
+        batch, fill.length, open_slots, level.radix, level.n_spectra, level.kept,
+        fill.channels_per_filter, level.late, level.extra, first // CHANNEL_UNIT, kept.shape[3],
+        level.kept_offset, spectra.shape[2], level.spectra_offset, ring.shape[4], spectra.shape[4],
     )  # fmt: skip
     known = level.kept > 0 or config.values >= KNOWN_LANES
     constants = {
@@ -276,5 +292,5 @@ def fill_by_fft(fill: Fill, first: int, last: int) -> None:
         multiply_launch(fill, values, rows, layer, first_channel).run()
 
     gpu_fill_by_fft.fill_by_fft(
-        fill.ring, fill.positions, fill.rows, fill.level, fill.length, first, last, products
+        fill.ring, fill.open_block, fill.positions, fill.rows, fill.level, first, last, products
     )

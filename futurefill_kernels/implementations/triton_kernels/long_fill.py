@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .future_fill import firing, multiply_spectra, newest_end
+from .future_fill import add_to_slots, firing, multiply_spectra, newest_end
 from .tree import merge_first, merge_tree, split_first, split_tree
 
 
@@ -51,6 +51,7 @@ def split_block_kernel(
     newest = ring + ((layer * batch + row) * length + position - T) * LANES
     at = newest + (k * LANES + first_unit * 32 + local)[None, :] + s * (M * LANES)
     u = tl.load(at) if T == V * M else tl.load(at, mask=s * M + k[None, :] < T, other=0.0)
+    u = u.to(tl.float32)
     re, im = split_first(tl.reshape(u, (V, K, C)), None, V, K, C)
     re = tl.reshape(re, (V, K * C))
     im = tl.reshape(im, (V, K * C))
@@ -120,14 +121,20 @@ def transform_nodes_kernel(
     tl.store((at + WIDTH) + step, tl.reshape(im, (V, S * C)))
 
 
-@triton.jit(do_not_specialize=["batch", "length", "late", "first_unit", "first_layer", "programs"])
+@triton.jit(
+    do_not_specialize=[
+        "batch", "length", "open_slots", "late", "first_unit", "first_layer", "programs",
+    ]
+)  # fmt: skip
 def merge_block_kernel(
-    scratch, ring, positions, rows, twist,
-    batch, length, late, first_unit, first_layer, programs,
+    scratch, ring, open_block, positions, rows, twist,
+    batch, length, open_slots, late, first_unit, first_layer, programs,
     ALL_ROWS: tl.constexpr, T: tl.constexpr, V: tl.constexpr, M: tl.constexpr, K: tl.constexpr,
     C: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Grid and tensors of split_block. Adds to the ring, inside the block and the stream."""
+    """Grid and tensors of split_block. Adds to the ring, inside the block and the stream, and as
+    future_fill to the open block.
+    """
     local = tl.program_id(0) % programs * C + tl.arange(0, K * C) % C
     k = tl.program_id(0) // programs * K + tl.arange(0, K * C) // C
     s = tl.arange(0, V)[:, None]
@@ -139,10 +146,13 @@ def merge_block_kernel(
     position = newest_end(positions, row, T)
     layer = (first_layer + tl.program_id(2)).to(tl.int64)
     first = position + late
-    to = ring + ((layer * batch + row) * length + first) * LANES
+    state = layer * batch + row
+    to = ring + (state * length + first) * LANES
     to = to + (k * LANES + first_unit * 32 + local)[None, :] + s * (M * LANES)
-    inside = s * M + k[None, :] < tl.minimum(length - first, T)
-    pending = tl.load(to, mask=inside, other=0.0)  # asked for before the nodes are awaited
+    index = s * M + k[None, :]
+    inside = index < tl.minimum(length - first, T)
+    if open_block is None:  # asked for before the nodes are awaited
+        pending = tl.load(to, mask=inside, other=0.0).to(tl.float32)
     block = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
     at = scratch + block * (V * M * 2 * WIDTH) + (k * (2 * WIDTH) + local)[None, :]
     at += s * (M * 2 * WIDTH)
@@ -152,4 +162,10 @@ def merge_block_kernel(
     untwisted = re * cos + im * sin
     im = im * cos - re * sin
     re, im = merge_first(tl.reshape(untwisted, (V, K, C)), tl.reshape(im, (V, K, C)), V, K, C)
-    tl.store(to, pending + tl.reshape(im, (V, K * C)), mask=inside)
+    filled = tl.reshape(im, (V, K * C))
+    if open_block is None:
+        tl.store(to, pending + filled, mask=inside)
+    else:
+        opening = open_block + state * open_slots * LANES
+        opening += index * LANES + (first_unit * 32 + local)[None, :]
+        add_to_slots(to, opening, index, inside, open_slots, filled)

@@ -52,10 +52,11 @@ def _passes(
         **constants, "V": config.nodes, "M": node.points, "K": _COEFFICIENTS, "C": _CHANNELS,
     }  # fmt: skip
     options = {"num_warps": _WARPS, "enable_fp_fusion": True}
-    here = (ring, fill.positions, fill.rows, twist)
+    here = (fill.positions, fill.rows, twist)
+    opened, open_slots = fill.opened
     yield Launch(
         split_block_kernel, grid,
-        (scratch, *here, batch, fill.length, unit, layer, programs), outer, options,
+        (scratch, ring, *here, batch, fill.length, unit, layer, programs), outer, options,
     )  # fmt: skip
     arguments = (
         scratch, fill.kept, fill.spectra, fill.positions, fill.rows, twiddle_table(ring.device),
@@ -75,6 +76,9 @@ def _passes(
     )  # fmt: skip
     yield Launch(
         merge_block_kernel, grid,
-        (scratch, *here, batch, fill.length, level.late, unit, layer, programs),
+        (
+            scratch, ring, opened, *here, batch, fill.length, open_slots, level.late, unit, layer,
+            programs,
+        ),
         outer, options,
     )  # fmt: skip

@@ -12,15 +12,19 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ...checks import dtype_names
+from ...checks import HALVES, dtype_names
 from ...plan import Level
 from ...planning.capabilities import CAPABILITIES
 from ...planning.device import DeviceInfo
 from ...state.layout import CHANNEL_UNIT
 from ...state.tensors import LEVEL_COLUMNS
 
-#: dtypes of the state's filter spectra beside float32
-SPECTRA_DTYPES = CAPABILITIES["triton"].spectra_dtypes
+#: dtypes of a state's tensors beside float32
+OTHER_DTYPES = {
+    "spectra": CAPABILITIES["triton"].spectra_dtypes,
+    "ring": HALVES,
+    "prompt_fill": HALVES,
+}
 IO_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -41,12 +45,22 @@ def check_state(positions: Tensor, rows: Tensor | None, **state: Tensor | None) 
         if x is None:
             continue
         expect(x.device == positions.device, label, f"on {positions.device}", x.device)
-        dtypes = (torch.float32, *(SPECTRA_DTYPES if label == "spectra" else ()))
+        dtypes = (torch.float32, *OTHER_DTYPES.get(label, ()))
         expect(x.dtype in dtypes, label, f"of dtype {dtype_names(dtypes)}", x.dtype)
         expect(x.is_contiguous(), label, "contiguous", f"strides {x.stride()}")
         expect(x.shape[-1] % 32 == 0, label, "with channels padded to 32", tuple(x.shape))
     check_indices(positions.device, positions=positions, rows=rows)
     check_device(positions.device)
+
+
+def check_slots(ring: Tensor, open_block: Tensor) -> None:
+    """Shapes of a ring and of what has the slots of its open block."""
+    expect(ring.ndim == 5 and ring.shape[2] == 1, "ring", "(layers, B, 1, N, C)", ring.shape)
+    front, lanes = tuple(ring.shape[:3]), ring.shape[4]
+    narrow = ring.dtype != torch.float32
+    fits = open_block.ndim == 5 and (*open_block.shape[:3], open_block.shape[4]) == (*front, lanes)
+    shape = f"({', '.join(map(str, front))}, {'T_0' if narrow else 0}, {lanes})"
+    expect(fits and (narrow or not open_block.numel()), "open_block", shape, open_block.shape)
 
 
 def check_indices(device: torch.device, **indices: Tensor | None) -> None:
@@ -188,6 +202,7 @@ def _level(levels: Tensor, index: int) -> Level:
 
 def _future_fill(
     ring: Tensor,
+    open_block: Tensor,
     kept: Tensor,
     spectra: Tensor,
     positions: Tensor,
@@ -199,8 +214,8 @@ def _future_fill(
     last_channel: int,
     channels_per_filter: int,
 ) -> None:
-    check_state(positions, rows, ring=ring, kept=kept, spectra=spectra)
-    expect(ring.ndim == 5 and ring.shape[2] == 1, "ring", "(layers, B, 1, N, C)", ring.shape)
+    check_state(positions, rows, ring=ring, open_block=open_block, kept=kept, spectra=spectra)
+    check_slots(ring, open_block)
     slots, lanes = ring.shape[3:]
     expect(length == slots, "length", f"{slots} like ring", length)
     level = _level(levels, index)
@@ -225,7 +240,7 @@ def _future_fill(
     from .config import fill_config, long_config
     from .long_launch import long_fill
 
-    fill = launch.Fill(ring, kept, spectra, positions, rows, level, channels_per_filter)
+    fill = launch.Fill(ring, open_block, kept, spectra, positions, rows, level, channels_per_filter)
     info, keeps = device_info(ring.device), level.kept > 0
     config = fill_config(level.transform, info, keeps)
     long = long_config(level.transform, info, keeps)
@@ -347,9 +362,9 @@ _OPS = {
     ),
     "triton_future_fill": (
         _future_fill,
-        "(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, Tensor? rows, "
-        "Tensor levels, int length, int index, int first_channel, int last_channel, "
-        "int channels_per_filter) -> ()",
+        "(Tensor(a!) ring, Tensor(o!) open_block, Tensor(b!) kept, Tensor spectra, "
+        "Tensor positions, Tensor? rows, Tensor levels, int length, int index, "
+        "int first_channel, int last_channel, int channels_per_filter) -> ()",
     ),
     "triton_prefill_inputs": (
         _prefill_inputs,

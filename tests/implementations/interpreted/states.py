@@ -17,13 +17,18 @@ def make_state(
     layers: int = 1,
     skip: bool = True,
     spectra_dtype: torch.dtype | None = None,
+    ring_dtype: torch.dtype | None = None,
 ) -> tuple[StreamState, list[torch.Tensor]]:
-    """A state with random rings, and its filters (G, L) per layer."""
+    """A state with random rings and open blocks, and its filters (G, L) per layer."""
     assert plan.filter_length is not None
     filters = [torch.randn(groups, plan.filter_length) for _ in range(layers)]
     layout = triton.make_layout(channels, groups, torch.float32, plan)
     weights = torch.randn(layers, channels) if skip else None
-    state = allocate(plan, layout, triton.make_spectra, filters, batch, weights, spectra_dtype)
+    state = allocate(
+        plan, layout, triton.make_spectra, filters, batch, weights, spectra_dtype,
+        ring_dtype=ring_dtype,
+    )  # fmt: skip
     state.ring[..., :channels].normal_()
+    state.open_block[..., :channels].normal_()
     state.kept.fill_(float("nan"))
     return state, filters

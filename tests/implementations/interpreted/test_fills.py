@@ -102,6 +102,61 @@ def test_fill_in_three_passes(case, workspace, monkeypatch):
     check_fill(case)
 
 
+#: Plans with a smallest level, whose sums are not rounded, and a larger one; their last block.
+NARROW = [((4, 16), 61), ((3, 24), 100), ((1, 8), 40), ((32, 512), 1536)]
+
+
+@pytest.mark.parametrize(
+    ("case", "in_passes", "ring_dtype"),
+    combinations(
+        range(len(NARROW)), [False, True], [torch.bfloat16, torch.float16],
+        fast=[(1, False, torch.bfloat16), (1, True, torch.float16)],
+    ),
+)  # fmt: skip
+def test_fill_of_a_state_of_16_bits(case, in_passes, ring_dtype, monkeypatch):
+    """Sums are rounded once, in the open block not at all; rows at different blocks, padding; and
+    without an open block, as streams are built again.
+    """
+    torch.manual_seed(case)
+    if in_passes:
+        for name in ("_FILL", "_KEEPING_FILL"):
+            short = {n: found for n, found in getattr(config, name).items() if n <= 8}
+            monkeypatch.setattr(config, name, short)
+        monkeypatch.setattr(config, "NODE_POINTS", (8,))
+    sizes, length = NARROW[case]
+    state, filters = make_state(Plan(length, sizes), 9, 3, 3, 2, ring_dtype=ring_dtype)
+    clean, opened = state.ring.clone(), state.open_block.clone()
+    for level, closed in itertools.product(state.plan.levels, (False, True)):
+        newest = (length - 1) // level.block
+        last = max(n for n in range(newest + 1) if level.products(n) == 1)
+        state.positions.copy_(torch.tensor([last, 1, 1]) * level.block)
+        state.ring.copy_(clean)
+        state.open_block.copy_(opened)
+        given = state.without_open_block() if closed else state
+        triton.fill(given, level, torch.tensor([2, -1, 0]))
+        assert torch.equal(state.ring[:, 1], clean[:, 1])
+        assert torch.equal(state.open_block[:, 1], opened[:, 1])
+        for layer, b in itertools.product(range(2), (0, 2)):
+            p = int(state.positions[b])
+            stop = min(p + level.block, length)
+            first = p if closed else min(p + sizes[0], stop)  # that is not in the open block
+            ring, before = state.ring[layer, b, 0, :, :9], clean[layer, b, 0, :, :9].double()
+            added = fill(before[p - level.block : p].mT[None], filters[layer], level.block)[0].mT
+            expected = (before[first:stop] + added[first - p : stop - p]).to(ring_dtype)
+            # a sum that is next to the middle of two numbers
+            eps = torch.finfo(ring_dtype).eps
+            torch.testing.assert_close(ring[first:stop], expected, rtol=eps, atol=1e-6)
+            if ring_dtype == torch.float16:  # the interpreter cuts bfloat16 off, no GPU does
+                assert (ring[first:stop] != expected).sum() <= 0.01 * expected.numel()
+            ring[first:stop] = clean[layer, b, 0, first:stop, :9]
+            block, n = state.open_block[layer, b, 0, :, :9], first - p
+            expected = opened[layer, b, 0, :n, :9].double() + added[:n]
+            torch.testing.assert_close(block[:n].double(), expected, rtol=0, atol=1e-5)
+            block[:n] = opened[layer, b, 0, :n, :9]
+        assert torch.equal(state.ring, clean)
+        assert torch.equal(state.open_block, opened)
+
+
 def check_fill(case: Fill) -> None:
     """Every firing of a group, first to last, rows at different blocks where there are several."""
     torch.manual_seed(0)

@@ -160,7 +160,7 @@ def test_opcheck_and_compile():
         *(state.ring, state.taps, state.skip, state.history, state.token_at, state.positions),
         *(None, 0, True, 2),
     )
-    stream = (state.ring, state.kept, state.spectra, state.positions)
+    stream = (state.ring, state.open_block, state.kept, state.spectra, state.positions)
 
     def fill(scale):
         OPS.triton_future_fill(*stream, None, state.levels, 40, 0, 0, 6, 2)
@@ -210,7 +210,10 @@ def test_wrong_arguments_change_nothing():
     }  # fmt: skip
     before = state.ring.clone()
     in_both = [
-        ({"ring": state.ring.double()}, "expected ring of dtype float32, got torch.float64"),
+        (
+            {"ring": state.ring.double()},
+            "expected ring of dtype float32, bfloat16, float16, got torch.float64",
+        ),
         ({"ring": state.ring[..., :6]}, "expected ring contiguous"),
         ({"taps": state.taps[:0]}, r"expected taps \(1, 1, T_0, F\), got"),
         ({"rows": torch.tensor([0, 1], dtype=torch.int32)}, "expected rows of dtype int64"),
@@ -241,7 +244,14 @@ def test_wrong_arguments_change_nothing():
         with pytest.raises(ValueError, match=message):
             OPS.triton_apply_step(**(shared | tokens | change))
     assert state.token_at.tolist() == [[-1, -1]]
-    stream = (state.ring, state.kept, state.spectra, state.positions, None)
+    stream = (state.ring, state.open_block, state.kept, state.spectra, state.positions, None)
+    for ring, opened, message in [
+        (state.ring, torch.zeros(1, 2, 1, 2, 32), r"open_block \(1, 2, 1, 0, 32\), got"),
+        (state.ring.half(), torch.zeros(1, 3, 1, 2, 32), r"open_block \(1, 2, 1, T_0, 32\), got"),
+        (state.ring.half(), state.open_block.half(), "open_block of dtype float32, got"),
+    ]:
+        with pytest.raises(ValueError, match=f"expected {message}"):
+            OPS.triton_future_fill(ring, opened, *stream[2:], state.levels, 8, 0, 0, 6, 2)
     for column, value, message in [
         ("n_spectra", 2, r"expected n_spectra in 1 \.\. 1, got 2"),
         ("spectra_offset", 5, "expected spectra with at least 7 rows"),

@@ -149,7 +149,8 @@ def test_every_configuration_compiles_without_spills(capability):
         sizes = config.fill_config(level.transform, DeviceInfo.named("a100"), level.kept > 0)
         for some in (None, rows):
             level_fill = launches.Fill(
-                *(state.ring, state.kept, state.spectra, state.positions, some, level),
+                *(state.ring, state.open_block, state.kept, state.spectra, state.positions, some),
+                level,
                 state.channels_per_filter,
             )
             launch = launches.fill_launch(level_fill, sizes, 0, 32)
@@ -215,8 +216,9 @@ def test_fill_in_three_passes(index, capability):
     clean = state.ring.clone()
     sizes = config.LongConfig(4, config.fill_config(32, DeviceInfo.named("a100"), keeps=True))
     fill = launches.Fill(
-        state.ring, state.kept, state.spectra, state.positions, None, plan.levels[0], 1
-    )
+        state.ring, state.open_block, state.kept, state.spectra, state.positions, None,
+        plan.levels[0], 1,
+    )  # fmt: skip
     for i in range(1, index + 1):
         state.positions.fill_(i * block)
         state.ring.copy_(clean)
