@@ -135,6 +135,12 @@ struct Blocks {
         stored(inputs > last + 1 ? inputs : last + 1) {}
 };
 
+// Whether few outputs follow from many inputs: sums of all blocks' products take less than these.
+bool sums_as_it_goes(const ConvParams& p) {
+  const Blocks blocks(p);
+  return p.batch == 1 && blocks.last <= blocks.first + 1 && blocks.inputs > 2;
+}
+
 template <class S>
 int64_t scratch_bytes(const ConvParams& p, const Tree<S>& tree) {
   const Blocks blocks(p);
@@ -184,9 +190,81 @@ void conv_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* real) 
   }
 }
 
+// sum += x (low + i high), where null is zero
+template <class S>
+void add_products(const Tree<S>& tree, const S* x, const S* low, const S* high, S* sum) {
+  constexpr int64_t W2 = 2 * kLanes<S>;
+  if (!low && !high) return;
+  for (int64_t q = 0; q < tree.nodes; ++q) {
+    for (int64_t i = q * tree.stride; i < q * tree.stride + tree.m * W2; i += W2) {
+      const Complex<S> l = low ? load_complex(low + i) : Complex<S>{};
+      const Complex<S> h = plus_i(l, high ? load_complex(high + i) : Complex<S>{});
+      const Complex<S> v = load_complex(x + i);
+      Complex<S> s = load_complex(sum + i);
+      s.re = s.re + v.re * h.re - v.im * h.im;
+      s.im = s.im + v.im * h.re + v.re * h.im;
+      store_complex(sum + i, s);
+    }
+  }
+}
+
+// One or two blocks of outputs of one row: a block of inputs and one of taps after the other, with
+// all that is written in the nearest cache. scratch: (n, W), then six trees.
+template <class S>
+void few_outputs_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* real) {
+  constexpr int64_t W = kLanes<S>;
+  const int64_t c0 = tile * W, count = p.channels - c0 < W ? p.channels - c0 : W;
+  const Blocks blocks(p);
+  const int64_t outputs = blocks.last - blocks.first + 1, window = outputs + 1;
+  S* x = real + tree.n * W;
+  S* sums = x + tree.values;
+  S* a = sums + outputs * tree.values;
+  const S *inputs[kLanes<S>], *taps[kLanes<S>];
+  for (int64_t c = 0; c < count; ++c) {
+    inputs[c] = static_cast<const S*>(p.u) + tile * p.u_tile + c * p.u_channel;
+    taps[c] = static_cast<const S*>(p.h) + (c0 + c) / p.channels_per_filter * p.h_stride;
+  }
+  for (int64_t i = 0; i < outputs * tree.values; ++i) sums[i] = 0;
+  const auto transform_of = [&](int64_t k) -> S* {
+    return k < 0 || k >= blocks.filters ? nullptr : a + k % window * tree.values;
+  };
+  const auto make = [&](int64_t k) {
+    S* z = transform_of(k);
+    if (!z) return;
+    gather<S>(taps, count, k * p.block, tree.n, p.taps, S(1) / S(tree.n), real);
+    forward(tree, real, z);
+  };
+  for (int64_t k = blocks.first; k <= blocks.last; ++k) make(k);
+  for (int64_t j = 0; j < blocks.inputs && j <= blocks.last; ++j) {
+    make(blocks.first - j - 1);
+    gather<S>(inputs, count, j * p.block, tree.n, p.length, S(1), real, p.u_step);
+    forward(tree, real, x);
+    for (int64_t o = 0; o < outputs; ++o) {
+      const int64_t k = blocks.first + o - j;
+      add_products(tree, x, transform_of(k - 1), transform_of(k), sums + o * tree.values);
+    }
+  }
+  for (int64_t o = 0; o < outputs; ++o) {
+    inverse(tree, sums + o * tree.values, real);
+    const int64_t at = (blocks.first + o) * p.block;
+    const int64_t begin = at < p.start ? p.start : at;
+    const int64_t end = at + p.block < p.stop ? at + p.block : p.stop;
+    S* y = static_cast<S*>(p.y) + c0 * (p.stop - p.start) + begin - p.start;
+    scatter<S>(real + (begin - at) * W, count, end - begin, y, p.stop - p.start);
+  }
+}
+
 template <class S>
 void conv_tiles(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
   const Tree<S> tree(p.block);
+  if (sums_as_it_goes(p)) {
+    const int64_t values = tree.n * kLanes<S> + 6 * tree.values;
+    S* scratch = static_cast<S*>(thread_scratch(values * int64_t{sizeof(S)}));
+    for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+      few_outputs_tile<S>(p, tree, tile, scratch);
+    }
+    return;
+  }
   const PageMemory scratch(scratch_bytes(p, tree));
   for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
     conv_tile<S>(p, tree, tile, static_cast<S*>(scratch.data));

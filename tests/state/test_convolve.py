@@ -71,6 +71,34 @@ def test_every_block(block, dtype):
     assert relative_error(y, expected) < (1e-6 if dtype == torch.float32 else 1e-14)
 
 
+@pytest.mark.parametrize("block", [1, 2, 8, 16, 64, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("taps", [1, 3.5, 9])
+def test_few_outputs_of_many_inputs(block, dtype, taps):
+    """One or two blocks of outputs, which sum the products as they come."""
+    torch.manual_seed(block)
+    length, n = 5 * block + block // 3, int(taps * block)
+    u, h = torch.randn(1, 19, length, dtype=dtype), torch.randn(19, n, dtype=dtype)
+    whole = conv_range(u.double(), h.double(), 0, length + n + block)
+    for start in (0, block, 3 * block + block // 2, length, length + n - 1):
+        for count in (1, block // 2 + 1, block):
+            y = torch.full((1, 19, count), float("nan"), dtype=dtype)
+            torch.ops.futurefill_kernels.offline_conv(u, h, y, start, start + count, block)
+            error = (y - whole[..., start : start + count]).abs().max() / whole.abs().max()
+            assert error < (1e-6 if dtype == torch.float32 else 1e-14)
+
+
+def test_few_outputs_of_grouped_filters_and_inputs_in_tiles():
+    lanes = native.cpu_lanes(torch.float32)
+    u, h = torch.randn(1, 3 * lanes, 1000), torch.randn(lanes, 1200)
+    tiles = u.unflatten(1, (3, lanes)).transpose(2, 3).contiguous()
+    expected = conv_range(u.double(), h.double(), 1000, 1100)
+    for given in (u, tiles):
+        y = torch.full((1, 3 * lanes, 100), float("nan"))
+        torch.ops.futurefill_kernels.offline_conv(given, h, y, 1000, 1100, 128)
+        assert relative_error(y, expected) < 1e-6
+
+
 def test_strided_inputs():
     u, h = torch.randn(2, 40, 64).transpose(1, 2), torch.randn(40, 64).T
     expected = ff.causal_conv(u.double(), h.double())
