@@ -125,6 +125,26 @@ def fill_lines(times: GpuTimes, name: str) -> dict[int, Line]:
     }
 
 
+def made_bytes(workload: Workload, block: int, firings: float, products: float) -> float:
+    """Bytes that torch's transforms move in firings that make the spectra of their products."""
+    each = MADE_PASSES * 8 * transform_length(block) * workload.layers
+    return float(each * (firings * workload.layer_channels + products * workload.groups))
+
+
+@lru_cache(maxsize=32)
+def made_line(times: GpuTimes, name: str) -> Line:
+    """Of the launches of firings that make spectra over their bytes: where none was timed, the
+    host's launches of an implementation and the measured bandwidth.
+    """
+    if not times.made:
+        return Line(_of(times, name).launch_seconds, 1 / times.read_bytes_per_second, 0.0)
+    points = []
+    for time in times.made:
+        moved = made_bytes(measured_workload(times, time), time.size, 1, 1)
+        points.append(Point(2 * FFT_LAUNCHES * time.layers, moved, 0.0, time.seconds))
+    return fit(points, times.node_seconds).scaled(times.step_scale)
+
+
 def _of(times: GpuTimes, name: str) -> KernelTimes:
     """Raises ValueError for an implementation that was not timed."""
     found = times.of(name)
@@ -178,15 +198,12 @@ class GpuCost(CostModel):
 
     def making(self, block: int, radix: int) -> float:
         """Transforms of torch for the fill, and for the spectrum of every product."""
-        w, times = self.workload, times_of(self.info)
+        w, line = self.workload, made_line(times_of(self.info), self.names[0])
         firings = level_firings(w, block, radix)
         count = sum(same.times for same in firings)
         products = sum(same.times * same.products for same in firings) * w.makings
-        each = MADE_PASSES * 8 * transform_length(block) * w.layers
-        moved = each * (count * w.layer_channels + products * w.groups)
         launches = FFT_LAUNCHES * w.layers * (count + products)
-        seconds = moved / times.read_bytes_per_second
-        return (seconds + launches * _of(times, self.names[0]).launch_seconds) / w.length
+        return line.seconds(launches, made_bytes(w, block, count, products), 0.0) / w.length
 
     def fill(self, name: str, block: int, products: float, keeps: bool) -> float:
         """Seconds of one firing of all layers and rows; arguments as of ``fill_bytes``."""

@@ -47,8 +47,10 @@ class GpuTimes:
 
     read_bytes_per_second: measured. node_seconds: of an empty node of a graph. kernels: (name,
     times) of each implementation. ffts: (odd factor, cost of a point of such a length of torch.fft
-    over one of a power of two). work_scale, step_scale: how much longer than these the arithmetic
-    of fills and the bytes of steps take, for a device without times of its own.
+    over one of a power of two). made: of the first firing of a group whose level makes its spectra,
+    by block, with the host's launches; the same of all implementations. work_scale, step_scale: how
+    much longer than these the arithmetic of fills and the bytes of steps take, for a device without
+    times of its own.
     """
 
     channels: int
@@ -56,6 +58,7 @@ class GpuTimes:
     node_seconds: float
     kernels: tuple[tuple[str, KernelTimes], ...]
     ffts: tuple[tuple[int, float], ...] = ((1, 1.0),)
+    made: tuple[Time, ...] = ()
     work_scale: float = 1.0
     step_scale: float = 1.0
 
@@ -85,6 +88,7 @@ class GpuTimes:
             1e-6 * record["node_us"],
             kernels,
             tuple((int(odd), float(cost)) for odd, cost in record.get("ffts", [[1, 1.0]])),
+            times(record.get("made", ())),
         )
 
     def of(self, name: str) -> KernelTimes | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from futurefill_kernels import DeviceInfo, Plan
@@ -12,10 +14,13 @@ from futurefill_kernels.planning.gpu_cost import (
     apply_bytes,
     fill_bytes,
     fill_launches,
+    made_bytes,
+    made_line,
     step_line,
     times_of,
     token_bytes,
 )
+from futurefill_kernels.planning.gpu_times import Time
 from futurefill_kernels.planning.workload import Workload
 
 
@@ -111,6 +116,26 @@ def test_a_slower_device_takes_longer_by_its_rates():
         assert 0.5 * ratio < slow / fast <= ratio
     tokens = [GpuCost(workload, info).first(256) for info in (h200, l4)]
     assert 1 < tokens[1] / tokens[0] < ratio
+
+
+def test_making_spectra_costs_what_was_timed():
+    """Times on a line come back; without any, launches and bytes at the published rates."""
+    info = DeviceInfo.named("h200")
+    times = times_of(info)
+    assert made_line(times, "cuda").slope == 1 / times.read_bytes_per_second
+    made = []
+    for block, layers, rows in ((4096, 1, 1), (16384, 24, 1), (8192, 2, 8)):
+        channels = times.channels
+        sizes = Workload(2 * block, 2 * block, channels, rows, layers, channels)
+        seconds = 14 * layers * 2e-5 + made_bytes(sizes, block, 1, 1) / 1e12
+        made.append(Time(block, layers, rows, seconds))
+    measured = replace(info, times=replace(times, made=tuple(made)))
+    for block, layers, rows, seconds in made:
+        workload = Workload(2 * block, 2 * block, times.channels, rows, layers, times.channels)
+        cost = GpuCost(workload, measured).making(block, 2) * workload.length
+        assert cost == pytest.approx(seconds, rel=1e-6)
+        assert GpuCost(workload, info).making(block, 2) * workload.length < seconds
+    assert made_line(measured.times, "triton").error < 1e-6
 
 
 def test_a_plan_costs_its_first_block_and_its_levels():

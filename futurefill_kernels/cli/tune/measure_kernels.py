@@ -1,4 +1,5 @@
-"""Times of a GPU's kernels for `GpuTimes`: steps, fills and prompts of each implementation.
+"""Times of a GPU's kernels for `GpuTimes`: steps, fills and prompts of each implementation, and
+fills that make their filter spectra.
 
 The kernels are replayed from CUDA graphs with cold caches, without the host; what the host takes
 for a launch is measured apart. On a CPU, in tests, plain calls stand in for the graphs.
@@ -37,6 +38,8 @@ FILLS = tuple(
 )
 #: (positions, layers, rows)
 PROMPTS = ((4096, 1, 1), (2048, 1, 16), (32768, 1, 1))
+#: (block, layers, rows) of a level that makes its spectra
+MADE = ((8192, 24, 1), (32768, 1, 1), (8192, 1, 8))
 _COLD_BYTES = 128 << 20
 _REPEATS = 7
 _LAUNCHES = 200
@@ -52,6 +55,7 @@ class Sizes:
     steps: Sequence[tuple[int, int, int]] = STEPS
     fills: Sequence[tuple[int, int, int]] = FILLS
     prompts: Sequence[tuple[int, int, int]] = PROMPTS
+    made: Sequence[tuple[int, int, int]] = MADE
     fft_points: int = 1 << 16
 
 
@@ -75,6 +79,11 @@ def measure_kernels(
         }
         for name in running
     }  # fmt: skip
+    made: list[list[float]] = []
+    for size in sizes.made if running else ():
+        if (not made or time.perf_counter() < stop) and _fits(device, sizes.channels, size):
+            seconds = _made(clock, IMPLEMENTATIONS[running[0]], sizes.channels, *size)
+            made.append([*size, 1e6 * seconds])
     forms = [form for form, name in VARIANTS.items() if name in running]
     for form in forms:
         same = found[VARIANTS[form]]["launch_us"]
@@ -90,6 +99,7 @@ def measure_kernels(
         "read_bytes_per_second": clock.read_bytes_per_second,
         "node_us": 1e6 * clock.node_seconds,
         "ffts": fft_costs(clock, sizes.fft_points),
+        "made": made,
         "implementations": found,
     }
 
@@ -250,6 +260,16 @@ def _fill(
     level = plan.levels[0]
     state.positions.fill_(block)
     return clock.seconds(lambda: implementation.fill(state, level, None))
+
+
+def _made(
+    clock: Clock, implementation: Implementation, channels: int, block: int, layers: int, rows: int
+) -> float:
+    """The first firing of a group, which makes its spectrum."""
+    plan = Plan(2 * block, (block,), made_from=block)
+    state = _state(implementation, clock.device, plan, channels, layers, rows)
+    state.positions.fill_(block)
+    return clock.eager_seconds(lambda: implementation.fill(state, plan.levels[0], None))
 
 
 def _prompt(

@@ -9,7 +9,7 @@ import torch
 
 from futurefill_kernels import DeviceInfo
 from futurefill_kernels.cli.tune import measure_kernels
-from futurefill_kernels.planning.gpu_cost import fill_lines, step_line
+from futurefill_kernels.planning.gpu_cost import fill_lines, made_line, step_line
 from futurefill_kernels.planning.gpu_times import GpuTimes
 from futurefill_kernels.planning.prompt_length import ODD_FACTORS
 
@@ -18,6 +18,7 @@ SIZES = measure_kernels.Sizes(
     steps=((16, 2, 1), (8, 1, 2)),
     fills=((16, 2, 1), (32, 1, 2), (16, 1, 1)),
     prompts=((20, 2, 1),),
+    made=((64, 2, 1), (32, 1, 3)),
     fft_points=128,
 )
 CPU = torch.device("cpu")
@@ -31,6 +32,8 @@ def test_the_times_are_what_plans_read():
     assert name == "reference"
     for kind in ("steps", "fills", "prompts"):
         assert [time[:3] for time in getattr(kernels, kind)] == list(getattr(SIZES, kind))
+    assert [time[:3] for time in times.made] == list(SIZES.made)
+    assert made_line(times, name).error < 1
     assert set(fill_lines(times, name)) == {16, 32}
     assert step_line(times, name).latency > 0
     assert times.ffts[0] == (1, 1.0)
@@ -44,6 +47,24 @@ def test_without_time_one_of_each_kind_is_measured():
     found = measure_kernels.measure_kernels(CPU, ["reference"], 0, SIZES)
     kernels = found["implementations"]["reference"]
     assert [len(kernels[kind]) for kind in ("steps", "fills", "prompts")] == [1, 1, 1]
+    assert len(found["made"]) == 1
+
+
+def test_levels_are_timed_that_make_their_spectra(monkeypatch):
+    levels, reference = [], measure_kernels.IMPLEMENTATIONS["reference"]
+    fill = reference.fill
+    monkeypatch.setattr(
+        reference,
+        "fill",
+        lambda state, level, *rest: levels.append(level) or fill(state, level, *rest),
+    )
+    sizes = dataclasses.replace(SIZES, steps=(), fills=(), prompts=())
+    found = measure_kernels.measure_kernels(CPU, ["reference"], 60, sizes)
+    made = [level for level in levels if level.made]
+    assert {level.block for level in made} == {64, 32}
+    assert all(seconds > 0 for *_, seconds in found["made"])
+    none = measure_kernels.measure_kernels(CPU, ["cuda"], 60, sizes)
+    assert none["made"] == []
 
 
 def test_forms_of_fills_are_measured_beside_their_implementation(monkeypatch):
