@@ -189,11 +189,12 @@ def row_indices(
     """Rows of the batch as a list; -1 only where padding is allowed."""
     found = integers("rows", rows)
     low = -1 if padding else 0
-    if not found or any(not low <= r < batch_size for r in found):
+    if not found or min(found) < low or max(found) >= batch_size:
         raise ValueError(f"expected rows in {low} .. {batch_size - 1}, got {found}")
-    real = [r for r in found if r >= 0]
-    if unique and len(set(real)) != len(real):
-        raise ValueError(f"expected each row once, got {found}")
+    if unique:
+        real = [r for r in found if r >= 0]
+        if len(set(real)) != len(real):
+            raise ValueError(f"expected each row once, got {found}")
     return found
 
 

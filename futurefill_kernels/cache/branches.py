@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 
@@ -47,7 +46,9 @@ class Branches:
 
     def reorder(self, rows: Sequence[int], positions: Sequence[int]) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was, which was at ``positions[rows[b]]``."""
-        old, copies = self._rows, Counter(rows)
+        old, copies = self._rows, dict.fromkeys(rows, 0)
+        for row in rows:
+            copies[row] += 1
         self._rows = [
             old[row] if copies[row] == 1 else _Branch(old[row], positions[row]) for row in rows
         ]
@@ -57,10 +58,11 @@ class Branches:
         a, b = self._rows[row], self._rows[other]
         if a.trunk is not b.trunk:
             return 0
-        parted = [a.start]
+        parted = a.start
         while a is not b:
-            deeper = a if a.depth >= b.depth else b
-            parted.append(deeper.start)
-            assert deeper.origin is not None  # of two of one trunk
-            a, b = (deeper.origin, b) if deeper is a else (a, deeper.origin)
-        return min(parted)
+            if a.depth < b.depth:
+                a, b = b, a
+            parted = min(parted, a.start)
+            assert a.origin is not None  # of two of one trunk
+            a = a.origin
+        return parted

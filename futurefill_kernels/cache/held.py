@@ -106,7 +106,9 @@ class HeldPrompts:
 
     def freshen(self, rows: Iterable[int]) -> None:
         """Nothing of an earlier stream is left in the rows."""
-        found = {row: self._stale[row] for row in rows if row in self._stale} if self._stale else {}
+        if not self._stale:
+            return
+        found = {row: self._stale[row] for row in rows if row in self._stale}
         forget(self._state, found)
         for row in found:
             del self._stale[row]
@@ -144,6 +146,8 @@ class HeldPrompts:
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was. None is stale."""
+        if not (self._held or self.forgotten):
+            return
         held, unfilled = self._held, self._unfilled
         self._held = {b: list(held[old]) for b, old in enumerate(rows) if old in held}
         self._unfilled = {b for b, old in enumerate(rows) if old in unfilled}

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..plan import Level
 from ..state.layout import CHANNEL_UNIT
 from ..state.open_block import block_start
-from ..state.slots import How, Move, Slots, move, move_by_torch
+from ..state.slots import COPY, Slots, move, move_by_torch
 from ..state.tensors import StreamState, image_rows
 
 
@@ -51,7 +51,7 @@ def kept_image(state: StreamState, level: Level, boundary: int) -> list[Slots]:
     """Where the state keeps what ``changed`` of a plain level finds, in as many bytes; empty where
     it keeps none.
     """
-    offset, count = state.levels[level.index, -3:-1].tolist()
+    offset, count = state.images_of_levels[level.index]
     if not count:
         return []
     rows = image_rows(level, state.layout)
@@ -109,7 +109,7 @@ def roll_back(
     everyone = range(state.positions.shape[0])
     # images are in the dtype of arithmetic, and the move of bytes rounds nothing
     run = move_by_torch if state.narrow else move
-    run(was, now, [Move(How.COPY, row, row) for row in (everyone if rows is None else rows)])
+    run(was, now, [(COPY, row, row) for row in (everyone if rows is None else rows)])
     if rows is None:
         state.positions.fill_(target)
         state.filled.fill_(target)

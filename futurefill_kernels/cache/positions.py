@@ -125,6 +125,8 @@ class Positions:
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Row ``b`` gets the position of the old row ``rows[b]``."""
+        if self._together and not self.endless:  # it has it
+            return
         self.settle()
         known, origins = self._known, self.origins
         self._known, self.origins = [known[row] for row in rows], [origins[row] for row in rows]

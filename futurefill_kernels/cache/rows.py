@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..state.slots import How, Move, Slots, move
+from ..state.slots import CLEAR, Slots, move
 from ..state.tensors import StreamState
 
 
@@ -26,7 +26,7 @@ def forget(state: StreamState, used: Mapping[int, int]) -> None:
             here.append(Slots(state.open_block, 0, state.open_block.shape[3]))
         if state.prompt_fill is not None:
             here.append(Slots(state.prompt_fill, 0, state.length))
-        move(here, here, [Move(How.CLEAR, row, row)])
+        move(here, here, [(CLEAR, row, row)])
 
 
 def _fill_rows(tensor: Tensor, rows: Sequence[int], value: int) -> None:

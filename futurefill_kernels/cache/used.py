@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ..plan import Level, Plan
-from ..state.slots import How, Move, Slots, move
+from ..state.slots import CLEAR, COPY, SWAP, Move, Slots, move
 from ..state.tensors import StreamState
 from .images import kept_image
 
@@ -16,14 +16,21 @@ def used_slots(plan: Plan, place: int) -> int:
 
 
 def fired(plan: Plan, place: int, since: int = 0) -> list[Level]:
-    """Levels with a firing at one of the positions since .. place."""
-    return [x for x in plan.levels if place - place % x.block >= max(since, x.block)]
+    """Levels with a firing at one of the positions since .. place: the first ones, since the ends
+    of a block are ends of all smaller ones.
+    """
+    found = []
+    for level in plan.levels:
+        if place - place % level.block < (since or level.block):
+            break
+        found.append(level)
+    return found
 
 
 def _end(plan: Plan, place: int, levels: Sequence[Level]) -> int:
     """The slot before which the newest firings of levels end, at least the place."""
-    ends = (place - place % x.block + x.late + x.block for x in levels)
-    return min(max(place, *ends, 0), plan.slots)
+    ends = [place - place % x.block + x.late + x.block for x in levels]
+    return min(max(place, *ends), plan.slots) if ends else place
 
 
 def parts(
@@ -38,7 +45,7 @@ def parts(
     levels = fired(plan, place, since)
     end = _end(plan, place, levels) if since else slots
     found = [Slots(state.ring, since, end - since)]
-    if state.narrow:
+    if not since and state.narrow:
         found.append(Slots(state.open_block, 0, state.open_block.shape[3]))
     if rollback:  # else it is of a token under way
         found.append(Slots(state.undo, 0, state.undo.shape[3]))
@@ -76,7 +83,7 @@ def clone(
     other = state.with_own_tensors(max(slots))
     alike: dict[tuple[int, int], list[Move]] = {}
     for row, at in enumerate(zip(places, slots, strict=True)):
-        alike.setdefault(at, []).append(Move(How.COPY, row, row))
+        alike.setdefault(at, []).append((COPY, row, row))
     for (place, used), moves in alike.items():
         here, there = (parts(x, {place}, used, rollback) + of_prompts(x) for x in (state, other))
         move(here, there, moves)
@@ -97,42 +104,45 @@ def reorder(
     rows, places, filled: (B,), those of the old rows. slots(row): as in ``parts``. common(row,
     other): up to where two rows at one place are the same.
     """
+    narrow = state.narrow
     now = list(range(len(rows)))  # which old row each is
     pending: list[Move] = []  # of rows alike
-    alike: tuple[set[int], int, int] = set(), 0, 0
+    alike: tuple[tuple[int, ...], int, int] = (), 0, 0
 
     def flush() -> None:
-        if pending:
-            involved, used, since = alike
-            here = parts(state, involved, used, rollback, since) + of_prompts(state)
-            move(here, here, pending)
-            pending.clear()
+        involved, used, since = alike
+        here = parts(state, involved, used, rollback, since) + of_prompts(state)
+        move(here, here, pending)
+        pending.clear()
 
-    for step in steps_to(rows):
-        old, other, used, left = now[step.source], now[step.target], 0, 0
-        alike_here = places[old] == places[other] and not state.narrow  # whose blocks may be open
-        since = common(old, other) if alike_here else 0
-        if not since:
-            used, left = slots(old), slots(other)
-        swap = step.how is How.SWAP
-        involved = {places[old], places[other]} if swap else {places[old]}
-        here = involved, max(used, left) if swap else used, since
+    for how, source, target in steps_to(rows):
+        old, other = now[source], now[target]
+        place, there = places[old], places[other]
+        # of rows at one place, but not where their blocks may be open
+        since = common(old, other) if place == there and not narrow else 0
+        used, left = (0, 0) if since else (slots(old), slots(other))
+        involved = (place, there) if how == SWAP and place != there else (place,)
+        here = involved, max(used, left) if how == SWAP else used, since
         if here != alike:
-            flush()
+            if pending:
+                flush()
             alike = here
-        pending.append(step)
-        now[step.target] = old
-        if swap:
-            now[step.source] = other
+        pending.append((how, source, target))
+        now[target] = old
+        if how == SWAP:
+            now[source] = other
         elif used < left:
             flush()
             rest = [Slots(state.ring, used, left - used)]
-            move(rest, rest, [Move(How.CLEAR, step.target, step.target)])
-    flush()
-    for tensor, known in ((state.positions, places), (state.filled, filled)):
-        if len(set(known)) > 1:
+            move(rest, rest, [(CLEAR, target, target)])
+    if pending:
+        flush()
+    apart = len(set(places)) > 1
+    for tensor, differs in ((state.positions, apart), (state.filled, len(set(filled)) > 1)):
+        if differs:
             tensor.copy_(tensor[list(rows)])
-    state.token_at.fill_(-1)
+    if apart:  # else no row gets to a position that its newest token is at
+        state.token_at.fill_(-1)
 
 
 def steps_to(rows: Sequence[int]) -> Iterator[Move]:
@@ -142,10 +152,10 @@ def steps_to(rows: Sequence[int]) -> Iterator[Move]:
         needed = set(left.values())
         free = [b for b in left if b not in needed]
         for target in free:
-            yield Move(How.COPY, left.pop(target), target)
+            yield COPY, left.pop(target), target
         if not free:  # all that is left are circles
             target, source = next(iter(left.items()))
-            yield Move(How.SWAP, source, target)
+            yield SWAP, source, target
             del left[target]
             left = {b: source if old == target else old for b, old in left.items()}
             if left[source] == source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from enum import IntEnum
+from itertools import chain
 from typing import NamedTuple
 
 from torch import Tensor
@@ -30,20 +30,11 @@ class Slots(NamedTuple):
         return layers * tiles * self.size * self.array.stride(3) * self.array.itemsize
 
 
-class How(IntEnum):
-    """What a move does to its rows, as csrc/infra/move_slots.h numbers it."""
+#: What a move does to its rows, as csrc/infra/move_slots.h numbers it; CLEAR to the target alone.
+COPY, SWAP, CLEAR = range(3)
 
-    COPY = 0
-    SWAP = 1
-    CLEAR = 2  # the target; the source says nothing
-
-
-class Move(NamedTuple):
-    """One of the target array's rows becomes what one of the source array's was."""
-
-    how: How
-    source: int
-    target: int
+#: (how, source, target): the row ``target`` of one array becomes what ``source`` of another was.
+Move = tuple[int, int, int]
 
 
 def move(sources: Sequence[Slots], targets: Sequence[Slots], moves: Sequence[Move]) -> None:
@@ -52,22 +43,19 @@ def move(sources: Sequence[Slots], targets: Sequence[Slots], moves: Sequence[Mov
     Both of a pair hold as many bytes; those of a swap do not overlap. Compiled code does it where
     there is any: making the views takes longer than copying what a short stream has.
     """
-    call = native.move_slots() if targets and targets[0].array.device.type == "cpu" else None
+    call = native.move_slots() if targets and targets[0].array.is_cpu else None
     if call is None:
         move_by_torch(sources, targets, moves)
         return
     ranges = array("q")
-    for source, target in zip(sources, targets, strict=True):
-        a, b = source.array, target.array
-        layers, batch, tiles, slots = b.shape[:4]
-        slot_a, slot_b = a.stride(3) * a.itemsize, b.stride(3) * b.itemsize
-        ranges.extend(
-            (
-                *(a.data_ptr() + source.first * slot_a, b.data_ptr() + target.first * slot_b),
-                *(a.shape[3] * slot_a, slots * slot_b, layers, batch, tiles, target.size * slot_b),
-            )
-        )
-    rows = array("q", [number for one in moves for number in one])
+    for (a, first_a, _), (b, first_b, size) in zip(sources, targets, strict=True):
+        layers, batch, tiles, *_ = b.shape
+        bytes_a, bytes_b = a.itemsize, b.itemsize
+        slot_a, slot_b = a.stride(3) * bytes_a, b.stride(3) * bytes_b
+        here, there = a.data_ptr() + first_a * slot_a, b.data_ptr() + first_b * slot_b
+        pitches = a.stride(2) * bytes_a, b.stride(2) * bytes_b
+        ranges.extend((here, there, *pitches, layers, batch, tiles, size * slot_b))
+    rows = array("q", chain.from_iterable(moves))
     error = call(ranges.buffer_info()[0], len(targets), rows.buffer_info()[0], len(moves))
     if error:
         raise RuntimeError(error.decode())
@@ -80,11 +68,11 @@ def move_by_torch(
     for source, target in zip(sources, targets, strict=True):
         for how, old, new in moves:
             to = target.of(new)
-            if how is How.CLEAR:
+            if how == CLEAR:
                 to.zero_()
                 continue
             given = source.of(old).reshape(to.shape)
-            if how is How.SWAP:
+            if how == SWAP:
                 aside = to.clone()
                 to.copy_(given)
                 given.copy_(aside)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -82,6 +83,11 @@ class StreamState:
     def narrow(self) -> bool:
         """Whether the ring holds less than arithmetic has."""
         return self.ring.dtype != self.dtype
+
+    @cached_property
+    def images_of_levels(self) -> list[tuple[int, int]]:
+        """What ``levels`` says of each level's before-images: where they start, and how many."""
+        return [(row[-3], row[-2]) for row in self.levels.tolist()]
 
     @property
     def length(self) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from futurefill_kernels import native
-from futurefill_kernels.state.slots import How, Move, Slots, move, move_by_torch
+from futurefill_kernels.state.slots import CLEAR, COPY, SWAP, Slots, move, move_by_torch
 
 LAYERS, BATCH, TILES = 2, 4, 3
 
@@ -31,7 +31,7 @@ def test_both_move_the_same(dtype):
             x.view(LAYERS, BATCH, TILES, *shape) for x, shape in zip(flat, shapes, strict=True)
         ]
         moves = [
-            Move(draw.choice([How.COPY, How.CLEAR]), draw.randrange(BATCH), draw.randrange(BATCH))
+            (draw.choice([COPY, CLEAR]), draw.randrange(BATCH), draw.randrange(BATCH))
             for _ in range(draw.randint(0, 5))
         ]
         first, second, count = draw.randint(0, 5), draw.randint(0, 7), draw.randint(0, 4)
@@ -53,7 +53,7 @@ def test_both_move_the_same(dtype):
 def test_rows_are_exchanged(call, slots):
     x = torch.randn(1, 3, 2, slots, 3)
     was, here = x.clone(), [Slots(x, 0, slots)]
-    call(here, here, [Move(How.SWAP, 0, 2)])
+    call(here, here, [(SWAP, 0, 2)])
     assert torch.equal(x, was[:, [2, 1, 0]])
 
 
@@ -65,5 +65,5 @@ def test_bytes_of_a_row():
 def test_without_a_library_torch_moves(monkeypatch):
     monkeypatch.setattr(native, "move_slots", lambda: None)
     x = torch.ones(1, 2, 1, 4, 1)
-    move([Slots(x, 0, 4)], [Slots(x, 0, 4)], [Move(How.CLEAR, 0, 0)])
+    move([Slots(x, 0, 4)], [Slots(x, 0, 4)], [(CLEAR, 0, 0)])
     assert x.flatten().tolist() == [0] * 4 + [1] * 4
