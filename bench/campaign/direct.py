@@ -9,6 +9,9 @@ A ring of 16 bits with r levels, of unit roundoff v, adds (docs/accuracy.md)
 
     v (r + 3) sum_{s>=1} |h_s| |x_{t-s}|     one each for inputs, a prompt and a loaded state
 
+A sum of these |h_s| |x_{t-s}| that the ring's dtype does not hold may be anything, and so may what
+an input that it does not hold reaches.
+
 An input at position t that is NaN or infinite may reach the outputs t .. t + L - 1 + 2T of its own
 row and channel, L the longest filter's taps and T the plan's largest block, and no others.
 """
@@ -138,6 +141,7 @@ class DirectSums:
             older = np.einsum("dtl,dl->dt", np.abs(windows[..., :-1]), np.abs(h[:, :-1]))
             times = self._levels + 3
             bound += times * (ROUNDING[self._ring] * older + TINY[self._ring])
+            bound[older > torch.finfo(self._ring).max] = np.nan
         if self._skip is not None:
             direct = self._skip[layer][:, None] * x
             y = y + direct
@@ -146,11 +150,17 @@ class DirectSums:
             y, bound = y * post, bound * np.abs(post) + self._state_rounding * np.abs(y * post)
         bound += self._output_rounding * (np.abs(y) + bound) + TINY[self._dtype] + 1e-300
         bound[np.abs(y) + bound > self._largest] = np.nan
-        self._spread(layer, row, bad, bound)
+        too_large = np.zeros_like(bad)
+        if self._ring is not None:
+            too_large = np.abs(x) > torch.finfo(self._ring).max
+        self._spread(layer, row, bad | too_large, bound)
+        bound[bad] = np.inf
         return y, bound
 
     def _spread(self, layer: int, row: int, bad: np.ndarray, bound: np.ndarray) -> None:
-        """Bounds of outputs that inputs which are no numbers reach, bad (D, T) among them."""
+        """Bounds of outputs that inputs which are stored as no numbers reach, bad (D, T) among
+        them.
+        """
         seen = self.seen[row]
         before = self._bad[row]
         if before:  # those of a call that was taken back go
@@ -164,7 +174,6 @@ class DirectSums:
             if where == layer:
                 begin, end = position - seen, position - seen + self._reach + 2 * self._block
                 bound[channel, max(begin, 0) : max(end, 0)] = np.nan
-        bound[bad] = np.inf
 
     def _with(self, layer: int, row: int, x: np.ndarray) -> np.ndarray:
         """Everything up to and with x that follows what the row has seen, zeros in front."""

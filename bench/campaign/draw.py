@@ -60,8 +60,8 @@ def stream_program(rng: random.Random, impl: str, dtype: str, others: list[str])
         "wide": impl != "triton" and rng.random() < 0.15,
         "rollback": rng.choice([None, None, 0, rng.randint(0, min(length, 20))]),
     }  # fmt: skip
-    if impl != "triton" and dtype != "float64" and not setup["wide"] and rng.random() < 0.3:
-        setup["ring"] = rng.choice(["bfloat16", "float16"])
+    if not setup["wide"]:
+        setup["ring"] = _half(rng, impl, dtype)
     count = 6 if impl == "triton" else rng.randint(8, 40)
     leaps = endless and impl != "triton"  # a second for some steps
     operations = [
@@ -82,7 +82,7 @@ def _operation(
     kinds = {
         "steps": 8, "many": 5, "run": 1.5, "generate": 0.8, "reset": 1,
         "crop": 1.5, "reorder": 2, "branch": 1, "switch": 0.7, "save": 0.7, "load": 1, "bad": 1,
-        "refilter": 1, "pieces": 1, "launch": 0.5, "approach": 2 * leaps,
+        "refilter": 1, "pieces": 1, "launch": 0.5, "inside": 0.5, "approach": 2 * leaps,
     }  # fmt: skip
     do = rng.choices(list(kinds), list(kinds.values()))[0]
     if do == "refilter":
@@ -99,7 +99,7 @@ def _operation(
     if do == "reorder":
         return {"do": do, "rows": [rng.randrange(batch) for _ in range(batch)]}
     if do == "branch":
-        return {"do": do, "how": rng.choice(["clone", "copy", "deepcopy", "pickle"])}
+        return {"do": do, "how": rng.choice(["clone", "copy", "deepcopy", "pickle", "file"])}
     if do == "load" and rng.random() < 0.6:
         moved = plan(rng, length, endless=endless)
         wide = rng.random() < 0.3
@@ -108,13 +108,17 @@ def _operation(
         first = rng.choice([rng.randint(1, length), rng.randint(60, 700)])
         widths = [rng.choice([1, 3, 64, rng.randint(1, 300)]) for _ in range(rng.randint(1, 6))]
         return {"do": do, "widths": [first, *widths], "rows": _rows(rng, batch)}
-    return {"do": do, "which": rng.randrange(100)} if do == "bad" else {"do": do}
+    if do == "launch":
+        return {"do": do, "history": rng.random() < 0.5}
+    return {"do": do, "which": rng.randrange(100)} if do in ("bad", "inside") else {"do": do}
 
 
 def _tokens(rng: random.Random, do: str, batch: int, length: int) -> Operation:
     some: dict[str, Any] = {}
     if rng.random() < 0.15:
         some["stop"] = [rng.randrange(3), int(rng.expovariate(0.05)), rng.randrange(2)]
+    elif rng.random() < 0.08:
+        some["undo"] = True
     if do == "generate":
         following = rng.choice(["identity", "relu"])
         return {"do": do, "count": rng.randint(1, 12), "following": following, **some}
@@ -132,6 +136,7 @@ def _tokens(rng: random.Random, do: str, batch: int, length: int) -> Operation:
         some["rows"] = _rows(rng, batch)
         if do == "steps" and rng.random() < 0.4:
             some["rows"].insert(rng.randrange(len(some["rows"]) + 1), -1)
+        some["form"] = rng.choice(["list", "list", "tuple", "tensor"])
     some["gates"] = rng.choice([0, 0, 0, 1, 2, 3])
     if rng.random() < 0.2:
         some["view"] = rng.choice(VIEWS)
@@ -147,20 +152,29 @@ def _rows(rng: random.Random, batch: int) -> list[int]:
     return rng.sample(range(batch), rng.randint(1, batch))
 
 
-def model_program(rng: random.Random, impl: str, dtype: str) -> Program:
-    """A program for a DecodingCache."""
+def model_program(rng: random.Random, impl: str, dtype: str, others: list[str]) -> Program:
+    """A program for a DecodingCache. others: implementations that saved states move to."""
     batch, length = rng.randint(1, 4), rng.randint(1, 50)
     setup = {
         "seed": rng.getrandbits(32), "impl": impl, "dtype": dtype, "batch": batch,
         "length": length, "plan": plan(rng, length), "fused": rng.random() < 0.7,
         "model": rng.choice(MODELS), "rollback": rng.choice([None, 0, rng.randint(0, length)]),
         "memory": rng.choice(["speed", "small"]), "half_filters": rng.random() < 0.2,
+        "ring": _half(rng, impl, dtype),
     }  # fmt: skip
     count = 5 if impl == "triton" else rng.randint(8, 40)
-    return Program("model", setup, [_model_operation(rng, batch, length) for _ in range(count)])
+    operations = [_model_operation(rng, batch, length, others) for _ in range(count)]
+    return Program("model", setup, operations)
 
 
-def _model_operation(rng: random.Random, batch: int, length: int) -> Operation:
+def _half(rng: random.Random, impl: str, dtype: str) -> str | None:
+    """What a ring holds inputs in, where that is not what arithmetic is done in."""
+    if impl == "triton" or dtype == "float64" or rng.random() < 0.7:
+        return None
+    return rng.choice(["bfloat16", "float16"])
+
+
+def _model_operation(rng: random.Random, batch: int, length: int, others: list[str]) -> Operation:
     kinds = {
         "tokens": 10, "reset": 1, "reorder": 1, "crop": 1.5, "branch": 1, "switch": 1, "save": 0.7,
         "load": 1,
@@ -176,6 +190,8 @@ def _model_operation(rng: random.Random, batch: int, length: int) -> Operation:
             some["rows"] = _rows(rng, batch)
         if rng.random() < 0.15:
             some["stop"] = [int(rng.expovariate(0.02)), rng.randrange(2)]
+        elif rng.random() < 0.2:
+            some["last"] = True
         return {"do": do, **some}
     if do == "reset":
         return {"do": do, "rows": None if rng.random() < 0.3 else _rows(rng, batch)}
@@ -185,9 +201,10 @@ def _model_operation(rng: random.Random, batch: int, length: int) -> Operation:
         back = [rng.choice([0, 1, 2, rng.randint(0, length)]) for _ in range(batch)]
         return {"do": do, "back": back}
     if do == "branch":
-        return {"do": do, "how": rng.choice(["clone", "deepcopy", "pickle"])}
+        return {"do": do, "how": rng.choice(["clone", "deepcopy", "pickle", "file"])}
     if do == "load" and rng.random() < 0.6:
-        return {"do": do, "fused": rng.random() < 0.7, "plan": plan(rng, length)}
+        some = {"fused": rng.random() < 0.7, "plan": plan(rng, length)}
+        return {"do": do, "impl": rng.choice(others), **some}
     return {"do": do}
 
 
@@ -197,6 +214,9 @@ def request_program(rng: random.Random, impl: str, dtype: str) -> Program:
     setup = {
         "seed": rng.getrandbits(32), "impl": impl, "dtype": dtype, "batch": batch,
         "length": length, "plan": plan(rng, length), "model": rng.choice(MODELS),
+        "rollback": rng.choice([0, 0, None, rng.randint(0, length)]),
+        "memory": rng.choice(["speed", "speed", "small"]), "half_filters": rng.random() < 0.2,
+        "ring": _half(rng, impl, dtype),
     }  # fmt: skip
     count = 2 if impl == "triton" else rng.randint(2, 8)
     return Program("request", setup, [_request(rng, batch, length) for _ in range(count)])

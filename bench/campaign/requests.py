@@ -13,8 +13,8 @@ from torch import Tensor
 
 import futurefill_kernels as ff
 
-from .caches import DTYPES, WrongError, made_plan
-from .models import CHANNELS, TOLERANCE, VOCABULARY, made_model
+from .caches import WrongError
+from .models import CHANNELS, VOCABULARY, cache_options, made_model, tolerance
 from .program import Operation, Outcome, Program
 
 PAD = VOCABULARY - 1
@@ -27,14 +27,11 @@ class RequestRun:
         setup = self._setup = program.setup
         self._outcome = outcome
         self._draw = torch.Generator("cpu").manual_seed(setup["seed"])
-        self._dtype = DTYPES[setup["dtype"]]
         self._model, self._twin = made_model(setup)
         self._batch, self._length = setup["batch"], setup["length"]
-        self._options: dict[str, Any] = {"impl": setup["impl"], "plan": self._plan(self._length)}
+        self._tolerance = tolerance(setup)
+        self._options = {"impl": setup["impl"], **cache_options(setup, setup["plan"])}
         self._decoder = ff.Decoder(self._model, self._batch, self._length, **self._options)
-
-    def _plan(self, length: int) -> ff.Plan | None:
-        return made_plan(self._setup["plan"], length)
 
     @torch.no_grad()
     def do(self, operation: Operation) -> None:
@@ -81,8 +78,11 @@ class RequestRun:
             if end is not None:
                 options["callback"] = lambda ids, t: t >= end
             if how == "decode":
-                made = {**self._options, "plan": self._plan(max(new, 1))}
-                got = ff.decode(self._model, max_new_tokens=new, **options, **made)
+                sizes = {**self._setup, "length": max(new, 1)}
+                made = cache_options(sizes, self._setup["plan"])
+                del made["rollback"]
+                impl = self._setup["impl"]
+                got = ff.decode(self._model, max_new_tokens=new, impl=impl, **options, **made)
             else:
                 got = self._decoder(max_new_tokens=new, **options)
         self._check(prompts, got, got if greedy else drawn, stop_ids or [], stop or [], end)
@@ -137,13 +137,13 @@ class RequestRun:
         if begin < len(ids):
             logits = self.logits(ids)[begin - 1 : -1]
             missing = logits.amax(-1) - logits.gather(-1, ids[begin:, None])[:, 0]
-            if (missing > TOLERANCE[self._dtype] * logits.norm(dim=-1)).any():
+            if (missing > self._tolerance * logits.norm(dim=-1)).any():
                 raise WrongError(f"greedy ids {ids[begin:].tolist()} are not the most likely")
 
     def compare(self, got: Tensor, expected: Tensor) -> None:
         """Logits (V,) of one position."""
         error = float((got.double() - expected).norm() / expected.norm())
-        ratio = error / (TOLERANCE[self._dtype] * CHANNELS**0.5)
+        ratio = error / (self._tolerance * CHANNELS**0.5)
         if not ratio <= 1:
             raise WrongError(f"logits in a request: relative error {error:.3g}")
         self._outcome.worst = max(self._outcome.worst, ratio)

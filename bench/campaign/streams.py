@@ -31,10 +31,12 @@ class StreamRun(Caches):
         poison: int | None = None,
         plant: list[Any] | None = None,
         stop: list[int] | None = None,
+        undo: bool = False,
+        form: str = "list",
     ) -> None:
         """Tokens. rows: as in ``cache.step``. gates: 1 for pre, 2 for post, 3 for both. poison: a
-        row whose inputs are NaN. plant: see ``_planted``; in the first token. stop: what comes in
-        between in the last one, see ``_call``.
+        row whose inputs are NaN. plant: see ``_planted``; in the first token. stop, undo: what
+        happens to the last one, see ``_call``. form: what rows are given as.
         """
         for t in range(count):
             cache, sums = self.current
@@ -65,7 +67,7 @@ class StreamRun(Caches):
                     u = u.masked_fill(padding, torch.nan)
                 u = _planted(u[..., None], layer, plant)[..., 0]
                 target = torch.full(shape, torch.nan, dtype=self.dtype) if out else None
-                y = cache.step(u, layer, pre=pre, post=post, rows=given, out=target)
+                y = cache.step(u, layer, pre=pre, post=post, rows=_as(given, form), out=target)
                 if target is not None and y is not target:
                     raise WrongError("step did not return out")
                 self._compare(
@@ -76,7 +78,9 @@ class StreamRun(Caches):
                 )  # fmt: skip
 
             last = t + 1 == count
-            self._call(call, real, [1] * len(real), stop if last else None, step=True)
+            self._call(
+                call, real, [1] * len(real), stop if last else None, step=True, undo=undo and last
+            )
 
     def run(
         self,
@@ -85,6 +89,7 @@ class StreamRun(Caches):
         view: str = "plain",
         plant: list[Any] | None = None,
         stop: list[int] | None = None,
+        undo: bool = False,
     ) -> None:
         """Many steps of all rows in one call."""
         cache, sums = self.current
@@ -101,7 +106,7 @@ class StreamRun(Caches):
             y = cache.run(u, layer, pre=pre, post=post)
             self._compare(sums, layer, rows, [width] * self.batch, y, u, pre, post)
 
-        self._call(call, rows, [width] * self.batch, stop, step=True)
+        self._call(call, rows, [width] * self.batch, stop, step=True, undo=undo)
 
     def approach(self, before: int) -> None:
         """Steps of all rows until the first is at so many positions before the leap that follows;
@@ -114,7 +119,11 @@ class StreamRun(Caches):
             self.run((window.end - before - here) % window.period or 1)
 
     def generate(
-        self, count: int = 1, following: NextInput = "identity", stop: list[int] | None = None
+        self,
+        count: int = 1,
+        following: NextInput = "identity",
+        stop: list[int] | None = None,
+        undo: bool = False,
     ) -> None:
         """Steps whose inputs are made of the outputs before them."""
         cache, sums = self.current
@@ -133,7 +142,7 @@ class StreamRun(Caches):
                 positive=following == "relu",
             )  # fmt: skip
 
-        self._call(call, rows, [width] * self.batch, stop, step=True)
+        self._call(call, rows, [width] * self.batch, stop, step=True, undo=undo)
 
     def many(
         self,
@@ -144,8 +153,12 @@ class StreamRun(Caches):
         poison: int | None = None,
         plant: list[Any] | None = None,
         stop: list[int] | None = None,
+        undo: bool = False,
+        form: str = "list",
     ) -> None:
-        """A prompt, a part of one, or a chunk, each row of its own length, NaN in the padding."""
+        """A prompt, a part of one, or a chunk, each row of its own length, NaN in the padding.
+        form: what rows and lengths are given as.
+        """
         cache, sums = self.current
         chosen = list(range(self.batch)) if rows is None else self.distinct(rows)
         wanted = [lengths[i % len(lengths)] for i in range(len(chosen))]
@@ -173,10 +186,12 @@ class StreamRun(Caches):
                 u = u.clone()
                 u[chosen.index(poison), 0, 0] = torch.nan
             u = _planted(u, layer, plant)
-            y = cache.prefill(u, layer, pre=pre, post=post, rows=given, lengths=ragged)
+            y = cache.prefill(
+                u, layer, pre=pre, post=post, rows=_as(given, form), lengths=_as(ragged, form)
+            )
             self._compare(sums, layer, chosen, valid, y, u, pre, post)
 
-        self._call(call, chosen, valid, stop, step=False)
+        self._call(call, chosen, valid, stop, step=False, undo=undo)
 
     def pieces(self, widths: list[int], rows: list[int]) -> None:
         """A prompt in many calls, after a reset of rows that are behind theirs."""
@@ -187,9 +202,35 @@ class StreamRun(Caches):
         for width in widths:
             self.many([width], rows)
 
-    def launch(self) -> None:
-        """The fills that are due."""
-        self.current[0].launch_fills()
+    def launch(self, history: bool = False) -> None:
+        """The fills that are due, or the sums over older inputs."""
+        cache, _ = self.current
+        if history:
+            cache.sum_history()
+        else:
+            cache.launch_fills()
+
+    def inside(self, which: int) -> None:
+        """A call that is refused inside a token, of which nothing is left then."""
+        cache, sums = self.current
+        if self.layers == 1 or any(sums.room(row) < 1 for row in range(self.batch)):
+            return
+        u, _, _ = self._inputs((self.batch, self.channels), 0, "plain")
+        cache.step(u)
+        calls: list[Callable[[], object]] = [
+            lambda: cache.reset([0]),
+            lambda: cache.reorder([0] * self.batch),
+            lambda: cache.crop(0),
+            cache.state_dict,
+            cache.launch_fills,
+            cache.sum_history,
+            lambda: cache.set_filters(self._first.taps),
+            lambda: cache.step(u, self.layers),
+            lambda: cache.prefill(u[..., None], 1),
+            lambda: cache.run(u[..., None], 1),
+        ]
+        self.refused(calls[which % len(calls)])
+        cache.abort()
 
     def _call(
         self,
@@ -199,11 +240,14 @@ class StreamRun(Caches):
         stop: list[int] | None,
         *,
         step: bool,
+        undo: bool = False,
     ) -> None:
         """All layers of a token or of a call of many. stop: (layer, call, back): the function call
         that raises, counted from the layer's beginning; back: whether abort follows, or a retry.
+        undo: the whole call is taken back at its end.
         """
         cache, sums = self.current
+        at = {row: cache.taken[row] for row in rows}
         layers = range(self.layers)
         before = cache.calls
         if stop is not None:
@@ -226,6 +270,9 @@ class StreamRun(Caches):
         else:
             for number in layers:
                 call(number)
+        if undo:
+            cache.take_back(at)
+            return
         for row, width in zip(rows, widths, strict=True):
             sums.commit(row, width, step=step)
 
@@ -288,6 +335,13 @@ class StreamRun(Caches):
                     f"{largest:.3g} times the bound"
                 )
             self.outcome.worst = max(self.outcome.worst, largest)
+
+
+def _as(numbers: list[int] | None, form: str) -> Any:
+    """Whole numbers as a list, a tuple, or a tensor."""
+    if numbers is None or form == "list":
+        return numbers
+    return tuple(numbers) if form == "tuple" else torch.tensor(numbers)
 
 
 def _planted(u: Tensor, layer: int, plant: list[Any] | None) -> Tensor:

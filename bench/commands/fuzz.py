@@ -29,8 +29,9 @@ from ..campaign.runs import outcome_of
 from ..campaign.shrink import shrunk
 from ..harness import machine
 
-#: How often programs of an implementation are drawn: the interpreter needs a second for one.
-WEIGHTS = {"cpu": 100.0, "reference": 30.0, "triton": 0.4}
+#: How often programs of an implementation are drawn: the reference takes five times as long for one
+#: as compiled code, the interpreter a second for a step.
+WEIGHTS = {"cpu": 100.0, "reference": 12.0, "triton": 0.4}
 
 
 @dataclass
@@ -136,7 +137,7 @@ def _programs(seed: int, names: list[str], numbers: Iterable[int]) -> Iterator[t
         if kind < 0.04:
             yield number, request_program(rng, impl, rng.choice(dtypes))
         elif kind < 0.15:
-            yield number, model_program(rng, impl, rng.choice(dtypes))
+            yield number, model_program(rng, impl, rng.choice(dtypes), others)
         else:
             dtypes.append("float16")
             yield number, stream_program(rng, impl, rng.choice(dtypes), others)
