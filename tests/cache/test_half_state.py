@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 
 import pytest
 import torch
 
 import futurefill_kernels as ff
+from bench.campaign.interrupts import Interrupt, interrupted
 from futurefill_kernels.state.open_block import whole_slots
 
 #: Half a unit in the last place of 1.
@@ -262,6 +264,64 @@ def test_a_transform_that_stops_before_a_layer_is_taken_back(impl, monkeypatch, 
     cache.abort()
     same(cache, plain)
     assert torch.equal(steps(cache, u[..., 7:20]), steps(plain, u[..., 7:20]))
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_an_interrupt_inside_a_call_of_steps_and_transforms(impl, monkeypatch, finished):
+    """Row 0 waits for its prompt, row 1 is stepped, row 2 goes by a transform: wherever the call is
+    stopped, in its first layer or the second, it leaves nothing.
+
+    finished: layers that are done before.
+    """
+    _, (cache, plain) = caches(impl, (4, 8, 16), 2, rollback=None)
+    u = torch.randn(3, 6, 60)
+    for c in (cache, plain):
+        steps(c, u[[2], :, :5], [2])
+        steps(c, u[[1], :, :21], [1])
+    monkeypatch.setattr(
+        "futurefill_kernels.cache.prompt.steps_are_cheaper",
+        lambda state, rows, position, width: position == 21,
+    )
+    way = {"_chunk": 0, "run": 0}
+    for owner, name in ((cache._prefill, "_chunk"), (cache._prefill._chunks, "run")):
+        monkeypatch.setattr(owner, name, counted(way, name, getattr(owner, name)))
+    part = u[..., 22:35]
+    stops = 0
+    for after in itertools.count(0, 13):
+        try:
+            for layer in range(finished):
+                cache.prefill(part, layer)
+            with interrupted(after):
+                cache.prefill(part, finished)
+        except Interrupt:
+            stops += 1
+        else:
+            break
+        if cache.positions.tolist() == [0, 21, 5]:
+            cache.abort()
+        else:  # it came when all was done
+            cache.take_back({0: 0, 1: 21, 2: 5})
+        assert cache.positions.tolist() == [0, 21, 5]
+        cache.state_dict()  # clears what a prompt that was taken back has written
+        same(cache, plain)
+    assert stops > 10
+    assert min(way.values()) > 1
+    for layer in range(finished + 1, 2):
+        cache.prefill(part, layer)
+    for layer in range(2):
+        plain.prefill(part, layer)
+    same(cache, plain)
+    assert torch.equal(steps(cache, u[..., 40:50]), steps(plain, u[..., 40:50]))
+
+
+def counted(counts, name, function):
+    """The function, and how often it has been called."""
+
+    def call(*args):
+        counts[name] += 1
+        return function(*args)
+
+    return call
 
 
 @pytest.mark.parametrize("base", [1, 4, 48])
