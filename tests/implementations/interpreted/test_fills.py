@@ -87,9 +87,10 @@ LONG_FILLS = [
 ]
 
 
-@pytest.mark.parametrize("workspace", [1, 1 << 20])
 @pytest.mark.parametrize(
-    "case", combinations(LONG_FILLS, fast=[LONG_FILLS[1], LONG_FILLS[2]]), ids=str
+    ("case", "workspace"),
+    combinations(LONG_FILLS, [1, 1 << 20], fast=[(LONG_FILLS[1], 1 << 20), (LONG_FILLS[2], 1)]),
+    ids=str,
 )
 def test_fill_in_three_passes(case, workspace, monkeypatch):
     """As if a program held 32 points; with a workspace for a unit of channels, and for more."""

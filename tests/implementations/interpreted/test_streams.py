@@ -83,7 +83,7 @@ def test_an_endless_stream_over_a_leap():
     assert relative_error(torch.cat(y, -1), expected) < TOLERANCE[torch.float32]
 
 
-@pytest.mark.parametrize("case", combinations(range(6), fast={0, 3}))
+@pytest.mark.parametrize("case", combinations(range(6), fast={0}))
 def test_stream_of_random_splits(case):
     """Prefill, chunks and steps of rows at their own positions against impl="reference"."""
     draw = random.Random(case)
@@ -152,10 +152,10 @@ def test_the_shipped_model_decodes_as_with_reference():
     model = ff.nn.load_model()
     ids = torch.tensor([list(b"def mean(values):\n")])
     caches = [
-        ff.DecodingCache(model, 1, 8, plan=Plan(8, (2, 4)), impl=impl, fused=False)
+        ff.DecodingCache(model, 1, 5, plan=Plan(5, (2, 4)), impl=impl, fused=False)
         for impl in ("triton", "reference")
     ]
-    for _ in range(8):
+    for _ in range(5):
         first, second = (model(ids, cache=cache)[:, -1:].argmax(-1) for cache in caches)
         assert torch.equal(first, second)
         ids = first
