@@ -105,8 +105,8 @@ def _history(state: StreamState, rows: Tensor | None) -> None:
     from .triton_kernels.launch import history_launch
 
     history_launch(
-        state.ring, state.taps, state.positions, rows, state.token_at, state.undo, state.history,
-        state.channels_per_filter, ops.device_info(state.ring.device),
+        state.ring, state.open_block, state.taps, state.positions, rows, state.token_at, state.undo,
+        state.history, state.channels_per_filter, ops.device_info(state.ring.device),
     ).run()  # fmt: skip
 
 
@@ -127,8 +127,8 @@ def _step(
     post = post if post is None else post.resolve_neg()
     u = u.resolve_neg()
     apply_launch(
-        u, pre, post, y, state.ring, state.taps, state.skip, state.history, state.token_at,
-        state.positions, rows, layer, advance, state.channels_per_filter,
+        u, pre, post, y, state.ring, state.open_block, state.taps, state.skip, state.history,
+        state.token_at, state.positions, rows, layer, advance, state.channels_per_filter,
     ).run()  # fmt: skip
 
 

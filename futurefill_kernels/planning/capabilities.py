@@ -56,6 +56,7 @@ CAPABILITIES = {
             largest_passes=1 << 18,
             passes=3,
             spectra_dtypes=(torch.bfloat16,),
+            ring_dtypes=HALVES,
             capturable=True,
         ),
         Capabilities("reference", "any", ring_dtypes=HALVES),

@@ -124,8 +124,8 @@ def history_of(case: HistoryCase) -> tuple[StreamState, torch.Tensor, Launch]:
     """State, filters (D, L) of all layers, and the launch at the state's positions."""
     state, h = state_of(token_counters.plan_of(case), case.channels, case.batch, case.layers)
     launch = history_launch(
-        state.ring, state.taps, state.positions, None, state.token_at, state.undo, state.history,
-        1, DeviceInfo.named("h100"),
+        state.ring, state.open_block, state.taps, state.positions, None, state.token_at, state.undo,
+        state.history, 1, DeviceInfo.named("h100"),
     )  # fmt: skip
     return state, h, launch
 
@@ -133,8 +133,8 @@ def history_of(case: HistoryCase) -> tuple[StreamState, torch.Tensor, Launch]:
 def apply_of(state: StreamState, u: torch.Tensor, y: torch.Tensor, last: bool) -> Launch:
     """The launch for one token of the first layer, without gates and skip."""
     return apply_launch(
-        u, None, None, y, state.ring, state.taps, None, state.history, state.token_at,
-        state.positions, None, 0, last, 1,
+        u, None, None, y, state.ring, state.open_block, state.taps, None, state.history,
+        state.token_at, state.positions, None, 0, last, 1,
     )  # fmt: skip
 
 

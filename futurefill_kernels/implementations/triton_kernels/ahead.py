@@ -40,6 +40,7 @@ def _step_launches(sizes: StreamSizes, info: DeviceInfo) -> dict[str, Launch]:
     w, layout = sizes, Layout.padded(sizes.channels, sizes.groups, sizes.plan.slots)
     lanes, shared = layout.lanes, layout.channels_per_filter
     ring = _empty(w.layers, w.batch_size, 1, w.plan.slots, lanes)
+    opened = _empty(w.layers, w.batch_size, 1, 0, lanes)
     taps = _empty(w.layers, 1, w.plan.base, layout.filter_lanes)
     positions = _empty(w.batch_size, dtype=torch.int64)
     token_at = _empty(w.layers, w.batch_size, dtype=torch.int64)
@@ -48,13 +49,27 @@ def _step_launches(sizes: StreamSizes, info: DeviceInfo) -> dict[str, Launch]:
     u = _empty(w.batch_size, w.channels, dtype=w.dtype)
     found = {
         sizes.HISTORY: history_launch(
-            ring, taps, positions, None, token_at, undo, history, shared, info
+            ring, opened, taps, positions, None, token_at, undo, history, shared, info
         )
     }
     for gated, last in itertools.product((False, True), repeat=2):
         gate = u if gated else None
         found[sizes.step_name(gated, last)] = apply_launch(
-            u, gate, gate, u, ring, taps, None, history, token_at, positions, None, 0, last, shared
+            u,
+            gate,
+            gate,
+            u,
+            ring,
+            opened,
+            taps,
+            None,
+            history,
+            token_at,
+            positions,
+            None,
+            0,
+            last,
+            shared,
         )
     return found
 

@@ -8,22 +8,23 @@ import triton.language as tl
 
 @triton.jit(
     do_not_specialize=[
-        *("layer", "batch", "length", "block", "channels_per_filter"),
+        *("layer", "batch", "length", "open_slots", "block", "channels_per_filter"),
         *("vectors", "u_row", "pre_row", "post_row", "y_row"),
     ]
 )
 def apply_step_kernel(
-    u, pre, post, y, ring, taps, skip, history, token_at, positions, rows,
-    layer, batch, length, block, channels_per_filter,
+    u, pre, post, y, ring, open_block, taps, skip, history, token_at, positions, rows,
+    layer, batch, length, open_slots, block, channels_per_filter,
     vectors, u_row, pre_row, post_row, y_row, lanes, filter_lanes,
     ADVANCE: tl.constexpr, GROUPED: tl.constexpr, CHANNELS: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
     """Grid: (channels / CHANNELS, rows). Element-wise; only the stores wait for the position.
 
     u, pre, post, y: (rows, vectors VECTOR); their rows are u_row, ... vectors apart. ring: (layers,
-    B, N, lanes). taps: (layers, block, filter_lanes). skip: (layers, lanes) or None. history:
-    (layers, B, lanes). token_at: (layers, B). positions: (B,), which nothing else here reads or
-    writes. rows: (n_rows,) or None for all; -1 is padding.
+    B, N, lanes). open_block: as in history; its inputs are rounded to the ring's dtype. taps:
+    (layers, block, filter_lanes). skip: (layers, lanes) or None. history: (layers, B, lanes).
+    token_at: (layers, B). positions: (B,), which nothing else here reads or writes. rows: (n_rows,)
+    or None for all; -1 is padding.
     """
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel // VECTOR < vectors  # bounds of whole vectors keep accesses wide
@@ -49,7 +50,11 @@ def apply_step_kernel(
     valid = (position >= 0) & (position < length)
     result = tl.where(valid, result, tl.where(named, float("nan"), 0.0))
     tl.store(y + token * y_row * VECTOR + channel, result.to(y.dtype.element_ty), mask=inside)
-    tl.store(ring + (state * length + position) * lanes + channel, x, mask=inside & valid)
+    if open_block is None:
+        tl.store(ring + (state * length + position) * lanes + channel, x, mask=inside & valid)
+    else:
+        slot = open_block + (state * open_slots + position % open_slots) * lanes + channel
+        tl.store(slot, x.to(ring.dtype.element_ty).to(tl.float32), mask=inside & valid)
     if ADVANCE:
         once = tl.where(tl.program_id(0) == 0, position, length)
         tl.store(positions + row, position + 1, mask=valid & (once < length))

@@ -7,18 +7,21 @@ import triton.language as tl
 
 
 @triton.jit(
-    do_not_specialize=["batch", "length", "n_rows", "channels_per_filter", "block", "undo_slots"]
-)
+    do_not_specialize=[
+        "batch", "length", "open_slots", "n_rows", "channels_per_filter", "block", "undo_slots",
+    ]
+)  # fmt: skip
 def history_kernel(
-    ring, taps, positions, rows, token_at, undo, history,
-    batch, length, n_rows, channels_per_filter, block, undo_slots,
+    ring, open_block, taps, positions, rows, token_at, undo, history,
+    batch, length, open_slots, n_rows, channels_per_filter, block, undo_slots,
     lanes, filter_lanes,
     GROUPED: tl.constexpr, ROWS: tl.constexpr, PLACES: tl.constexpr, STEPS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Grid: (lanes / CHANNELS, rows / ROWS, layers).
 
-    ring: (layers, B, N, lanes). taps: (layers, block, filter_lanes). positions: (B,). rows:
+    ring: (layers, B, N, lanes). open_block: (layers, B, open_slots, lanes), which has the rows'
+    blocks in its place, or None. taps: (layers, block, filter_lanes). positions: (B,). rows:
     (n_rows,) or None; -1 is padding. token_at: (layers, B). undo: (layers, B, undo_slots,
     lanes), slot p % undo_slots. history: (layers, B, lanes).
     PLACES taps are side by side in a warp, STEPS of them in flight.
@@ -45,7 +48,10 @@ def history_kernel(
     row, position, taken = row[:, None, None], position[:, None, None], taken[:, None, None]
     place = tl.arange(0, PLACES)[None, :, None]
     state = layer * batch + row
-    slot = ring + (state * length + position) * lanes + channel
+    if open_block is None:
+        slot = ring + (state * length + position) * lanes + channel
+    else:
+        slot = open_block + (state * open_slots + position % open_slots) * lanes + channel
     own = state * lanes + channel
     # the pending outputs are in the first of the PLACES: read and written once
     first = (place == 0) & (taken >= 0)

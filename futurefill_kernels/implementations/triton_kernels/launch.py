@@ -98,6 +98,7 @@ def open_slots_of(open_block: Tensor) -> tuple[Tensor | None, int | None]:
 
 def history_launch(
     ring: Tensor,
+    open_block: Tensor,
     taps: Tensor,
     positions: Tensor,
     rows: Tensor | None,
@@ -112,9 +113,10 @@ def history_launch(
     n_rows = batch if rows is None else len(rows)
     config = history_config(layers, lanes, n_rows, info)
     grid = (-(-lanes // config.channels), -(-n_rows // config.rows), layers)
+    opened, open_slots = open_slots_of(open_block)
     arguments = (
-        ring, taps, positions, rows, token_at, undo, history,
-        batch, slots, n_rows, channels_per_filter, taps.shape[2], undo.shape[3], lanes,
+        ring, opened, taps, positions, rows, token_at, undo, history,
+        batch, slots, open_slots, n_rows, channels_per_filter, taps.shape[2], undo.shape[3], lanes,
         taps.shape[3],
     )  # fmt: skip
     constants = {
@@ -133,6 +135,7 @@ def apply_launch(
     post: Tensor | None,
     y: Tensor,
     ring: Tensor,
+    open_block: Tensor,
     taps: Tensor,
     skip: Tensor | None,
     history: Tensor,
@@ -148,9 +151,10 @@ def apply_launch(
     grid = (-(-channels // _APPLY_CHANNELS), n_rows)
     strides = [0 if x is None else x.stride(0) for x in (u, pre, post, y)]
     vector = math.gcd(4, channels, *strides)
+    opened, open_slots = open_slots_of(open_block)
     arguments = (
-        u, pre, post, y, ring, taps, skip, history, token_at, positions, rows,
-        layer, ring.shape[1], ring.shape[3], taps.shape[2], channels_per_filter,
+        u, pre, post, y, ring, opened, taps, skip, history, token_at, positions, rows,
+        layer, ring.shape[1], ring.shape[3], open_slots, taps.shape[2], channels_per_filter,
         channels // vector, *(stride // vector for stride in strides), ring.shape[4], taps.shape[3],
     )  # fmt: skip
     constants = {

@@ -94,9 +94,13 @@ def device_info(device: torch.device) -> DeviceInfo:
     return DeviceInfo.of(device) if device.type == "cuda" else DeviceInfo.named("a100")
 
 
-def _check_token(ring: Tensor, taps: Tensor, token_at: Tensor, history: Tensor) -> None:
-    """A state's ring and taps, and what a token's first launch leaves for its others."""
-    expect(ring.ndim == 5 and ring.shape[2] == 1, "ring", "(layers, B, 1, N, C)", ring.shape)
+def _check_token(
+    ring: Tensor, open_block: Tensor, taps: Tensor, token_at: Tensor, history: Tensor
+) -> None:
+    """A state's slots and taps, and what a token's first launch leaves for its others."""
+    check_slots(ring, open_block)
+    opened = ring.dtype == torch.float32 or open_block.shape[3] > 0
+    expect(opened, "open_block", f"of 1 slot or more with a ring of {ring.dtype}", 0)
     layers, batch, _, _, lanes = ring.shape
     expect(taps.ndim == 4 and len(taps) == layers, "taps", f"({layers}, 1, T_0, F)", taps.shape)
     for label, x, shape in (
@@ -111,6 +115,7 @@ def _check_token(ring: Tensor, taps: Tensor, token_at: Tensor, history: Tensor) 
 
 def _history(
     ring: Tensor,
+    open_block: Tensor,
     taps: Tensor,
     positions: Tensor,
     rows: Tensor | None,
@@ -119,8 +124,10 @@ def _history(
     history: Tensor,
     channels_per_filter: int,
 ) -> None:
-    check_state(positions, rows, ring=ring, taps=taps, undo=undo, history=history)
-    _check_token(ring, taps, token_at, history)
+    check_state(
+        positions, rows, ring=ring, open_block=open_block, taps=taps, undo=undo, history=history
+    )
+    _check_token(ring, open_block, taps, token_at, history)
     front, lanes = tuple(ring.shape[:3]), ring.shape[4]
     fits = undo.ndim == 5 and (*undo.shape[:3], undo.shape[4]) == (*front, lanes)
     shape = f"({', '.join(map(str, front))}, 1 or more, {lanes})"
@@ -130,7 +137,7 @@ def _history(
     from .launch import history_launch
 
     history_launch(
-        ring, taps, positions, rows, token_at, undo, history, channels_per_filter,
+        ring, open_block, taps, positions, rows, token_at, undo, history, channels_per_filter,
         device_info(ring.device),
     ).run()  # fmt: skip
 
@@ -141,6 +148,7 @@ def _apply_step(
     post: Tensor | None,
     y: Tensor,
     ring: Tensor,
+    open_block: Tensor,
     taps: Tensor,
     skip: Tensor | None,
     history: Tensor,
@@ -151,8 +159,10 @@ def _apply_step(
     advance: bool,
     channels_per_filter: int,
 ) -> None:
-    check_state(positions, rows, ring=ring, taps=taps, skip=skip, history=history)
-    _check_token(ring, taps, token_at, history)
+    check_state(
+        positions, rows, ring=ring, open_block=open_block, taps=taps, skip=skip, history=history
+    )
+    _check_token(ring, open_block, taps, token_at, history)
     layers, batch, _, _, lanes = ring.shape
     expect(len(positions) == batch, "positions", f"of {batch} rows", positions)
     expect(u.ndim == 2 and lanes - 32 < u.shape[1] <= lanes, "u", f"(R, D <= {lanes})", u.shape)
@@ -175,8 +185,8 @@ def _apply_step(
     from .launch import apply_launch
 
     apply_launch(
-        u, pre, post, y, ring, taps, skip, history, token_at, positions, rows, layer, advance,
-        channels_per_filter,
+        u, pre, post, y, ring, open_block, taps, skip, history, token_at, positions, rows, layer,
+        advance, channels_per_filter,
     ).run()  # fmt: skip
 
 
@@ -321,7 +331,8 @@ def _prefill_outputs(
         expect(same and ring.shape[3] >= length, "ring", sizes, ring.shape)
     for label, state in (("z", z), ("prompt_fill", prompt_fill), ("ring", ring), ("skip", skip)):
         if state is not None:
-            expect(state.dtype == torch.float32, label, "of dtype float32", state.dtype)
+            dtypes = (torch.float32, *OTHER_DTYPES.get(label, ()))
+            expect(state.dtype in dtypes, label, f"of dtype {dtype_names(dtypes)}", state.dtype)
             expect(state.device == u.device, label, f"on {u.device}", state.device)
             expect(
                 label == "z" or state.is_contiguous(), label, "contiguous",
@@ -351,14 +362,15 @@ def _prefill_outputs(
 _OPS = {
     "triton_history": (
         _history,
-        "(Tensor ring, Tensor taps, Tensor positions, Tensor? rows, Tensor(a!) token_at, "
-        "Tensor(b!) undo, Tensor(c!) history, int channels_per_filter) -> ()",
+        "(Tensor ring, Tensor open_block, Tensor taps, Tensor positions, Tensor? rows, "
+        "Tensor(a!) token_at, Tensor(b!) undo, Tensor(c!) history, int channels_per_filter) -> ()",
     ),
     "triton_apply_step": (
         _apply_step,
-        "(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, Tensor taps, "
-        "Tensor? skip, Tensor history, Tensor token_at, Tensor(c!) positions, Tensor? rows, "
-        "int layer, bool advance, int channels_per_filter) -> ()",
+        "(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, "
+        "Tensor(o!) open_block, Tensor taps, Tensor? skip, Tensor history, Tensor token_at, "
+        "Tensor(c!) positions, Tensor? rows, int layer, bool advance, "
+        "int channels_per_filter) -> ()",
     ),
     "triton_future_fill": (
         _future_fill,

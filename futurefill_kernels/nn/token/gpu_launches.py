@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...implementations.triton_kernels.launch import Launch
+from ...implementations.triton_kernels.launch import Launch, open_slots_of
 from ...state.tensors import StreamState
 from .gpu_config import product_config, round_up, row_warps
 from .triton_kernels import dependent_launch
@@ -44,15 +44,17 @@ class LayerStream:
         return self.conv is not None
 
     @property
-    def sizes(self) -> tuple[int, int, int]:
-        """Slots, lanes and filter lanes."""
-        return (*self.state.ring.shape[3:], self.state.taps.shape[3])
+    def sizes(self) -> tuple[int | None, ...]:
+        """Slots, those of the open block, lanes and filter lanes."""
+        _, _, _, slots, lanes = self.state.ring.shape
+        return slots, open_slots_of(self.state.open_block)[1], lanes, self.state.taps.shape[3]
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
         """In the order of the kernels' parameters."""
         s = self.state
-        return s.ring, s.taps, s.skip, s.history, s.token_at, s.positions
+        opened, _ = open_slots_of(s.open_block)
+        return s.ring, opened, s.taps, s.skip, s.history, s.token_at, s.positions
 
     @property
     def constants(self) -> dict[str, Any]:

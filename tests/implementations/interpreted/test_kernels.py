@@ -28,7 +28,7 @@ IO_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def run_history(state: StreamState, rows: torch.Tensor | None) -> None:
     OPS.triton_history(
-        *(state.ring, state.taps, state.positions, rows),
+        *(state.ring, state.open_block, state.taps, state.positions, rows),
         *(state.token_at, state.undo, state.history, state.channels_per_filter),
     )
 
@@ -135,8 +135,8 @@ def test_apply_step(case, channels, batch, dtype):
         ring[layer, b, 0, p, :channels] = x[r].float()
         positions[b] = p + 1 if layer else positions[b]
     OPS.triton_apply_step(
-        *(u, pre, post, y, state.ring, state.taps, state.skip, state.history, state.token_at),
-        state.positions,
+        *(u, pre, post, y, state.ring, state.open_block, state.taps, state.skip, state.history),
+        *(state.token_at, state.positions),
         *(torch.tensor(rows) if case % 2 else None, layer, layer == 1, channels // groups),
     )
     assert torch.equal(torch.isnan(y), torch.isnan(expected))
@@ -157,8 +157,8 @@ def test_opcheck_and_compile():
         return y + 1
 
     token = (
-        *(state.ring, state.taps, state.skip, state.history, state.token_at, state.positions),
-        *(None, 0, True, 2),
+        *(state.ring, state.open_block, state.taps, state.skip, state.history, state.token_at),
+        *(state.positions, None, 0, True, 2),
     )
     stream = (state.ring, state.open_block, state.kept, state.spectra, state.positions)
 
@@ -182,6 +182,7 @@ def test_opcheck_and_compile():
         OPS.triton_history.default,
         (
             state.ring,
+            state.open_block,
             state.taps,
             state.positions,
             None,
@@ -201,8 +202,9 @@ def test_opcheck_and_compile():
 def test_wrong_arguments_change_nothing():
     state, _ = make_state(Plan(8, (2, 4)), 6, 2, 3)
     shared = {
-        "ring": state.ring, "taps": state.taps, "positions": state.positions, "rows": None,
-        "token_at": state.token_at, "history": state.history, "channels_per_filter": 2,
+        "ring": state.ring, "open_block": state.open_block, "taps": state.taps,
+        "positions": state.positions, "rows": None, "token_at": state.token_at,
+        "history": state.history, "channels_per_filter": 2,
     }  # fmt: skip
     tokens = {
         "u": torch.ones(2, 6), "pre": None, "post": None, "y": torch.zeros(2, 6),
@@ -215,6 +217,7 @@ def test_wrong_arguments_change_nothing():
             "expected ring of dtype float32, bfloat16, float16, got torch.float64",
         ),
         ({"ring": state.ring[..., :6]}, "expected ring contiguous"),
+        ({"ring": state.ring.half()}, "expected open_block of 1 slot or more with a ring of"),
         ({"taps": state.taps[:0]}, r"expected taps \(1, 1, T_0, F\), got"),
         ({"rows": torch.tensor([0, 1], dtype=torch.int32)}, "expected rows of dtype int64"),
         ({"positions": torch.zeros(3).long()}, "expected positions of 2 rows, got"),

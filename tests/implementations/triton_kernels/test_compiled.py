@@ -108,7 +108,7 @@ def token_launches(batch, channels, dtype, layers=1, groups=None, rows=None, las
         torch.ones(channels),
     )  # fmt: skip
     u = torch.zeros(batch if rows is None else len(rows), channels, dtype=dtype)
-    stream, shared = (state.ring, state.taps), state.channels_per_filter
+    stream, shared = (state.ring, state.open_block, state.taps), state.channels_per_filter
     yield launches.history_launch(
         *(*stream, state.positions, rows, state.token_at, state.undo, state.history),
         *(shared, DeviceInfo.named("h100")),

@@ -17,14 +17,28 @@ if importlib.util.find_spec("triton") is None:
 def test_ops_refuse_cpu_tensors():
     state = torch.zeros(1, 1, 1, 8, 32)
     row, sums, at = torch.zeros(1, dtype=torch.int64), torch.zeros(1, 1, 32), torch.zeros(1, 1)
-    stream = (state, state[0], row, None, at.long(), sums[None], sums)
+    stream = (state, state[:, :, :, :0], state[0], row, None, at.long(), sums[None], sums)
     message = "triton kernels run on a CUDA device, not on cpu"
     with pytest.raises(RuntimeError, match=message):
         torch.ops.futurefill_kernels.triton_history(*stream, 1)
     u = torch.zeros(1, 5)
     with pytest.raises(RuntimeError, match=message):
         torch.ops.futurefill_kernels.triton_apply_step(
-            u, None, None, u, state, state[0], None, sums, at.long(), row, None, 0, True, 1
+            u,
+            None,
+            None,
+            u,
+            state,
+            state[:, :, :, :0],
+            state[0],
+            None,
+            sums,
+            at.long(),
+            row,
+            None,
+            0,
+            True,
+            1,
         )
 
 

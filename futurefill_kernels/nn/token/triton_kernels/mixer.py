@@ -3,7 +3,8 @@
 The sums over older inputs are there (``history``), so everything is element-wise:
 ``x = pre u``, ``y = post (history + (taps[0] + skip) x)``, ``ring[token_at] = x``. With three
 projections, as Hyena has them, they are post, pre and u, each through the short convolution; with
-one, as STU has it, it is u. Tensors of a stream are those of ``Layout.padded``.
+one, as STU has it, it is u. Tensors of a stream are those of ``Layout.padded``; of a ring in 16
+bits, ``open_block`` has the slots of a row's block.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ def convolved(
 
 @triton.jit
 def stream_values(
-    ring, taps, skip, history, token_at, row, channel, real, layer, batch, slots, lanes,
-    filter_lanes, BLOCK: tl.constexpr,
+    ring, open_block, taps, skip, history, token_at, row, channel, real, layer, batch, slots,
+    open_slots, lanes, filter_lanes, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of a row's layer: history [C], the newest input's weight [C], the token's slot in the ring,
-    its position, and whether the stream has that.
+    """Of a row's layer: history [C], the newest input's weight [C], the token's slot, its position,
+    and whether the stream has that.
     """
     layer = layer.to(tl.int64)
     sums = tl.load(history + (layer * batch + row) * lanes + channel, mask=real, other=0.0)
@@ -60,14 +61,21 @@ def stream_values(
         weight += tl.load(skip + layer * lanes + channel, mask=real, other=0.0)
     position = tl.load(token_at + layer * batch + row)
     valid = (position >= 0) & (position < slots)
-    slot = ring + ((layer * batch + row) * slots + tl.where(valid, position, 0)) * lanes
+    if open_block is None:
+        slot = ring + ((layer * batch + row) * slots + tl.where(valid, position, 0)) * lanes
+    else:
+        place = tl.where(valid, position, 0) % open_slots
+        slot = open_block + ((layer * batch + row) * open_slots + place) * lanes
     return sums, weight, slot, position, valid
 
 
 @triton.jit
-def applied(x, sums, weight, slot, channel, valid, D: tl.constexpr):
-    """[C]: ``sums + weight x``, NaN where the stream has ended; else x is stored."""
-    tl.store(slot + channel, x, mask=channel < tl.where(valid, D, 0))
+def applied(x, sums, weight, ring, slot, channel, valid, D: tl.constexpr):
+    """[C]: ``sums + weight x``, NaN where the stream has ended; else x is stored as the ring has
+    it.
+    """
+    stored = x.to(ring.dtype.element_ty).to(tl.float32)
+    tl.store(slot + channel, stored, mask=channel < tl.where(valid, D, 0))
     return tl.where(valid, sums + weight * x, float("nan"))
 
 
@@ -87,8 +95,8 @@ def count(moved):
 
 @triton.jit(do_not_specialize=["layer", "batch"])
 def mixer_kernel(
-    projections, conv, inputs, moved, y, ring, taps, skip, history, token_at, positions,
-    layer, batch, slots, lanes, filter_lanes,
+    projections, conv, inputs, moved, y, ring, open_block, taps, skip, history, token_at, positions,
+    layer, batch, slots, open_slots, lanes, filter_lanes,
     D: tl.constexpr, CHANNELS: tl.constexpr, GATED: tl.constexpr, TAPS: tl.constexpr,
     SLOTS: tl.constexpr, BLOCK: tl.constexpr, ADVANCE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -104,8 +112,8 @@ def mixer_kernel(
     real = channel < D
     W: tl.constexpr = 3 * D if GATED else D
     sums, weight, slot, position, valid = stream_values(
-        ring, taps, skip, history, token_at, row, channel, real, layer, batch, slots, lanes,
-        filter_lanes, BLOCK,
+        ring, open_block, taps, skip, history, token_at, row, channel, real, layer, batch, slots,
+        open_slots, lanes, filter_lanes, BLOCK,
     )  # fmt: skip
     if GATED:
         inputs += row * TAPS * W
@@ -126,10 +134,10 @@ def mixer_kernel(
         pre = convolved(pre, inputs, pre_older, pre_sum, pre_tap, pre_channel, real, W, TAPS, SLOTS)
         u = convolved(u, inputs, u_older, u_sum, u_tap, u_channel, real, W, TAPS, SLOTS)
         count(moved)
-        result = post * applied(pre * u, sums, weight, slot, channel, valid, D)
+        result = post * applied(pre * u, sums, weight, ring, slot, channel, valid, D)
     else:
         u = tl.load(projections, mask=real, other=0.0).to(tl.float32)
-        result = applied(u, sums, weight, slot, channel, valid, D)
+        result = applied(u, sums, weight, ring, slot, channel, valid, D)
     tl.store(y + row * D + channel, result.to(dtype), mask=real)
     if ADVANCE:
         advance(positions, row, position, valid)
@@ -137,8 +145,8 @@ def mixer_kernel(
 
 @triton.jit(do_not_specialize=["layer", "vocabulary"])
 def norm_mixer_kernel(
-    x, token, scale, weight, bias, conv, inputs, moved, y, total, ring, taps, skip, history,
-    token_at, positions, layer, vocabulary, slots, lanes, filter_lanes,
+    x, token, scale, weight, bias, conv, inputs, moved, y, total, ring, open_block, taps, skip,
+    history, token_at, positions, layer, vocabulary, slots, open_slots, lanes, filter_lanes,
     D: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr, EPS: tl.constexpr,
     GATED: tl.constexpr, TAPS: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
     ADVANCE: tl.constexpr, PDL: tl.constexpr,
@@ -158,8 +166,8 @@ def norm_mixer_kernel(
     g = vector_tile(scale, 0, D, TILE)
     tile = weight_tile(weight, channel, real, 0, D, TILE)
     sums, tap, slot, position, valid = stream_values(
-        ring, taps, skip, history, token_at, 0, channel, real, layer, 1, slots, lanes,
-        filter_lanes, BLOCK,
+        ring, open_block, taps, skip, history, token_at, 0, channel, real, layer, 1, slots,
+        open_slots, lanes, filter_lanes, BLOCK,
     )  # fmt: skip
     if GATED:
         pre_weight, u_weight = weight + D * D, weight + 2 * D * D
@@ -198,13 +206,13 @@ def norm_mixer_kernel(
         pre = convolved(pre, inputs, pre_older, pre_sum, pre_tap, pre_channel, real, W, TAPS, SLOTS)
         u = convolved(u, inputs, u_older, u_sum, u_tap, u_channel, real, W, TAPS, SLOTS)
         count(moved)
-        result = post * applied(pre * u, sums, tap, slot, channel, valid, D)
+        result = post * applied(pre * u, sums, tap, ring, slot, channel, valid, D)
         tl.store(y + channel, result.to(dtype), mask=real)
         if total is not None:
             tl.store(total + channel, before.to(dtype), mask=real)
     else:
         u = first.to(dtype).to(tl.float32)
-        result = applied(u, sums, tap, slot, channel, valid, D).to(dtype).to(tl.float32)
+        result = applied(u, sums, tap, ring, slot, channel, valid, D).to(dtype).to(tl.float32)
         tl.store(total + channel, (before + result).to(dtype), mask=real)
     if ADVANCE:
         advance(positions, 0, position, valid)
