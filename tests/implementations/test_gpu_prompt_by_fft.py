@@ -16,6 +16,7 @@ from futurefill_kernels import FutureFillCache, Plan, causal_conv
 from futurefill_kernels.implementations import gpu_prompt_by_fft, reference, select
 from futurefill_kernels.implementations.base import PromptKernels
 from futurefill_kernels.planning.prompt_length import prompt_length
+from tests.implementations.plain_gpu import plain_inputs, plain_outputs
 from tests.implementations.prompt_cases import (
     DTYPES,
     INPUTS,
@@ -25,35 +26,6 @@ from tests.implementations.prompt_cases import (
     check_prompts,
 )
 from tests.oracles import relative_error
-
-
-def plain_inputs(u, pre, lengths, x, held):
-    """The op prefill_inputs in plain torch."""
-    value = u.float() if pre is None else u.float() * pre.float()
-    if lengths is not None:
-        value = value * (torch.arange(u.shape[2]) < lengths[:, None, None])
-    x.zero_()
-    x[..., : u.shape[2]] = value
-    if held is not None:
-        held[:] = value
-
-
-def plain_outputs(
-    z, u, pre, post, skip, y, prompt_fill, ring, rows, starts, ends, layer, first_channel
-):
-    """The op prefill_outputs in plain torch."""
-    length = ring.shape[3] if prompt_fill is None else prompt_fill.shape[3]
-    own = slice(first_channel, first_channel + u.shape[1])
-    starts = torch.zeros_like(ends) if starts is None else starts
-    for r, (row, start, end) in enumerate(zip(rows, starts, ends, strict=True)):
-        value = z[r, :, start : start + u.shape[2]]
-        if skip is not None:
-            x = u[r].float() if pre is None else u[r].float() * pre[r].float()
-            value = value + skip[layer, own, None] * x * (torch.arange(u.shape[2]) < end - start)
-        y[r] = value if post is None else value * post[r].float()
-        if prompt_fill is not None:
-            prompt_fill[layer, row, 0, :, own] = z[r, :, end : end + length].T
-        ring[layer, row, 0, :length, own] = z[r, :, end : end + length].T
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -104,7 +104,7 @@ def test_fill_in_three_passes(case, workspace, monkeypatch):
 
 
 #: Plans with a smallest level, whose sums are not rounded, and a larger one; their last block.
-NARROW = [((4, 16), 61), ((3, 24), 100), ((1, 8), 40), ((32, 512), 1536)]
+NARROW = [((4, 16), 61), ((3, 24), 100), ((1, 8), 40), ((16, 128), 384)]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,8 @@ def test_fill_of_a_state_of_16_bits(case, in_passes, ring_dtype, monkeypatch):
             monkeypatch.setattr(config, name, short)
         monkeypatch.setattr(config, "NODE_POINTS", (8,))
     sizes, length = NARROW[case]
-    state, filters = make_state(Plan(length, sizes), 9, 3, 3, 2, ring_dtype=ring_dtype)
+    layers = 1 if in_passes else 2
+    state, filters = make_state(Plan(length, sizes), 9, 3, 3, layers, ring_dtype=ring_dtype)
     clean, opened = state.ring.clone(), state.open_block.clone()
     for level, closed in itertools.product(state.plan.levels, (False, True)):
         newest = (length - 1) // level.block
@@ -137,7 +138,7 @@ def test_fill_of_a_state_of_16_bits(case, in_passes, ring_dtype, monkeypatch):
         triton.fill(given, level, torch.tensor([2, -1, 0]))
         assert torch.equal(state.ring[:, 1], clean[:, 1])
         assert torch.equal(state.open_block[:, 1], opened[:, 1])
-        for layer, b in itertools.product(range(2), (0, 2)):
+        for layer, b in itertools.product(range(layers), (0, 2)):
             p = int(state.positions[b])
             stop = min(p + level.block, length)
             first = p if closed else min(p + sizes[0], stop)  # that is not in the open block
@@ -146,13 +147,14 @@ def test_fill_of_a_state_of_16_bits(case, in_passes, ring_dtype, monkeypatch):
             expected = (before[first:stop] + added[first - p : stop - p]).to(ring_dtype)
             # a sum that is next to the middle of two numbers
             eps = torch.finfo(ring_dtype).eps
-            torch.testing.assert_close(ring[first:stop], expected, rtol=eps, atol=1e-6)
+            scale = float(added.abs().max())
+            torch.testing.assert_close(ring[first:stop], expected, rtol=eps, atol=1e-6 * scale)
             if ring_dtype == torch.float16:  # the interpreter cuts bfloat16 off, no GPU does
-                assert (ring[first:stop] != expected).sum() <= 0.01 * expected.numel()
+                assert (ring[first:stop] != expected).sum() <= 2 + 0.01 * expected.numel()
             ring[first:stop] = clean[layer, b, 0, first:stop, :9]
             block, n = state.open_block[layer, b, 0, :, :9], first - p
             expected = opened[layer, b, 0, :n, :9].double() + added[:n]
-            torch.testing.assert_close(block[:n].double(), expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(block[:n].double(), expected, rtol=0, atol=3e-6 * scale)
             block[:n] = opened[layer, b, 0, :n, :9]
         assert torch.equal(state.ring, clean)
         assert torch.equal(state.open_block, opened)

@@ -16,7 +16,7 @@ import torch
 from futurefill_kernels import Plan
 from futurefill_kernels.state.tensors import LEVEL_COLUMNS, StreamState
 from tests.implementations.interpreted.states import make_state
-from tests.oracles import TOLERANCE, history, poison_history, relative_error
+from tests.oracles import TOLERANCE, history, poison_history, relative_error, short_range
 
 if "TRITON_INTERPRET" not in os.environ:
     pytest.skip("runs with TRITON_INTERPRET=1, see test_triton.py", allow_module_level=True)
@@ -144,6 +144,49 @@ def test_apply_step(case, channels, batch, dtype):
     assert relative_error(y.nan_to_num(), expected.nan_to_num()) < limit
     assert torch.equal(state.ring, ring)
     assert torch.equal(state.positions, positions)
+
+
+@pytest.mark.parametrize("warps", [0, 4])
+def test_a_token_of_a_state_of_16_bits(warps, monkeypatch):
+    """It reads and writes the open block alone; inputs are rounded behind their own outputs. Rows
+    at the edges of their blocks, without room and padding; both kinds of programs.
+    """
+    torch.manual_seed(0)
+    monkeypatch.setattr(
+        "futurefill_kernels.implementations.triton_kernels.config.HISTORY_WARPS", warps
+    )
+    plan, channels, layers, layer = Plan(11, (3, 6)), 6, 2, 1
+    state, filters = make_state(plan, channels, 5, 3, layers, ring_dtype=torch.float16)
+    state.positions.copy_(torch.tensor([0, 4, 8, 11, 5]))
+    state.ring.fill_(torch.nan)
+    for row, p in enumerate(state.positions.tolist()):
+        state.open_block[:, row, :, p % 3 + 1 :] = torch.nan
+    opened, at = state.open_block.clone(), state.positions.clone()
+    rows = torch.tensor([1, -1, 3, 2, 0])
+    run_history(state, rows)
+    u, y = torch.randn(5, channels), torch.full((5, channels), torch.nan)
+    OPS.triton_apply_step(
+        *(u, None, None, y, state.ring, state.open_block, state.taps, state.skip, state.history),
+        *(state.token_at, state.positions, rows, layer, True, 2),
+    )
+    expected = torch.zeros(5, channels, dtype=torch.float64)
+    for r, b in enumerate(rows.tolist()):
+        p = int(at[b]) if b >= 0 else 0
+        if p >= plan.length:
+            expected[r] = torch.nan
+        elif b >= 0:
+            slots = opened[layer, b, 0, : p % 3 + 1, :channels]
+            assert torch.equal(state.undo[:, b, 0, 0], opened[:, b, 0, p % 3])
+            expected[r] = short_range(
+                slots[-1], torch.cat([slots[:-1], u[r, None]]), filters[layer]
+            )
+            expected[r] += state.skip[layer, :channels].double() * u[r]
+            opened[layer, b, 0, p % 3, :channels] = u[r].half().float()
+            at[b] += 1
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=2e-6, equal_nan=True)
+    torch.testing.assert_close(state.open_block, opened, rtol=0, atol=0, equal_nan=True)
+    assert state.ring.isnan().all()
+    assert torch.equal(state.positions, at)
 
 
 def test_opcheck_and_compile():

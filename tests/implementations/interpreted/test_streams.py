@@ -60,6 +60,53 @@ def test_a_way_back_in_a_group_whose_kept_spectra_do_not_divide_it():
     assert relative_error(y, expected) < TOLERANCE[torch.float32]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "begin", "memory"),
+    combinations(
+        [
+            ((2, 4, 8), 6, "speed"), ((3, 12), 10, "speed"), ((4, 8), 6, "small"),
+            ((20,), 5, "speed"),
+        ],
+        fast=[((2, 4, 8), 6, "speed")],
+    ),
+)  # fmt: skip
+def test_a_state_of_16_bits(sizes, begin, memory):
+    """From a state of another implementation: firings, rows of their own, a way back, and what is
+    saved again, with the bits of a stream that goes on and within the roundings of float64.
+    """
+    torch.manual_seed(0)
+    h, plan = torch.randn(4, 20) / 20**0.5, Plan(20, sizes)
+    options = {"plan": plan, "state_dtype": torch.float16, "rollback": 4, "memory": memory}
+    past, cache, plain = (
+        ff.FutureFillCache(h, 2, 20, impl=impl, **options)
+        for impl in ("reference", "triton", "reference")
+    )
+    u = torch.randn(2, 4, 20)
+    past.run(u[..., :begin])
+    for c in (cache, plain):
+        c.load_state_dict(past.state_dict())
+    y = [cache.step(u[..., t]) for t in range(begin, begin + 3)]
+    cache.crop(begin + 1)
+    again = [cache.step(u[..., begin + 1]), cache.step(u[[1], :, begin + 2], rows=[1])]
+    assert torch.equal(again[0], y[1])
+    assert torch.equal(again[1][0], y[2][1])
+    cache.step(torch.randn(1, 4), rows=[0])
+    cache.crop([begin + 2, begin + 3])
+    past.load_state_dict(cache.state_dict())
+    y[2][0] = cache.step(u[[0], :, begin + 2], rows=[0])[0]
+    y.append(cache.step(u[..., begin + 3]))
+    got = torch.stack(y, -1).double()
+    exact, size = (
+        ff.causal_conv(a.double(), b.double())[..., begin : begin + 4]
+        for a, b in ((u, h), (u.abs(), h.abs()))
+    )
+    assert bool(((got - exact).abs() <= size * 2**-11 * (1 + len(sizes)) + 1e-5).all())
+    expected = torch.stack([plain.step(u[..., t]) for t in range(begin, begin + 4)], -1)
+    assert relative_error(got, expected) < TOLERANCE[torch.float16]
+    past.step(u[[0], :, begin + 2], rows=[0])
+    assert relative_error(past.step(u[..., begin + 3]), y[3]) < TOLERANCE[torch.float16]
+
+
 @pytest.mark.slow
 def test_an_endless_stream_over_a_leap():
     """From a state of another implementation, with positions taken back across the leap."""

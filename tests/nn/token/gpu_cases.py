@@ -50,15 +50,18 @@ def make_norm(channels: int, dtype: torch.dtype, eps: float | None = 1e-5) -> nn
 
 def make_stream(
     channels: int, batch: int, gated: bool, taps: int, dtype: torch.dtype, positions: list[int],
-    layer: int, skip: bool,
+    layer: int, skip: bool, ring_dtype: torch.dtype | None,
 ) -> LayerStream:  # fmt: skip
     """Two layers of a stream whose history has been summed at these positions."""
     plan = Plan(9, (4,))
     layout = triton.make_layout(channels, channels, torch.float32, plan)
     filters = [torch.randn(channels, 9) for _ in range(2)]
     weights = torch.randn(2, channels) if skip else None
-    state = allocate(plan, layout, triton.make_spectra, filters, batch, weights)
+    state = allocate(
+        plan, layout, triton.make_spectra, filters, batch, weights, ring_dtype=ring_dtype
+    )
     state.ring.normal_()
+    state.open_block.normal_()
     state.history.normal_()
     state.token_at.copy_(torch.tensor(positions))
     state.positions.copy_(torch.tensor(positions))
@@ -72,7 +75,9 @@ def make_stream(
 def expected_mixer(projections: Tensor, stream: LayerStream) -> tuple[Tensor, dict[str, Tensor]]:
     """y (B, D) of projections (B, 3 D) or (B, D), and the state after it."""
     state, layer, dtype = stream.state, stream.layer, projections.dtype
-    after = {"ring": state.ring.clone(), "positions": state.positions.clone()}
+    names = ("ring", "open_block", "positions")
+    after = {name: getattr(state, name).clone() for name in names}
+    slots = after["open_block" if state.narrow else "ring"]
     u, pre, post = projections.float(), None, None
     if stream.conv is not None and stream.inputs is not None:
         inputs = torch.cat([stream.inputs[:, 1:], projections[:, None]], 1)
@@ -88,7 +93,8 @@ def expected_mixer(projections: Tensor, stream: LayerStream) -> tuple[Tensor, di
     y = y if post is None else post * y
     for b, p in enumerate(state.token_at[layer].tolist()):
         if 0 <= p < state.ring.shape[3]:
-            after["ring"][layer, b, 0, p, :channels] = x[b]
+            stored = x[b].to(state.ring.dtype)
+            slots[layer, b, 0, p % slots.shape[3], :channels] = stored
             if layer == state.ring.shape[0] - 1:
                 after["positions"][b] = p + 1
         else:
@@ -101,8 +107,8 @@ def stream_tensors(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     state = stream.state
     held = {
-        "ring": state.ring, "positions": state.positions, "inputs": stream.inputs,
-        "moved": stream.moved,
+        "ring": state.ring, "open_block": state.open_block, "positions": state.positions,
+        "inputs": stream.inputs, "moved": stream.moved,
     }  # fmt: skip
     return {name: (held[name], value) for name, value in after.items()}
 
@@ -110,9 +116,12 @@ def stream_tensors(
 def mixer_case(
     go: TokenLaunches, channels: int, dtype: torch.dtype, *, gated: bool = True, taps: int = 3,
     positions: tuple[int, ...] = (5,), layer: int = 1, skip: bool = True,
+    ring_dtype: torch.dtype | None = None,
 ) -> Case:  # fmt: skip
     batch = len(positions)
-    stream = make_stream(channels, batch, gated, taps, dtype, list(positions), layer, skip)
+    stream = make_stream(
+        channels, batch, gated, taps, dtype, list(positions), layer, skip, ring_dtype
+    )
     projections = torch.randn(batch, (3 if gated else 1) * channels).to(dtype)
     y = torch.full((batch, channels), float("nan"), dtype=dtype)
     expected, after = expected_mixer(projections, stream)
@@ -123,9 +132,9 @@ def mixer_case(
 def norm_mixer_case(
     go: TokenLaunches, channels: int, dtype: torch.dtype, *, gated: bool = True, taps: int = 3,
     position: int = 5, layer: int = 1, skip: bool = True, token: int | None = None,
-    bias: bool = True,
+    bias: bool = True, ring_dtype: torch.dtype | None = None,
 ) -> Case:  # fmt: skip
-    stream = make_stream(channels, 1, gated, taps, dtype, [position], layer, skip)
+    stream = make_stream(channels, 1, gated, taps, dtype, [position], layer, skip, ring_dtype)
     wide = (3 if gated else 1) * channels
     norm = make_norm(channels, dtype)
     weight = (torch.randn(wide, channels) / channels**0.5).to(dtype)
@@ -246,6 +255,12 @@ SMALL: dict[str, Callable[[TokenLaunches, torch.dtype], Case]] = {
     "mixer": lambda go, dtype: mixer_case(go, 33, dtype, positions=(8, 9, 0)),
     "mixer, no gates": lambda go, dtype: mixer_case(
         go, 24, dtype, gated=False, positions=(3, 4), layer=0
+    ),
+    "norm_mixer, state of 16 bits": lambda go, dtype: norm_mixer_case(
+        go, 24, dtype, ring_dtype=torch.float16
+    ),
+    "mixer, state of 16 bits": lambda go, dtype: mixer_case(
+        go, 33, dtype, gated=False, positions=(8, 9, 0), ring_dtype=torch.float16
     ),
     "product_add": lambda go, dtype: product_add_case(go, 33, 40, dtype),
     "norm_gate": lambda go, dtype: norm_gate_case(go, 17, 33, dtype),
