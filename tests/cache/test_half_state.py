@@ -11,7 +11,7 @@ import torch
 
 import futurefill_kernels as ff
 from bench.campaign.interrupts import Interrupt, interrupted
-from futurefill_kernels.implementations.select import IMPLEMENTATIONS
+from futurefill_kernels.implementations.select import IMPLEMENTATIONS, cannot_run
 from futurefill_kernels.state.open_block import whole_slots
 from tests.implementations import plain_gpu
 
@@ -23,11 +23,16 @@ PLANS = [(4, 8, 16), (3, 12), (1, 2, 32), (64, 128), (150,)]
 
 
 @pytest.fixture(
-    params=["cpu", "reference", pytest.param("plain gpu", marks=pytest.mark.slow)]
+    params=[*IMPLEMENTATIONS, pytest.param("plain gpu", marks=pytest.mark.slow)]
 )  # fmt: skip
-def impl(request, monkeypatch):
-    """Those that keep such a state on a CPU, and what GPUs share of it."""
-    monkeypatch.setitem(IMPLEMENTATIONS, "plain gpu", plain_gpu.implementation())
+def impl(request, device, monkeypatch):
+    """Those that keep such a state on the device, and what GPUs share of it."""
+    if request.param == "plain gpu":
+        monkeypatch.setitem(IMPLEMENTATIONS, "plain gpu", plain_gpu.implementation())
+        return request.param
+    reasons = cannot_run(device, torch.float32, ring_dtype=HALF[0])[request.param]
+    if reasons:
+        pytest.skip(f"{request.param}: {'; '.join(reasons)}")
     return request.param
 
 
