@@ -192,6 +192,36 @@ def test_a_module_of_one_s_own(channels_last, groups):
         ff.adapt(model, {Own: lambda module, length: module.h(length).flip(1)})
 
 
+class TwoOutputs(Own):
+    """An output that nothing can be read from."""
+
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Text(nn.Module):
+    """An operator, and an answer that holds no logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Own(True)
+
+    def forward(self, x):
+        self.inner(x)
+        return "an answer"
+
+
+def test_what_a_module_of_one_s_own_has_to_be():
+    x = torch.randn(1, 13, WIDTH)
+    with pytest.raises(ValueError, match="TwoOutputs to take and return one tensor"):
+        ff.adapt(TwoOutputs(True), {TwoOutputs: taps_of}, example=x)
+    for wrong, got in ((None, "NoneType"), (torch.ones(WIDTH), r"\(6,\)")):
+        with pytest.raises(ValueError, match=rf"taps of Own \(G, at most 13\), got {got}"):
+            ff.adapt(Own(True), {Own: lambda module, length, h=wrong: h}, example=x)
+    with pytest.raises(TypeError, match="expected logits, or an output with logits, got str"):
+        ff.adapt(Text(), {Own: taps_of}, example=x)
+
+
 def test_a_filter_without_end_needs_taps():
     model, ids = Model(Own(True, endless=True)).double().eval(), random_ids(1, 30)
     with pytest.raises(ValueError, match="the taps of Own do not end"):

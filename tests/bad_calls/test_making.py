@@ -170,6 +170,9 @@ NEW = {
         lambda h: ff.make_plan(8, 2, groups="2"), "groups", "integer", "'2'",
     ),
     "a cache of no model": (lambda h: ff.DecodingCache(h, 1, 8), "model", "module", "Tensor"),
+    "a cache of a model without mixers": (
+        lambda h: ff.DecodingCache(torch.nn.Linear(2, 2), 1, 8), "Linear", "no ff.nn mixers",
+    ),
     "a decoder of no model": (lambda h: ff.Decoder(h, 1, 8), "model", "module", "Tensor"),
     "plan: no block sizes": (lambda h: ff.Plan(8, ()), "block_sizes", "()"),
     "plan: multiples": (lambda h: ff.Plan(16, (4, 6)), "multiple", "4 then 6"),

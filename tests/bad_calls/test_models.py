@@ -6,7 +6,12 @@ import pytest
 import torch
 
 import futurefill_kernels as ff
-from tests.bad_calls.refusals import expect_refusal
+from tests.bad_calls.refusals import (
+    bytes_of,
+    expect_refusal,
+    expect_same_bytes,
+    refusal,
+)
 from tests.decoding.models import VOCABULARY, make
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 6]])
@@ -117,8 +122,19 @@ def test_logits_that_are_nan_are_no_token():
     with torch.no_grad():
         model.head.bias[3] = torch.nan
     for sampler in (None, ff.RandomSampler()):
-        with pytest.raises(ValueError, match=r"logits without NaN, got NaN in rows \[0\]"):
+        with refusal("logits without NaN, got NaN in rows [0]"):
             ff.decode(model, prompt, 4, sampler=sampler)
+
+
+@torch.no_grad()
+def test_activations_wider_than_the_arithmetic():
+    mixer = ff.nn.LongConv(4, 16)
+    cache = ff.DecodingCache(mixer, 1, 8)
+    mixer(torch.ones(1, 3, 4), cache)
+    before = bytes_of(cache.caches[0])
+    with refusal("at most torch.float32", "torch.float64"):
+        mixer(torch.ones(1, 1, 4).double(), cache)
+    expect_same_bytes(before, bytes_of(cache.caches[0]))
 
 
 def test_a_tiny_temperature_is_greedy():

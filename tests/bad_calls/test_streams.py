@@ -110,6 +110,7 @@ STREAM = {
     "crop: negative": (lambda c: c.crop(-1), "length", ">= 0", "-1"),
     "crop: lengths of other rows": (lambda c: c.crop([1, 1]), "length", "(3,)", "[1, 1]"),
     "crop: no integer": (lambda c: c.crop(1.5), "length", "integer", "1.5"),
+    "crop: a truth": (lambda c: c.crop(True), "length", "integer", "True"),
     "crop: no integers": (lambda c: c.crop([1, 1, 0.5]), "length", "integers", "0.5"),
     "load: no state": (lambda c: c.load_state_dict(None), "state", "state_dict", "NoneType"),
     "load: empty": (lambda c: c.load_state_dict({}), "keys", "fingerprint", "[]"),

@@ -205,6 +205,9 @@ REFUSED = {
     "fewer rows": (lambda m, i, c: c.batch_select_indices(torch.tensor([0])), "use reorder_cache"),
     "more rows": (lambda m, i, c: c.batch_repeat_interleave(2), "repeat input_ids"),
     "keys": (lambda m, i, c: c.update(i, i, 0), "not keys and values"),
+    "a layer of keys": (
+        lambda m, i, c: c.stream.lazy_initialization(i, i), "not keys and values",
+    ),
     "crop": (lambda m, i, c: c.crop(-1), "rollback"),
     "recording late": (lambda m, i, c: c.stream.activate_past_recording(), "begin to record"),
     "a model without streams": (lambda m, i, c: hf.StreamCache(m.model, 9), "stream_model"),

@@ -132,10 +132,10 @@ def _load_others(rank, n, name, folder):
     missing = {key: x for key, x in whole.items() if key != "seen"}
     shorter = {**before, "caches.0.inputs": before["caches.0.inputs"][:, :, 1:]}
     on_one = before if rank == 0 else {**before, "seen": torch.zeros(3, dtype=torch.bool)}
-    for state in (whole, missing, shorter, on_one):
+    for state in (whole, missing, shorter, on_one, None):
         try:
             cache.load_state_dict(state)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             refused.append(str(error))
     after = _whole(cache.state_dict())
     assert all(torch.equal(after[key], x) for key, x in before.items())
@@ -148,8 +148,9 @@ def test_a_state_that_does_not_fit_is_refused_on_all_ranks(tmp_path):
     results(4, _save, 4, "language-model", str(tmp_path), 0)
     found = results(2, _load_others, 2, "language-model", str(tmp_path))
     assert found[0] == found[1]
-    others, missing, shorter, on_one = found[0]
+    others, missing, shorter, on_one, nothing = found[0]
     assert "expected a state of the same filters" in others
     assert "seen" in missing
     assert "expected 8 entries in dimension 2" in shorter
     assert on_one.startswith("rank 1 of 2: expected seen")
+    assert nothing == "rank 0 of 2: expected state to be a state_dict, got NoneType"
