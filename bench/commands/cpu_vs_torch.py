@@ -4,9 +4,11 @@ Offline is ``irfft(rfft(u, 2 L) * H)`` with H prepared, over channel chunks of t
 fastest here. Online generates with ``u_{t+1} = y_t``, one token of all channels after the other:
 ``step`` by one ``cache.step(u, out=y)`` per token, with u and y in a list that is there already,
 ``step without out`` by ``y = cache.step(u)``, ``generate``, the engine alone, by an op that loops
-in C++ over 256 tokens. Each has a cache of its own; they take turns at every 2048 tokens, and the
-first generation of each, whose memory is touched for the first time, is not counted. Figures are
-medians of paired ratios. Clearing a cache is not timed, nor is the preparation of spectra.
+in C++ over 256 tokens. They take turns at every 2048 tokens, and there are as many caches, which
+change hands after every generation: where a state lies moves its time by some percent. The first
+generation, in which memory is touched for the first time, is not counted. Figures are medians of
+paired ratios. Clearing a cache is not timed, nor is the preparation of spectra. Gradients are off,
+as in all decoding.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-step", action="store_true", help="only the op that loops in C++")
 
 
+@torch.no_grad()
 def run(args: argparse.Namespace) -> None:
     """Errors against float64 first, then the times, for every shape."""
     sizes = [(1, 32, 512)] if args.quick else args.shapes or SHAPES
@@ -61,23 +64,26 @@ def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> 
     rows = shapes.make_rows(batch, channels, length, torch.float32)
     offline = Offline(h, rows[0])
     names = ["generate"] if args.no_step else ["generate", "step", "step without out"]
-    caches = {n: ff.FutureFillCache(h, batch, length, plan=plan, impl="cpu") for n in names}
+    caches = _Caches(
+        names, [ff.FutureFillCache(h, batch, length, plan=plan, impl="cpu") for _ in names]
+    )
     views, parts = list(rows.unbind(0)), range(0, length, _PART)
 
     def part_of(name: str, part: int) -> None:
         start, stop = parts[part], min(parts[part] + _PART, length)
+        cache = caches.of(name)
         if name == "generate":
-            generate(caches[name], rows[start : stop + 1])
+            generate(cache, rows[start : stop + 1])
         elif name == "step":
-            shapes.generate(caches[name], views[start : stop + 1])
+            shapes.generate(cache, views[start : stop + 1])
         else:
-            _without_out(caches[name], views[start : stop + 1])
+            _without_out(cache, views[start : stop + 1])
 
     errors, last = {}, rows[-1].double()
     offline.run()
     errors["offline"] = offline.error()
-    for name, cache in caches.items():
-        clear(cache)
+    caches.next_turn()
+    for name in names:
         rows[1:] = 0
         for part in range(len(parts)):
             part_of(name, part)
@@ -92,7 +98,7 @@ def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> 
         | {name: partial(part_of, name) for name in names},
         len(parts),
         repeats=1 if args.quick else args.repeats,
-        before={name: partial(clear, cache) for name, cache in caches.items()},
+        before={"caches": caches.next_turn},
     )
     cost = shapes.stream_cost(plan, batch, channels, channels, 4)
     each = 1e9 / (batch * channels * length)
@@ -107,6 +113,23 @@ def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> 
         else:
             note += f", chunks of {offline.chunk} channels"
         _report(args, name, (batch, channels, length), found, errors[name], note, ours, plan, cost)
+
+
+class _Caches:
+    """A cache for every name, another one in every turn."""
+
+    def __init__(self, names: list[str], caches: list[ff.FutureFillCache]) -> None:
+        self._names, self._caches = names, caches
+
+    def next_turn(self) -> None:
+        """Empty streams, handed on by one."""
+        self._caches = self._caches[1:] + self._caches[:1]
+        for cache in self._caches:
+            clear(cache)
+
+    def of(self, name: str) -> ff.FutureFillCache:
+        """That of a name in this turn."""
+        return self._caches[self._names.index(name)]
 
 
 def _report(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..implementations.base import Implementation, PlainSteps, Run, Step
+from ..implementations.books import Books
 from ..state.tensors import StreamState
 from .fills import Fills
 from .history import History
@@ -40,11 +41,11 @@ def steps_are_cheaper(state: StreamState, rows: int, position: int, width: int) 
     return steps < 7.5 * total * math.log2(total) * channels  # three real transforms of it, padded
 
 
-class _Granted:
+def _granted() -> Books:
     """Books of steps that Python has checked; compiled code counts ``plain`` down."""
-
-    def __init__(self) -> None:
-        self.plain, self.layer, self.open = sys.maxsize, 0, True
+    books = Books()
+    books.plain, books.open = sys.maxsize, True
+    return books
 
 
 @dataclass(frozen=True)
@@ -351,7 +352,7 @@ class Chunks:
             step, run = make.make_step(state), make.make_run(state)
             fills, plain = Fills(state, make, None), None
             if not self._has_slack:
-                plain = make.make_plain_steps(state, dtype, _Granted())
+                plain = make.make_plain_steps(state, dtype, _granted())
             own = _Layer(state, step, run, History(state, make), fills, plain)
             self._layers[layer, dtype] = own
         return self._layers[layer, dtype]

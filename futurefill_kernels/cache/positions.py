@@ -7,10 +7,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
+from ..implementations.books import Books
 from ..plan import Plan
 
 
-class Positions:
+class Positions(Books):
     """Positions taken by each row, 0 at first.
 
     Those of an endless stream are places in its window (`Window`), with ``origins``, the
@@ -22,7 +23,7 @@ class Positions:
     each other, and each lowers ``plain`` by one instead of writing to every row. Whoever changes
     the positions of some rows, or begins with some, takes back what is left of the grant
     (``settle``). Steps in compiled code (``Implementation.make_plain_steps``) write ``plain`` and
-    ``layer``, and only while ``open`` says that all of a step is in these two.
+    ``layer``, and only while ``open``.
     """
 
     __slots__ = (
@@ -33,18 +34,13 @@ class Positions:
         "_together",
         "end",
         "endless",
-        "layer",
-        "open",
         "origins",
-        "plain",
     )  # fmt: skip
 
     def __init__(self, batch_size: int, plan: Plan) -> None:
+        super().__init__()
         self._plan = plan
         self.end, self.endless = plan.end, plan.length is None
-        self.plain = 0  # steps of all rows left in the grant
-        self.layer = 0  # that comes next
-        self.open = False
         self._granted = 0
         self._settled = 0  # tokens of earlier grants
         self._known = [0] * batch_size  # before the steps of the grant

@@ -147,7 +147,9 @@ def make_plain_steps(state: StreamState, dtype: torch.dtype, books: Books) -> Pl
     like = torch.empty(sizes, dtype=dtype, device=state.ring.device)
     bound, functions = _Bound(state, like), native.addresses_of_steps()
     layers = state.ring.shape[0]
-    return PlainSteps(*module.make(functions, bound.address, bound, books, like, layers))
+    return PlainSteps(
+        *module.bind(functions, bound.address, bound, books, books.address, like, layers)
+    )
 
 
 def make_due_fills(state: StreamState) -> Callable[[], None]:
