@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .draws import DRAWS, uniforms
 from .endings import Ending
+from .host_draws import draw
 from .request import Request
 from .sampling import RandomSampler, Sampler, greedy, refuse_nan
 
@@ -20,7 +21,7 @@ from .sampling import RandomSampler, Sampler, greedy, refuse_nan
 class HostTail:
     """`Tail` of tokens that are launched one by one on the CPU.
 
-    stored, ids: as in `Tail`. Reading and writing them is NumPy's; samplers that draw are torch's.
+    stored, ids: as in `Tail`. Reading, drawing and writing them is NumPy's.
     """
 
     def __init__(self, batch_size: int, length: int) -> None:
@@ -30,6 +31,7 @@ class HostTail:
         self._rows = np.arange(batch_size)
         self._index = 0  # of the next token
         self._running = np.ones(batch_size, dtype=np.bool_)
+        self._going_on = batch_size  # rows that are running
         self._going = np.ones(0, dtype=np.bool_)  # (V,): whether a row goes on after an id
         self._uniforms = torch.zeros(0, batch_size, dtype=torch.float64, device="cpu")
         self._sampler: Sampler = greedy
@@ -42,6 +44,7 @@ class HostTail:
         self._sampler, self._ending = request.sampler, request.ending
         self._seeds = request.seeds + [0] * (len(self._rows) - rows)
         self._running[:] = self._rows < rows
+        self._going_on = rows
         self._going = np.ones(vocabulary, dtype=np.bool_)
         self._going[[stop for stop in request.ending.stop_ids if 0 <= stop < vocabulary]] = False
 
@@ -58,14 +61,15 @@ class HostTail:
         if sampler is greedy:
             newest[:] = self._greedy(logits)
         elif isinstance(sampler, RandomSampler):
-            newest[:] = sampler.draw(logits, self._uniforms[self._index % DRAWS]).numpy()
+            newest[:] = draw(sampler, logits, self._uniforms[self._index % DRAWS])
         else:
             newest[:] = sampler(logits).numpy(force=True)
         line = self._book[self._index]
         if self._ending.stop_ids:
-            newest[~self._running] = self._ending.pad_id
+            if self._going_on < len(newest):
+                newest[~self._running] = self._ending.pad_id
             self._running &= self._going[newest]
-            line[-1] = self._running.sum()
+            line[-1] = self._going_on = int(np.count_nonzero(self._running))
         line[:-1] = newest
 
     def _greedy(self, logits: Tensor) -> NDArray[np.int64]:
