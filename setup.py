@@ -34,7 +34,7 @@ BINDINGS = ("schemas", "threads", "cpu_ops", "cpu_fills", "cpu_offline", "cpu_pr
 BINDINGS += ("cpu_token", "bound_step", "bound_run", "move_slots")
 SOURCES = [f"csrc/bindings/{name}.cpp" for name in BINDINGS]
 SOURCES += [f"csrc/infra/{name}.cpp" for name in ("parallel", "pool", "move_slots")]
-SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp"]
+SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp", "csrc/cpu/scratch.cpp"]
 # compiled once for every instruction set, with its flags
 STREAM_KERNELS = [f"csrc/cpu/{n}.cpp" for n in ("short_range_step", "future_fill", "fill_stages")]
 KERNELS = ["csrc/cpu/offline_conv.cpp", "csrc/cpu/prompt_blocks.cpp"]

@@ -227,6 +227,15 @@ def due_fills(state: State) -> None:
     )  # fmt: skip
 
 
+def reserve_scratch(state: State) -> int:
+    """Allocate what threads of the CPU's engine need for the fills of a state; its bytes."""
+    layers, batch_size, tiles, _, lanes = state.ring.shape
+    return torch.ops.futurefill_kernels.reserve_scratch(
+        state.levels, batch_size, layers * tiles, lanes, state.kept.dtype == torch.float64,
+        state.ring.dtype != state.kept.dtype,
+    )  # fmt: skip
+
+
 def spectrum_products(
     state: State, index: int, values: Tensor, rows: Tensor, layer: int, first_channel: int
 ) -> None:

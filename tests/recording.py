@@ -25,6 +25,9 @@ class Recorder:
     def make_due_fills(self, state):
         return None
 
+    def reserve_scratch(self, state):
+        return 0
+
     def make_step(self, state):
         step = reference.make_step(state)
 

@@ -33,7 +33,7 @@ for isa in "${isas[@]}"; do
     # shellcheck disable=SC2046
     "${CXX:-c++}" -std=c++17 -g -O1 -Wno-psabi -fsanitize="$sanitizer$extra" -fno-sanitize-recover=all \
       "-DFF_ISA=$isa" $(flags_of "$isa") -Icsrc/cpu tests/implementations/cpu_driver.cpp \
-      csrc/cpu/{short_range_step,future_fill,fill_stages,offline_conv,twiddles}.cpp -pthread -o "$program"
+      csrc/cpu/{short_range_step,future_fill,fill_stages,offline_conv,twiddles,scratch}.cpp -pthread -o "$program"
     echo "$isa, $sanitizer$extra sanitizer: $("$program")"
   done
 done

@@ -2,6 +2,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include "bindings/due_fills.h"
+#include "cpu/scratch.h"
+#include "cpu/twiddles.h"
 
 namespace futurefill {
 namespace {
@@ -76,11 +78,37 @@ void due_fills(Tensor ring_, Tensor open_block, Tensor kept, Tensor work, Tensor
   run_unfilled(s, collect_rows({}, View("positions", positions), ring.batch, -1, length + 1));
 }
 
+void make_twiddles(int64_t n, bool float64) {
+  int log = 0;
+  while ((int64_t{1} << log) < n) ++log;
+  float64 ? (void)twiddle_tables<double>(log) : (void)twiddle_tables<float>(log);
+}
+
+int64_t reserve(Tensor levels_, int64_t batch_size, int64_t jobs, int64_t lanes, bool float64,
+                bool narrow) {
+  const Levels levels(levels_);
+  const int64_t width = float64 ? 8 : 4;
+  int64_t values = 0, longest = 0;
+  for (int64_t l = 0; l < levels.count; ++l) {
+    const LevelRow& level = levels.rows[l];
+    if (!level.direct) longest = std::max(longest, level.transform);
+    const int64_t rows = level.plain() ? std::min(batch_size, kMaxRows) : 0;
+    const int64_t made = level.made ? level.n_spectra : 0;
+    const int64_t direct = narrow ? (level.n_spectra + 1) * level.block * lanes : 0;
+    values =
+        std::max(values, level.direct ? direct : fill_scratch(rows, level.transform, lanes, made));
+  }
+  if (longest) make_twiddles(longest, float64);
+  // a twiddle is eight values, and the tables of all depths have two for every entry
+  return reserve_scratch(values * width, std::min(thread_count(), jobs)) + 16 * longest * width;
+}
+
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
   m.impl("future_fill", TORCH_BOX(&future_fill));
   m.impl("made_fill", TORCH_BOX(&made_fill));
   m.impl("fill_share", TORCH_BOX(&fill_share));
   m.impl("due_fills", TORCH_BOX(&due_fills));
+  m.impl("reserve_scratch", TORCH_BOX(&reserve));
 }
 
 }  // namespace

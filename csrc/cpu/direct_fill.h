@@ -5,8 +5,8 @@
 
 #include "engine.h"
 #include "narrow_ring.h"
+#include "scratch.h"
 #include "simd.h"
-#include "twiddles.h"
 
 namespace futurefill {
 namespace FF_ISA {

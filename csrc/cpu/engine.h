@@ -77,6 +77,14 @@ struct FillParams {
 // parts.
 constexpr int64_t kWorkGaps = 32;
 
+constexpr int64_t kMaxRows = 8;  // that share one reading of the spectra in a fill
+
+// Values of scratch that a fill of a transform over n takes: a tree for each of `rows`, padded
+// slots, and spectra that it makes.
+inline int64_t fill_scratch(int64_t rows, int64_t n, int64_t lanes, int64_t made) {
+  return (rows * (n + 8 + kWorkGaps) * 2 + n + made * n * 2) * lanes;
+}
+
 // A firing whose work is cut into stages per job, so that it can be spread over many steps. Rows
 // are at the end of a block of the level; the outputs begin `late` tokens after it.
 struct StageParams {

@@ -1,5 +1,6 @@
 // The future fill of a level with slack, cut into stages that are spread over many steps.
 #include "fill_tree.h"
+#include "scratch.h"
 
 namespace futurefill {
 namespace FF_ISA {
@@ -42,7 +43,7 @@ void tile_stage(const StageParams& s, int64_t job, int64_t stage, int64_t begin,
   f.tables = &twiddle_tables<S>(log);
   const Twiddle<S>& root = f.tables->depth[0][0];
   const bool first = stage == 0, last = stage == stages.count() - 1;
-  S* padded = static_cast<S*>(thread_scratch(n * W * int64_t{sizeof(S)}));
+  S* padded = static_cast<S*>(thread_scratch(fill_scratch(0, n, W, 0) * int64_t{sizeof(S)}));
   for (int64_t r = 0; r < f.n_rows; ++r) {
     const RowAt at = a.rows[begin + r];
     const int64_t state = (job / a.tiles * a.batch + at.state) * a.tiles + job % a.tiles;

@@ -4,19 +4,12 @@
 
 #include "engine.h"
 #include "simd.h"
-#include "transform.h"
+#include "transform_tree.h"
 
 namespace futurefill {
 namespace FF_ISA {
 
-constexpr int64_t kMaxRows = 8;           // rows that share one reading of the spectra
 constexpr int64_t kSubtreeBytes = 16384;  // of one row: half of the smallest first-level cache
-
-inline int log2_of(int64_t n) {
-  int log = 0;
-  while ((int64_t{1} << log) < n) ++log;
-  return log;
-}
 
 // What multiplies the spectrum of one row.
 template <class S>
@@ -174,41 +167,6 @@ void all_rows(const Fill<S>& f, int64_t offset, int depth, int64_t node, int64_t
     all_rows<S, kShared>(f, offset + q * child, depth + 3, 8 * node + q, m / 8);
   }
   for (int64_t r = 0; r < f.n_rows; ++r) merge_node(f.rows[r].z + offset, m, t);
-}
-
-// depth below the root where powers of 8 begin
-inline int root_depth(int log) { return log == 0 ? 0 : (log - 1) % 3 + 1; }
-
-template <class S>
-void split_any_root(const S* real, const S* tail, S* z, int64_t n, int depth,
-                    const Twiddle<S>& root) {
-  const int64_t child = root_stride<S>(n >> depth);
-  switch (depth) {
-    case 0:
-      return split_root<S, 1>(real, tail, z, n, child, root);
-    case 1:
-      return split_root<S, 2>(real, tail, z, n, child, root);
-    case 2:
-      return split_root<S, 4>(real, tail, z, n, child, root);
-    default:
-      return split_root<S, 8>(real, tail, z, n, child, root);
-  }
-}
-
-template <class S>
-void merge_any_root(const S* z, S* out, const S* tail, int64_t n, int depth,
-                    const Twiddle<S>& root) {
-  const int64_t child = root_stride<S>(n >> depth);
-  switch (depth) {
-    case 0:
-      return merge_root<S, 1>(z, out, tail, n, child, root);
-    case 1:
-      return merge_root<S, 2>(z, out, tail, n, child, root);
-    case 2:
-      return merge_root<S, 4>(z, out, tail, n, child, root);
-    default:
-      return merge_root<S, 8>(z, out, tail, n, child, root);
-  }
 }
 
 // Slot of a row's position. A job is a (layer, tile) pair.

@@ -3,6 +3,7 @@
 #include "fill_tree.h"
 #include "made_spectra.h"
 #include "narrow_ring.h"
+#include "scratch.h"
 
 namespace futurefill {
 namespace FF_ISA {
@@ -80,12 +81,6 @@ void fill_rows(const FillParams& a, int64_t job, int64_t next, const S* const sp
   }
 }
 
-// Values that a fill of that many rows takes, without made spectra.
-template <class S>
-int64_t fill_values(int64_t rows, int64_t n) {
-  return rows * 8 * root_stride<S>(n / 8 + 1) + n * kLanes<S>;
-}
-
 template <class S, bool kShared>
 void fill_all_rows(const FillParams& a, int64_t job, int64_t next, const S* const spectra[2],
                    int64_t n, S* scratch) {
@@ -100,7 +95,8 @@ template <class S, bool kShared>
 void transform_fill(const FillParams& a, int64_t job, int64_t next) {
   const int64_t n = int64_t{1} << log2_of(a.block),
                 rows = a.n_rows < kMaxRows ? a.n_rows : kMaxRows;
-  S* scratch = static_cast<S*>(thread_scratch(fill_values<S>(rows, n) * int64_t{sizeof(S)}));
+  S* scratch =
+      static_cast<S*>(thread_scratch(fill_scratch(rows, n, kLanes<S>, 0) * int64_t{sizeof(S)}));
   const S* spectra[2] = {spectra_of<S, kShared>(a, job), spectra_of<S, kShared>(a, next)};
   fill_all_rows<S, kShared>(a, job, next, spectra, n, scratch);
 }
@@ -117,7 +113,7 @@ void made_fill(const FillParams& a, int64_t job_begin, int64_t job_end) {
     count = blocks > count ? blocks : count;
   }
   const int64_t made_values = count * n * 2 * kLanes<S>;
-  const int64_t bytes = (made_values + fill_values<S>(rows, n)) * int64_t{sizeof(S)};
+  const int64_t bytes = fill_scratch(rows, n, kLanes<S>, count) * int64_t{sizeof(S)};
   S* spectrum = static_cast<S*>(thread_scratch(bytes));
   const S* spectra[2] = {spectrum, spectrum};
   Made<S> made;

@@ -9,38 +9,6 @@
 namespace futurefill {
 namespace FF_ISA {
 
-// The root x^n - i of complex coefficients z (n, 2, W), in place.
-template <class S, int kRadix>
-FF_INLINE void split_complex_root(S* z, int64_t n, const Twiddle<S>& root) {
-  const Twiddle<S> t = root;
-  const int64_t child = n / kRadix * 2 * kLanes<S>;
-  constexpr int kOther = kRadix / 2;
-  for (S* end = z + child; z < end; z += 2 * kLanes<S>) {
-    Complex<S> v[kRadix];
-#pragma GCC unroll 8
-    for (int q = 0; q < kRadix; ++q) v[q] = load_once(z + q * child);
-#pragma GCC unroll 8
-    for (int q = 0; q < kOther; ++q) split2(v[q], v[q + kOther], t.re1, t.im1);
-    if constexpr (kRadix == 4) {
-      split2(v[0], v[1], t.re2, t.im2);
-      split2_i(v[2], v[3], t.re2, t.im2);
-    }
-#pragma GCC unroll 8
-    for (int q = 0; q < kRadix; ++q) store_complex(z + q * child, v[q]);
-  }
-}
-
-// z (m, 2, W) to its values at the leaves below a node, m a power of 8
-template <class S>
-void split_leaves(const TwiddleTables<S>& tables, S* z, int depth, int64_t node, int64_t m) {
-  if (m == 1) return;
-  split_node(z, m, tables.depth[depth][node]);
-  const int64_t child = m / 8 * 2 * kLanes<S>;
-  for (int64_t q = 0; q < 8; ++q) {
-    split_leaves(tables, z + q * child, depth + 3, 8 * node + q, m / 8);
-  }
-}
-
 // Taps begin .. begin + count - 1 of the channels from c on, times scale, to every other vector of
 // out; zero where there are none.
 template <class S, class T>
@@ -84,12 +52,9 @@ void make_spectrum(const FillParams& a, int64_t job, int64_t k, int64_t n, S* z)
   gather_taps<S, T>(a.taps, layer, c, k * a.block, a.block, scale, z + W);
   const int log = log2_of(n), depth = root_depth(log);
   const TwiddleTables<S>& tables = twiddle_tables<S>(log);
-  const Twiddle<S>& root = tables.depth[0][0];
-  if (depth == 1) split_complex_root<S, 2>(z, n, root);
-  if (depth == 2) split_complex_root<S, 4>(z, n, root);
-  if (depth == 3) split_node(z, n, root);
-  const int64_t nodes = int64_t{1} << depth, m = n / nodes;
-  for (int64_t q = 0; q < nodes; ++q) split_leaves(tables, z + q * m * 2 * W, depth, q, m);
+  const int64_t nodes = int64_t{1} << depth, m = n / nodes, child = m * 2 * W;
+  split_complex_root(z, z + W, 2 * W, z, n, depth, child, tables.depth[0][0]);
+  for (int64_t q = 0; q < nodes; ++q) split_below(tables, z + q * child, depth, q, m);
 }
 
 // Spectra of the newest job, which later jobs of the same filter use again.

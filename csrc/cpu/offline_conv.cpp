@@ -5,7 +5,8 @@
 // the same products as in a future fill, whose filter spectra are pairs of neighbouring A.
 #include "channel_rows.h"
 #include "engine.h"
-#include "transform.h"
+#include "scratch.h"
+#include "transform_tree.h"
 
 namespace futurefill {
 namespace FF_ISA {
@@ -20,9 +21,7 @@ struct Tree {
   int64_t n, nodes, m, stride, values;
   const TwiddleTables<S>* tables;
 
-  explicit Tree(int64_t block) : log(0) {
-    while ((int64_t{1} << log) < block) ++log;
-    depth = log == 0 ? 0 : (log - 1) % 3 + 1;
+  explicit Tree(int64_t block) : log(log2_of(block)), depth(root_depth(log)) {
     n = int64_t{1} << log;
     nodes = int64_t{1} << depth;
     m = n / nodes;
@@ -32,45 +31,13 @@ struct Tree {
   }
 };
 
-template <class S>
-void split_tree(const Tree<S>& tree, S* z, int depth, int64_t node, int64_t m) {
-  if (m == 1) return;
-  split_node(z, m, tree.tables->depth[depth][node]);
-  const int64_t child = m / 8 * 2 * kLanes<S>;
-  for (int64_t q = 0; q < 8; ++q) {
-    split_tree(tree, z + q * child, depth + 3, 8 * node + q, m / 8);
-  }
-}
-
-template <class S>
-void merge_tree(const Tree<S>& tree, S* z, int depth, int64_t node, int64_t m) {
-  if (m == 1) return;
-  const int64_t child = m / 8 * 2 * kLanes<S>;
-  for (int64_t q = 0; q < 8; ++q) {
-    merge_tree(tree, z + q * child, depth + 3, 8 * node + q, m / 8);
-  }
-  merge_node(z, m, tree.tables->depth[depth][node]);
-}
-
 // real: (n, W) -> z: the tree's values
 template <class S>
 void forward(const Tree<S>& tree, const S* real, S* z) {
   const Twiddle<S>& root = tree.tables->depth[0][0];
-  switch (tree.depth) {
-    case 0:
-      split_root<S, 1>(real, real, z, tree.n, tree.stride, root);
-      break;
-    case 1:
-      split_root<S, 2>(real, real, z, tree.n, tree.stride, root);
-      break;
-    case 2:
-      split_root<S, 4>(real, real, z, tree.n, tree.stride, root);
-      break;
-    default:
-      split_root<S, 8>(real, real, z, tree.n, tree.stride, root);
-  }
+  split_any_root(real, real, z, tree.n, tree.depth, root);
   for (int64_t q = 0; q < tree.nodes; ++q) {
-    split_tree(tree, z + q * tree.stride, tree.depth, q, tree.m);
+    split_below(*tree.tables, z + q * tree.stride, tree.depth, q, tree.m);
   }
 }
 
@@ -78,20 +45,11 @@ void forward(const Tree<S>& tree, const S* real, S* z) {
 template <class S>
 void inverse(const Tree<S>& tree, S* z, S* out) {
   for (int64_t q = 0; q < tree.nodes; ++q) {
-    merge_tree(tree, z + q * tree.stride, tree.depth, q, tree.m);
+    merge_below(*tree.tables, z + q * tree.stride, tree.depth, q, tree.m);
   }
   for (int64_t i = 0; i < tree.n * kLanes<S>; ++i) out[i] = 0;
   const Twiddle<S>& root = tree.tables->depth[0][0];
-  switch (tree.depth) {
-    case 0:
-      return merge_root<S, 1>(z, out, out, tree.n, tree.stride, root);
-    case 1:
-      return merge_root<S, 2>(z, out, out, tree.n, tree.stride, root);
-    case 2:
-      return merge_root<S, 4>(z, out, out, tree.n, tree.stride, root);
-    default:
-      return merge_root<S, 8>(z, out, out, tree.n, tree.stride, root);
-  }
+  merge_any_root(z, out, out, tree.n, tree.depth, root);
 }
 
 // Products of one chunk of all blocks, in place: x_o = sum_j x_j (a_{o-j-1} + i a_{o-j}). Larger o

@@ -4,50 +4,12 @@
 // H_0, the taps 0 .. block - 1, and k blocks later with H_k, k >= 1, as a future fill does.
 #include "channel_rows.h"
 #include "fill_tree.h"
+#include "scratch.h"
 
 namespace futurefill {
 namespace FF_ISA {
 
 namespace {
-
-// The polynomial re + i im, (n, W) each, at the root x^n - i, into children as split_root.
-template <class S, int kRadix>
-void split_complex_root(const S* re, const S* im, S* z, int64_t n, int64_t child,
-                        const Twiddle<S>& root) {
-  constexpr int W = kLanes<S>;
-  constexpr int kOther = kRadix / 2;
-  const int64_t part = n / kRadix;
-  const Twiddle<S> t = root;
-  for (int64_t j = 0; j < part; ++j) {
-    Complex<S> v[kRadix];
-#pragma GCC unroll 8
-    for (int q = 0; q < kRadix; ++q) {
-      v[q] = {load(re + (j + q * part) * W), load(im + (j + q * part) * W)};
-    }
-    if constexpr (kRadix == 8) {
-      split8(v, t);
-    } else {
-#pragma GCC unroll 8
-      for (int q = 0; q < kOther; ++q) split2(v[q], v[q + kOther], t.re1, t.im1);
-      if constexpr (kRadix == 4) {
-        split2(v[0], v[1], t.re2, t.im2);
-        split2_i(v[2], v[3], t.re2, t.im2);
-      }
-    }
-#pragma GCC unroll 8
-    for (int q = 0; q < kRadix; ++q) store_complex(z + q * child + j * 2 * W, v[q]);
-  }
-}
-
-template <class S>
-void split_below(const TwiddleTables<S>& tables, S* z, int depth, int64_t node, int64_t m) {
-  if (m == 1) return;
-  split_node(z, m, tables.depth[depth][node]);
-  const int64_t child = m / 8 * 2 * kLanes<S>;
-  for (int64_t q = 0; q < 8; ++q) {
-    split_below(tables, z + q * child, depth + 3, 8 * node + q, m / 8);
-  }
-}
 
 // H_k = A_{k-1} + i A_k: the transform of one complex polynomial
 template <class S>
@@ -71,20 +33,7 @@ void spectrum_tile(const SpectrumParams& p, int64_t tile, S* re) {
   const int log = log2_of(n), depth = root_depth(log);
   const TwiddleTables<S>& tables = twiddle_tables<S>(log);
   const int64_t nodes = int64_t{1} << depth, m = n / nodes, child = root_stride<S>(m);
-  const Twiddle<S>& root = tables.depth[0][0];
-  switch (depth) {
-    case 0:
-      split_complex_root<S, 1>(re, im, z, n, child, root);
-      break;
-    case 1:
-      split_complex_root<S, 2>(re, im, z, n, child, root);
-      break;
-    case 2:
-      split_complex_root<S, 4>(re, im, z, n, child, root);
-      break;
-    default:
-      split_complex_root<S, 8>(re, im, z, n, child, root);
-  }
+  split_complex_root(re, im, W, z, n, depth, child, tables.depth[0][0]);
   S* out = static_cast<S*>(p.spectrum) + tile * p.spectrum_stride;
   for (int64_t q = 0; q < nodes; ++q) {
     split_below(tables, z + q * child, depth, q, m);

@@ -2,11 +2,7 @@
 
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <mutex>
-#include <new>
-#include <stdexcept>
-#include <string>
 
 namespace futurefill {
 
@@ -45,12 +41,6 @@ Twiddle<S>* make_table(int depth) {
   return table;
 }
 
-struct Scratch {
-  void* data = nullptr;
-  int64_t bytes = 0;
-  ~Scratch() { std::free(data); }
-};
-
 }  // namespace
 
 template <class S>
@@ -70,30 +60,5 @@ const TwiddleTables<S>& twiddle_tables(int max_depth) {
 
 template const TwiddleTables<float>& twiddle_tables<float>(int);
 template const TwiddleTables<double>& twiddle_tables<double>(int);
-
-PageMemory::PageMemory(int64_t bytes)
-    : data(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)) {
-  if (!data) {
-    throw std::runtime_error("offline_conv: cannot allocate " + std::to_string(bytes) +
-                             " bytes of scratch memory");
-  }
-}
-
-PageMemory::~PageMemory() { std::free(data); }
-
-void* thread_scratch(int64_t bytes) {
-  thread_local Scratch scratch;
-  if (scratch.bytes < bytes) {
-    std::free(scratch.data);
-    const int64_t rounded = (bytes + 4095) / 4096 * 4096;
-    scratch.data = std::aligned_alloc(4096, rounded);
-    scratch.bytes = scratch.data ? rounded : 0;
-    if (!scratch.data) {
-      throw std::runtime_error("future_fill: cannot allocate " + std::to_string(rounded) +
-                               " bytes of scratch memory");
-    }
-  }
-  return scratch.data;
-}
 
 }  // namespace futurefill

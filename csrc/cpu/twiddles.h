@@ -25,16 +25,4 @@ struct TwiddleTables {
 template <class S>
 const TwiddleTables<S>& twiddle_tables(int max_depth);
 
-// Page-aligned memory of one operation. Throws std::runtime_error where there is too little.
-struct PageMemory {
-  explicit PageMemory(int64_t bytes);
-  PageMemory(const PageMemory&) = delete;
-  PageMemory& operator=(const PageMemory&) = delete;
-  ~PageMemory();
-  void* data;
-};
-
-// This thread's scratch memory, at least `bytes`, 4096-byte aligned; kept until the thread ends.
-void* thread_scratch(int64_t bytes);
-
 }  // namespace futurefill

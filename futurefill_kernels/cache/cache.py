@@ -159,7 +159,8 @@ class FutureFillCache(ManyTokens):
 
         What there is of prompts is held until the first step is over and cannot be taken back; all
         else is independent of their lengths. ``before``: what the newest chunk inside the stream,
-        or fills on a stream of their own, may be taken back by.
+        or fills on a stream of their own, may be taken back by. ``scratch``: of the CPU's threads,
+        which all streams of the process share.
         """
         state, (layers, groups, _) = self._state, self._state.filters.shape
         blocks = 0 if self._plain is None else self._plain.kept_bytes()
@@ -167,6 +168,7 @@ class FutureFillCache(ManyTokens):
             "prompts": self._prefill.nbytes(self._held_before),
             "before": self._prefill.chunks_nbytes + self._fills.nbytes + blocks,
             "last rows": self._last_rows[1].nbytes,
+            "scratch": self._scratch_nbytes,
         }
         rows = layers * self.batch_size * self.channels
         return Memory.of(parts, rows * state.length, layers * groups * state.length)

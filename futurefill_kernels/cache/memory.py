@@ -10,7 +10,7 @@ from torch import Tensor
 #: Of `StreamState.parts`: what belongs to filters, whatever the rows, by the name in the table.
 _FILTERS = {"filters": "taps", "taps": "first taps", "spectra": "spectra", "skip": "skip"}
 #: What belongs to no row or filter.
-_WORKSPACE = ("work", "levels")
+_WORKSPACE = ("work", "levels", "scratch")
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,11 @@ class Memory:
         return cls(rows, filters, workspace, row_values, taps)
 
     def __add__(self, other: Memory) -> Memory:
+        """Of two caches; what threads work in is there once."""
         return Memory(
             _sum(self.rows, other.rows),
             _sum(self.filters, other.filters),
-            _sum(self.workspace, other.workspace),
+            _sum(self.workspace, other.workspace) | _largest("scratch", self, other),
             self.row_values + other.row_values,
             self.taps + other.taps,
         )
@@ -82,6 +83,12 @@ def storages(tensors: Iterable[Tensor | None]) -> dict[int, int]:
     """Bytes of what the tensors are views of, by address: several may be of one."""
     held = [x.untyped_storage() for x in tensors if x is not None]
     return {storage.data_ptr(): storage.nbytes() for storage in held}
+
+
+def _largest(name: str, *several: Memory) -> dict[str, int]:
+    """A part of the workspace that all of them use, where one has it."""
+    found = [memory.workspace[name] for memory in several if name in memory.workspace]
+    return {name: max(found)} if found else {}
 
 
 def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:

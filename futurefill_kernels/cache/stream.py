@@ -85,6 +85,7 @@ class Stream:
         """What works on the tensors of a state from now on."""
         self._state = state
         self._bind()
+        self._scratch_nbytes = self._implementation.reserve_scratch(state)
         self._history = History(state, self._implementation)
         self._fills = Fills(state, self._implementation, fill_stream)
         self._leaps = Leaps(state, self._positions, self._fills, self._history)

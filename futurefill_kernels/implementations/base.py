@@ -92,6 +92,10 @@ class Implementation(Protocol):
         """
         ...
 
+    def reserve_scratch(self, state: StreamState) -> int:
+        """Allocate what threads need for fills beside the state; its bytes."""
+        ...
+
     def make_run(self, state: StreamState) -> Run | None:
         """The function for many steps of a state of one layer in one call, or None where there is
         none: then ``step`` is called for each.

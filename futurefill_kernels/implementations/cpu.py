@@ -157,6 +157,11 @@ def make_due_fills(state: StreamState) -> Callable[[], None]:
     return partial(ops.due_fills, state)
 
 
+def reserve_scratch(state: StreamState) -> int:
+    """Twiddles, and of every thread trees and made spectra of the largest fill; all share it."""
+    return ops.reserve_scratch(state)
+
+
 def make_run(state: StreamState) -> Run | None:
     """Many steps of a state of one layer in one C call, which the first call's dtype binds."""
     bound: _Bound | None = None

@@ -108,6 +108,10 @@ class Mixed:
         """None: the cache launches fills."""
         return None
 
+    def reserve_scratch(self, state: StreamState) -> int:
+        """Of what does the steps."""
+        return self.steps.reserve_scratch(state)
+
     def make_run(self, state: StreamState) -> Run | None:
         """None: many steps are as many calls."""
         return None

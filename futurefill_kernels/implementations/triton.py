@@ -141,6 +141,11 @@ def make_due_fills(state: StreamState) -> Callable[[], None] | None:
     return None
 
 
+def reserve_scratch(state: StreamState) -> int:
+    """0: a fill works in registers and in the state."""
+    return 0
+
+
 def make_run(state: StreamState) -> Run | None:
     """None: many steps are as many calls."""
     return None

@@ -47,6 +47,11 @@ def _is_slot(kind: type, name: str, x: object) -> bool:
     return slot and hasattr(x, name)
 
 
+def scratch(cache) -> int:
+    """Bytes of threads, which no tensor has."""
+    return cache.memory().workspace.get("scratch", 0)
+
+
 @pytest.mark.parametrize("filters_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rollback", [0, 3, None])
 @pytest.mark.parametrize("groups", [1, 7, 32])
@@ -57,15 +62,15 @@ def test_what_is_reachable_is_counted(impl, rollback, groups, filters_dtype):
         h, 2, 130, channels=channels, plan=ff.Plan(130, (4, 16, 64)), impl=impl, rollback=rollback,
         skip=torch.ones(channels), filters_dtype=filters_dtype, dtype=torch.float32,
     )  # fmt: skip
-    assert cache.nbytes == sum(reachable(cache).values())
+    assert cache.nbytes == sum(reachable(cache).values()) + scratch(cache)
     for piece in (40, 5, 80):  # a prompt in pieces
         for layer in range(2):
             cache.prefill(torch.randn(2, channels, piece), layer)
-        assert cache.nbytes == sum(reachable(cache).values())
+        assert cache.nbytes == sum(reachable(cache).values()) + scratch(cache)
     for _ in range(70):
         for layer in range(2):
             cache.step(torch.randn(2, channels), layer)
-    assert cache.nbytes == sum(reachable(cache).values())
+    assert cache.nbytes == sum(reachable(cache).values()) + scratch(cache)
     for layer in range(2):
         cache.step(torch.randn(1, channels), layer, rows=[1])
     for layer in range(2):  # positions inside the stream
@@ -73,7 +78,7 @@ def test_what_is_reachable_is_counted(impl, rollback, groups, filters_dtype):
     # no tensor of Python's: what compiled steps of each layer may be taken back by
     layers = cache._prefill._chunks._layers.values()
     compiled = sum(own.plain.kept_bytes() for own in layers if own.plain is not None)
-    assert cache.nbytes == sum(reachable(cache).values()) + compiled
+    assert cache.nbytes == sum(reachable(cache).values()) + scratch(cache) + compiled
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -86,7 +91,7 @@ def test_a_model_s_cache(fused):
     held = reachable(cache)
     for x in (*model.parameters(), *model.buffers()):
         held.pop(x.untyped_storage().data_ptr(), None)
-    assert cache.nbytes == sum(held.values())
+    assert cache.nbytes == sum(held.values()) + scratch(cache)
 
 
 def test_the_table_has_the_parts_and_their_sums():
@@ -101,5 +106,5 @@ def test_the_table_has_the_parts_and_their_sums():
     for name in (*memory.rows, *memory.filters, *memory.workspace):
         assert name in text
     twice = memory + memory
-    assert twice.nbytes == 2 * memory.nbytes
+    assert twice.nbytes == 2 * memory.nbytes - scratch(cache)  # threads are there once
     assert twice.per_row == memory.per_row

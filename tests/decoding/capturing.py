@@ -34,6 +34,9 @@ class DeviceBooks:
     def make_due_fills(self, state):
         return None
 
+    def reserve_scratch(self, state):
+        return 0
+
     def make_history(self, state):
         layers, batch_size, _, _, lanes = state.ring.shape
         lags = torch.arange(1, state.taps.shape[2], device=state.ring.device)
