@@ -74,10 +74,12 @@ def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> 
         before={name: partial(clear, cache) for name, cache in caches.items()},
     )
     for name, cache in caches.items():
+        memory = cache.memory()
+        held = sum(memory.rows.values()) + sum(memory.filters.values())
         args.report.add(
             name, B=batch, D=channels, L=length, dtype=torch.float32, impl="cpu", plan=cache.plan,
             times=times[name], tokens=batch * length, error=errors.get(name),
             tolerance=shapes.tolerance(torch.float32) if name in errors else None,
             baseline=None if name == _ALL else (_ALL, times[_ALL]),
-            note=f"{cache.nbytes / (channels * length):.1f} bytes per channel and position",
+            note=f"{held / (channels * length):.1f} bytes per channel and position",
         )  # fmt: skip
