@@ -390,10 +390,10 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
      "making them.", [general]),
     ("Random programs", "fuzz",
      "Steps, rows, prompts, chunks, `run`, `generate`, gates, `crop`, `reorder`, copies, saved "
-     "states, interrupts at any call, one planted NaN, requests with stops and refused calls, in "
-     "random order on random sizes, plans, dtypes and implementations. A case is one compared "
-     "operation; its error is over the bound in `bench/campaign/direct.py`, and above 1 it is a "
-     "failure.", [general]),
+     "states and files, interrupts at any call, calls taken back whole, one planted NaN, requests "
+     "with stops and refused calls, in random order on random sizes, plans, dtypes, states of 16 "
+     "bits and implementations. A case is one compared operation; its error is over the bound in "
+     "`bench/campaign/direct.py`, and above 1 it is a failure.", [general]),
     ("GPU kernels, counted", "gpu-counters", "Counters of the compiled kernels.", [general]),
     ("Against an offline FFT convolution", "cpu-vs-torch",
      "The whole online generation beside one offline convolution of all inputs.", [general]),
