@@ -171,8 +171,8 @@ def early_fill(
 ) -> None:
     """``future_fill`` on a GPU, of a level in the form of implementations/cuda_early.py."""
     torch.ops.futurefill_kernels.early_fill(
-        state.ring, state.kept, state.spectra, state.positions, rows, state.levels, state.length,
-        index, first_channel, last_channel, state.channels_per_filter,
+        state.ring, state.open_block, state.kept, state.spectra, state.positions, rows,
+        state.levels, state.length, index, first_channel, last_channel, state.channels_per_filter,
     )  # fmt: skip
 
 
@@ -192,8 +192,9 @@ def long_fill(
     of coefficient k of node s at ``s n / nodes + k``.
     """
     torch.ops.futurefill_kernels.long_fill(
-        scratch, state.ring, state.kept, state.spectra, state.positions, rows, twist, state.levels,
-        state.length, index, first_layer, first_channel, state.channels_per_filter,
+        scratch, state.ring, state.open_block, state.kept, state.spectra, state.positions, rows,
+        twist, state.levels, state.length, index, first_layer, first_channel,
+        state.channels_per_filter,
     )  # fmt: skip
 
 
@@ -259,8 +260,8 @@ def history(state: State, rows: Tensor | None = None) -> None:
     write NaN.
     """
     torch.ops.futurefill_kernels.history(
-        state.ring, state.taps, state.positions, rows, state.token_at, state.undo, state.history,
-        state.channels_per_filter,
+        state.ring, state.open_block, state.taps, state.positions, rows, state.token_at,
+        state.undo, state.history, state.channels_per_filter,
     )  # fmt: skip
 
 
@@ -281,8 +282,8 @@ def apply_step(
     apart, as chunks of a wider tensor are.
     """
     torch.ops.futurefill_kernels.apply_step(
-        u, pre, post, y, state.ring, state.taps, state.skip, state.history, state.token_at,
-        state.positions, rows, layer, advance, state.channels_per_filter,
+        u, pre, post, y, state.ring, state.open_block, state.taps, state.skip, state.history,
+        state.token_at, state.positions, rows, layer, advance, state.channels_per_filter,
     )  # fmt: skip
 
 

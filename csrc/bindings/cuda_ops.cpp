@@ -12,27 +12,36 @@
 namespace futurefill {
 namespace {
 
-// layers, B, one tile, slots, C
+// layers, B, one tile, slots, C, and of a ring in 16 bits its open block.
 struct GpuRing {
   int32_t device;
-  View view;
+  View view, open;
+  cuda::IoType stored;
   int64_t layers, batch, slots, lanes;
 
-  explicit GpuRing(const Tensor& t) : device(device_of(t)), view(on_device("ring", t, device)) {
+  GpuRing(const Tensor& t, const Tensor& open_block)
+      : device(device_of(t)),
+        view(on_device("ring", t, device)),
+        open(on_device("open_block", open_block, device)),
+        stored(io_of(view)) {
     check_dim(view, 5);
     check_contiguous(view);
-    STD_TORCH_CHECK(view.dtype == aoti_torch_dtype_float32(), "expected ring of dtype float32");
     layers = view.sizes[0], batch = view.sizes[1], slots = view.sizes[3], lanes = view.sizes[4];
     STD_TORCH_CHECK(view.sizes[2] == 1 && lanes % 32 == 0,
                     "expected ring (layers, B, 1, slots, C) with C a multiple of 32, got ",
                     shape_text(view));
+    check_dim(open, 5);
+    check_contiguous(open);
+    check_float32(open);
+    for (int64_t d : {0, 1, 2, 4}) check_size(open, d, view.sizes[d]);
+    if (stored == cuda::IoType::kFloat32) check_size(open, 3, 0);
   }
 
   View state(const char* name, const Tensor& t, int64_t dim) const {
     View v = on_device(name, t, device);
     check_dim(v, dim);
     check_contiguous(v);
-    STD_TORCH_CHECK(v.dtype == view.dtype, "expected ", name, " of the dtype of ring");
+    check_float32(v);
     return v;
   }
 
@@ -68,7 +77,8 @@ struct GpuRing {
   // Its part of what the launchers take.
   cuda::State params() const {
     cuda::State s{};
-    s.ring = static_cast<float*>(view.data);
+    s.ring = view.data, s.stored = stored;
+    s.open_block = static_cast<float*>(open.data), s.open_slots = open.sizes[3];
     s.layers = layers, s.batch = batch, s.slots = slots, s.lanes = lanes;
     return s;
   }
@@ -126,6 +136,10 @@ void set_taps(cuda::State& s, const GpuRing& ring, const Tensor& taps_,
               int64_t channels_per_filter) {
   const View taps = ring.filters("taps", taps_, 4);
   STD_TORCH_CHECK(taps.sizes[2] >= 1, "expected taps with at least one tap");
+  const int64_t opened = ring.open.sizes[3];
+  STD_TORCH_CHECK(!s.narrow() || (opened >= 1 && opened % taps.sizes[2] == 0),
+                  "expected open_block with whole blocks of ", taps.sizes[2],
+                  " slots beside a ring in 16 bits, got shape ", shape_text(ring.open));
   s.taps = static_cast<const float*>(taps.data);
   s.n_taps = taps.sizes[2], s.filter_lanes = taps.sizes[3];
   s.channels_per_filter = check_sharing(taps, channels_per_filter, ring.lanes);
@@ -148,9 +162,9 @@ void set_token(cuda::State& s, const GpuRing& ring, const Tensor& token_at_,
   s.history = static_cast<float*>(history.data);
 }
 
-void history(Tensor ring_, Tensor taps, Tensor positions, OptionalTensor rows, Tensor token_at,
-             Tensor undo_, Tensor history_, int64_t channels_per_filter) {
-  const GpuRing ring(ring_);
+void history(Tensor ring_, Tensor open_block, Tensor taps, Tensor positions, OptionalTensor rows,
+             Tensor token_at, Tensor undo_, Tensor history_, int64_t channels_per_filter) {
+  const GpuRing ring(ring_, open_block);
   cuda::State state = ring.params();
   set_taps(state, ring, taps, channels_per_filter);
   set_token(state, ring, token_at, history_);
@@ -172,10 +186,10 @@ void history(Tensor ring_, Tensor taps, Tensor positions, OptionalTensor rows, T
 }
 
 void apply_step(Tensor u_, OptionalTensor pre_, OptionalTensor post_, Tensor y_, Tensor ring_,
-                Tensor taps, OptionalTensor skip_, Tensor history_, Tensor token_at,
-                Tensor positions, OptionalTensor rows, int64_t layer, bool advance,
+                Tensor open_block, Tensor taps, OptionalTensor skip_, Tensor history_,
+                Tensor token_at, Tensor positions, OptionalTensor rows, int64_t layer, bool advance,
                 int64_t channels_per_filter) {
-  const GpuRing ring(ring_);
+  const GpuRing ring(ring_, open_block);
   const View u = on_device("u", u_, ring.device), y = on_device("y", y_, ring.device);
   check_dim(u, 2);
   cuda::Tokens tokens{};
@@ -222,11 +236,11 @@ struct FillCall {
   cuda::Level level;
   cuda::Rows rows;
 
-  FillCall(const Tensor& ring_, const Tensor& kept_, const Tensor& spectra_,
-           const Tensor& positions, const OptionalTensor& rows_, const Tensor& levels,
-           int64_t length, int64_t index, int64_t first_channel, int64_t last_channel,
-           int64_t channels_per_filter)
-      : ring(ring_), state(ring.params()) {
+  FillCall(const Tensor& ring_, const Tensor& open_block, const Tensor& kept_,
+           const Tensor& spectra_, const Tensor& positions, const OptionalTensor& rows_,
+           const Tensor& levels, int64_t length, int64_t index, int64_t first_channel,
+           int64_t last_channel, int64_t channels_per_filter)
+      : ring(ring_, open_block), state(ring.params()) {
     const View kept = ring.state("kept", kept_, 6);
     const View spectra = ring.filters("spectra", spectra_, 5);
     check_size(kept, 0, ring.layers);
@@ -237,6 +251,8 @@ struct FillCall {
     STD_TORCH_CHECK(length >= 1 && length <= ring.slots, "expected length in 1 .. ", ring.slots,
                     ", got ", length);
     level = to_level(gpu_level(levels, index, length, kept, spectra));
+    STD_TORCH_CHECK(!state.narrow() || level.late == 0,
+                    "expected a level without slack of a ring in 16 bits, got late ", level.late);
     STD_TORCH_CHECK(first_channel >= 0 && first_channel <= last_channel &&
                         last_channel <= ring.lanes && first_channel % 32 == 0 &&
                         last_channel % 32 == 0,
@@ -252,9 +268,8 @@ struct FillCall {
 void future_fill(Tensor ring, Tensor open_block, Tensor kept, Tensor spectra, Tensor positions,
                  OptionalTensor rows, Tensor levels, int64_t length, int64_t index,
                  int64_t first_channel, int64_t last_channel, int64_t channels_per_filter) {
-  const FillCall call(ring, kept, spectra, positions, rows, levels, length, index, first_channel,
-                      last_channel, channels_per_filter);
-  check_size(call.ring.state("open_block", open_block, 5), 3, 0);
+  const FillCall call(ring, open_block, kept, spectra, positions, rows, levels, length, index,
+                      first_channel, last_channel, channels_per_filter);
   STD_TORCH_CHECK(call.level.transform <= cuda::kMaxFill, "expected a block of at most ",
                   cuda::kMaxFill, ", got ", call.level.block);
   if (call.rows.n == 0 || call.ring.layers == 0 || first_channel == last_channel) return;
@@ -267,11 +282,12 @@ void future_fill(Tensor ring, Tensor open_block, Tensor kept, Tensor spectra, Te
              device);
 }
 
-void early_fill(Tensor ring, Tensor kept, Tensor spectra, Tensor positions, OptionalTensor rows,
-                Tensor levels, int64_t length, int64_t index, int64_t first_channel,
-                int64_t last_channel, int64_t channels_per_filter) {
-  const FillCall call(ring, kept, spectra, positions, rows, levels, length, index, first_channel,
-                      last_channel, channels_per_filter);
+void early_fill(Tensor ring, Tensor open_block, Tensor kept, Tensor spectra, Tensor positions,
+                OptionalTensor rows, Tensor levels, int64_t length, int64_t index,
+                int64_t first_channel, int64_t last_channel, int64_t channels_per_filter) {
+  const FillCall call(ring, open_block, kept, spectra, positions, rows, levels, length, index,
+                      first_channel, last_channel, channels_per_filter);
+  check_float32(call.ring.view);
   const cuda::FillParams p =
       cuda::fill_params(call.state, call.level, call.rows, first_channel, last_channel);
   STD_TORCH_CHECK(cuda::early_supported(p.shape), "expected a block that is a power of two from ",
@@ -284,21 +300,21 @@ void early_fill(Tensor ring, Tensor kept, Tensor spectra, Tensor positions, Opti
              device);
 }
 
-void long_fill(Tensor scratch_, Tensor ring, Tensor kept, Tensor spectra, Tensor positions,
-               OptionalTensor rows, Tensor twist_, Tensor levels, int64_t length, int64_t index,
-               int64_t first_layer, int64_t first_channel, int64_t channels_per_filter) {
+void long_fill(Tensor scratch_, Tensor ring, Tensor open_block, Tensor kept, Tensor spectra,
+               Tensor positions, OptionalTensor rows, Tensor twist_, Tensor levels, int64_t length,
+               int64_t index, int64_t first_layer, int64_t first_channel,
+               int64_t channels_per_filter) {
   const int32_t device = device_of(ring);
   const View scratch = on_device("scratch", scratch_, device);
   const View twist = on_device("twist", twist_, device);
   check_dim(scratch, 5), check_dim(twist, 2);
   for (const View* v : {&scratch, &twist}) {
     check_contiguous(*v);
-    STD_TORCH_CHECK(v->dtype == aoti_torch_dtype_float32(), "expected ", v->name,
-                    " of dtype float32");
+    check_float32(*v);
   }
   const int64_t layers = scratch.sizes[0], channels = scratch.sizes[3];
-  const FillCall call(ring, kept, spectra, positions, rows, levels, length, index, first_channel,
-                      first_channel + channels, channels_per_filter);
+  const FillCall call(ring, open_block, kept, spectra, positions, rows, levels, length, index,
+                      first_channel, first_channel + channels, channels_per_filter);
   const int64_t transform = call.level.transform;
   STD_TORCH_CHECK(transform >= cuda::kMinLong && transform <= cuda::kMaxLong,
                   "expected a block of more than ", cuda::kMaxFill, " and at most ", cuda::kMaxLong,
@@ -329,8 +345,7 @@ void spectrum_products(Tensor values_, Tensor kept_, Tensor spectra_, Tensor pos
   check_dim(values, 4), check_dim(kept, 6), check_dim(spectra, 5);
   for (const View* v : {&values, &kept, &spectra}) {
     check_contiguous(*v);
-    STD_TORCH_CHECK(v->dtype == aoti_torch_dtype_float32(), "expected ", v->name,
-                    " of dtype float32");
+    check_float32(*v);
   }
   for (const View* v : {&positions, &rows}) {
     check_dim(*v, 1), check_contiguous(*v), check_int64(*v);

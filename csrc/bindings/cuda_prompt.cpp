@@ -35,10 +35,6 @@ void check_same(const View& v, const View& u) {
   STD_TORCH_CHECK(v.dtype == u.dtype, "expected ", v.name, " of the dtype of u");
 }
 
-void check_float32(const View& v) {
-  STD_TORCH_CHECK(v.dtype == aoti_torch_dtype_float32(), "expected ", v.name, " of dtype float32");
-}
-
 const int64_t* per_row(const char* name, const Tensor& t, const View& u, int32_t device) {
   const View v = on_device(name, t, device);
   check_dim(v, 1);
@@ -105,18 +101,20 @@ void prefill_outputs(Tensor z_, Tensor u_, OptionalTensor pre_, OptionalTensor p
   check_same(y, u);
   p.y = y.data;
   const View ring = on_device("ring", ring_, device);
-  check_dim(ring, 5), check_contiguous(ring), check_float32(ring), check_size(ring, 2, 1);
+  check_dim(ring, 5), check_contiguous(ring), check_size(ring, 2, 1);
+  a.stored = io_of(ring);
   const int64_t layers = ring.sizes[0];
   a.batch = ring.sizes[1], a.slots = ring.sizes[3], a.lanes = ring.sizes[4];
   a.length = a.slots;
   if (prompt_fill_) {
     const View fill = on_device("prompt_fill", *prompt_fill_, device);
-    check_dim(fill, 5), check_contiguous(fill), check_float32(fill), check_size(fill, 2, 1);
+    check_dim(fill, 5), check_contiguous(fill), check_size(fill, 2, 1);
+    STD_TORCH_CHECK(fill.dtype == ring.dtype, "expected prompt_fill of the dtype of ring");
     check_size(fill, 0, layers), check_size(fill, 1, a.batch), check_size(fill, 4, a.lanes);
     a.length = fill.sizes[3];
     STD_TORCH_CHECK(a.length <= a.slots, "expected prompt_fill with at most ", a.slots,
                     " positions, got shape ", shape_text(fill));
-    p.prompt_fill = static_cast<float*>(fill.data);
+    p.prompt_fill = fill.data;
   }
   STD_TORCH_CHECK(layer >= 0 && layer < layers, "expected layer in 0 .. ", layers - 1, ", got ",
                   layer);
@@ -133,7 +131,7 @@ void prefill_outputs(Tensor z_, Tensor u_, OptionalTensor pre_, OptionalTensor p
     check_size(skip, 0, layers), check_size(skip, 1, a.lanes);
     p.skip = static_cast<const float*>(skip.data);
   }
-  p.ring = static_cast<float*>(ring.data);
+  p.ring = ring.data;
   p.rows = per_row("rows", rows, u, device);
   if (starts) p.starts = per_row("starts", *starts, u, device);
   p.ends = per_row("ends", ends, u, device);

@@ -88,6 +88,10 @@ View on_device(const char* name, const Tensor& t, int32_t device) {
   return View(name, t);
 }
 
+void check_float32(const View& v) {
+  STD_TORCH_CHECK(v.dtype == aoti_torch_dtype_float32(), "expected ", v.name, " of dtype float32");
+}
+
 cuda::IoType io_of(const View& v) {
   switch (scalar_of(v)) {
     case Scalar::kFloat32:

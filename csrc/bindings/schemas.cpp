@@ -28,13 +28,14 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   // a token of all layers on a GPU before its input is known: its position, its pending output,
   // and that with what the block's older inputs add
   m.def(
-      "history(Tensor ring, Tensor taps, Tensor positions, Tensor? rows, Tensor(a!) token_at, "
-      "Tensor(b!) undo, Tensor(c!) history, int channels_per_filter) -> ()");
+      "history(Tensor ring, Tensor open_block, Tensor taps, Tensor positions, Tensor? rows, "
+      "Tensor(a!) token_at, Tensor(b!) undo, Tensor(c!) history, int channels_per_filter) -> ()");
   // one layer of that token; with `advance` the rows' positions move on
   m.def(
       "apply_step(Tensor u, Tensor? pre, Tensor? post, Tensor(a!) y, Tensor(b!) ring, "
-      "Tensor taps, Tensor? skip, Tensor history, Tensor token_at, Tensor(c!) positions, "
-      "Tensor? rows, int layer, bool advance, int channels_per_filter) -> ()");
+      "Tensor(o!) open_block, Tensor taps, Tensor? skip, Tensor history, Tensor token_at, "
+      "Tensor(c!) positions, Tensor? rows, int layer, bool advance, int channels_per_filter) -> "
+      "()");
   // the fill of a level of all layers, of channels first_channel .. last_channel - 1: on the CPU
   // all of them, of a plain level
   m.def(
@@ -44,16 +45,17 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "int channels_per_filter) -> ()");
   // the same on a GPU with filter and kept spectra in tiles (implementations/cuda_early.py)
   m.def(
-      "early_fill(Tensor(a!) ring, Tensor(b!) kept, Tensor spectra, Tensor positions, "
-      "Tensor? rows, Tensor levels, int length, int index, int first_channel, int last_channel, "
+      "early_fill(Tensor(a!) ring, Tensor(o!) open_block, Tensor(b!) kept, Tensor spectra, "
+      "Tensor positions, Tensor? rows, Tensor levels, int length, int index, int first_channel, "
+      "int last_channel, "
       "int channels_per_filter) -> ()");
   // a part of it in three passes over scratch (layers, R, n, width, 2), on a GPU: of layers
   // first_layer.. and channels first_channel... twist (n, 2): of coefficient k of node s at
   // s n / nodes + k
   m.def(
-      "long_fill(Tensor(a!) scratch, Tensor(b!) ring, Tensor(c!) kept, Tensor spectra, "
-      "Tensor positions, Tensor? rows, Tensor twist, Tensor levels, int length, int index, "
-      "int first_layer, int first_channel, int channels_per_filter) -> ()");
+      "long_fill(Tensor(a!) scratch, Tensor(b!) ring, Tensor(o!) open_block, Tensor(c!) kept, "
+      "Tensor spectra, Tensor positions, Tensor? rows, Tensor twist, Tensor levels, int length, "
+      "int index, int first_layer, int first_channel, int channels_per_filter) -> ()");
   // the fill of a level that makes its spectra of the filters, on the CPU
   m.def(
       "made_fill(Tensor(a!) ring, "

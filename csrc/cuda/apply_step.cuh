@@ -1,30 +1,19 @@
 // A token of one layer after its history: with p = token_at[b] and x = pre u,
-//   y = post (history[b] + (taps[0] + skip) x),  ring[b, p] = x;
+//   y = post (history[b] + (taps[0] + skip) x),  ring[b, p] = x, rounded to what the ring holds;
 // the last layer's also sets positions[b] = p + 1, which nothing else of its launch reads or
 // writes.
 //
 // Element-wise. Only the stores wait for p; everything that is read is asked for at once.
 #pragma once
 
-#include "io.cuh"
 #include "launch_shape.h"
+#include "ring.cuh"
 
 namespace futurefill::cuda {
 
-// Neighbouring channels in one access.
-template <class T, int kVector>
-struct alignas(kVector * sizeof(T)) Values {
-  T at[kVector];
-};
-
-template <int kVector, class T>
-__device__ __forceinline__ Values<T, kVector> load_values(const T* at) {
-  return *reinterpret_cast<const Values<T, kVector>*>(at);
-}
-
 template <class Io, int kVector>
 __global__ __launch_bounds__(kApplyThreads) void apply_step(
-    const Io* u, const Io* pre, const Io* post, Io* y, float* __restrict__ ring,
+    const Io* u, const Io* pre, const Io* post, Io* y, float* __restrict__ slots,
     const float* __restrict__ taps, const float* __restrict__ skip,
     const float* __restrict__ history, const int64_t* __restrict__ token_at,
     int64_t* __restrict__ positions, const int64_t* __restrict__ rows, const ApplyShape a) {
@@ -62,15 +51,17 @@ __global__ __launch_bounds__(kApplyThreads) void apply_step(
       result.at[q] = from_float<Io>(valid ? (post ? to_float(after.at[q]) : 1.f) * z : NAN);
     }
     if (valid) {
-      float* slot = ring + state * a.ring_row + p * a.lanes + channel;
-      *reinterpret_cast<Values<float, kVector>*>(slot) = x;
+#pragma unroll
+      for (int q = 0; q < kVector; ++q) x.at[q] = rounded(x.at[q], a.stored);
+      const int64_t slot = step_slot(p, a.open_slots);
+      store_values(slots + state * a.slots_row + slot * a.lanes + channel, x);
       if (a.advance && channel == 0) positions[state] = p + 1;
     }
   } else {
 #pragma unroll
     for (int q = 0; q < kVector; ++q) result.at[q] = from_float<Io>(0.f);
   }
-  *reinterpret_cast<Values<Io, kVector>*>(y + row * a.y_row + channel) = result;
+  store_values(y + row * a.y_row + channel, result);
 }
 
 }  // namespace futurefill::cuda

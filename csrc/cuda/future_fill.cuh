@@ -11,43 +11,39 @@
 #include "firing.cuh"
 #include "launch_shape.h"
 #include "multiply_spectra.cuh"
+#include "ring.cuh"
 #include "transform.cuh"
 
 namespace futurefill::cuda {
 
-// Neighbouring channels of one slot of a ring, read and written at once.
-template <int N>
-struct alignas(4 * N) Wide {
-  float of[N];
-};
-
-// Adds the outputs of N units to the pending ones from slot `first` on: the last unit's are the
-// imaginary parts of v, the others' wait at `waiting`, `apart` values from slot to slot, and the
-// last kHeld slots of the last waiting unit in `held`.
-template <int P, int N, int kHeld>
+// Adds the outputs of N units to the pending ones of slots begin .. end - 1, of which the thread
+// has `first` and every width-th after it: the last unit's are the imaginary parts of v, the
+// others' wait at `waiting`, `apart` values from slot to slot, and the last kHeld slots of the last
+// waiting unit in `held`.
+template <int P, int N, int kHeld, class T>
 __device__ __forceinline__ void add_outputs(const Complex* v, const float* waiting, int apart,
-                                            const float* held, float* out, int64_t step, int count,
-                                            int first, int width) {
+                                            const float* held, T* out, Stored<T> stored,
+                                            int64_t step, int begin, int end, int first,
+                                            int width) {
   constexpr int kBatch = P < 4 ? P : 4;
+  const auto inside = [&](int s) { return first + s * width >= begin && first + s * width < end; };
 #pragma unroll
   for (int s = 0; s < P; s += kBatch) {
-    Wide<N> pending[kBatch];
+    Values<float, N> pending[kBatch];
 #pragma unroll
     for (int q = 0; q < kBatch; ++q) {
-      if (first + (s + q) * width < count) {
-        pending[q] = *reinterpret_cast<const Wide<N>*>(out + q * step);
-      }
+      if (inside(s + q)) pending[q] = stored.template load<N>(out + q * step);
     }
 #pragma unroll
     for (int q = 0; q < kBatch; ++q) {
-      if (first + (s + q) * width < count) {
+      if (inside(s + q)) {
 #pragma unroll
         for (int u = 0; u + 1 < N; ++u) {
           const int slot = u * P + s + q - ((N - 1) * P - kHeld);
-          pending[q].of[u] += slot < 0 ? waiting[(u * P + s + q) * apart] : held[slot];
+          pending[q].at[u] += slot < 0 ? waiting[(u * P + s + q) * apart] : held[slot];
         }
-        pending[q].of[N - 1] += v[s + q].im;
-        *reinterpret_cast<Wide<N>*>(out + q * step) = pending[q];
+        pending[q].at[N - 1] += v[s + q].im;
+        stored.store(out + q * step, pending[q]);
       }
     }
     out += kBatch * step;
@@ -71,8 +67,8 @@ __device__ __forceinline__ void swap_outputs(Complex& v, float& waiting) {
 
 template <class Config>
 __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) void future_fill(
-    float* ring, float* kept, const float* spectra, const int64_t* positions, const int64_t* rows,
-    const FillShape a) {
+    void* ring, float* open_block, float* kept, const float* spectra, const int64_t* positions,
+    const int64_t* rows, const FillShape a) {
   constexpr FillConfig kConfig = Config::value;
   // T: points of the transform; a block that is no power of two is shorter
   constexpr int T = kConfig.block, P = kConfig.points, W = kConfig.width(), C = kConfig.channels;
@@ -112,23 +108,26 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     if (p <= 0 || p + a.late >= a.length || at - p >= max(a.late, 1)) return;
     if (Firing(p / block, a).blocks == 0) return;
     const int64_t step = W * a.lanes;
-    const float* in = ring + blockIdx.z * a.ring_layer + b * a.ring_row +
-                      (p - block + k) * a.lanes + channel_of();
+    const IoType of_ring = Config::early ? IoType::kFloat32 : a.stored;
+    with_ring(of_ring, ring, [&](const auto* slots, auto stored) {
+      const auto* in = slots + blockIdx.z * a.ring_layer + b * a.ring_row +
+                       (p - block + k) * a.lanes + channel_of();
 #pragma unroll
-    for (int s = 0; s < P; ++s, in += step) {
-      Wide<N> u{};
-      if (Config::whole || k + s * W < block) u = *reinterpret_cast<const Wide<N>*>(in);
-      v[s].re = u.of[0];
+      for (int s = 0; s < P; ++s, in += step) {
+        Values<float, N> u{};
+        if (Config::whole || k + s * W < block) u = stored.template load<N>(in);
+        v[s].re = u.at[0];
 #pragma unroll
-      for (int unit = 1; unit < N; ++unit) {
-        const int place = (unit - 1) * P + s;
-        if (place < kInShared) {
-          waiting[place * kApart] = u.of[unit];
-        } else {
-          held[place - kInShared] = u.of[unit];
+        for (int unit = 1; unit < N; ++unit) {
+          const int place = (unit - 1) * P + s;
+          if (place < kInShared) {
+            waiting[place * kApart] = u.at[unit];
+          } else {
+            held[place - kInShared] = u.at[unit];
+          }
         }
       }
-    }
+    });
   }
 
   const auto multiply = [&](int unit, auto radix, auto stride) {
@@ -156,13 +155,17 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
   };
   const auto add = [&]() {
     const int64_t b = state_row(), p = positions[b] / block * block + a.late;
-    float* out =
-        ring + blockIdx.z * a.ring_layer + b * a.ring_row + (p + k) * a.lanes + channel_of();
     const int count = min(int64_t(block), a.length - p);
+    const int64_t from = k * a.lanes + channel_of(), step = W * forget(a.lanes);
     if constexpr (Config::early) {
-      reduce_outputs<P>(v, out, W * forget(a.lanes), count, k, W);
+      float* out = static_cast<float*>(ring) + blockIdx.z * a.ring_layer + b * a.ring_row +
+                   p * a.lanes + from;
+      reduce_outputs<P>(v, out, step, count, k, W);
     } else {
-      add_outputs<P, N, kHeld>(v, waiting, kApart, held, out, W * forget(a.lanes), count, k, W);
+      const auto run = [&](auto* out, auto stored, int begin, int end) {
+        add_outputs<P, N, kHeld>(v, waiting, kApart, held, out, stored, step, begin, end, k, W);
+      };
+      add_to_slots(a, ring, open_block, blockIdx.z, b, p, from, count, run);
     }
   };
 

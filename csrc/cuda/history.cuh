@@ -1,13 +1,15 @@
 // What of a token's convolutions does not depend on the token, of all layers and rows: with
 // p = positions[b],
 //   token_at[l, b] = p,  undo[l, b, p mod undo slots] = ring[l, b, p] (its pending output),
-//   history[l, b] = ring[l, b, p] + sum_{s=1..p mod T_0} taps[l, s] ring[l, b, p-s].
+//   history[l, b] = ring[l, b, p] + sum_{s=1..p mod T_0} taps[l, s] ring[l, b, p-s],
+// where a ring in 16 bits has an open block that holds all of these slots.
 //
 // A warp takes a few channels of a few rows: some lanes cover the channels, four each, the others
 // the taps, so that no sum crosses warps. A tap is read once for the warp's rows.
 #pragma once
 
 #include "launch_shape.h"
+#include "ring.cuh"
 
 namespace futurefill::cuda {
 
@@ -38,7 +40,7 @@ __device__ __forceinline__ float4 load_filter(const float* row, const int (&filt
 
 template <int kRows, int kVectors, int kUnroll, bool kShared>
 __global__ __launch_bounds__(32 * kHistoryWarps, history_min_blocks(kRows)) void history(
-    const float* __restrict__ ring, const float* __restrict__ taps,
+    const float* __restrict__ slots, const float* __restrict__ taps,
     const int64_t* __restrict__ positions, const int64_t* __restrict__ rows,
     int64_t* __restrict__ token_at, float* __restrict__ undo, float* __restrict__ result,
     const HistoryShape a) {
@@ -68,7 +70,7 @@ __global__ __launch_bounds__(32 * kHistoryWarps, history_min_blocks(kRows)) void
     // a ring of 2^32 slots fits no GPU
     taken[r] = p >= 0 && p < a.slots ? int(unsigned(p) % unsigned(a.taps)) : -1;
     most = max(most, taken[r]);
-    slot[r] = ring + row * a.ring_row + p * a.lanes + channel;
+    slot[r] = slots + row * a.slots_row + step_slot(p, a.open_slots) * a.lanes + channel;
     if (state[r] >= 0 && tile == 0 && lane == 0) token_at[row] = p;
   }
 

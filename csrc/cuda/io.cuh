@@ -1,4 +1,4 @@
-// Inputs and outputs of 16 or 32 bits as float.
+// Values of 16 or 32 bits as float, and neighbouring ones in one access.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -28,6 +28,22 @@ __device__ __forceinline__ Io from_float(float x) {
   } else {
     return __float2bfloat16_rn(x);
   }
+}
+
+// Neighbouring channels in one access.
+template <class T, int N>
+struct alignas(N * sizeof(T)) Values {
+  T at[N];
+};
+
+template <int N, class T>
+__device__ __forceinline__ Values<T, N> load_values(const T* at) {
+  return *reinterpret_cast<const Values<T, N>*>(at);
+}
+
+template <class T, int N>
+__device__ __forceinline__ void store_values(T* at, const Values<T, N>& values) {
+  *reinterpret_cast<Values<T, N>*>(at) = values;
 }
 
 }  // namespace futurefill::cuda

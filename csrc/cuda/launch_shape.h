@@ -102,7 +102,7 @@ constexpr LaunchShape fill_launch(const FillParams& p, const FillConfig& config)
 }
 
 inline auto fill_arguments(const FillParams& p) {
-  return std::tuple(p.ring, p.kept, p.spectra, p.positions, p.rows, p.shape);
+  return std::tuple(p.ring, p.open_block, p.kept, p.spectra, p.positions, p.rows, p.shape);
 }
 
 // split_block<nodes>, transform_nodes<NodesOf<points, memory>>, merge_block<nodes>
@@ -159,7 +159,8 @@ constexpr LaunchShape nodes_launch(const LongFillParams& p, const FillConfig& co
 }
 
 inline auto outer_arguments(const LongFillParams& p) {
-  return std::tuple(p.scratch, p.fill.ring, p.fill.positions, p.fill.rows, p.twist, p.fill.shape);
+  return std::tuple(p.scratch, p.fill.ring, p.fill.open_block, p.fill.positions, p.fill.rows,
+                    p.twist, p.fill.shape);
 }
 
 inline auto nodes_arguments(const LongFillParams& p) {
@@ -209,7 +210,7 @@ constexpr LaunchShape history_launch(const HistoryParams& p) {
 }
 
 inline auto history_arguments(const HistoryParams& p) {
-  return std::tuple(p.ring, p.taps, p.positions, p.rows, p.token_at, p.undo, p.history, p.shape);
+  return std::tuple(p.slots, p.taps, p.positions, p.rows, p.token_at, p.undo, p.history, p.shape);
 }
 
 // apply_step<Io, neighbouring channels of a thread>
@@ -240,7 +241,7 @@ inline LaunchShape apply_launch(const ApplyParams& p) {
 }
 
 inline auto apply_arguments(const ApplyParams& p) {
-  return std::tuple(p.u, p.pre, p.post, p.y, p.ring, p.taps, p.skip, p.history, p.token_at,
+  return std::tuple(p.u, p.pre, p.post, p.y, p.slots, p.taps, p.skip, p.history, p.token_at,
                     p.positions, p.rows, p.shape);
 }
 

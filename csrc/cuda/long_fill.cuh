@@ -12,6 +12,7 @@
 #include "firing.cuh"
 #include "launch_shape.h"
 #include "multiply_spectra.cuh"
+#include "ring.cuh"
 #include "transform.cuh"
 
 namespace futurefill::cuda {
@@ -51,17 +52,21 @@ struct OuterThread {
 
 template <int S>
 __global__ __launch_bounds__(kOuterChannels* kOuterPoints) void split_block(
-    float2* scratch, const float* ring, const int64_t* positions, const int64_t* rows,
+    float2* scratch, void* ring, float* open_block, const int64_t* positions, const int64_t* rows,
     const float2* twist, const FillShape a) {
   const FiringRow row(positions, rows, a);
   if (!row.fires) return;
   const OuterThread<S> t(a);
-  const float* in = ring + blockIdx.z * a.ring_layer + row.b * a.ring_row +
-                    (row.end - a.block + t.k) * a.lanes + t.channel;
   const int64_t step = t.points * a.lanes;
   Complex v[S];
+  with_ring(a.stored, ring, [&](const auto* slots, auto stored) {
+    const auto* in = slots + blockIdx.z * a.ring_layer + row.b * a.ring_row +
+                     (row.end - a.block + t.k) * a.lanes + t.channel;
 #pragma unroll
-  for (int s = 0; s < S; ++s) v[s].re = s * t.points + t.k < a.block ? in[s * step] : 0.f;
+    for (int s = 0; s < S; ++s) {
+      v[s].re = s * t.points + t.k < a.block ? stored.wide(in[s * step]) : 0.f;
+    }
+  });
   forward_root<S>(v);
   float2* out = scratch + t.at;
 #pragma unroll
@@ -129,15 +134,13 @@ __global__ __launch_bounds__(
 
 template <int S>
 __global__ __launch_bounds__(kOuterChannels* kOuterPoints) void merge_block(
-    const float2* scratch, float* ring, const int64_t* positions, const int64_t* rows,
-    const float2* twist, const FillShape a) {
+    const float2* scratch, void* ring, float* open_block, const int64_t* positions,
+    const int64_t* rows, const float2* twist, const FillShape a) {
   const FiringRow row(positions, rows, a);
   if (!row.fires) return;
   const OuterThread<S> t(a);
   const int64_t first = row.end + a.late, step = t.points * a.lanes;
   const int64_t count = min(a.block, a.length - first);
-  float* out =
-      ring + blockIdx.z * a.ring_layer + row.b * a.ring_row + (first + t.k) * a.lanes + t.channel;
   const float2* in = scratch + t.at;
   Complex v[S];
 #pragma unroll
@@ -148,18 +151,25 @@ __global__ __launch_bounds__(kOuterChannels* kOuterPoints) void merge_block(
   inverse_first<S>(v);
   untwist<S>(v, {1.f, 0.f});
   constexpr int kBatch = 16;  // asked for before the first is stored
+  const auto add = [&](auto* out, auto stored, int begin, int end) {
+    const auto inside = [&](int s) {
+      return s * t.points + t.k >= begin && s * t.points + t.k < end;
+    };
 #pragma unroll
-  for (int s = 0; s < S; s += kBatch, out += kBatch * step) {
-    float pending[kBatch];
+    for (int s = 0; s < S; s += kBatch, out += kBatch * step) {
+      float pending[kBatch];
 #pragma unroll
-    for (int q = 0; q < kBatch; ++q) {
-      if ((s + q) * t.points + t.k < count) pending[q] = out[q * step];
+      for (int q = 0; q < kBatch; ++q) {
+        if (inside(s + q)) pending[q] = stored.wide(out[q * step]);
+      }
+#pragma unroll
+      for (int q = 0; q < kBatch; ++q) {
+        if (inside(s + q)) out[q * step] = stored.rounded(pending[q] + v[s + q].im);
+      }
     }
-#pragma unroll
-    for (int q = 0; q < kBatch; ++q) {
-      if ((s + q) * t.points + t.k < count) out[q * step] = pending[q] + v[s + q].im;
-    }
-  }
+  };
+  add_to_slots(a, ring, open_block, blockIdx.z, row.b, first, t.k * a.lanes + t.channel, count,
+               add);
 }
 
 }  // namespace futurefill::cuda

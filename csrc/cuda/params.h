@@ -21,10 +21,13 @@ struct FillShape {
   int32_t batch, radix, n_spectra;
   int32_t late, extra;  // of a level with slack, else 0
   int32_t transform;    // points, the next power of two from block on
+  int32_t open_slots;   // of a row's open block
+  IoType stored;        // what the ring holds
 };
 
 struct FillParams {
-  float* ring;
+  void* ring;
+  float* open_block;
   float* kept;           // from the level's first row on
   const float* spectra;  // likewise
   const int64_t* positions;
@@ -41,7 +44,8 @@ struct LongFillParams {
 };
 
 struct HistoryShape {
-  int64_t ring_row;  // values of a batch row
+  int64_t slots_row;   // values of a batch row's slots
+  int64_t open_slots;  // 0 where they are the ring's
   int64_t lanes, filter_lanes;
   int64_t slots;  // positions from here on are refused
   int64_t undo_slots;
@@ -49,7 +53,7 @@ struct HistoryShape {
 };
 
 struct HistoryParams {
-  const float *ring, *taps;
+  const float *slots, *taps;        // those that steps read
   const int64_t *positions, *rows;  // rows: (n_rows,) or null for all
   int64_t* token_at;                // (layers, batch)
   float *undo, *history;            // (layers, batch, undo_slots, lanes), (layers, batch, lanes)
@@ -59,15 +63,18 @@ struct HistoryParams {
 
 struct ApplyShape {
   int64_t u_row, pre_row, post_row, y_row;  // row strides in values
-  int64_t ring_row, lanes;
-  int64_t slots;  // positions from here on are refused
+  int64_t slots_row, lanes;
+  int64_t open_slots;  // 0 where the slots are the ring's
+  int64_t slots;       // positions from here on are refused
   int32_t batch, channels, channels_per_filter, advance;
+  IoType stored;  // what the ring holds
+  int32_t unused;
 };
 
 struct ApplyParams {
   const void *u, *pre, *post;  // pre and post or null
   void* y;
-  float* ring;               // of the layer, as all that follow
+  float* slots;              // of the layer, as all that follow; the ring's or the open block's
   const float *taps, *skip;  // skip or null
   const float* history;      // (batch, lanes)
   const int64_t* token_at;   // (batch,)
@@ -121,6 +128,7 @@ struct InputsParams {
 struct OutputsShape {
   int64_t positions, length, slots, lanes;  // of u; of the future fill; of the ring; of both
   int64_t batch, channels, n_rows;
+  IoType stored;  // what ring and prompt fill hold
 };
 
 struct OutputsParams {
@@ -128,7 +136,7 @@ struct OutputsParams {
   const void *u, *pre, *post;  // pre and post or null
   const float* skip;           // of the layer, from the first channel on, or null
   void* y;
-  float *prompt_fill, *ring;            // of the layer, likewise; prompt_fill or null
+  void *prompt_fill, *ring;             // of the layer, likewise; prompt_fill or null
   const int64_t *rows, *starts, *ends;  // (n_rows,); starts or null for 0
   Strides z_at, u_at, pre_at, post_at, y_at;
   IoType io;

@@ -3,8 +3,8 @@
 // of 1.
 #pragma once
 
-#include "io.cuh"
 #include "launch_shape.h"
+#include "ring.cuh"
 
 namespace futurefill::cuda {
 
@@ -38,9 +38,9 @@ __global__ __launch_bounds__(kPrefillThreads) void prefill_inputs(
 template <class Io>
 __global__ __launch_bounds__(kPrefillThreads) void prefill_outputs(
     const float* z, const Io* u, const Io* pre, const Io* post, const float* skip, Io* y,
-    float* prompt_fill, float* ring, const int64_t* rows, const int64_t* starts,
-    const int64_t* ends, const Strides z_at, const Strides u_at, const Strides pre_at,
-    const Strides post_at, const Strides y_at, const OutputsShape a) {
+    void* prompt_fill, void* ring, const int64_t* rows, const int64_t* starts, const int64_t* ends,
+    const Strides z_at, const Strides u_at, const Strides pre_at, const Strides post_at,
+    const Strides y_at, const OutputsShape a) {
   __shared__ float tile[kOutputsChannels][kOutputsTime + 1];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   constexpr int kWarps = kPrefillThreads / 32;
@@ -79,17 +79,22 @@ __global__ __launch_bounds__(kPrefillThreads) void prefill_outputs(
   __syncthreads();
   const int64_t batch_row = rows[row], channel = first_channel + lane;
   if (channel >= channels || batch_row < 0 || batch_row >= a.batch) return;
-  if (prompt_fill) prompt_fill += batch_row * a.length * a.lanes + channel;
-  ring += batch_row * a.slots * a.lanes + channel;
   const int64_t lanes = a.lanes;
+  with_ring(a.stored, ring, [&](auto* pending, auto stored) {
+    using T = std::remove_pointer_t<decltype(pending)>;
+    T* fill = static_cast<T*>(prompt_fill);
+    if (fill) fill += batch_row * a.length * lanes + channel;
+    pending += batch_row * a.slots * lanes + channel;
 #pragma unroll
-  for (int s = warp; s < kOutputsTime; s += kWarps) {
-    const int64_t slot = first + s - end;
-    if (slot >= 0 && slot < stop - end) {
-      ring[slot * lanes] = tile[lane][s];
-      if (prompt_fill) prompt_fill[slot * lanes] = tile[lane][s];
+    for (int s = warp; s < kOutputsTime; s += kWarps) {
+      const int64_t slot = first + s - end;
+      if (slot >= 0 && slot < stop - end) {
+        const T value = stored.rounded(tile[lane][s]);
+        pending[slot * lanes] = value;
+        if (fill) fill[slot * lanes] = value;
+      }
     }
-  }
+  });
 }
 
 }  // namespace futurefill::cuda

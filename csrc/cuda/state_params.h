@@ -8,9 +8,10 @@
 
 namespace futurefill::cuda {
 
-// Contiguous float32 tensors of a stream and their sizes.
+// Contiguous float32 tensors of a stream and their sizes; the ring may hold 16 bits.
 struct State {
-  float* ring;           // (layers, batch, slots, lanes)
+  void* ring;            // (layers, batch, slots, lanes)
+  float* open_block;     // (layers, batch, open_slots, lanes)
   float* kept;           // (layers, batch, kept_rows, 2, lanes)
   const float* spectra;  // (layers, spectra_rows, 2, filter_lanes)
   const float* taps;     // (layers, n_taps, filter_lanes)
@@ -24,7 +25,19 @@ struct State {
   int64_t kept_rows, spectra_rows, n_taps, filter_lanes;
   int64_t channels_per_filter;
   int64_t length;  // positions of the plan
+  int64_t open_slots;
+  IoType stored;  // what the ring holds
+
+  // of a row, of what steps read: the open block of a ring in 16 bits
+  bool narrow() const { return stored != IoType::kFloat32; }
+  float* step_slots() const { return narrow() ? open_block : static_cast<float*>(ring); }
+  int64_t step_row() const { return (narrow() ? open_slots : slots) * lanes; }
 };
+
+// A value further on in a ring.
+inline void* further(void* ring, IoType stored, int64_t values) {
+  return static_cast<char*>(ring) + values * (stored == IoType::kFloat32 ? 4 : 2);
+}
 
 // Of a plan (plan.py).
 struct Level {
@@ -72,7 +85,10 @@ inline FillParams fill_params(const State& s, const Level& level, Rows rows, int
   a.n_spectra = int32_t(level.n_spectra);
   a.late = int32_t(level.late);
   a.extra = int32_t(level.extra);
+  a.open_slots = int32_t(s.open_slots);
+  a.stored = s.stored;
   p.ring = s.ring;
+  p.open_block = s.open_block;
   p.kept = s.kept + level.kept_offset * 2 * s.lanes;
   p.spectra = s.spectra + level.spectra_offset * 2 * s.filter_lanes;
   p.positions = s.positions;
@@ -88,7 +104,8 @@ inline LongFillParams long_fill_params(const State& s, const Level& level, Rows 
                                        int64_t first_layer, int64_t layers, int64_t first,
                                        int64_t last, void* scratch, const void* twist) {
   LongFillParams p{fill_params(s, level, rows, first, last), scratch, twist};
-  p.fill.ring += first_layer * p.fill.shape.ring_layer;
+  p.fill.ring = further(s.ring, s.stored, first_layer * p.fill.shape.ring_layer);
+  p.fill.open_block += first_layer * s.batch * s.open_slots * s.lanes;
   p.fill.kept += first_layer * p.fill.shape.kept_layer;
   p.fill.spectra += first_layer * p.fill.shape.spectra_layer;
   p.fill.layers = layers;
@@ -130,7 +147,8 @@ inline ProductParams product_params(const State& s, const Level& level, void* va
 inline HistoryParams history_params(const State& s, Rows rows) {
   HistoryParams p{};
   HistoryShape& a = p.shape;
-  a.ring_row = s.slots * s.lanes;
+  a.slots_row = s.step_row();
+  a.open_slots = s.open_slots;
   a.lanes = s.lanes;
   a.filter_lanes = s.filter_lanes;
   a.slots = s.slots;
@@ -139,7 +157,7 @@ inline HistoryParams history_params(const State& s, Rows rows) {
   a.batch = int32_t(s.batch);
   a.taps = int32_t(s.n_taps);
   a.channels_per_filter = int32_t(s.channels_per_filter);
-  p.ring = s.ring;
+  p.slots = s.step_slots();
   p.taps = s.taps;
   p.positions = s.positions;
   p.rows = rows.at;
@@ -159,9 +177,11 @@ inline ApplyParams apply_params(const State& s, const Tokens& tokens, Rows rows,
   a.pre_row = tokens.pre_row;
   a.post_row = tokens.post_row;
   a.y_row = tokens.y_row;
-  a.ring_row = s.slots * s.lanes;
+  a.slots_row = s.step_row();
+  a.open_slots = s.open_slots;
   a.lanes = s.lanes;
   a.slots = s.slots;
+  a.stored = s.stored;
   a.batch = int32_t(s.batch);
   a.channels = int32_t(tokens.channels);
   a.channels_per_filter = int32_t(s.channels_per_filter);
@@ -170,7 +190,7 @@ inline ApplyParams apply_params(const State& s, const Tokens& tokens, Rows rows,
   p.pre = tokens.pre;
   p.post = tokens.post;
   p.y = tokens.y;
-  p.ring = s.ring + layer * s.batch * a.ring_row;
+  p.slots = s.step_slots() + layer * s.batch * a.slots_row;
   p.taps = s.taps + layer * s.n_taps * s.filter_lanes;
   p.skip = s.skip ? s.skip + layer * s.lanes : nullptr;
   p.history = s.history + layer * s.batch * s.lanes;
@@ -186,8 +206,9 @@ inline ApplyParams apply_params(const State& s, const Tokens& tokens, Rows rows,
 inline OutputsParams at_layer(OutputsParams p, int64_t layer, int64_t first) {
   const OutputsShape& a = p.shape;
   if (p.skip) p.skip += layer * a.lanes + first;
-  if (p.prompt_fill) p.prompt_fill += layer * a.batch * a.length * a.lanes + first;
-  p.ring += layer * a.batch * a.slots * a.lanes + first;
+  const int64_t fill = layer * a.batch * a.length * a.lanes + first;
+  if (p.prompt_fill) p.prompt_fill = further(p.prompt_fill, a.stored, fill);
+  p.ring = further(p.ring, a.stored, layer * a.batch * a.slots * a.lanes + first);
   return p;
 }
 

@@ -114,7 +114,8 @@ def choose(
             dtype.itemsize, kept.spectra.itemsize, parts, kept.ring.itemsize,
             kept.filters.itemsize,
         )  # fmt: skip
-        implementation = fastest_parts(plan, workload, DeviceInfo.of(device))
+        info = DeviceInfo.of(device)
+        implementation = fastest_parts(plan, workload, info, narrow=ring_dtype != dtype)
     return implementation, plan
 
 

@@ -115,8 +115,9 @@ def make_history(state: StreamState) -> History:
 def make_step(state: StreamState) -> Step:
     """One token of one layer after the history; the last layer's also moves the rows' positions."""
     op = torch.ops.futurefill_kernels.apply_step.default
-    ring, taps, skip, positions = state.ring, state.taps, state.skip, state.positions
-    history, token_at, shared = state.history, state.token_at, state.channels_per_filter
+    ring, open_block, positions = state.ring, state.open_block, state.positions
+    taps, skip, shared = state.taps, state.skip, state.channels_per_filter
+    history, token_at = state.history, state.token_at
 
     def step(
         u: Tensor,
@@ -128,8 +129,8 @@ def make_step(state: StreamState) -> Step:
         advance: bool,
     ) -> None:
         op(
-            u, pre, post, y, ring, taps, skip, history, token_at, positions, rows, layer, advance,
-            shared,
+            u, pre, post, y, ring, open_block, taps, skip, history, token_at, positions, rows,
+            layer, advance, shared,
         )  # fmt: skip
 
     return step

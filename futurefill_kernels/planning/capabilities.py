@@ -47,6 +47,7 @@ CAPABILITIES = {
             largest_fused=8192,
             largest_passes=1 << 18,
             passes=3,
+            ring_dtypes=HALVES,
             capturable=True,
         ),
         Capabilities(

@@ -29,11 +29,12 @@ def make_state(
     batch: int,
     channels: int | None = None,
     skip: Tensor | None = None,
+    ring_dtype: torch.dtype | None = None,
 ) -> StreamState:
     """A GPU stream's tensors, on the CPU."""
     groups = filters[0].shape[0]
     layout = cuda.make_layout(channels or groups, groups, torch.float32, plan)
-    return allocate(plan, layout, cuda.make_spectra, filters, batch, skip)
+    return allocate(plan, layout, cuda.make_spectra, filters, batch, skip, ring_dtype=ring_dtype)
 
 
 def run_fill(
@@ -54,7 +55,7 @@ def run_fill(
     first, last = channels or (0, state.layout.lanes)
     shape = launch_shapes.early_fill if early else launch_shapes.future_fill
     launch = shape(state, level, rows, first, last, memory)
-    tensors = (state.ring, state.kept, state.spectra, state.positions, rows)
+    tensors = (state.ring, state.open_block, state.kept, state.spectra, state.positions, rows)
     return _run(launch, tensors, **options)
 
 
@@ -73,7 +74,8 @@ def run_long_fill(
     def run(
         state: StreamState, index: int, rows: Tensor | None, scratch: Tensor, *rest: Any
     ) -> None:
-        own = (scratch, rest[0], state.ring, state.kept, state.spectra, state.positions, rows)
+        slots = (state.ring, state.open_block)
+        own = (scratch, rest[0], *slots, state.kept, state.spectra, state.positions, rows)
         scratch.fill_(float("nan"))
         for launch in launch_shapes.long_fill(
             state, state.plan.levels[index], rows, scratch, *rest, memory=memory
@@ -118,6 +120,11 @@ def run_fill_by_fft(
     )  # fmt: skip
 
 
+def step_slots(state: StreamState) -> Tensor:
+    """What a step reads and writes: of a ring in 16 bits the open block."""
+    return state.open_block if state.narrow else state.ring
+
+
 def run_level(state: StreamState, level: Level, rows: Tensor | None = None, **options: Any) -> None:
     """One level's future fill as impl="cuda" chooses."""
     if level.transform <= cuda.capabilities.largest_fused:
@@ -130,7 +137,7 @@ def run_level(state: StreamState, level: Level, rows: Tensor | None = None, **op
 
 def run_history(state: StreamState, rows: Tensor | None = None, **options: Any) -> Any:
     """The history of all layers."""
-    tensors = (state.ring, state.taps, state.positions, rows)
+    tensors = (step_slots(state), state.taps, state.positions, rows)
     written = (state.token_at, state.undo, state.history)
     return _run(launch_shapes.history(state, rows), (*tensors, *written), **options)
 
@@ -149,7 +156,13 @@ def run_apply(
     """One token of one layer after its history."""
     launch = launch_shapes.apply_step(state, u, pre, post, y, rows, layer, advance)
     skip = None if state.skip is None else state.skip[layer]
-    own = (state.ring[layer], state.taps[layer], skip, state.history[layer], state.token_at[layer])
+    own = (
+        step_slots(state)[layer],
+        state.taps[layer],
+        skip,
+        state.history[layer],
+        state.token_at[layer],
+    )
     return _run(launch, (u, pre, post, y, *own, state.positions, rows), **options)
 
 
@@ -173,7 +186,7 @@ def run_outputs(
     post: Tensor | None,
     skip: Tensor | None,
     y: Tensor,
-    prompt_fill: Tensor,
+    prompt_fill: Tensor | None,
     ring: Tensor,
     rows: Tensor,
     starts: Tensor | None,

@@ -23,11 +23,14 @@ struct TensorRow {
 };
 
 struct StateRow {
-  TensorRow ring, kept, spectra, taps, skip, positions, token_at, undo, history;
+  TensorRow ring, open_block, kept, spectra, taps, skip, positions, token_at, undo, history;
+  int64_t stored;  // of the ring, an IoType
 
   State state(int64_t channels_per_filter, int64_t length) const {
     State s{};
-    s.ring = ring.at<float>(), s.kept = kept.at<float>(), s.spectra = spectra.at<float>();
+    s.ring = ring.at<void>(), s.stored = IoType(stored);
+    s.open_block = open_block.at<float>(), s.open_slots = open_block.sizes[3];
+    s.kept = kept.at<float>(), s.spectra = spectra.at<float>();
     s.taps = taps.at<float>(), s.skip = skip.at<float>(), s.positions = positions.at<int64_t>();
     s.token_at = token_at.at<int64_t>();
     s.undo = undo.at<float>(), s.undo_slots = undo.sizes[3], s.history = history.at<float>();
@@ -209,13 +212,14 @@ const char* prefill_inputs(const TensorRow* tensors, int64_t io) {
 }
 
 // tensors: z, u, pre, post, skip, y, prompt_fill, ring, rows, starts, ends.
-const char* prefill_outputs(const TensorRow* tensors, int64_t io, int64_t layer, int64_t first) {
+const char* prefill_outputs(const TensorRow* tensors, int64_t io, int64_t stored, int64_t layer,
+                            int64_t first) {
   const TensorRow &u = tensors[1], &fill = tensors[6], &ring = tensors[7];
   OutputsParams p{};
   p.z = tensors[0].at<float>(), p.u = u.at<void>();
   p.pre = tensors[2].at<void>(), p.post = tensors[3].at<void>();
   p.skip = tensors[4].at<float>(), p.y = tensors[5].at<void>();
-  p.prompt_fill = fill.at<float>(), p.ring = ring.at<float>();
+  p.prompt_fill = fill.at<void>(), p.ring = ring.at<void>();
   p.rows = tensors[8].at<int64_t>(), p.starts = tensors[9].at<int64_t>();
   p.ends = tensors[10].at<int64_t>();
   p.z_at = tensors[0].signal(), p.u_at = u.signal(), p.pre_at = tensors[2].signal();
@@ -223,7 +227,7 @@ const char* prefill_outputs(const TensorRow* tensors, int64_t io, int64_t layer,
   p.io = IoType(io);
   const int64_t length = p.prompt_fill ? fill.sizes[3] : ring.sizes[3];
   p.shape = {u.sizes[2],    length,     ring.sizes[3], ring.sizes[4],
-             ring.sizes[1], u.sizes[1], u.sizes[0]};
+             ring.sizes[1], u.sizes[1], u.sizes[0],    IoType(stored)};
   p = at_layer(p, layer, first);
   const char* result = nullptr;
   choose_io(p.io, [&](auto io) {

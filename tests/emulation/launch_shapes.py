@@ -92,10 +92,11 @@ def _rows(*tensors: Tensor | None) -> list[int]:
 def _state(state: StreamState) -> tuple[list[int], int, int]:
     """The tensors, channels per filter, and the plan's length."""
     tensors = (
-        *(state.ring, state.kept, state.spectra, state.taps, state.skip, state.positions),
-        *(state.token_at, state.undo, state.history),
+        *(state.ring, state.open_block, state.kept, state.spectra, state.taps, state.skip),
+        *(state.positions, state.token_at, state.undo, state.history),
     )
-    return _rows(*tensors), state.layout.channels // state.layout.groups, state.plan.length
+    rows = [*_rows(*tensors), IO_TYPES[state.ring.dtype]]
+    return rows, state.layout.channels // state.layout.groups, state.length
 
 
 def _level(level: Level) -> list[int]:
@@ -178,9 +179,11 @@ def prefill_inputs(*tensors: Tensor | None) -> CudaLaunch:
 
 def prefill_outputs(*tensors: Tensor | None, layer: int, first_channel: int) -> CudaLaunch:
     """Of the op's tensors z, u, pre, post, skip, y, prompt_fill, ring, rows, starts, ends."""
-    u = tensors[1]
+    u, ring = tensors[1], tensors[7]
     assert u is not None
-    return _launch("prefill_outputs", _rows(*tensors), IO_TYPES[u.dtype], layer, first_channel)
+    assert ring is not None
+    types = IO_TYPES[u.dtype], IO_TYPES[ring.dtype]
+    return _launch("prefill_outputs", _rows(*tensors), *types, layer, first_channel)
 
 
 def fill_config(block: int, memory: int = 1) -> SimpleNamespace:
