@@ -50,6 +50,12 @@ def test_a_token_of_every_model(decode, name, lengths):
     assert "argmax" in decode(make(name), lengths)
 
 
+@pytest.mark.parametrize("name", ["long-conv", "stu"])
+def test_a_token_of_a_state_of_16_bits(decode, name):
+    """The open block turns outside of graphs."""
+    assert "argmax" in decode(make(name).float(), (3, 2), state_dtype=torch.bfloat16)
+
+
 SAMPLERS = {
     "greedy": greedy,
     "temperature": RandomSampler(0.9),

@@ -43,18 +43,32 @@ __global__ __launch_bounds__(kApplyThreads) void apply_step(
       for (int q = 0; q < kVector; ++q) weight.at[q] += more.at[q];
     }
     const bool valid = p >= 0 && p < a.slots;
-    Values<float, kVector> x;
+    Values<float, kVector> x, z;
 #pragma unroll
-    for (int q = 0; q < kVector; ++q) {
-      x.at[q] = to_float(own.at[q]) * (pre ? to_float(before.at[q]) : 1.f);
-      const float z = fmaf(weight.at[q], x.at[q], sum.at[q]);
-      result.at[q] = from_float<Io>(valid ? (post ? to_float(after.at[q]) : 1.f) * z : NAN);
+    for (int q = 0; q < kVector; ++q) x.at[q] = to_float(own.at[q]);
+    if (pre) {
+#pragma unroll
+      for (int q = 0; q < kVector; ++q) x.at[q] *= to_float(before.at[q]);
     }
-    if (valid) {
 #pragma unroll
-      for (int q = 0; q < kVector; ++q) x.at[q] = rounded(x.at[q], a.stored);
-      const int64_t slot = step_slot(p, a.open_slots);
-      store_values(slots + state * a.slots_row + slot * a.lanes + channel, x);
+    for (int q = 0; q < kVector; ++q) z.at[q] = fmaf(weight.at[q], x.at[q], sum.at[q]);
+    if (post) {
+#pragma unroll
+      for (int q = 0; q < kVector; ++q) z.at[q] *= to_float(after.at[q]);
+    }
+#pragma unroll
+    for (int q = 0; q < kVector; ++q) result.at[q] = from_float<Io>(valid ? z.at[q] : NAN);
+    if (valid) {
+      float* row_slots = slots + state * a.slots_row + channel;
+      if (a.open_slots) {
+        const auto ring = stored_in_16(a.stored);
+        Values<float, kVector> kept;
+#pragma unroll
+        for (int q = 0; q < kVector; ++q) kept.at[q] = ring.wide(ring.rounded(x.at[q]));
+        store_values(row_slots + open_slot(p, a.open_slots) * a.lanes, kept);
+      } else {
+        store_values(row_slots + p * a.lanes, x);
+      }
       if (a.advance && channel == 0) positions[state] = p + 1;
     }
   } else {

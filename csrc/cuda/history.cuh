@@ -70,7 +70,8 @@ __global__ __launch_bounds__(32 * kHistoryWarps, history_min_blocks(kRows)) void
     // a ring of 2^32 slots fits no GPU
     taken[r] = p >= 0 && p < a.slots ? int(unsigned(p) % unsigned(a.taps)) : -1;
     most = max(most, taken[r]);
-    slot[r] = slots + row * a.slots_row + step_slot(p, a.open_slots) * a.lanes + channel;
+    const int64_t own = a.open_slots ? open_slot(p, a.open_slots) : p;
+    slot[r] = slots + row * a.slots_row + own * a.lanes + channel;
     if (state[r] >= 0 && tile == 0 && lane == 0) token_at[row] = p;
   }
 

@@ -151,25 +151,34 @@ __global__ __launch_bounds__(kOuterChannels* kOuterPoints) void merge_block(
   inverse_first<S>(v);
   untwist<S>(v, {1.f, 0.f});
   constexpr int kBatch = 16;  // asked for before the first is stored
-  const auto add = [&](auto* out, auto stored, int begin, int end) {
-    const auto inside = [&](int s) {
-      return s * t.points + t.k >= begin && s * t.points + t.k < end;
-    };
+  const int64_t from = t.k * a.lanes + t.channel;
+  float* open = open_block + (blockIdx.z * a.batch + row.b) * a.open_slots * a.lanes + from;
+  with_ring(a.stored, ring, [&](auto* slots, auto stored) {
+    auto* out = slots + blockIdx.z * a.ring_layer + row.b * a.ring_row + first * a.lanes + from;
+    const auto opened = [&](int s) { return stored.kNarrow && s * t.points + t.k < a.open_slots; };
 #pragma unroll
-    for (int s = 0; s < S; s += kBatch, out += kBatch * step) {
+    for (int s = 0; s < S; s += kBatch) {
       float pending[kBatch];
 #pragma unroll
       for (int q = 0; q < kBatch; ++q) {
-        if (inside(s + q)) pending[q] = stored.wide(out[q * step]);
+        const int64_t at = (s + q) * step;
+        if ((s + q) * t.points + t.k < count) {
+          pending[q] = opened(s + q) ? open[at] : stored.wide(out[at]);
+        }
       }
 #pragma unroll
       for (int q = 0; q < kBatch; ++q) {
-        if (inside(s + q)) out[q * step] = stored.rounded(pending[q] + v[s + q].im);
+        const int64_t at = (s + q) * step;
+        const float sum = pending[q] + v[s + q].im;
+        if ((s + q) * t.points + t.k >= count) continue;
+        if (opened(s + q)) {
+          open[at] = sum;
+        } else {
+          out[at] = stored.rounded(sum);
+        }
       }
     }
-  };
-  add_to_slots(a, ring, open_block, blockIdx.z, row.b, first, t.k * a.lanes + t.channel, count,
-               add);
+  });
 }
 
 }  // namespace futurefill::cuda

@@ -10,17 +10,18 @@ namespace futurefill::cuda {
 // What a ring holds, as float; of 16 bits, which ones is known when the kernel runs.
 template <class T>
 struct Stored {
+  static constexpr bool kNarrow = sizeof(T) == 2;
   bool brain;  // of 16 bits: bfloat16, else float16
 
   __device__ __forceinline__ float wide(T x) const {
-    if constexpr (sizeof(T) == 2) {
+    if constexpr (kNarrow) {
       return brain ? __bfloat162float(__ushort_as_bfloat16(x)) : __half2float(__ushort_as_half(x));
     } else {
       return x;
     }
   }
   __device__ __forceinline__ T rounded(float x) const {
-    if constexpr (sizeof(T) == 2) {
+    if constexpr (kNarrow) {
       return brain ? __bfloat16_as_ushort(__float2bfloat16_rn(x))
                    : __half_as_ushort(__float2half_rn(x));
     } else {
@@ -60,16 +61,9 @@ __device__ __forceinline__ void with_ring(IoType stored, void* ring, const F& f)
   }
 }
 
-// x as the ring holds it.
-__device__ __forceinline__ float rounded(float x, IoType stored) {
-  if (stored == IoType::kFloat32) return x;
-  const auto ring = stored_in_16(stored);
-  return ring.wide(ring.rounded(x));
-}
-
-// Where the slot of position p lies in what steps read: the ring, or an open block of `open_slots`.
-__device__ __forceinline__ int64_t step_slot(int64_t p, int64_t open_slots) {
-  return open_slots ? unsigned(p) % unsigned(open_slots) : p;
+// Of position p, in an open block of `open_slots`.
+__device__ __forceinline__ int64_t open_slot(int64_t p, int64_t open_slots) {
+  return unsigned(p) % unsigned(open_slots);
 }
 
 // Where a fill of `count` slots from p on adds its outputs: f(slots, what they hold, begin, end)

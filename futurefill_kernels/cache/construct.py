@@ -114,8 +114,7 @@ def choose(
             dtype.itemsize, kept.spectra.itemsize, parts, kept.ring.itemsize,
             kept.filters.itemsize,
         )  # fmt: skip
-        info = DeviceInfo.of(device)
-        implementation = fastest_parts(plan, workload, info, narrow=ring_dtype != dtype)
+        implementation = fastest_parts(plan, workload, DeviceInfo.of(device))
     return implementation, plan
 
 

@@ -118,16 +118,11 @@ def on_this_gpu(
     return tuple(name for name in ON_GPUS if not reasons[name])
 
 
-def fastest_parts(
-    plan: Plan, workload: Workload, info: DeviceInfo, narrow: bool = False
-) -> Implementation:
-    """For steps, prompts and each level of a plan the fastest of ``workload.impls``.
-
-    narrow: whether the ring has 16 bits.
-    """
+def fastest_parts(plan: Plan, workload: Workload, info: DeviceInfo) -> Implementation:
+    """For steps, prompts and each level of a plan the fastest of ``workload.impls``."""
     steps = next(name for name in gpu_choice.order(info) if name in workload.impls)
     prompts = gpu_choice.of_prompts(workload.impls, info)
-    fills = gpu_choice.of_levels(plan, workload, info, second_forms=not narrow)
+    fills = gpu_choice.of_levels(plan, workload, info)
     if {prompts, *fills} == {steps}:
         return ON_GPUS[steps]
     return Mixed(ON_GPUS[steps], ON_GPUS[prompts], tuple(LEVEL_FILLS[name] for name in fills))

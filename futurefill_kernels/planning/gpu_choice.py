@@ -29,19 +29,15 @@ def order(info: DeviceInfo) -> list[str]:
     return names + [name for name in on_gpus() if name not in timed]
 
 
-def of_levels(
-    plan: Plan, workload: Workload, info: DeviceInfo, second_forms: bool = True
-) -> tuple[str, ...]:
+def of_levels(plan: Plan, workload: Workload, info: DeviceInfo) -> tuple[str, ...]:
     """Per level of a plan the one of ``workload.impls`` whose fills are fastest, or a second form
-    of its fills where that was timed at the level's block.
-
-    second_forms: whether these can do the state; not a ring of 16 bits.
+    of its fills where that was timed at the level's block; these have no ring of 16 bits.
     """
     cost, timed = GpuCost(workload, info), dict(times_of(info).kernels)
     forms = {
         form: {time.size for time in timed[form].fills}
         for form, name in VARIANTS.items()
-        if second_forms and name in cost.names and form in timed
+        if name in cost.names and form in timed and not workload.narrow
     }
     return tuple(
         min(

@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from futurefill_kernels.checks import HALVES
 from futurefill_kernels.decoding import graphs
 from futurefill_kernels.implementations import reference
 from futurefill_kernels.implementations.select import IMPLEMENTATIONS
@@ -23,7 +24,7 @@ class DeviceBooks:
     """
 
     def __init__(self):
-        self.capabilities = Capabilities("device-books", "any", capturable=True)
+        self.capabilities = Capabilities("device-books", "any", ring_dtypes=HALVES, capturable=True)
         self.cannot_run = lambda device, dtype, plan: []
         self.make_spectra = reference.make_spectra
         self.fills: list[tuple[int, int]] = []
@@ -40,11 +41,13 @@ class DeviceBooks:
     def make_history(self, state):
         layers, batch_size, _, _, lanes = state.ring.shape
         lags = torch.arange(1, state.taps.shape[2], device=state.ring.device)
+        slots = state.open_block if state.narrow else state.ring
 
         def taken(at):
             """Slots at positions at (B, n) of every layer and row, (layers, B, n, lanes)."""
-            index = at[None, :, :, None].expand(layers, batch_size, at.shape[1], lanes)
-            return state.ring.select(2, 0).gather(2, index)
+            index = (at % slots.shape[3])[None, :, :, None]
+            index = index.expand(layers, batch_size, at.shape[1], lanes)
+            return slots.select(2, 0).gather(2, index)
 
         def history(rows):
             assert rows is None
@@ -63,17 +66,20 @@ class DeviceBooks:
         return history
 
     def make_step(self, state):
+        slots = state.open_block if state.narrow else state.ring
+
         def step(u, pre, post, y, rows, layer, advance):
             assert rows is None
-            x = (u if pre is None else pre * u).to(state.ring.dtype)
+            x = (u if pre is None else pre * u).to(state.dtype)
             weight = state.taps[layer, 0, 0].repeat_interleave(state.channels_per_filter)
             if state.skip is not None:
                 weight = weight + state.skip[layer]
             result = state.history[layer] + weight * x
             y.copy_(result if post is None else result * post)
             at = state.token_at[layer]
-            slot = at.unsqueeze(1).unsqueeze(2).expand(-1, 1, x.shape[1])
-            state.ring[layer].select(1, 0).scatter_(1, slot, x.unsqueeze(1))
+            slot = (at % slots.shape[3]).unsqueeze(1).unsqueeze(2).expand(-1, 1, x.shape[1])
+            stored = x.to(state.ring.dtype).to(state.dtype)
+            slots[layer].select(1, 0).scatter_(1, slot, stored.unsqueeze(1))
             if advance:
                 state.positions.copy_(at + 1)
 

@@ -117,6 +117,56 @@ def test_streams_of_prompts_chunks_and_steps(emulated, groups, taps, blocks, sla
 
 
 @pytest.mark.parametrize(
+    ("blocks", "state_dtype", "rollback"),
+    combinations(
+        [(4, 16), (3, 12, 24), (1, 2, 32), (40,)], [torch.bfloat16, torch.float16], [9, None],
+        fast=[((4, 16), torch.bfloat16, 9)],
+    ),
+    ids=str,
+)  # fmt: skip
+def test_a_state_of_16_bits(emulated, blocks, state_dtype, rollback):
+    """What it rounds, where `reference` does: a prompt, steps of some rows, a chunk, and bit for
+    bit again what is taken back.
+    """
+    torch.manual_seed(len(blocks))
+    filters = [torch.randn(3, taps) / taps**0.5 for taps in (40, 200)]
+    caches = [
+        ff.FutureFillCache(
+            filters, 2, 40, channels=6, plan=ff.Plan(40, blocks), impl=impl, rollback=rollback,
+            state_dtype=state_dtype,
+        )
+        for impl in ("emulated", "reference")
+    ]  # fmt: skip
+    u, rows = torch.randn(2, 6, 49), [1, 0]
+    outputs = []
+    for cache in caches:
+        y = [torch.stack([cache.prefill(u[..., :9], layer) for layer in range(2)])]
+        for t in range(9, 49):
+            if t == 30:
+                cache.crop(t - 9 - 7)
+                for s in range(t - 7, t):
+                    again = [cache.step(u[rows, :, s], layer, rows=rows) for layer in range(2)]
+                    assert torch.equal(torch.stack(again)[:, rows, :, None], y[s - 8])
+            x = u[rows, :, t]
+            token = [cache.step(x, layer, rows=rows) for layer in range(2)]
+            y.append(torch.stack(token)[:, rows, :, None])
+            if t == 35:
+                cache.step(-x, 0, rows=rows)
+                cache.abort()
+        outputs.append(torch.cat(y, -1))
+    got, expected = outputs
+    assert "fill 16" in emulated.launches or 16 not in blocks
+    h = torch.stack([torch.nn.functional.pad(h, (0, 200 - h.shape[1])) for h in filters])
+    exact = torch.stack([ff.causal_conv(u.double(), h[i].double()) for i in range(2)])
+    sizes = torch.stack([ff.causal_conv(u.double().abs(), x.double().abs()) for x in h])
+    roundings = (2 + len(caches[0].plan.levels)) * torch.finfo(state_dtype).eps / 2
+    assert bool(((got - exact).abs() <= 1.01 * roundings * sizes + 1e-5).all())
+    # rounded alike, but for sums next to the middle of two numbers
+    assert (got - expected).norm() < 0.1 * (expected - exact).norm()
+    assert caches[0].state.ring.dtype is state_dtype
+
+
+@pytest.mark.parametrize(
     ("channels", "groups", "dtype"),
     combinations(
         [(1, 1, torch.float16), (6, 2, torch.bfloat16), (40, 40, torch.float32)],

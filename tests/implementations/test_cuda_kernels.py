@@ -197,7 +197,7 @@ def test_planted_fault_in_the_history(text, replacement, expected):
 @pytest.mark.parametrize(
     ("text", "replacement", "expected"),
     [
-        ("slot = step_slot(p,", "slot = step_slot(p + 1,", "out-of"),
+        ("row_slots + p * a.lanes", "row_slots + (p + 1) * a.lanes", "out-of"),
         ("kVector * (blockIdx.x", "kVector * (0 * blockIdx.x", "hazard"),
         ("row * a.u_row + channel", "(row + 1) * a.u_row + channel", "out-of"),
     ],

@@ -56,6 +56,19 @@ def test_outputs(case, continued, dtype):
 
 
 @pytest.mark.parametrize(
+    ("case", "ring_dtype", "dtype"),
+    combinations(
+        OUTPUTS, [torch.bfloat16, torch.float16], DTYPES,
+        fast=[(OUTPUTS[1], torch.float16, torch.float32), (OUTPUTS[3], torch.bfloat16, DTYPES[1])],
+    ),
+    ids=str,
+)  # fmt: skip
+def test_outputs_for_a_ring_in_16_bits(case, ring_dtype, dtype):
+    """Its future fill, and the prompts' fill beside it, are rounded once."""
+    check_outputs(partial(run_outputs, arch="sm_80"), case, True, dtype, ring_dtype)
+
+
+@pytest.mark.parametrize(
     ("text", "replacement"),
     [("  __syncthreads();\n", ""), ("t < start + positions;", "t <= start + positions;")],
 )

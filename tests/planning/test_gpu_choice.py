@@ -57,6 +57,8 @@ def test_forms_of_fills_take_part_where_they_were_timed():
     assert gpu_choice.order(info) == ["triton", "cuda"]
     assert gpu_choice.of_prompts(("cuda", "triton"), info) == "cuda"
     assert gpu_choice.of_levels(plan, workload, info) == ("triton", "cuda_early", "cuda")
+    narrow = dataclasses.replace(workload, ring_itemsize=2)
+    assert "cuda_early" not in gpu_choice.of_levels(plan, narrow, info)
     mixed = select.fastest_parts(plan, workload, info)
     assert mixed == Mixed(triton, cuda, (triton, cuda_early, cuda))
     alone = dataclasses.replace(workload, impls=("triton",))
