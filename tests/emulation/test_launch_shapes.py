@@ -88,7 +88,7 @@ def test_fill_of_some_rows_and_channels():
     rows = torch.tensor([3, 1])
     launch = launch_shapes.future_fill(state, plan.levels[0], rows, 32, 320, 1)
     assert launch.grid == (3, 2, 1)
-    assert launch.arguments[3:5] == (state.positions.data_ptr(), rows.data_ptr())
+    assert launch.arguments[4:6] == (state.positions.data_ptr(), rows.data_ptr())
 
 
 @pytest.mark.parametrize(
