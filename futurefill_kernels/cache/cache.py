@@ -65,7 +65,7 @@ class FutureFillCache(ManyTokens):
         prompt's fill is kept, ``N`` values more of every row and channel. A plan with slack takes 0
         or None, an endless stream a number.
     state_dtype: ("cpu" and "reference") torch.float64 for a state and arithmetic in float64
-        whatever the inputs are; (and "triton") torch.bfloat16 or torch.float16, not for float64
+        whatever the inputs are; (everywhere) torch.bfloat16 or torch.float16, not for float64
         inputs, for inputs and pending outputs in 2 bytes, rounded once when they are stored and
         once for each level that adds to them; arithmetic, and the slots of the newest ``T_0``
         positions, stay float32. Not with slack. Default as said at ``dtype``. docs/accuracy.md says

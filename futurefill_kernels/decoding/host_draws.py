@@ -11,13 +11,13 @@ from torch import Tensor
 
 from .sampling import RandomSampler, refuse_nan
 
-#: Logits from which on torch's operations are as fast.
-LARGEST = 8192
+#: The vocabulary up to which they do. Whatever the batch, so that a row draws as it does alone.
+LARGEST = 1024
 
 
 def draw(sampler: RandomSampler, logits: Tensor, uniform: Tensor) -> NDArray[np.int64]:
     """As `RandomSampler.draw`, up to rounding. logits: (B, V). uniform: (B,) float64 in [0, 1)."""
-    if logits.numel() > LARGEST:
+    if logits.shape[-1] > LARGEST or type(sampler) is not RandomSampler:
         ids: NDArray[np.int64] = sampler.draw(logits, uniform).numpy(force=True)
         return ids
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -25,15 +25,16 @@ def draw(sampler: RandomSampler, logits: Tensor, uniform: Tensor) -> NDArray[np.
     largest = values.max(-1, keepdims=True)  # NaN where there is one
     if np.isnan(largest).any():
         refuse_nan(logits)
-    temperature = max(sampler.temperature, float(np.finfo(values.dtype).tiny))
-    weights = (values - largest) / values.dtype.type(temperature)
+    temperature = sampler.temperature_in(wide.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # as torch, which says nothing
+        weights = (values - largest) / values.dtype.type(temperature)
     if sampler.top_k is not None and sampler.top_k < values.shape[-1]:
         place = values.shape[-1] - sampler.top_k
         smallest = np.partition(weights, place, -1)[:, place : place + 1]
         weights[weights < smallest] = -np.inf
     np.exp(weights, weights)
     if sampler.top_p is not None:
-        order = np.argsort(-weights, -1)
+        order = np.argsort(-weights, -1, kind="stable")
         ordered = np.take_along_axis(weights, order, -1)
         sums = ordered.cumsum(-1)
         drop = sums - ordered >= sampler.top_p * sums[:, -1:]

@@ -61,17 +61,22 @@ class RandomSampler:
         one = isinstance(seed, int) or (isinstance(seed, Tensor) and seed.ndim == 0)
         self.seed = integer("seed", seed) if one else integers("seed", seed)
 
+    def temperature_in(self, dtype: torch.dtype) -> float:
+        """The nearest temperature that logits of a dtype can be divided by."""
+        numbers = torch.finfo(dtype)
+        return min(max(self.temperature, numbers.tiny), numbers.max)
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """The distribution drawn from. logits: (B, V). Returns (B, V) float32 or float64."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         # from the largest, or a low temperature lifts logits beyond every number
-        temperature = max(self.temperature, torch.finfo(logits.dtype).tiny)
+        temperature = self.temperature_in(logits.dtype)
         logits = (logits - logits.amax(-1, keepdim=True)) / temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             smallest = logits.topk(self.top_k).values[..., -1:]
             logits = logits.masked_fill(logits < smallest, -torch.inf)
         if self.top_p is not None:
-            ordered, ids = logits.softmax(-1).sort(descending=True)
+            ordered, ids = logits.softmax(-1).sort(descending=True, stable=True)
             before = ordered.cumsum(-1) - ordered  # mass of the likelier ids
             drop = torch.zeros_like(before, dtype=torch.bool)
             drop.scatter_(-1, ids, before >= self.top_p)
