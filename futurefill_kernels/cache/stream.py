@@ -167,7 +167,7 @@ class Stream:
     def reset(self, rows: Rows | None = None) -> None:
         """Forget everything the rows (default all) have seen; what filters prepared stays."""
         if rows is None:
-            self._forget_call()
+            self.abort()
             self._fills.take_back()
         self._between_tokens("reset", fills=False)
         row_list = (
@@ -183,7 +183,11 @@ class Stream:
 
     @lasting
     def clone(self: _Stream) -> _Stream:
-        """An independent cache in the same state; prepared filters are shared."""
+        """An independent cache in the same state; prepared filters are shared.
+
+        ValueError inside a token.
+        """
+        self._check_between("clone")
         self._leaps.finish()
         if self._launches_fills:
             self._run_fills()
