@@ -65,7 +65,8 @@ def _declared() -> dict[str, list[str]]:
         schema = "".join(re.findall(r'"([^"]*)"', literals))
         name, _, rest = schema.partition("(")
         arguments = rest.rpartition(") ->")[0]
-        found[name] = [each.split()[-1] for each in arguments.split(", ") if each]
+        names = (each.split()[-1].partition("=")[0] for each in arguments.split(", ") if each)
+        found[name] = list(names)
     return found
 
 

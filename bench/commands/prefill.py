@@ -44,6 +44,7 @@ def _prompt(args: argparse.Namespace, batch: int, channels: int, prompt: int, le
     steps = min(length, 32)
     u = shapes.randn(batch, channels, prompt + steps, seed=6, dtype=args.dtype, device=args.device)
     cache = ff.FutureFillCache(h, batch, length, impl=args.impl)
+    keeping = ff.FutureFillCache(h, batch, length, impl=args.impl, keep_prompt_spectra=True)
     y = cache.prefill(u[..., :prompt])
     rest = [cache.step(u[..., t])[..., None] for t in range(prompt, prompt + steps)]
     expected = ff.causal_conv(u.double(), h.double())
@@ -64,18 +65,28 @@ def _prompt(args: argparse.Namespace, batch: int, channels: int, prompt: int, le
             y[:, c : c + chunk] = torch.fft.irfft(product, n)[..., : prompt + length]
         return y
 
-    variants = {"ours": lambda: cache.prefill(u[..., :prompt]), "torch.fft": with_torch}
+    kept = relative_error(keeping.prefill(u[..., :prompt]), expected[..., :prompt])
+    variants = {
+        "ours": lambda: cache.prefill(u[..., :prompt]),
+        "kept": lambda: keeping.prefill(u[..., :prompt]),
+        "torch.fft": with_torch,
+    }
     torch_error = relative_error(with_torch()[..., :prompt], expected[..., :prompt])
     times = measure(
         variants,
         device=args.device,
         repeats=1 if args.quick else args.repeats,
-        before={"ours": cache.reset},
+        before={"ours": cache.reset, "kept": keeping.reset},
     )
     fields = {"B": batch, "D": channels, "L": length, "P": prompt, "dtype": args.dtype}
     args.report.add(
         "ours", **fields, impl=cache.impl, plan=cache.plan, times=times["ours"],
         tokens=batch * prompt, error=error, tolerance=shapes.tolerance(args.dtype),
+    )  # fmt: skip
+    args.report.add(
+        "ours, spectra kept", **fields, impl=cache.impl, plan=cache.plan, times=times["kept"],
+        tokens=batch * prompt, error=kept, tolerance=shapes.tolerance(args.dtype),
+        baseline=("ours", times["ours"]), note="of an earlier prompt",
     )  # fmt: skip
     args.report.add(
         "torch.fft, spectra kept", **fields, impl="torch", times=times["torch.fft"],

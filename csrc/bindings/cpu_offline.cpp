@@ -1,6 +1,9 @@
 // The CPU op of whole sequences.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+#include <optional>
+
 #include "bindings/tensors.h"
 #include "bindings/threads.h"
 #include "cpu/engine.h"
@@ -18,7 +21,8 @@ void check_sequences(const View& v, int64_t dim) {
   }
 }
 
-void offline_conv(Tensor u_, Tensor h_, Tensor y_, int64_t start, int64_t stop, int64_t block) {
+void offline_conv(Tensor u_, Tensor h_, Tensor y_, int64_t start, int64_t stop, int64_t block,
+                  std::optional<Tensor> spectra_, bool made) {
   const View u("u", u_), h("h", h_), y("y", y_);
   check_sequences(h, 2);
   check_sequences(y, 3);
@@ -56,6 +60,19 @@ void offline_conv(Tensor u_, Tensor h_, Tensor y_, int64_t start, int64_t stop, 
   p.h_stride = h.strides[0], p.channels_per_filter = channels / h.sizes[0];
   p.taps = h.sizes[1] < stop ? h.sizes[1] : stop;
   p.start = start, p.stop = stop, p.block = block;
+  STD_TORCH_CHECK(spectra_ || !made, "expected spectra where they are made");
+  if (spectra_) {
+    const View spectra("spectra", *spectra_);
+    const int64_t blocks = (p.taps + block - 1) / block;
+    p.taps = std::min(h.sizes[1], blocks * block);  // whole blocks serve other stops as well
+    check_dim(spectra, 3);
+    check_contiguous(spectra);
+    STD_TORCH_CHECK(spectra.dtype == u.dtype, "expected spectra of the dtype of u");
+    check_size(spectra, 0, (channels + lanes - 1) / lanes);
+    check_size(spectra, 1, blocks);
+    check_size(spectra, 2, (block + kWorkGaps) * 2 * lanes);
+    p.spectra = spectra.data, p.spectra_tile = spectra.strides[0], p.made = made;
+  }
   run_conv_jobs(p, thread_count());
 }
 

@@ -119,8 +119,11 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "-> int");
   m.def("unbind(int stream) -> ()");
   // outputs start .. stop-1 of whole sequences. u (B, D, P) or, in tiles, (B, tiles, P, W), h (G,
-  // L), y (B, D, stop - start)
-  m.def("offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block) -> ()");
+  // L), y (B, D, stop - start); spectra (tiles, blocks of taps, (block + work_gaps) 2 W), those of
+  // h if made, else written
+  m.def(
+      "offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block, "
+      "Tensor(b!)? spectra=None, bool made=False) -> ()");
   // a prompt in many calls (engine.h): the spectrum H_k (tiles, values) of h (G, L); inputs u (D,
   // n) of one block at `position` with their outputs y (D, n); what the
   // blocks before it add to the block at `position`. slots (tiles, room, W), spectra (tiles, m,

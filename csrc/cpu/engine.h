@@ -111,6 +111,9 @@ struct ConvParams {
   int64_t batch, channels, length, taps, channels_per_filter;
   int64_t u_row, u_tile, u_channel, u_step, h_stride;  // u_tile: from W channels to the next
   int64_t start, stop, block;
+  void* spectra;  // of the taps, `spectra_tile` values from tile to tile, or null
+  int64_t spectra_tile;
+  bool made;  // whether they are there: else they are written
 };
 
 // Filters of a prompt that comes in many calls: H_k of taps (k-1) block .. (k+1) block - 1 of h (G,

@@ -96,13 +96,14 @@ struct Blocks {
 // Whether few outputs follow from many inputs: sums of all blocks' products take less than these.
 bool sums_as_it_goes(const ConvParams& p) {
   const Blocks blocks(p);
-  return p.batch == 1 && blocks.last <= blocks.first + 1 && blocks.inputs > 2;
+  return !p.spectra && p.batch == 1 && blocks.last <= blocks.first + 1 && blocks.inputs > 2;
 }
 
 template <class S>
 int64_t scratch_bytes(const ConvParams& p, const Tree<S>& tree) {
   const Blocks blocks(p);
-  const int64_t values = (blocks.stored + blocks.filters) * tree.values + tree.n * kLanes<S>;
+  const int64_t trees = blocks.stored + (p.spectra ? 0 : blocks.filters);
+  const int64_t values = trees * tree.values + tree.n * kLanes<S>;
   return values * int64_t{sizeof(S)};
 }
 
@@ -113,13 +114,14 @@ void conv_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* real) 
   const Blocks blocks(p);
   const int64_t inputs = blocks.inputs, filters = blocks.filters;
   const int64_t first = blocks.first, last = blocks.last;
-  S* a = real + tree.n * W;
-  S* x = a + filters * tree.values;
+  S* x = real + tree.n * W;
+  S* a = x + blocks.stored * tree.values;
+  if (p.spectra) a = static_cast<S*>(p.spectra) + tile * p.spectra_tile;
   const S* rows[kLanes<S>];
   for (int64_t c = 0; c < count; ++c) {
     rows[c] = static_cast<const S*>(p.h) + (c0 + c) / p.channels_per_filter * p.h_stride;
   }
-  for (int64_t k = 0; k < filters; ++k) {
+  for (int64_t k = p.made ? filters : 0; k < filters; ++k) {
     gather<S>(rows, count, k * p.block, tree.n, p.taps, S(1) / S(tree.n), real);
     forward(tree, real, a + k * tree.values);
   }

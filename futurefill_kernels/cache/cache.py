@@ -75,6 +75,10 @@ class FutureFillCache(ManyTokens):
         rounded filters; arithmetic stays in the state's dtype.
     memory: as in ``make_plan``; with a plan of one's own "small" makes the spectra of its largest
         levels when they fire, and "speed" leaves it as it is.
+    keep_prompt_spectra: the filters' transforms of the newest prompts, of at most two lengths, are
+        kept for prompts that take the same, and shared as taps are. Each has, of every layer in
+        float32, about ``8 (P + N)`` bytes a channel on the CPU, elsewhere ``4 n`` a filter row for
+        ``n`` points; MemoryError where there is no room. They serve the first call of a prompt.
 
     Taps are kept once, and caches of the same filters share them with what the plan prepares of
     them. The end of a filter that adds less than rounding is left out. The state takes O(N) memory
@@ -102,6 +106,7 @@ class FutureFillCache(ManyTokens):
         state_dtype: torch.dtype | None = None,
         filters_dtype: torch.dtype | None = None,
         memory: str = "speed",
+        keep_prompt_spectra: bool = False,
     ) -> None:
         layers = filter_list(filters)
         sizes = check_sizes(layers, batch_size, max_new_tokens, channels, skip)
@@ -119,7 +124,9 @@ class FutureFillCache(ManyTokens):
         )
         check_fill_stream(fill_stream, self.device)
         state = make_state(sizes, self.plan, implementation, taps, skip, kept, rollback)
-        super().__init__(implementation, state, self.dtype, fill_stream, rollback)
+        super().__init__(
+            implementation, state, self.dtype, fill_stream, rollback, keep_prompt_spectra
+        )
         self._capturing = False
         # [-2] is what no call brings
         self._last_rows = [-2], torch.zeros(0, dtype=torch.int64, device=self.device)
@@ -163,9 +170,11 @@ class FutureFillCache(ManyTokens):
         which all streams of the process share.
         """
         state, (layers, groups, _) = self._state, self._state.filters.shape
+        spectra = self._prefill.spectra
         blocks = 0 if self._plain is None else self._plain.kept_bytes()
         parts = state.parts | {
             "prompts": self._prefill.nbytes(self._held_before),
+            "prompt_spectra": 0 if spectra is None else spectra.nbytes,
             "before": self._prefill.chunks_nbytes + self._fills.nbytes + blocks,
             "last rows": self._last_rows[1].nbytes,
             "scratch": self._scratch_nbytes,
@@ -304,6 +313,7 @@ class FutureFillCache(ManyTokens):
             "rollback": self.rollback,
             "state_dtype": self._state.ring.dtype,
             "filters_dtype": self._state.filters.dtype,
+            "keep_prompt_spectra": self._prefill.spectra is not None,
         }
         sizes, bank = (self.batch_size, self.max_new_tokens), self._state.prepared.bank
         filters = [bank.stored(layer).clone() for layer in range(self.layers)]

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 #: Of `StreamState.parts`: what belongs to filters, whatever the rows, by the name in the table.
-_FILTERS = {"filters": "taps", "taps": "first taps", "spectra": "spectra", "skip": "skip"}
+_FILTERS = {
+    "filters": "taps", "taps": "first taps", "spectra": "spectra", "skip": "skip",
+    "prompt_spectra": "prompts",
+}  # fmt: skip
 #: What belongs to no row or filter.
 _WORKSPACE = ("work", "levels", "scratch")
 

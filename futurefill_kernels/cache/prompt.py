@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from ..implementations.base import Implementation, PromptKernels
 from ..implementations.gpu_prompt_by_fft import prompt_by_fft
 from ..state.convolve import fast_conv_range
+from ..state.filters import KeepSpectrum
 from ..state.layout import from_tiles, to_tiles
 from ..state.open_block import store_inputs
 from ..state.tensors import StreamState
@@ -19,15 +20,21 @@ from .call import Call, runs
 from .chunk import Chunks, NextInput, steps_are_cheaper
 from .held import HeldPrompts
 from .open_prompt import Past, channels_of
+from .prompt_spectra import PromptSpectra
 from .replay import move_rows
 
 
 class Prefill(HeldPrompts):
-    """Many tokens of one state at once."""
+    """Many tokens of one state at once.
 
-    def __init__(self, state: StreamState, implementation: Implementation) -> None:
+    spectra: kept for later prompts, or None.
+    """
+
+    def __init__(
+        self, state: StreamState, implementation: Implementation, spectra: PromptSpectra | None
+    ) -> None:
         super().__init__(state)
-        self._implementation = implementation
+        self._implementation, self.spectra = implementation, spectra
         self._chunks = Chunks(state, implementation)
         # whether inputs of open blocks are in the ring too, from which rows are built again
         self._stored = False
@@ -78,7 +85,8 @@ class Prefill(HeldPrompts):
 
     def clone(self, state: StreamState) -> Prefill:
         """The same for a cloned state."""
-        other = Prefill(state, self._implementation)
+        spectra = None if self.spectra is None else self.spectra.clone(state.prepared.bank)
+        other = Prefill(state, self._implementation, spectra)
         self.copy_to(other)
         return other
 
@@ -169,7 +177,7 @@ class Prefill(HeldPrompts):
                 held[r, :, : seen[r]] = channels_of(past, held.shape[1])
         prompt_by_fft(
             self._state, self.filters.layer(call.layer), call.u, call.pre, call.post, y, held, seen,
-            call.lengths, call.layer, call.rows, *kernels,
+            call.lengths, call.layer, call.rows, *kernels, None if any(seen) else self._keep(call),
         )  # fmt: skip
         if not bool(y.sum(dtype=torch.float32).isfinite()):
             y.copy_(self._by_torch(call, self._prompt))  # keeps a NaN where it belongs
@@ -222,11 +230,18 @@ class Prefill(HeldPrompts):
         nothing of size P stays in the state.
         """
         total, length = x.shape[2], self._state.plan.slots
-        result = fast_conv_range(x, self.filters.layer(call.layer), first, total + length)
+        keep = None if first else self._keep(call)
+        result = fast_conv_range(x, self.filters.layer(call.layer), first, total + length, keep)
         for r, (row, end) in enumerate(zip(call.rows, ends, strict=True)):
             filled = result[r, :, end - first : end - first + length]
             self._write_fill(call.layer, row, filled)
         return result[..., : total - first]
+
+    def _keep(self, call: Call) -> KeepSpectrum | None:
+        """What has the filters' spectrum of a call; one position may be padding."""
+        if self.spectra is None or call.u.shape[2] == 1:
+            return None
+        return self.spectra.of_layer(call.layer)
 
     def _chunk(self, position: int, call: Call, x: Tensor) -> Tensor:
         """Outputs of positions inside the stream, from everything that the rows have seen.

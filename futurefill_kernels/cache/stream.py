@@ -21,6 +21,7 @@ from .images import roll_back
 from .open_prompt import Past
 from .positions import Positions
 from .prompt import Prefill
+from .prompt_spectra import PromptSpectra
 from .refilter import check_prompts, other_filters
 from .replay import move_rows
 from .rows import rewind, take_back
@@ -44,8 +45,8 @@ class Token(NamedTuple):
 class Stream:
     """The parts of a cache, and what it does to them between calls of a token or prompt.
 
-    implementation, state: of all layers. dtype: of the inputs. fill_stream, rollback: as in
-    `FutureFillCache`.
+    implementation, state: of all layers. dtype: of the inputs. fill_stream, rollback,
+    keep_prompt_spectra: as in `FutureFillCache`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Stream:
         dtype: torch.dtype,
         fill_stream: torch.cuda.Stream | None,
         rollback: int | None,
+        keep_prompt_spectra: bool,
     ) -> None:
         self.layers, self.batch_size = state.token_at.shape
         self.plan, self.device = state.plan, state.ring.device
@@ -65,7 +67,8 @@ class Stream:
         self._positions = Positions(self.batch_size, state.plan)
         self._hold(state, fill_stream)
         self._launches_fills = self._fills.launched_here
-        self._prefill = Prefill(state, implementation)
+        spectra = PromptSpectra(state.prepared.bank) if keep_prompt_spectra else None
+        self._prefill = Prefill(state, implementation, spectra)
         self._prefill.open(range(self.batch_size), {})
         self._token = Token(None)
         self._other_calls = 0  # beside the tokens that `Positions` counts

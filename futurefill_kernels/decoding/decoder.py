@@ -41,7 +41,8 @@ class Decoder:
         are noticed at the next request, which then makes everything anew (not what is written
         through ``.data``).
     batch_size: the most prompts of a request, ``B``. max_new_tokens: the most new tokens, ``N``.
-    plan, impl, spectra_dtype, rollback, state_dtype, filters_dtype, memory: as in `DecodingCache`.
+    plan, impl, spectra_dtype, rollback, state_dtype, filters_dtype, memory, keep_prompt_spectra: as
+        in `DecodingCache`.
     cuda_graph: a token is one replay of a CUDA graph: embedding of the token before, layers,
         logits, sampling, stops, store. Default: where that is possible; True: RuntimeError with the
         reasons where it is not. A sampler of one's own runs behind the graph.
@@ -65,6 +66,7 @@ class Decoder:
         state_dtype: torch.dtype | None = None,
         filters_dtype: torch.dtype | None = None,
         memory: str = "speed",
+        keep_prompt_spectra: bool = False,
     ) -> None:
         if fill_stream is not None and cuda_graph is not False:
             raise ValueError(
@@ -77,7 +79,7 @@ class Decoder:
         self._options: ModelOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
             "rollback": rollback, "state_dtype": state_dtype, "filters_dtype": filters_dtype,
-            "memory": memory,
+            "memory": memory, "keep_prompt_spectra": keep_prompt_spectra,
         }  # fmt: skip
         self._cuda_graph = cuda_graph
         self._free = Lock()

@@ -30,6 +30,7 @@ class ModelOptions(CacheOptions):
     """Those of a model's caches."""
 
     rollback: int | None
+    keep_prompt_spectra: bool
 
 
 def equal_filters(modules: Iterable[nn.Module]) -> list[list[LongFilter]]:

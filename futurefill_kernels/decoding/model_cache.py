@@ -34,9 +34,9 @@ class DecodingCache(SavableState, Bracketed):
     is written through ``.data`` is not noticed). Over ranks (`ff.nn.parallel_plan`) each has a
     cache, all made alike, and every call is made on all of them.
     batch_size: rows ``B``. max_new_tokens: positions ``N`` that follow the prompt. plan, impl,
-    fill_stream, spectra_dtype, state_dtype, filters_dtype, memory: as in `FutureFillCache`. fused:
-    take few calls for tokens (`FusedToken`) where ``not_fused`` has no reason against it; on a GPU
-    those of all rows.
+    fill_stream, spectra_dtype, state_dtype, filters_dtype, memory, keep_prompt_spectra: as in
+    `FutureFillCache`. fused: take few calls for tokens (`FusedToken`) where ``not_fused`` has no
+    reason against it; on a GPU those of all rows.
     rollback: positions that ``crop`` can take back, at most ``N``; None for any number.
     """
 
@@ -56,11 +56,12 @@ class DecodingCache(SavableState, Bracketed):
         state_dtype: torch.dtype | None = None,
         filters_dtype: torch.dtype | None = None,
         memory: str = "speed",
+        keep_prompt_spectra: bool = False,
     ) -> None:
         options: ModelOptions = {
             "plan": plan, "impl": impl, "fill_stream": fill_stream, "spectra_dtype": spectra_dtype,
             "rollback": rollback, "state_dtype": state_dtype, "filters_dtype": filters_dtype,
-            "memory": memory,
+            "memory": memory, "keep_prompt_spectra": keep_prompt_spectra,
         }  # fmt: skip
         caches = make_caches(model, batch_size, max_new_tokens, options)
         super().__init__(model, caches, fused)

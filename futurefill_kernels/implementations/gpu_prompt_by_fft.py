@@ -12,6 +12,8 @@ from torch import Tensor
 from ..planning.device import DeviceInfo
 from ..planning.gpu_cost import BASE, times_of
 from ..planning.prompt_length import PromptLength, prompt_length
+from ..state.convolve import kept_spectrum, shared_taps
+from ..state.filters import KeepSpectrum
 from ..state.open_block import open_at
 from ..state.tensors import StreamState
 
@@ -48,12 +50,14 @@ def prompt_by_fft(
     rows: list[int],
     inputs: Inputs,
     outputs: Outputs,
+    keep: KeepSpectrum | None = None,
 ) -> None:
     """Outputs of a call's positions, and the future fill that they leave in the state.
 
     h: (G, L) float32 taps. u, pre, post, y: (R, D, P); y is written. held: (R, D, W) float32, whose
     first ``seen`` positions of each row are gated inputs of earlier calls; this call's follow, then
-    zeros. valid: positions of u in each row, at least 1. rows: the state's rows.
+    zeros. valid: positions of u in each row, at least 1. rows: the state's rows. keep: has the
+    filters' spectrum.
 
     Besides the arguments it takes at most WORKSPACE_BYTES (256 MiB), or the transforms of one row
     and 8 channels where those are more: channels, and rows of a large batch, are done a few at a
@@ -70,8 +74,15 @@ def prompt_by_fft(
     some_are_shorter, continued = min(valid) < positions, any(seen)
     copies = sum(x is not None and x.stride(2) != 1 for x in (u, pre, post))
     most, most_rows = _at_once(n, channels, batch, _ARRAYS + copies)
+    whole = None
+    if keep is not None:
+        taps = shared_taps(total, h.shape[1], total + length, n)
+        whole = kept_spectrum(keep, h, taps, n, WORKSPACE_BYTES)
     for first_group, last_group in _filter_ranges(groups, channels_per_filter, most):
-        spectrum = torch.fft.rfft(h[first_group:last_group, :taps], n, norm="forward")
+        if whole is None:
+            spectrum = torch.fft.rfft(h[first_group:last_group, :taps], n, norm="forward")
+        else:
+            spectrum = whole[first_group:last_group]
         stop = last_group * channels_per_filter
         for c in range(first_group * channels_per_filter, stop, most):
             for r in range(0, batch, most_rows):

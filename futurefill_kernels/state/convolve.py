@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .. import native, ops
+from .filters import KeepSpectrum
 
 _WORKSPACE_BYTES = 64 << 20
 _CONV_BLOCK = 8192  # 1 MiB per vector of channels, about a second-level cache
@@ -26,11 +27,41 @@ def fft_length(n: int) -> int:
     return min(m for m in (power, power // 8 * 5, power // 4 * 3, power // 16 * 15) if m >= n)
 
 
-def conv_range(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
+def shared_taps(total: int, taps: int, stop: int, points: int) -> int:
+    """How many of the taps a spectrum for outputs ``0 .. stop-1`` of ``total`` inputs has, so that
+    other prompts with as many outputs behind them read the same: those of a transform of ``points``
+    in which even these wrap nothing; where there are none, what the outputs need.
+    """
+    after = stop - total
+    most = min(taps, after + (points - after + 1) // 2)
+    needed = min(taps, stop)
+    return most if most >= needed and total + most - 1 <= points else needed
+
+
+def kept_spectrum(keep: KeepSpectrum, h: Tensor, taps: int, points: int, workspace: int) -> Tensor:
+    """Transforms, over points and divided by them, of the first taps of h (G, L), made unless they
+    are kept: (G, points // 2 + 1), complex. workspace: bytes that this may take besides.
+    """
+    shape = len(h), points // 2 + 1
+    step = max(1, workspace // (3 * points * h.element_size()))
+
+    def make() -> Tensor:
+        made = torch.empty(shape, dtype=h.dtype.to_complex(), device=h.device)
+        for g in range(0, len(h), step):
+            made[g : g + step] = torch.fft.rfft(h[g : g + step, :taps], points, norm="forward")
+        return made
+
+    return keep((points, taps), 2 * h.element_size() * shape[0] * shape[1], make)
+
+
+def conv_range(
+    u: Tensor, h: Tensor, start: int, stop: int, keep: KeepSpectrum | None = None
+) -> Tensor:
     """Outputs ``start .. stop-1`` of the causal convolution of ``u``, which is zero after its end.
 
-    u: (B, D, P). h: (G, L) of the arithmetic's dtype, G divides D. Returns (B, D, stop - start) in
-    h.dtype. Extra workspace is bounded by a few channels' transforms.
+    u: (B, D, P). h: (G, L) of the arithmetic's dtype, G divides D. keep: with start 0, has the
+    filters' spectrum. Returns (B, D, stop - start) in h.dtype. Extra workspace is bounded by a few
+    channels' transforms.
     """
     batch, channels, length = u.shape
     groups, channels_per_filter = h.shape[0], channels // h.shape[0]
@@ -43,10 +74,18 @@ def conv_range(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
     step = max(1, _WORKSPACE_BYTES // (n * 3 * h.element_size() * rows))
     grouped = u.reshape(batch, groups, channels_per_filter, length)
     out = y.view(batch, groups, channels_per_filter, stop - start)
+    whole = None
+    if keep is not None:
+        taps = shared_taps(length, h.shape[1], stop, n)
+        whole = kept_spectrum(keep, h, taps, n, _WORKSPACE_BYTES)
     for g in range(0, groups, step):
-        spectrum = torch.fft.rfft(h[g : g + step, :taps], n)[:, None]
+        if whole is None:
+            spectrum = torch.fft.rfft(h[g : g + step, :taps], n, norm="forward")
+        else:
+            spectrum = whole[g : g + step]
         inputs = torch.fft.rfft(grouped[:, g : g + step].to(h.dtype), n)
-        out[:, g : g + step] = torch.fft.irfft(inputs * spectrum, n)[..., start:stop]
+        x = torch.fft.irfft(inputs * spectrum[:, None], n, norm="forward")
+        out[:, g : g + step] = x[..., start:stop]
     return y
 
 
@@ -56,7 +95,9 @@ def conv_block(length: int) -> int:
     return max(min(power, _CONV_BLOCK), power // 16)
 
 
-def fast_conv_range(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
+def fast_conv_range(
+    u: Tensor, h: Tensor, start: int, stop: int, keep: KeepSpectrum | None = None
+) -> Tensor:
     """``conv_range`` with the engine's transforms for float32 on a CPU, else by torch.fft.
 
     An input that is NaN or infinite makes NaN of the outputs that its taps reach, of its own row
@@ -66,7 +107,7 @@ def fast_conv_range(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
     vector of channels, 8 bytes per lane and position, and as much for its taps; nothing grows with
     the channels or rows.
     """
-    y = _transformed(u, h, start, stop)
+    y = _transformed(u, h, start, stop, keep)
     if bool(y.sum().isfinite()):  # one pass; where finite outputs overflow it, only time is lost
         return y
     u_bad, h_bad = (~x.isfinite() for x in (u, h))
@@ -103,27 +144,44 @@ def slots_inputs(slots: Tensor, channels: int) -> Tensor:
     return slots.transpose(1, 2).flatten(0, 1)[:channels]
 
 
-def _transformed(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
+def _transformed(u: Tensor, h: Tensor, start: int, stop: int, keep: KeepSpectrum | None) -> Tensor:
     """``conv_range``, by the engine where it can."""
     if not _compiled(h):
-        return conv_range(u, h, start, stop)
+        return conv_range(u, h, start, stop, keep)
     if start >= u.shape[2] + h.shape[1] - 1:
         return torch.zeros(*u.shape[:2], stop - start, dtype=h.dtype, device=u.device)
     u = u.to(h.dtype)
     u = u if u.stride(2) == 1 else u.contiguous()
     if u.shape[2] <= _FEW_INPUTS:
         return _one_by_one(u, h, start, stop)
-    return _by_engine(u, u.shape[1], h, start, stop)
+    return _by_engine(u, u.shape[1], h, start, stop, keep)
 
 
-def _by_engine(u: Tensor, channels: int, h: Tensor, start: int, stop: int) -> Tensor:
+def _by_engine(
+    u: Tensor, channels: int, h: Tensor, start: int, stop: int, keep: KeepSpectrum | None = None
+) -> Tensor:
     """u: (B, D, P), or (B, tiles, P, W) in tiles."""
     h = h if h.stride(1) == 1 else h.contiguous()
     block = conv_block(max(u.shape[2], min(h.shape[1], stop)))
     # few outputs after many inputs need no longer transforms than they are
     smallest = _SMALLEST_OF_ONE_ROW if len(u) == 1 else max(block >> 6, _SMALLEST_BLOCK)
     block = min(block, max(conv_block(stop - start), smallest))
-    return ops.offline_conv(u, channels, h, start, stop, block)
+    if keep is None:
+        return ops.offline_conv(u, channels, h, start, stop, block)
+    lanes, taps = native.cpu_lanes(h.dtype), min(h.shape[1], stop)
+    values = (block + native.work_gaps()) * 2 * lanes
+    shape = -(-channels // lanes), -(-taps // block), values
+    outputs: list[Tensor] = []
+
+    def make() -> Tensor:
+        spectra = torch.empty(shape, dtype=h.dtype, device=h.device)
+        outputs.append(ops.offline_conv(u, channels, h, start, stop, block, spectra))
+        return spectra
+
+    spectra = keep((block, *shape), h.element_size() * math.prod(shape), make)
+    if outputs:
+        return outputs[0]
+    return ops.offline_conv(u, channels, h, start, stop, block, spectra, made=True)
 
 
 def _one_by_one(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:

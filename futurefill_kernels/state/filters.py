@@ -6,7 +6,7 @@ anew, several caches on one model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -22,6 +22,10 @@ from .layout import Layout, tile_filters
 #: make_spectra(h, plan, layout, dtype): a layer's prepared filters from taps (layout.groups, L)
 MakeSpectra = Callable[[Tensor, Plan, Layout, torch.dtype], Tensor]
 
+#: keep(transform, nbytes, make): a layer's filter spectrum of a prompt's transform, made unless it
+#: is there. Raises MemoryError where there is no room for nbytes.
+KeepSpectrum = Callable[[Hashable, int, Callable[[], Tensor]], Tensor]
+
 
 @dataclass(eq=False)
 class FilterBank:
@@ -35,6 +39,7 @@ class FilterBank:
     lengths: tuple[int, ...]
     dtype: torch.dtype
     prepared: WeakValueDictionary[Any, PreparedFilters] = field(default_factory=WeakValueDictionary)
+    prompts: WeakValueDictionary[Any, PromptSpectrum] = field(default_factory=WeakValueDictionary)
 
     def layer(self, index: int) -> Tensor:
         """(G, n) taps of a layer, of ``dtype``: a copy where they are kept in another one."""
@@ -49,6 +54,13 @@ class FilterBank:
 
     def __iter__(self) -> Iterator[Tensor]:
         return map(self.layer, range(len(self)))
+
+
+@dataclass(eq=False)
+class PromptSpectrum:
+    """A layer's filters as the transform of a prompt reads them."""
+
+    values: Tensor
 
 
 @dataclass(eq=False)
@@ -124,6 +136,19 @@ def prepare(
             known = bank.prepared.setdefault(
                 key, PreparedFilters(bank, torch.stack(short), spectra)
             )
+    return known
+
+
+def share_prompt_spectrum(
+    bank: FilterBank, layer: int, transform: Hashable, make: Callable[[], Tensor]
+) -> PromptSpectrum:
+    """A layer's spectrum of a transform: one that somebody has already, or made now."""
+    with _lock:
+        known = bank.prompts.get((layer, transform))
+    if known is None:
+        made = PromptSpectrum(make())
+        with _lock:
+            known = bank.prompts.setdefault((layer, transform), made)
     return known
 
 

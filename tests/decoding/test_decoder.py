@@ -147,6 +147,19 @@ def test_requests_in_inference_mode_and_out_of_it(decoder_of):
     assert torch.equal(decoder(prompts, **options), expected)
 
 
+def test_prompt_spectra_are_kept_from_request_to_request(decoder_of):
+    model, prompts = make("stu"), prompts_of(12, 11)
+    decoder = decoder_of(model, 2, keep_prompt_spectra=True)
+    for _ in range(2):
+        assert torch.equal(decoder(prompts, 9), plain(model, prompts, 9))
+        kept = decoder.cache.memory().filters["prompts"]
+    with torch.no_grad():  # other weights: none of the old ones are read
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    assert torch.equal(decoder(prompts, 9), plain(model, prompts, 9))
+    assert decoder.cache.memory().filters["prompts"] == kept > 0
+
+
 def test_decode_reuses_a_decoder(decoder_of):
     model, prompts = make("stu"), prompts_of(3, 6)
     decoder = decoder_of(model, 2)

@@ -127,6 +127,10 @@ def test_blocks():
         ({"h": torch.zeros(3, 4)}, "a divisor of 4 filters, got 3"),
         ({"y": torch.zeros(1, 4, 3)}, "size 4 in dimension 2"),
         ({"u": torch.zeros(1, 4, 8, dtype=torch.float16)}, "float32 or float64"),
+        ({"spectra": None, "made": True}, "expected spectra where they are made"),
+        ({"spectra": torch.zeros(1, 1, 8, dtype=torch.float64)}, "the dtype of u"),
+        ({"spectra": torch.zeros(1, 2, 8)}, "size 1 in dimension 1"),
+        ({"spectra": torch.zeros(1, 1, 8)}, r"size \d+ in dimension 2"),
     ],
 )
 def test_the_op_checks_its_arguments(edit, message):
