@@ -191,7 +191,7 @@ def _module(name: str, check: Callable[[ModuleType], object]) -> ModuleType | st
 def _plain_step() -> ModuleType | str:
     x = torch.zeros(1, dtype=torch.complex64, device="cpu")
     wanting = x.clone().requires_grad_()
-    return _module("_plain_step", lambda m: (m.bind, m.check(x.imag, x.conj().imag, wanting)))
+    return _module("_plain_step", lambda m: m.check(x.imag, x.conj().imag, wanting))
 
 
 @lru_cache(maxsize=1)

@@ -104,20 +104,21 @@ def test_ops_without_a_cpu_kernel_trace(name):
     """Their fakes return nothing, on tensors without memory; on the CPU they are refused."""
     state = _stream(3, 8)
     ring, spectra = state.ring, (state.kept, state.spectra, state.positions)
+    slots = ring, state.open_block
     u, x, rows = torch.zeros(2, 6, 9), torch.zeros(2, 6, 64), torch.arange(2)
     token, sums = torch.zeros(2, 6), torch.zeros(1, 2, ring.shape[-1])
     arguments = {
         "history": (
-            *(ring, state.taps, state.positions, rows, state.token_at, state.undo, sums, 1),
+            *(*slots, state.taps, state.positions, rows, state.token_at, state.undo, sums, 1),
         ),
         "apply_step": (
-            *(token, None, token, token.clone(), ring, state.taps, None, sums, state.token_at),
-            *(state.positions, rows, 0, True, 1),
+            *(token, None, token, token.clone(), *slots, state.taps, None, sums),
+            *(state.token_at, state.positions, rows, 0, True, 1),
         ),
-        "early_fill": (ring, *spectra, rows, state.levels, 40, 1, 0, 32, 1),
+        "early_fill": (*slots, *spectra, rows, state.levels, 40, 1, 0, 32, 1),
         "long_fill": (
-            *(torch.zeros(1, 2, 8, 32, 2), ring, *spectra, rows, torch.zeros(8, 2), state.levels),
-            *(40, 1, 0, 0, 1),
+            *(torch.zeros(1, 2, 8, 32, 2), *slots, *spectra, rows, torch.zeros(8, 2)),
+            *(state.levels, 40, 1, 0, 0, 1),
         ),
         "spectrum_products": (
             *(torch.zeros(2, 8, 6, 2), *spectra, rows, state.levels, 40, 1, 0, 0, 1),

@@ -31,7 +31,7 @@ const char* take_part(const PlainStream& s, const Block* u, const Block* pre, co
 }
 
 // The new tensor `y` (rows, channels, n) with what steps give; null with an error.
-PyObject* take(const PlainStream& s, int64_t left, const Block& u, const Block* pre,
+PyObject* take(const PlainStream& s, long long left, const Block& u, const Block* pre,
                const Block* post, int64_t n, Feedback feedback) {
   void* values;
   PyObject* y = new_tensor(s, {s.rows, s.channels, n}, values);
@@ -48,10 +48,7 @@ PyObject* take(const PlainStream& s, int64_t left, const Block& u, const Block* 
     }
   }
   if (error) PyErr_SetString(PyExc_RuntimeError, error);
-  if (!error && !interrupted) {
-    s.books->plain = left - n;
-    return y;
-  }
+  if (!error && !interrupted && book_steps_left(s, left - n)) return y;
   Py_DECREF(y);
   return nullptr;
 }
@@ -68,7 +65,7 @@ PyObject* run(PyObject* self, PyObject* arguments) {
   Values x;
   if (!read_tensor(s, given[0], grad, x) || x.dim != 3) Py_RETURN_NONE;
   const int64_t n = x.sizes[2];
-  const int64_t left = steps_left(s, 0);
+  const long long left = steps_left(s, 0);
   if (n < 1 || left < n) Py_RETURN_NONE;
   Block blocks[3];
   const Block* found[3] = {};
@@ -87,7 +84,7 @@ PyObject* generate(PyObject* self, PyObject* arguments) {
   long long n;
   int rectified;
   if (!PyArg_ParseTuple(arguments, "OLp", &u, &n, &rectified)) return nullptr;
-  const int64_t left = steps_left(s, 0);
+  const long long left = steps_left(s, 0);
   Values x;
   if (n < 1 || left < n || !read_tensor(s, u, aoti_torch_grad_mode_is_enabled(), x) ||
       !x.has_sizes({s.rows, s.channels})) {

@@ -43,11 +43,8 @@ PyObject* step(PyObject* self, PyObject* const* args, Py_ssize_t count) {
   }
   PyObject *u = args[0], *pre = args[2], *post = args[3], *rows = args[4], *out = args[5];
   if (rows != Py_None || !PyLong_Check(args[1])) Py_RETURN_NONE;
-  const int64_t layer = PyLong_AsLongLong(args[1]), left = steps_left(s, layer);
-  if (!left) {
-    PyErr_Clear();  // of a layer that is no int64
-    Py_RETURN_NONE;
-  }
+  const long long layer = PyLong_AsLongLong(args[1]), left = steps_left(s, layer);
+  if (!left) Py_RETURN_NONE;
   const bool grad = aoti_torch_grad_mode_is_enabled();
   const char *x = values_of(s, u, grad), *before = nullptr, *after = nullptr;
   if (!x) Py_RETURN_NONE;
@@ -66,15 +63,14 @@ PyObject* step(PyObject* self, PyObject* const* args, Py_ssize_t count) {
     Py_INCREF(out);
     y = data;
   }
+  const long long next = layer + 1 < s.layers ? layer + 1 : 0;
   if (const char* error = run_step(s, x, before, after, y, layer)) {
     PyErr_SetString(PyExc_RuntimeError, error);
-    Py_DECREF(out);
-    return nullptr;
+  } else if ((next == layer || book_layer(s, next)) && (next || book_steps_left(s, left - 1))) {
+    return out;
   }
-  const bool last = layer + 1 == s.layers;
-  s.books->layer = last ? 0 : layer + 1;
-  if (last) s.books->plain = left - 1;
-  return out;
+  Py_DECREF(out);
+  return nullptr;
 }
 
 }  // namespace

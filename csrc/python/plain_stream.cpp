@@ -22,6 +22,8 @@ PyObject* THPVariable_Wrap(const at::TensorBase&);
 namespace futurefill {
 namespace {
 
+PyObject *plain_name, *layer_name, *open_name;  // of the books: cache/positions.py
+
 constexpr char kCapsule[] = "futurefill_kernels.plain_stream";
 
 bool is_neg(AtenTensorHandle x) {
@@ -32,16 +34,37 @@ bool requires_grad(AtenTensorHandle x) {
   return (*reinterpret_cast<const c10::TensorImpl* const*>(x))->requires_grad();
 }
 
+// A number in the books, or -1.
+long long booked(const PlainStream& s, PyObject* name) {
+  PyObject* found = PyObject_GetAttr(s.books, name);
+  const long long value = found ? PyLong_AsLongLong(found) : -1;
+  Py_XDECREF(found);
+  return value;
+}
+
+bool book(const PlainStream& s, PyObject* name, long long value) {
+  PyObject* number = PyLong_FromLongLong(value);
+  const bool done = number && !PyObject_SetAttr(s.books, name, number);
+  Py_XDECREF(number);
+  return done;
+}
+
 }  // namespace
 
 PlainStream& stream_of(PyObject* capsule) {
   return *static_cast<PlainStream*>(PyCapsule_GetPointer(capsule, kCapsule));
 }
 
-int64_t steps_left(const PlainStream& s, int64_t layer) {
-  const Books& books = *s.books;
-  return books.open == 1 && layer == books.layer && books.plain > 0 ? books.plain : 0;
+long long steps_left(const PlainStream& s, long long layer) {
+  const long long left = booked(s, plain_name);
+  const bool ready = booked(s, open_name) == 1 && layer == booked(s, layer_name);
+  if (PyErr_Occurred()) PyErr_Clear();
+  return ready && layer >= 0 && layer < s.layers && left > 0 ? left : 0;
 }
+
+bool book_layer(const PlainStream& s, long long layer) { return book(s, layer_name, layer); }
+
+bool book_steps_left(const PlainStream& s, long long steps) { return book(s, plain_name, steps); }
 
 bool Values::has_sizes(std::initializer_list<int64_t> expected) const {
   return dim == static_cast<int64_t>(expected.size()) &&
@@ -82,20 +105,20 @@ namespace {
 
 void destroy(PyObject* capsule) {
   PlainStream* s = &stream_of(capsule);
-  for (PyObject* held : {s->owner, s->keeper, s->tensor}) Py_XDECREF(held);
+  for (PyObject* held : {s->owner, s->books, s->tensor}) Py_XDECREF(held);
   delete s;
 }
 
-// bind(addresses, stream, owner, keeper, books, like, layers) -> step, run, generate, take_back,
-// kept_bytes. addresses: of the functions, as in PlainStream. stream, books: addresses, whose
-// memory owner and keeper keep. like: (rows, channels), as the inputs are.
-PyObject* bind(PyObject*, PyObject* arguments) {
-  unsigned long long address[6], stream, books;
+// make(addresses, stream, owner, books, like, layers) -> step, run, generate, take_back,
+// kept_bytes. addresses: of the functions, as in PlainStream. stream: an address, whose memory
+// owner keeps. like: (rows, channels), as the inputs are.
+PyObject* make(PyObject*, PyObject* arguments) {
+  unsigned long long address[6], stream;
   long long layers;
-  PyObject *owner, *keeper, *like;
-  if (!PyArg_ParseTuple(arguments, "(KKKKKK)KOOKOL", &address[0], &address[1], &address[2],
-                        &address[3], &address[4], &address[5], &stream, &owner, &keeper, &books,
-                        &like, &layers)) {
+  PyObject *owner, *books, *like;
+  if (!PyArg_ParseTuple(arguments, "(KKKKKK)KOOOL", &address[0], &address[1], &address[2],
+                        &address[3], &address[4], &address[5], &stream, &owner, &books, &like,
+                        &layers)) {
     return nullptr;
   }
   auto* s = new PlainStream{};
@@ -108,8 +131,7 @@ PyObject* bind(PyObject*, PyObject* arguments) {
   s->take_back = reinterpret_cast<decltype(s->take_back)>(address[4]);
   s->kept_bytes = reinterpret_cast<decltype(s->kept_bytes)>(address[5]);
   s->stream = reinterpret_cast<BoundStream*>(stream);
-  s->books = reinterpret_cast<Books*>(books);
-  s->owner = Py_NewRef(owner), s->keeper = Py_NewRef(keeper);
+  s->owner = Py_NewRef(owner), s->books = Py_NewRef(books);
   s->tensor = Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(like)));
   s->layers = layers;
   const AtenTensorHandle handle = handle_of(like);
@@ -146,10 +168,16 @@ PyObject* check(PyObject*, PyObject* arguments) {
 }
 
 PyMethodDef methods[] = {
-    {"bind", bind, METH_VARARGS, nullptr}, {"check", check, METH_VARARGS, nullptr}, {}};
+    {"make", make, METH_VARARGS, nullptr}, {"check", check, METH_VARARGS, nullptr}, {}};
 PyModuleDef module = {PyModuleDef_HEAD_INIT, "_plain_step", nullptr, -1, methods, {}, {}, {}, {}};
 
 }  // namespace
 }  // namespace futurefill
 
-PyMODINIT_FUNC PyInit__plain_step() { return PyModule_Create(&futurefill::module); }
+PyMODINIT_FUNC PyInit__plain_step() {
+  using namespace futurefill;
+  plain_name = PyUnicode_InternFromString("plain");
+  layer_name = PyUnicode_InternFromString("layer");
+  open_name = PyUnicode_InternFromString("open");
+  return plain_name && layer_name && open_name ? PyModule_Create(&module) : nullptr;
+}

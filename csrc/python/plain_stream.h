@@ -16,11 +16,6 @@
 
 namespace futurefill {
 
-// Of a stream, see implementations/books.py.
-struct Books {
-  int64_t plain, layer, open;
-};
-
 // References are owned.
 struct PlainStream {
   // of another library
@@ -31,9 +26,8 @@ struct PlainStream {
   decltype(&futurefill_take_back) take_back;
   decltype(&futurefill_kept_bytes) kept_bytes;
   BoundStream* stream;
-  PyObject* owner;  // the bound stream lives as long
-  Books* books;
-  PyObject* keeper;  // the books live as long
+  PyObject* owner;   // the bound stream lives as long
+  PyObject* books;   // a cache/positions.py
   PyObject* tensor;  // torch.Tensor
   int64_t rows, channels, layers, width;
   int32_t dtype;
@@ -44,7 +38,11 @@ PlainStream& stream_of(PyObject* capsule);
 
 // Steps of all rows that may follow, the next of them at that layer; 0 where Python has to see to
 // it.
-int64_t steps_left(const PlainStream& s, int64_t layer);
+long long steps_left(const PlainStream& s, long long layer);
+
+// Numbers in the books; false with an error.
+bool book_layer(const PlainStream& s, long long layer);
+bool book_steps_left(const PlainStream& s, long long steps);
 
 // A tensor's memory.
 struct Values {
@@ -62,7 +60,7 @@ bool read_tensor(const PlainStream& s, PyObject* object, bool grad_mode, Values&
 // A new tensor for results, contiguous, and its memory; null with an error.
 PyObject* new_tensor(const PlainStream& s, std::initializer_list<int64_t> sizes, void*& data);
 
-// The methods that `bind` makes.
+// The methods that `make` binds.
 extern PyMethodDef step_method, run_method, generate_method, take_back_method, kept_bytes_method;
 
 }  // namespace futurefill

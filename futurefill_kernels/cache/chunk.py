@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ..implementations.base import Implementation, PlainSteps, Run, Step
-from ..implementations.books import Books
 from ..state.tensors import StreamState
 from .fills import Fills
 from .history import History
@@ -41,11 +40,11 @@ def steps_are_cheaper(state: StreamState, rows: int, position: int, width: int) 
     return steps < 7.5 * total * math.log2(total) * channels  # three real transforms of it, padded
 
 
-def _granted() -> Books:
+class _Granted:
     """Books of steps that Python has checked; compiled code counts ``plain`` down."""
-    books = Books()
-    books.plain, books.open = sys.maxsize, True
-    return books
+
+    def __init__(self) -> None:
+        self.plain, self.layer, self.open = sys.maxsize, 0, True
 
 
 @dataclass(frozen=True)
@@ -352,7 +351,7 @@ class Chunks:
             step, run = make.make_step(state), make.make_run(state)
             fills, plain = Fills(state, make, None), None
             if not self._has_slack:
-                plain = make.make_plain_steps(state, dtype, _granted())
+                plain = make.make_plain_steps(state, dtype, _Granted())
             own = _Layer(state, step, run, History(state, make), fills, plain)
             self._layers[layer, dtype] = own
         return self._layers[layer, dtype]

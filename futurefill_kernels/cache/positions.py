@@ -7,11 +7,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..implementations.books import Books
 from ..plan import Plan
 
 
-class Positions(Books):
+class Positions:
     """Positions taken by each row, 0 at first.
 
     Those of an endless stream are places in its window (`Window`), with ``origins``, the
@@ -23,7 +22,7 @@ class Positions(Books):
     each other, and each lowers ``plain`` by one instead of writing to every row. Whoever changes
     the positions of some rows, or begins with some, takes back what is left of the grant
     (``settle``). Steps in compiled code (``Implementation.make_plain_steps``) write ``plain`` and
-    ``layer``, and only while ``open``.
+    ``layer``, and only while ``open`` says that all of a step is in these two.
     """
 
     __slots__ = (
@@ -34,13 +33,18 @@ class Positions(Books):
         "_together",
         "end",
         "endless",
+        "layer",
+        "open",
         "origins",
+        "plain",
     )  # fmt: skip
 
     def __init__(self, batch_size: int, plan: Plan) -> None:
-        super().__init__()
         self._plan = plan
         self.end, self.endless = plan.end, plan.length is None
+        self.plain = 0  # steps of all rows left in the grant
+        self.layer = 0  # that comes next
+        self.open = False
         self._granted = 0
         self._settled = 0  # tokens of earlier grants
         self._known = [0] * batch_size  # before the steps of the grant

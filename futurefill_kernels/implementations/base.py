@@ -12,7 +12,6 @@ from ..plan import Level, Plan
 from ..planning.capabilities import Capabilities
 from ..state.layout import Layout
 from ..state.tensors import StreamState
-from .books import Books
 from .gpu_prompt_by_fft import Inputs, Outputs
 
 #: step(u, pre, post, y, rows, layer, advance): one token of one layer, written to y
@@ -50,6 +49,14 @@ class PlainSteps(NamedTuple):
 #: run(u, pre, post, y, rectified): steps of all rows, one after the other; (n, B, D), contiguous. y
 #: may be u one step later, which then feed on themselves: on max(y, 0) where rectified
 Run = Callable[[Tensor, Tensor | None, Tensor | None, Tensor, bool], None]
+
+
+class Books(Protocol):
+    """What a step of all rows reads and writes of a stream's books; see cache/positions.py."""
+
+    plain: int
+    layer: int
+    open: bool
 
 
 class Implementation(Protocol):

@@ -147,9 +147,7 @@ def make_plain_steps(state: StreamState, dtype: torch.dtype, books: Books) -> Pl
     like = torch.empty(sizes, dtype=dtype, device=state.ring.device)
     bound, functions = _Bound(state, like), native.addresses_of_steps()
     layers = state.ring.shape[0]
-    return PlainSteps(
-        *module.bind(functions, bound.address, bound, books, books.address, like, layers)
-    )
+    return PlainSteps(*module.make(functions, bound.address, bound, books, like, layers))
 
 
 def make_due_fills(state: StreamState) -> Callable[[], None]:
