@@ -211,6 +211,8 @@ class FutureFillCache(ManyTokens):
             done = plain_step(u_t, layer, pre, post, rows, out)
             if done is not None:
                 return done
+        if type(layer) is not int:
+            layer = integer("layer", layer)
         if layer != self._positions.layer and layer:
             raise self._wrong_layer(layer)
         row_list, shape, index = None, self._step_shape, None

@@ -136,22 +136,23 @@ class Fills:
     def _fill(self, work: _Work) -> tuple[list[Tensor], list[Tensor]]:
         """Returns what the fill changed, as it was and where it is."""
         state, level, share = self._state, work.level, work.share
-        was, now, lanes = [], [], lanes_of_share(state, level, share)
-        for end, rows in work.ends.items():
-            here = views(changed(state, level, end), rows, lanes)
-            image = views(kept_image(state, level, end), rows)
-            image = image or [torch.empty_like(x) for x in here]
-            copy(here, image)
-            was += image
-            now += here
-            if state.narrow:
-                blocks = (
-                    [state.open_block] if rows is None else [state.open_block[:, r] for r in rows]
-                )
-                was += [x.clone() for x in blocks]
-                now += blocks
-                turn(state, rows, end)
+        was: list[Tensor] = []
+        now: list[Tensor] = []
+        lanes = lanes_of_share(state, level, share)
         try:
+            for end, rows in work.ends.items():
+                here = views(changed(state, level, end), rows, lanes)
+                image = views(kept_image(state, level, end), rows)
+                image = image or [torch.empty_like(x) for x in here]
+                copy(here, image)
+                was += image
+                now += here
+                if state.narrow:
+                    block = state.open_block
+                    blocks = [block] if rows is None else [block[:, row] for row in rows]
+                    was += [x.clone() for x in blocks]
+                    now += blocks
+                    turn(state, rows, end)
             if level.steps:
                 self._implementation.fill_share(state, level, work.members, share, share + 1)
             else:

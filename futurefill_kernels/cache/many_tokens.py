@@ -45,6 +45,7 @@ class ManyTokens(Stream):
         other. After it they are positions of the stream like steps. Layer 0 again before the last
         one takes the unfinished call back. Returns y like u.
         """
+        layer = integer("layer", layer)
         if layer != self._positions.layer and layer:
             raise self._wrong_layer(layer)
         row_list = (
@@ -79,6 +80,7 @@ class ManyTokens(Stream):
                 self._block_is_newest = True
                 self._other_calls += 1 - done.shape[2]
                 return done
+        layer = integer("layer", layer)
         if layer != self._positions.layer and layer:
             raise self._wrong_layer(layer)
         check_prefill(u, pre, post, (self.batch_size, self.channels), self.dtype, self.device)

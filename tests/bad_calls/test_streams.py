@@ -52,6 +52,7 @@ STREAM = {
     ),
     "step: out is no tensor": (lambda c: c.step(token(), out=[0]), "out", "tensor", "list"),
     "step: layer too early": (lambda c: c.step(token(), 1), "layer 0", "got 1"),
+    "step: half a layer": (lambda c: c.step(token(), 0.0), "layer to be an integer", "0.0"),
     "step: no such layer": (lambda c: c.step(token(), 2), "layer 0", "of 2", "got 2"),
     "step: row out of range": (lambda c: c.step(token(1, D), rows=[3]), "rows", "-1 .. 2", "[3]"),
     "step: row twice": (lambda c: c.step(token(2, D), rows=[1, 1]), "row", "once", "[1, 1]"),
@@ -97,6 +98,9 @@ STREAM = {
     ),
     "prefill: lengths are no integers": (
         lambda c: c.prefill(token(B, D, 2), lengths=[1.5, 1, 1]), "lengths", "integers", "1.5",
+    ),
+    "prefill: a layer that is none": (
+        lambda c: c.prefill(token(B, D, 2), False), "layer to be an integer", "False",
     ),
     "prefill: layer too early": (lambda c: c.prefill(token(B, D, 2), 1), "layer 0", "got 1"),
     "prefill: no room": (
@@ -178,6 +182,7 @@ STREAM = {
     "filters: a prompt's inputs are gone": (
         lambda c: c.set_filters([taps()] * 2), "30 taps", "row 1", "7 positions",
     ),
+    "run: half a layer": (lambda c: c.run(token(B, D, 2), 0.0), "layer to be an integer", "0.0"),
     "run: layer too early": (lambda c: c.run(token(B, D, 2), 1), "layer 0", "got 1"),
     "run: no room": (lambda c: c.run(token(B, D, 2)), "at most 0", "row 2", "got 2"),
     "generate: two layers": (lambda c: c.generate(token(), 2), "one layer", "got 2"),
@@ -228,6 +233,7 @@ INSIDE = {
     "bad inputs": (lambda c: c.step(token(2, 1), 1, rows=[0, 1]), "u_t", "(2, 4)", "(2, 1)"),
     "prefill": (lambda c: c.prefill(token(2, D, 1), 1, rows=[0, 1]), "rows and lengths", "layer 1"),
     "reset": (lambda c: c.reset([0]), "reset", "layer 1 is next"),
+    "clone": (lambda c: c.clone(), "clone", "layer 1 is next"),
     "reorder": (lambda c: c.reorder([0, 1, 2]), "reorder", "layer 1 is next"),
     "crop": (lambda c: c.crop(0), "crop", "layer 1 is next"),
     "state_dict": (lambda c: c.state_dict(), "state_dict", "layer 1 is next"),

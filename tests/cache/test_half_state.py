@@ -398,3 +398,33 @@ def test_models(impl):
             ids.append(int(logits.argmax()))
             logits = model(torch.tensor([[ids[-1]]]), cache=cache)
     assert ids == new[0].tolist()
+
+
+@pytest.mark.cpu_only("counts the calls of Python functions")
+def test_an_interrupt_inside_fills_of_rows_at_different_ends(impl):
+    """Both open blocks turn once, however often the fills begin."""
+
+    def stream():
+        cache = caches(impl, (1, 5), rollback=None)[1][0]
+        u = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1))
+        for layer in range(2):
+            cache.step(u[0], layer)
+        cache.reset([0])
+        for layer in range(2):
+            cache.prefill(u[:1, 0, :, None], layer, rows=[0])
+        for layer in range(2):
+            cache.step(u[1], layer)
+        return cache, u[0]
+
+    cache, u = stream()
+    expected = [cache.step(u, layer) for layer in range(2)]
+    for calls in itertools.count():
+        cache, u = stream()
+        try:
+            with interrupted(calls):
+                cache.step(u, 0)
+        except Interrupt:
+            assert [torch.equal(cache.step(u, n), expected[n]) for n in range(2)] == [True, True]
+        else:
+            break
+    assert calls > 5
