@@ -12,7 +12,7 @@ from ..plan import Plan
 from . import cpu_plan, gpu_plan
 from .capabilities import planned_for
 from .device import DeviceInfo
-from .small import check_memory_choice
+from .small import check_memory_choice, made_small
 from .this_cpu import rates_of
 from .workload import Workload
 
@@ -77,7 +77,8 @@ def make_plan(
             filter_length=filter_length, impl=impl, spectra_dtype=spectra_dtype,
             state_dtype=state_dtype, filters_dtype=filters_dtype, memory=memory,
         )  # fmt: skip
-        return dataclasses.replace(plan, length=None)
+        endless = dataclasses.replace(plan, length=None)
+        return made_small(endless) if memory == "small" else endless
     groups = channels if groups is None else groups
     taps = length if filter_length is None else filter_length
     sizes = {

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from futurefill_kernels import DeviceInfo, Plan, make_plan
+from futurefill_kernels import DeviceInfo, FutureFillCache, Plan, make_plan
 from futurefill_kernels.planning.cpu_cost import CpuCost, CpuRates, shipped_rates
 from futurefill_kernels.planning.small import (
     FILTER_BYTES,
@@ -128,3 +128,10 @@ def test_what_a_state_of_16_bits_leaves_of_one_h200():
     layout = Layout.padded(4096, 4096, 65536)
     sizes = {"layers": 24, "batch_size": 1, "ring_itemsize": 2, "filters_itemsize": 2}
     assert sum(state_parts(plan, layout, **sizes).values()) < 36e9
+
+
+def test_an_endless_plan_makes_what_a_cache_of_one_makes():
+    filters = torch.randn(4, 500)
+    cache = FutureFillCache(filters, 1, None, memory="small", impl="reference")
+    plan = make_plan(None, 4, filter_length=500, memory="small", impl="reference")
+    assert plan.made_from == cache.plan.made_from is not None
