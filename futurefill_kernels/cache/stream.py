@@ -72,7 +72,7 @@ class Stream:
         self._prefill.open(range(self.batch_size), {})
         self._token = Token(None)
         self._other_calls = 0  # beside the tokens that `Positions` counts
-        self._fills_ran_at = 0  # after how many calls they ran without a new one
+        self._settled_at = 0  # calls when something else came behind the newest one
         #: Positions that ``crop`` can take back, None for any number.
         self.rollback = rollback
         self._oldest = [0] * self.batch_size  # where the way back of a row ends
@@ -128,10 +128,13 @@ class Stream:
         """Take back the last token or prompt call although its last layer has run.
 
         positions: of its rows before it, as `positions` has them; those in their prompt have none.
-        ValueError where its fills have run: `crop` takes back what they changed.
+        ValueError where its fills have run or rows have changed since: `crop` takes back more.
         """
-        if self._fills_ran_at == self.calls:
-            raise ValueError("take_back comes before the newest call's fills have run, use crop")
+        if self._settled_at == self.calls:
+            raise ValueError(
+                "take_back comes right behind the newest call, before its fills and before rows "
+                "change, use crop"
+            )
         if self._block_is_newest and self._plain is not None and self._plain.take_back():
             origins = self._positions.origins
             places = {row: p - origins[row] for row, p in positions.items()}
@@ -344,7 +347,7 @@ class Stream:
 
     def _run_fills(self) -> None:
         """What is due; the newest finished call stands."""
-        self._fills_ran_at = self.calls
+        self._settled_at = self.calls
         self._fills.join()
 
     def _filled(self) -> list[int]:
@@ -374,6 +377,7 @@ class Stream:
         """
         self._check_between(method)
         self._leaps.finish()
+        self._settled_at = self.calls
         if fills or self._launches_fills:
             self._run_fills()
         self._history.drop()

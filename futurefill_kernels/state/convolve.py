@@ -178,7 +178,7 @@ def _by_engine(
         outputs.append(ops.offline_conv(u, channels, h, start, stop, block, spectra))
         return spectra
 
-    spectra = keep((block, *shape), h.element_size() * math.prod(shape), make)
+    spectra = keep((block, channels, *shape), h.element_size() * math.prod(shape), make)
     if outputs:
         return outputs[0]
     return ops.offline_conv(u, channels, h, start, stop, block, spectra, made=True)

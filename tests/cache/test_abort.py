@@ -368,7 +368,7 @@ def test_a_call_whose_fills_have_run_is_not_taken_back(impl, run):
     cache.run(u[..., :7])
     cache.run(u[..., 7:]) if run else cache.step(u[..., 7])
     cache.launch_fills()
-    with pytest.raises(ValueError, match="take_back comes before the newest call's fills"):
+    with pytest.raises(ValueError, match="take_back comes right behind the newest call"):
         cache.take_back({0: 7})
     cache.crop(7)
     torch.testing.assert_close(cache.run(u[..., 7:]), ff.causal_conv(u, h)[..., 7:])
@@ -437,3 +437,14 @@ def test_a_state_saved_after_a_reset_is_empty(impl):
     again = [cache.step(u[layer], layer) for layer in range(LAYERS)]
     for a, b in zip(outputs, again, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("between", [lambda c: c.reorder([1, 0]), lambda c: c.reset([1])])
+def test_a_call_behind_which_rows_have_changed_is_not_taken_back(impl, between):
+    h, u = torch.randn(3, 40), torch.randn(2, 3, 8)
+    cache = ff.FutureFillCache(h, 2, 40, plan=ff.Plan(40, (4, 8)), impl=impl)
+    for t in range(6):
+        cache.step(u[..., t])
+    between(cache)
+    with pytest.raises(ValueError, match="take_back comes right behind the newest call"):
+        cache.take_back({0: 5, 1: 5})

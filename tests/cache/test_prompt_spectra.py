@@ -36,7 +36,7 @@ def make(monkeypatch):
         h = [x.to(DTYPES[path]) for x in h]
         options = {"plan": ff.Plan(N, (4, 8))} | options
         return ff.FutureFillCache(
-            h, batch, N, channels=12, impl=impl, keep_prompt_spectra=keep, **options
+            h, batch, N, impl=impl, keep_prompt_spectra=keep, **{"channels": 12} | options
         )
 
     return make
@@ -176,6 +176,16 @@ def test_clones_and_caches_of_the_same_filters_share(make, path):
     assert len(bank.prompts) == 2
     del cache, other, one
     assert not bank.prompts  # nobody keeps them
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_caches_of_other_channels_on_the_same_filters(make, path):
+    """As many tiles, of other channels."""
+    h = filters(groups=4)
+    for channels in (8, 4):
+        prompt = signal(2, channels, 90)
+        expected = outputs(make(path, h, keep=False, channels=channels), prompt)
+        assert relative_error(outputs(make(path, h, channels=channels), prompt), expected) < 2e-6
 
 
 @pytest.mark.parametrize("path", PATHS)
