@@ -67,7 +67,7 @@ def test_an_error_of_a_move_is_raised(monkeypatch):
 def test_fills_that_have_run_are_taken_back_by_crop_alone():
     cache = cache_under_way()
     before = bytes_of(cache)
-    with refusal("take_back", "fills have run", "crop"):
+    with refusal("take_back", "before its fills", "crop"):
         cache.take_back({0: 6, 1: 6})
     expect_same_bytes(before, bytes_of(cache))
 
