@@ -60,6 +60,15 @@ def held(plan: ff.Plan, batch: int = 1, **options) -> int:
     return cache.memory().workspace.get("scratch", 0)
 
 
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_it_is_counted():
     """By rows that share a reading of spectra, made spectra and threads; taps need none."""
     kept, made = ff.Plan(512, (8, 128, 256)), ff.Plan(512, (8, 128, 256), made_from=256)
@@ -70,9 +79,5 @@ def test_it_is_counted():
     assert held(kept, batch=3) - one >= 2 * tree
     assert held(kept, batch=8) == held(kept, batch=9)
     assert held(ff.Plan(512, (512,))) == 0
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        assert held(kept) - twiddles == 2 * (one - twiddles)
-    finally:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(2)
+    assert held(kept) - twiddles == 2 * (one - twiddles)
