@@ -184,8 +184,9 @@ def test_making_a_decoder_takes_the_same_options_everywhere():
     of_cache = names(DecodingCache) - {"model", "batch_size", "max_new_tokens"}
     assert of_cache - {"fused"} == names(FutureFillCache) & of_cache
     assert of_cache - {"fused"} <= names(Decoder)
+    of_many_calls = {"batch_size", "rollback", "keep_prompt_spectra"}
     for call in (decode, iterate):
-        assert names(Decoder) - {"batch_size", "rollback"} <= names(call)
+        assert names(Decoder) - of_many_calls <= names(call)
     assert names(Decoder.iterate) - {"self"} <= names(iterate)
     assert names(iterate) <= names(decode)
 
