@@ -15,7 +15,7 @@ from .padding import Tokens
 #: What a `DecodingCache` is made with; how far back it goes, its user says.
 OPTIONS = (
     "plan", "impl", "fused", "fill_stream", "spectra_dtype", "state_dtype", "filters_dtype",
-    "memory",
+    "memory", "keep_prompt_spectra",
 )  # fmt: skip
 
 
@@ -157,8 +157,9 @@ class StreamCache(Cache):
     model: a model of this package, whose ``stream_model`` it is the state of. max_length: columns
     there is room for, prompt and padding included; how many new tokens that leaves is settled by
     the first call. options: ``plan``, ``impl``, ``fused``, ``fill_stream``, ``spectra_dtype``,
-    ``state_dtype``, ``filters_dtype``, ``memory`` of `DecodingCache`; TypeError for any other.
-    ``copy.deepcopy`` gives an independent stream: a prompt may be read once for several.
+    ``state_dtype``, ``filters_dtype``, ``memory``, ``keep_prompt_spectra`` of `DecodingCache`;
+    TypeError for any other. ``copy.deepcopy`` gives an independent stream: a prompt may be read
+    once for several.
     """
 
     def __init__(self, model: Any, max_length: int, **options: Any) -> None:
