@@ -1,9 +1,9 @@
 // Filter spectra of a level that makes them when it fires: one complex transform of taps each.
 #pragma once
 
+#include "channel_rows.h"
 #include "engine.h"
 #include "fill_tree.h"
-#include "scalar_types.h"
 #include "simd.h"
 
 namespace futurefill {
@@ -14,25 +14,15 @@ namespace FF_ISA {
 template <class S, class T>
 void gather_taps(const Taps& taps, int64_t layer, int64_t c, int64_t begin, int64_t count, S scale,
                  S* out) {
-  constexpr int64_t W = kLanes<S>, kStrip = 32;
-  const int64_t left = taps.count - begin;
-  const int64_t inside = left < count ? (left > 0 ? left : 0) : count;
-  const T* rows[kLanes<S>];
+  constexpr int64_t W = kLanes<S>;
+  const T* rows[W];
   for (int64_t i = 0; i < W; ++i) {
     const int64_t row = (c + i) / taps.channels;  // lanes behind the last channel repeat it
     const int64_t filter = row < taps.filters ? row : taps.filters - 1;
-    rows[i] = static_cast<const T*>(taps.data) + layer * taps.layer_stride +
-              filter * taps.filter_stride + begin;
+    rows[i] =
+        static_cast<const T*>(taps.data) + layer * taps.layer_stride + filter * taps.filter_stride;
   }
-  for (int64_t t = 0; t < inside; t += kStrip) {
-    const int64_t end = t + kStrip < inside ? t + kStrip : inside;
-    for (int64_t i = 0; i < W; ++i) {
-      for (int64_t j = t; j < end; ++j) out[2 * j * W + i] = S(widen(rows[i][j])) * scale;
-    }
-  }
-  for (int64_t j = inside; j < count; ++j) {
-    for (int64_t i = 0; i < W; ++i) out[2 * j * W + i] = 0;
-  }
+  gather<S, T>(rows, W, begin, count, taps.count, scale, out, 1, 2 * W);
 }
 
 // H_k of a job's channels over n, as a fill multiplies it: taps (k-1) T .. (k+1) T - 1 of the

@@ -20,6 +20,7 @@ template <>
 struct Simd<float> {
   typedef float Vec __attribute__((vector_size(FF_VECTOR_BYTES)));
   typedef float Unaligned __attribute__((vector_size(FF_VECTOR_BYTES), aligned(4), may_alias));
+  typedef int32_t Index __attribute__((vector_size(FF_VECTOR_BYTES)));
   static constexpr int kLanes = FF_VECTOR_BYTES / 4;
 };
 
@@ -27,6 +28,7 @@ template <>
 struct Simd<double> {
   typedef double Vec __attribute__((vector_size(FF_VECTOR_BYTES)));
   typedef double Unaligned __attribute__((vector_size(FF_VECTOR_BYTES), aligned(8), may_alias));
+  typedef int64_t Index __attribute__((vector_size(FF_VECTOR_BYTES)));
   static constexpr int kLanes = FF_VECTOR_BYTES / 8;
 };
 

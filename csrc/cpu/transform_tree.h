@@ -86,7 +86,8 @@ void split_below(const TwiddleTables<S>& tables, S* z, int depth, int64_t node, 
   split_node(z, m, tables.depth[depth][node]);
   const int64_t child = m / 8 * 2 * kLanes<S>;
   for (int64_t q = 0; q < 8; ++q) {
-    split_below(tables, z + q * child, depth + 3, 8 * node + q, m / 8);
+    if (m == 64) split_node(z + q * child, 8, tables.depth[depth + 3][8 * node + q]);
+    if (m > 64) split_below(tables, z + q * child, depth + 3, 8 * node + q, m / 8);
   }
 }
 
@@ -95,7 +96,8 @@ void merge_below(const TwiddleTables<S>& tables, S* z, int depth, int64_t node, 
   if (m == 1) return;
   const int64_t child = m / 8 * 2 * kLanes<S>;
   for (int64_t q = 0; q < 8; ++q) {
-    merge_below(tables, z + q * child, depth + 3, 8 * node + q, m / 8);
+    if (m == 64) merge_node(z + q * child, 8, tables.depth[depth + 3][8 * node + q]);
+    if (m > 64) merge_below(tables, z + q * child, depth + 3, 8 * node + q, m / 8);
   }
   merge_node(z, m, tables.depth[depth][node]);
 }

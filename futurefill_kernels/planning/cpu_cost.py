@@ -123,8 +123,8 @@ class CpuCost(CostModel):
         return self.level(block, radix) * radix / (radix - 1) * block
 
     def making(self, block: int, radix: int) -> float:
-        """Half a firing for every product and filter; a vector makes one filter's where it is
-        shared.
+        """Half a firing for every product and filter, beyond what reading them would take (``bench
+        kept``); a vector makes one filter's where it is shared.
         """
         w = self.workload
         firings = level_firings(w, block, radix)
