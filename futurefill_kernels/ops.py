@@ -228,13 +228,23 @@ def due_fills(state: State) -> None:
     )  # fmt: skip
 
 
-def reserve_scratch(state: State) -> int:
-    """Allocate what threads of the CPU's engine need for the fills of a state; its bytes."""
-    layers, batch_size, tiles, _, lanes = state.ring.shape
-    return torch.ops.futurefill_kernels.reserve_scratch(
-        state.levels, batch_size, layers * tiles, lanes, state.kept.dtype == torch.float64,
-        state.ring.dtype != state.kept.dtype,
-    )  # fmt: skip
+def scratch_nbytes(
+    levels: Tensor, batch_size: int, jobs: int, lanes: int, float64: bool, narrow: bool
+) -> int:
+    """Bytes that threads of the CPU's engine need for the fills of these levels, twiddles included.
+
+    levels: as ``StreamState.levels``. jobs: tiles of all layers. narrow: a ring of 16 bits.
+    """
+    return torch.ops.futurefill_kernels.scratch_nbytes(
+        levels, batch_size, jobs, lanes, float64, narrow
+    )
+
+
+def reserve_scratch(
+    levels: Tensor, batch_size: int, jobs: int, lanes: int, float64: bool, narrow: bool
+) -> None:
+    """Allocate that; see scratch_nbytes."""
+    torch.ops.futurefill_kernels.reserve_scratch(levels, batch_size, jobs, lanes, float64, narrow)
 
 
 def spectrum_products(

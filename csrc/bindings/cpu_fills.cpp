@@ -84,10 +84,13 @@ void make_twiddles(int64_t n, bool float64) {
   float64 ? (void)twiddle_tables<double>(log) : (void)twiddle_tables<float>(log);
 }
 
-int64_t reserve(Tensor levels_, int64_t batch_size, int64_t jobs, int64_t lanes, bool float64,
-                bool narrow) {
-  const Levels levels(levels_);
-  const int64_t width = float64 ? 8 : 4;
+// What fills of these levels work in: bytes of each thread, and the longest transform.
+struct Scratch {
+  int64_t each = 0, longest = 0;
+};
+
+Scratch scratch_of(const Levels& levels, int64_t batch_size, int64_t lanes, int64_t width,
+                   bool narrow) {
   int64_t values = 0, longest = 0;
   for (int64_t l = 0; l < levels.count; ++l) {
     const LevelRow& level = levels.rows[l];
@@ -98,9 +101,22 @@ int64_t reserve(Tensor levels_, int64_t batch_size, int64_t jobs, int64_t lanes,
     values =
         std::max(values, level.direct ? direct : fill_scratch(rows, level.transform, lanes, made));
   }
-  if (longest) make_twiddles(longest, float64);
+  return {values * width, longest};
+}
+
+int64_t scratch_nbytes(Tensor levels, int64_t batch_size, int64_t jobs, int64_t lanes, bool float64,
+                       bool narrow) {
+  const int64_t width = float64 ? 8 : 4;
+  const Scratch scratch = scratch_of(Levels(levels), batch_size, lanes, width, narrow);
   // a twiddle is eight values, and the tables of all depths have two for every entry
-  return reserve_scratch(values * width, std::min(thread_count(), jobs)) + 16 * longest * width;
+  return std::min(thread_count(), jobs) * whole_pages(scratch.each) + 16 * scratch.longest * width;
+}
+
+void reserve(Tensor levels, int64_t batch_size, int64_t jobs, int64_t lanes, bool float64,
+             bool narrow) {
+  const Scratch scratch = scratch_of(Levels(levels), batch_size, lanes, float64 ? 8 : 4, narrow);
+  if (scratch.longest) make_twiddles(scratch.longest, float64);
+  reserve_scratch(scratch.each, std::min(thread_count(), jobs));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
@@ -108,6 +124,7 @@ STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CPU, m) {
   m.impl("made_fill", TORCH_BOX(&made_fill));
   m.impl("fill_share", TORCH_BOX(&fill_share));
   m.impl("due_fills", TORCH_BOX(&due_fills));
+  m.impl("scratch_nbytes", TORCH_BOX(&scratch_nbytes));
   m.impl("reserve_scratch", TORCH_BOX(&reserve));
 }
 

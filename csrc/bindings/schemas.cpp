@@ -152,11 +152,14 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   m.def("step_threads(int rows, int channels, int block, int available) -> int");
   m.def("fill_threads(int layers, int rows, int channels, int block, int available) -> int");
   m.def("work_gaps() -> int");
-  // twiddles and the memory of threads in which fills of these levels work, allocated now; its
-  // bytes. jobs: tiles of all layers
+  // twiddles and the memory of threads in which fills of these levels work: its bytes, and
+  // allocate it. jobs: tiles of all layers
+  m.def(
+      "scratch_nbytes(Tensor levels, int batch_size, int jobs, int lanes, bool float64, "
+      "bool narrow) -> int");
   m.def(
       "reserve_scratch(Tensor levels, int batch_size, int jobs, int lanes, bool float64, "
-      "bool narrow) -> int");
+      "bool narrow) -> ()");
   // GPU code in the binary, as "sm_80, ... and PTX of sm_120"
   m.def("cuda_architectures() -> str");
 }

@@ -12,7 +12,11 @@ namespace {
 
 constexpr int64_t kPage = 4096;
 
+}  // namespace
+
 int64_t whole_pages(int64_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+
+namespace {
 
 struct Memory {
   void* data = nullptr;
@@ -81,8 +85,8 @@ void* thread_scratch(int64_t bytes) {
   return own.memory.data;
 }
 
-int64_t reserve_scratch(int64_t bytes, int64_t threads) {
-  if (bytes == 0) return 0;
+void reserve_scratch(int64_t bytes, int64_t threads) {
+  if (bytes == 0) return;
   const std::lock_guard<std::mutex> lock(shared().mutex);
   auto& reserved = shared().reserved;
   const auto enough = [&](const Memory& m) { return m.bytes >= bytes; };
@@ -95,7 +99,6 @@ int64_t reserve_scratch(int64_t bytes, int64_t threads) {
     m = larger, ++there;
   }
   for (; there < threads; ++there) reserved.push_back(allocate(bytes));
-  return threads * whole_pages(bytes);
 }
 
 }  // namespace futurefill

@@ -19,7 +19,9 @@ struct PageMemory {
 void* thread_scratch(int64_t bytes);
 
 // Sees to it that as many threads find that much without allocating: what threads have counts.
-// Returns the bytes of all of it.
-int64_t reserve_scratch(int64_t bytes, int64_t threads);
+void reserve_scratch(int64_t bytes, int64_t threads);
+
+// Bytes of the pages that so many take.
+int64_t whole_pages(int64_t bytes);
 
 }  // namespace futurefill

@@ -137,9 +137,12 @@ def make_state(
         return implementation.make_layout(sizes.channels, sizes.groups, dtype, plan)
 
     def nbytes(batch_size: int, plan: Plan) -> int:
-        return state_nbytes(
+        layout, narrow = layout_of(plan), kept.ring != dtype
+        return implementation.scratch_nbytes(
+            plan, layout, sizes.layers, batch_size, dtype, narrow
+        ) + state_nbytes(
             plan,
-            layout_of(plan),
+            layout,
             layers=sizes.layers,
             batch_size=batch_size,
             filters=(sizes.groups, sizes.taps),

@@ -99,8 +99,15 @@ class Implementation(Protocol):
         """
         ...
 
+    def scratch_nbytes(
+        self, plan: Plan, layout: Layout, layers: int, batch_size: int, dtype: torch.dtype,
+        narrow: bool,
+    ) -> int:  # fmt: skip
+        """Bytes that threads need for fills beside a state; narrow: one with a ring of 16 bits."""
+        ...
+
     def reserve_scratch(self, state: StreamState) -> int:
-        """Allocate what threads need for fills beside the state; its bytes."""
+        """Allocate them; how many they are."""
         ...
 
     def make_run(self, state: StreamState) -> Run | None:

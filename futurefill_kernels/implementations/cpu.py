@@ -14,7 +14,7 @@ from ..plan import Level, Plan
 from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout, tile_filters
 from ..state.spectra import filter_spectra
-from ..state.tensors import StreamState
+from ..state.tensors import StreamState, level_table
 from .base import Books, History, PlainSteps, PromptKernels, Run, Step
 
 capabilities = CAPABILITIES["cpu"]
@@ -155,9 +155,23 @@ def make_due_fills(state: StreamState) -> Callable[[], None]:
     return partial(ops.due_fills, state)
 
 
-def reserve_scratch(state: StreamState) -> int:
+def scratch_nbytes(
+    plan: Plan, layout: Layout, layers: int, batch_size: int, dtype: torch.dtype, narrow: bool
+) -> int:
     """Twiddles, and of every thread trees and made spectra of the largest fill; all share it."""
-    return ops.reserve_scratch(state)
+    jobs, float64 = layers * layout.tiles, dtype == torch.float64
+    return ops.scratch_nbytes(
+        level_table(plan.levels, layout), batch_size, jobs, layout.lanes, float64, narrow
+    )
+
+
+def reserve_scratch(state: StreamState) -> int:
+    """Allocate what scratch_nbytes says."""
+    layers, batch_size, tiles, _, lanes = state.ring.shape
+    kinds = state.kept.dtype == torch.float64, state.ring.dtype != state.kept.dtype
+    what = state.levels, batch_size, layers * tiles, lanes, *kinds
+    ops.reserve_scratch(*what)
+    return ops.scratch_nbytes(*what)
 
 
 def make_run(state: StreamState) -> Run | None:

@@ -108,6 +108,13 @@ class Mixed:
         """None: the cache launches fills."""
         return None
 
+    def scratch_nbytes(
+        self, plan: Plan, layout: Layout, layers: int, batch_size: int, dtype: torch.dtype,
+        narrow: bool,
+    ) -> int:  # fmt: skip
+        """Of what does the steps."""
+        return self.steps.scratch_nbytes(plan, layout, layers, batch_size, dtype, narrow)
+
     def reserve_scratch(self, state: StreamState) -> int:
         """Of what does the steps."""
         return self.steps.reserve_scratch(state)

@@ -109,8 +109,15 @@ def make_due_fills(state: StreamState) -> Callable[[], None] | None:
     return None
 
 
-def reserve_scratch(state: StreamState) -> int:
+def scratch_nbytes(
+    plan: Plan, layout: Layout, layers: int, batch_size: int, dtype: torch.dtype, narrow: bool
+) -> int:
     """0: torch allocates when it runs."""
+    return 0
+
+
+def reserve_scratch(state: StreamState) -> int:
+    """0: there is none."""
     return 0
 
 

@@ -52,6 +52,7 @@ def emulated_implementation() -> SimpleNamespace:
         arrange_level=cuda.arrange_level,
         make_history=make_history,
         make_due_fills=cuda.make_due_fills,
+        scratch_nbytes=cuda.scratch_nbytes,
         reserve_scratch=cuda.reserve_scratch,
         make_step=make_step,
         make_plain_steps=cuda.make_plain_steps,
