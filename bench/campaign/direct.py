@@ -135,6 +135,8 @@ class DirectSums:
         )
         y = np.einsum("dtl,dl->dt", windows, h)
         norm = self._norms[layer] * np.sqrt(np.einsum("dn,dn->d", inputs, inputs))
+        # what is added and multiplied here is rounded in float64
+        rounding = self._state_rounding + ROUNDING[torch.float64]
         scale = CONSTANT * self._state_rounding * np.log2(4 + end)
         bound = np.repeat((scale * norm)[:, None], width, 1)
         if self._ring is not None:
@@ -145,9 +147,9 @@ class DirectSums:
         if self._skip is not None:
             direct = self._skip[layer][:, None] * x
             y = y + direct
-            bound += 2 * self._state_rounding * np.abs(direct)
+            bound += 2 * rounding * np.abs(direct)
         if post is not None:
-            y, bound = y * post, bound * np.abs(post) + self._state_rounding * np.abs(y * post)
+            y, bound = y * post, bound * np.abs(post) + rounding * np.abs(y * post)
         bound += self._output_rounding * (np.abs(y) + bound) + TINY[self._dtype] + 1e-300
         bound[np.abs(y) + bound > self._largest] = np.nan
         too_large = np.zeros_like(bad)
