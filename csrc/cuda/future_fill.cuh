@@ -75,6 +75,7 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
   constexpr int R3 = kConfig.last;
   constexpr int U = kConfig.units, N = kConfig.staged;
   constexpr bool kPairs = U > 1 || Config::early;
+  using Table = Twiddles<Config, 1>;
   const int64_t block = Config::whole ? int64_t(T) : a.block;
   extern __shared__ float4 shared[];
   const int thread = threadIdx.x, c = thread % C, k = thread / C;
@@ -107,6 +108,7 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     const int64_t at = positions[b], p = at / block * block;
     if (p <= 0 || p + a.late >= a.length || at - p >= max(a.late, 1)) return;
     if (Firing(p / block, a).blocks == 0) return;
+    if constexpr (!kConfig.single()) Table::request(values, thread);
     const int64_t step = W * a.lanes;
     const IoType of_ring = Config::early ? IoType::kFloat32 : a.stored;
     with_ring(of_ring, ring, [&](const auto* slots, auto stored) {
@@ -176,13 +178,12 @@ __global__ __launch_bounds__(Config::value.threads(), Config::value.min_blocks) 
     untwist<P>(v, {1.f, 0.f});
     add();
   } else {
-    using Table = Twiddles<Config, 1>;
-    Table::fill(values, thread);
     const ComplexTable table{values, kConfig.twiddles()};
     const Passes<Config> passes{table, {reinterpret_cast<char*>(shared), c, k}, k};
 
     const auto convolve = [&](int unit) {
       forward_root<P>(v);
+      Table::wait();  // read behind the first exchange
       passes.forward(v);
       multiply(unit, std::integral_constant<int, R3>{}, std::integral_constant<int, W * R3>{});
       passes.inverse(v);

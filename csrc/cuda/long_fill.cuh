@@ -99,18 +99,19 @@ __global__ __launch_bounds__(
     const int64_t block = (int64_t(forget(layer)) * gridDim.y + blockIdx.y) * a.transform;
     return scratch + (block + node * M + k) * width + local;
   };
+  using Table = Twiddles<Config, 0>;
+  float* twiddles = reinterpret_cast<float*>(shared) + kConfig.exchange_bytes() / 4;
+  Table::request(twiddles, threadIdx.x);
   Complex v[P];
   {
     const float2* in = values();
 #pragma unroll
     for (int s = 0; s < P; ++s, in += step) v[s] = {in->x, in->y};
   }
-  using Table = Twiddles<Config, 0>;
-  float* twiddles = reinterpret_cast<float*>(shared) + kConfig.exchange_bytes() / 4;
-  Table::fill(twiddles, threadIdx.x);
   const Passes<Config, 0> passes{
       {twiddles, kConfig.twiddles()}, {reinterpret_cast<char*>(shared), c, k}, k};
   forward_first<P>(v);
+  Table::wait();  // read behind the first exchange
   passes.forward(v);
 
   const int channel = a.first_channel + local;

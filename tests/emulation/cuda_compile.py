@@ -60,7 +60,7 @@ def module(file: str, kernel: str, arch: str = "sm_80", edits: Edits = ()) -> An
         return emulator.load().Module(ptx.read_text())
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def resources(file: str) -> list[Row]:
     """Registers and spilled bytes of every kernel of a .cu file on every architecture."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any
 
@@ -30,7 +30,14 @@ from tests.emulation.cuda_rig import (
     run_outputs,
     run_products,
 )
-from tests.emulation.launch_shapes import MEMORIES, fill_config, least_memory, memories
+from tests.emulation.launch_shapes import (
+    MEMORIES,
+    fill_config,
+    least_memory,
+    least_node_memory,
+    memories,
+    node_config,
+)
 from tests.emulation.product_counters import count_products, plan_of
 from tests.oracles import fill
 
@@ -131,8 +138,7 @@ def _run_fill(
     instructions = stats.total_thread_insts / (case.block * case.channels * case.batch)
     registers = None
     if compiled:
-        key = case.block, MEMORIES[least_memory(case.block, memory)]
-        registers = fill_resources()[key]["registers"]
+        registers = fill_resources()[case.block, least_memory(case.block, memory)]["registers"]
     return counters(
         stats, got, expected, case.compulsory, case.nominal_flops, instructions, registers
     ), stats
@@ -231,35 +237,54 @@ def _most(file: str, name: str) -> Row:
     return {field: max(row[field] for row in rows) for field in ("registers", "shared", "spilled")}
 
 
-@lru_cache(maxsize=1)
-def fill_resources() -> dict[tuple[int, str], Row]:
-    """(block, memory) -> most registers and spilled bytes over the architectures that run it; of
-    blocks that are powers of two.
+def _worst(file: str, kernel: str, least: Callable[[int, int], int]) -> dict[tuple[int, int], Row]:
+    """(points, memory) -> most registers and spilled bytes over the architectures that run it.
+
+    kernel: expression of both in a kernel's name. least: `least_memory` of these kernels.
     """
-    worst: dict[tuple[int, str], Row] = {}
-    for row in resources("future_fill.cu"):
-        match = re.search(r"ConfigOfILi(\d+)ELi(\d)ELb1E", row["kernel"])
+    worst: dict[tuple[int, int], Row] = {}
+    for row in resources(file):
+        match = re.search(kernel, row["kernel"])
         if match is None:
             continue
-        block, memory = int(match[1]), int(match[2])
-        if least_memory(block, MEMORY[row["sm"]]) != memory:
+        points, memory = int(match[1]), int(match[2])
+        if least(points, MEMORY[row["sm"]]) != memory:
             continue
-        kept = worst.setdefault((block, MEMORIES[memory]), {"registers": 0, "spilled": 0})
+        kept = worst.setdefault((points, memory), {"registers": 0, "spilled": 0})
         for name in kept:
             kept[name] = max(kept[name], row[name])
-    return worst
+    return dict(sorted(worst.items()))
+
+
+@lru_cache(maxsize=2)
+def fill_resources(file: str = "future_fill.cu") -> dict[tuple[int, int], Row]:
+    """(block, memory) -> most registers and spilled bytes over the architectures that run it; of
+    blocks that are powers of two. file: or that of the second form.
+    """
+    return _worst(file, r"ConfigOfILi(\d+)ELi(\d)ELb1E", least_memory)
+
+
+def _config_resources(row: Row, config: Any) -> Resources:
+    return Resources(row["registers"], config.shared_bytes, row["spilled"], config.threads // 32)
 
 
 def resource_rows() -> Iterator[tuple[str, int, Resources]]:
     """Every kernel's registers and spills, the most of the architectures with its shared memory."""
-    devices = dict(zip(MEMORIES, (120, 80, 90), strict=True))
-    for (block, memory), row in sorted(fill_resources().items()):
-        config = fill_config(block, MEMORIES.index(memory))
-        used = Resources(
-            row["registers"], config.shared_bytes, row["spilled"], config.threads // 32
-        )
-        only = "" if len(memories(block)) == 1 else f", from {memory} of shared memory"
-        yield f"future_fill, block {block}{only}", devices[memory], used
+    devices = (120, 80, 90)  # by memory
+
+    def of_memory(memory: int, several: bool) -> str:
+        return f", from {MEMORIES[memory]} of shared memory" if several else ""
+
+    for file, form in (("future_fill.cu", ""), ("early_fill.cu", " in the second form")):
+        for (block, memory), row in fill_resources(file).items():
+            where = of_memory(memory, len(memories(block)) > 1)
+            used = _config_resources(row, fill_config(block, memory))
+            yield f"future_fill{form}, block {block}{where}", devices[memory], used
+    found = _worst("long_fill.cu", r"NodesOfILi(\d+)ELi(\d)E", least_node_memory)
+    for (points, memory), row in found.items():
+        where = of_memory(memory, least_node_memory(points, len(MEMORIES) - 1) > 0)
+        used = _config_resources(row, node_config(points, memory))
+        yield f"transform_nodes, points: {points}{where}", devices[memory], used
     for name in ("split_block", "merge_block"):
         for nodes in (16, 32, 64):
             most = _most("long_fill.cu", f"{name}ILi{nodes}E")

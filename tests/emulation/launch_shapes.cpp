@@ -85,6 +85,17 @@ const char* write(const char* file, const std::string& kernel, const LaunchShape
 
 std::string io_name(IoType io) { return "IoOf<IoType(" + std::to_string(int(io)) + ")>"; }
 
+const char* write_config(const FillConfig& c) {
+  std::ostringstream out;
+  out << "{\"points\": " << c.points << ", \"middle\": " << c.middle << ", \"last\": " << c.last
+      << ", \"channels\": " << c.channels << ", \"min_blocks\": " << c.min_blocks
+      << ", \"split\": " << c.split << ", \"units\": " << c.units << ", \"staged\": " << c.staged
+      << ", \"group\": " << c.group() << ", \"width\": " << c.width()
+      << ", \"threads\": " << c.threads() << ", \"shared_bytes\": " << c.shared_bytes() << "}";
+  json = out.str();
+  return json.c_str();
+}
+
 Level level_of(const int64_t* n) { return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]}; }
 
 Rows rows_of(const TensorRow& rows, int64_t all) {
@@ -238,19 +249,19 @@ const char* prefill_outputs(const TensorRow* tensors, int64_t io, int64_t stored
 }
 
 const char* fill_configuration(int64_t block, int64_t memory) {
-  const FillConfig c = fill_config(int(block), int(memory));
-  std::ostringstream out;
-  out << "{\"points\": " << c.points << ", \"middle\": " << c.middle << ", \"last\": " << c.last
-      << ", \"channels\": " << c.channels << ", \"min_blocks\": " << c.min_blocks
-      << ", \"split\": " << c.split << ", \"units\": " << c.units << ", \"staged\": " << c.staged
-      << ", \"group\": " << c.group() << ", \"width\": " << c.width()
-      << ", \"threads\": " << c.threads() << ", \"shared_bytes\": " << c.shared_bytes() << "}";
-  json = out.str();
-  return json.c_str();
+  return write_config(fill_config(int(block), int(memory)));
+}
+
+const char* node_configuration(int64_t points, int64_t memory) {
+  return write_config(node_config(int(points), int(memory)));
 }
 
 int64_t least_memory(int64_t block, int64_t memory) {
   return config_memory(int(block), int(memory));
+}
+
+int64_t least_node_memory(int64_t points, int64_t memory) {
+  return node_memory(int(points), int(memory));
 }
 
 int64_t memory_of_bytes(int64_t bytes) { return memory_of(bytes); }

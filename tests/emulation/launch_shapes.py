@@ -191,9 +191,19 @@ def fill_config(block: int, memory: int = 1) -> SimpleNamespace:
     return SimpleNamespace(**_json("fill_configuration", block, memory))
 
 
+def node_config(points: int, memory: int = 1) -> SimpleNamespace:
+    """Likewise of a node of three passes."""
+    return SimpleNamespace(**_json("node_configuration", points, memory))
+
+
 def least_memory(block: int, memory: int) -> int:
     """The least memory, an index into MEMORIES, that has the same configuration."""
     return _number("least_memory", block, memory)
+
+
+def least_node_memory(points: int, memory: int) -> int:
+    """Likewise of a node."""
+    return _number("least_node_memory", points, memory)
 
 
 def memories(block: int) -> list[int]:

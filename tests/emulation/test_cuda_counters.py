@@ -8,7 +8,7 @@ import torch
 from tests.emulation import cuda_counters
 from tests.emulation.cases import ApplyCase, ProductCase
 from tests.emulation.cuda_compile import resources, unavailable
-from tests.emulation.launch_shapes import MEMORIES, fill_config, memories
+from tests.emulation.launch_shapes import fill_config, memories
 from tests.fast import combinations
 
 pytestmark = pytest.mark.skipif(
@@ -118,7 +118,7 @@ def test_registers_and_spills():
     """On six architectures; a minute and a half of ptxas."""
     fills = cuda_counters.fill_resources()
     for (block, memory), row in fills.items():
-        config = fill_config(block, MEMORIES.index(memory))
+        config = fill_config(block, memory)
         assert row["spilled"] <= (0 if block <= 1024 else 48), (block, memory)
         warps = config.threads // 32 * (65536 // (row["registers"] * config.threads))
         assert warps >= (12 if block in (32, 512) else 16), (block, memory)
