@@ -34,17 +34,50 @@ bool requires_grad(AtenTensorHandle x) {
   return (*reinterpret_cast<const c10::TensorImpl* const*>(x))->requires_grad();
 }
 
+PyObject*& place(PyObject* object, Py_ssize_t at) {
+  return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(object) + at);
+}
+
+// The attribute of all objects of a type, its name taken from the caller: found by what a new one
+// holds where it is set. False with an error.
+bool find_attribute(PyObject* type, PyObject* name, Attribute& found) {
+  found = {name, 0};
+  unsigned long long size;
+  PyObject* probe = PyObject_CallMethod(type, "__new__", "O", type);
+  PyObject* mark = probe ? PyList_New(0) : nullptr;
+  const bool set = mark && !PyObject_SetAttr(probe, name, mark) &&
+                   number_of(PyObject_GetAttrString(type, "__basicsize__"), size);
+  const auto end = set ? static_cast<Py_ssize_t>(size - sizeof(void*)) : 0;
+  for (Py_ssize_t at = sizeof(PyObject); at <= end && !found.at; at += sizeof(void*)) {
+    if (place(probe, at) == mark) found.at = at;
+  }
+  Py_XDECREF(mark);
+  Py_XDECREF(probe);
+  return set;
+}
+
 // A number in the books, or -1.
-long long booked(const PlainStream& s, PyObject* name) {
-  PyObject* found = PyObject_GetAttr(s.books, name);
+long long booked(const PlainStream& s, const Attribute& attribute) {
+  if (attribute.at) {
+    PyObject* held = place(s.books, attribute.at);
+    return held ? PyLong_AsLongLong(held) : -1;
+  }
+  PyObject* found = PyObject_GetAttr(s.books, attribute.name);
   const long long value = found ? PyLong_AsLongLong(found) : -1;
   Py_XDECREF(found);
   return value;
 }
 
-bool book(const PlainStream& s, PyObject* name, long long value) {
+bool book(const PlainStream& s, const Attribute& attribute, long long value) {
   PyObject* number = PyLong_FromLongLong(value);
-  const bool done = number && !PyObject_SetAttr(s.books, name, number);
+  if (number && attribute.at) {
+    PyObject*& held = place(s.books, attribute.at);
+    PyObject* before = held;
+    held = number;
+    Py_XDECREF(before);
+    return true;
+  }
+  const bool done = number && !PyObject_SetAttr(s.books, attribute.name, number);
   Py_XDECREF(number);
   return done;
 }
@@ -56,15 +89,15 @@ PlainStream& stream_of(PyObject* capsule) {
 }
 
 long long steps_left(const PlainStream& s, long long layer) {
-  const long long left = booked(s, plain_name);
-  const bool ready = booked(s, open_name) == 1 && layer == booked(s, layer_name);
+  const long long left = booked(s, s.plain);
+  const bool ready = booked(s, s.open) == 1 && layer == booked(s, s.layer);
   if (PyErr_Occurred()) PyErr_Clear();
   return ready && layer >= 0 && layer < s.layers && left > 0 ? left : 0;
 }
 
-bool book_layer(const PlainStream& s, long long layer) { return book(s, layer_name, layer); }
+bool book_layer(const PlainStream& s, long long layer) { return book(s, s.layer, layer); }
 
-bool book_steps_left(const PlainStream& s, long long steps) { return book(s, plain_name, steps); }
+bool book_steps_left(const PlainStream& s, long long steps) { return book(s, s.plain, steps); }
 
 bool Values::has_sizes(std::initializer_list<int64_t> expected) const {
   return dim == static_cast<int64_t>(expected.size()) &&
@@ -132,6 +165,12 @@ PyObject* make(PyObject*, PyObject* arguments) {
   s->kept_bytes = reinterpret_cast<decltype(s->kept_bytes)>(address[5]);
   s->stream = reinterpret_cast<BoundStream*>(stream);
   s->owner = Py_NewRef(owner), s->books = Py_NewRef(books);
+  auto* kind = reinterpret_cast<PyObject*>(Py_TYPE(books));
+  if (!find_attribute(kind, plain_name, s->plain) || !find_attribute(kind, layer_name, s->layer) ||
+      !find_attribute(kind, open_name, s->open)) {
+    Py_DECREF(capsule);
+    return nullptr;
+  }
   s->tensor = Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(like)));
   s->layers = layers;
   const AtenTensorHandle handle = handle_of(like);

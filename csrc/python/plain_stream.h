@@ -16,6 +16,13 @@
 
 namespace futurefill {
 
+// An attribute of an object, and where the object keeps it: it is read and written there, which
+// spares looking it up. 0 where it has no such place.
+struct Attribute {
+  PyObject* name;
+  Py_ssize_t at;
+};
+
 // References are owned.
 struct PlainStream {
   // of another library
@@ -26,9 +33,10 @@ struct PlainStream {
   decltype(&futurefill_take_back) take_back;
   decltype(&futurefill_kept_bytes) kept_bytes;
   BoundStream* stream;
-  PyObject* owner;   // the bound stream lives as long
-  PyObject* books;   // a cache/positions.py
-  PyObject* tensor;  // torch.Tensor
+  PyObject* owner;               // the bound stream lives as long
+  PyObject* books;               // a cache/positions.py
+  Attribute plain, layer, open;  // of the books
+  PyObject* tensor;              // torch.Tensor
   int64_t rows, channels, layers, width;
   int32_t dtype;
 };

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import itertools
 import weakref
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -191,6 +192,29 @@ def test_a_token_whose_books_another_keeps_goes_through_python():
     cache.step(randn(2, 6))  # a step of layer 0 takes it back
     assert given == [None]
     assert cache.taken == [3, 3]
+
+
+@dataclass
+class Books:
+    plain: int
+    layer: int = 0
+    open: bool = True
+
+
+@pytest.mark.parametrize("kind", [Books, dataclass(slots=True)(Books)], ids=["", "slots"])
+def test_books_may_be_kept_in_slots_or_a_dictionary(kind):
+    cache, books = make(layers=2)[0], kind(3)
+    other = cache.clone()
+    step = cpu.make_plain_steps(cache.state, cache.dtype, books).step
+    for layer, taken in ((0, (3, 1)), (1, (2, 0))):
+        u = randn(2, 6)
+        assert torch.equal(step(u, layer, None, None, None, None), other.step(u, layer))
+        assert (books.plain, books.layer) == taken
+    for name, value in {"plain": 0, "layer": 1, "open": False}.items():
+        before = getattr(books, name)
+        setattr(books, name, value)
+        assert step(randn(2, 6), 0, None, None, None, None) is None
+        setattr(books, name, before)
 
 
 def test_the_function_keeps_what_it_needs_and_no_more(monkeypatch):
