@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 
 class _Branch:
-    """Positions of one row from ``start`` on, where it parted from others that ``origin`` is of."""
+    """Positions of one row from ``start`` on, where it parted from the row on ``origin``."""
 
     __slots__ = ("depth", "origin", "start", "trunk")
 
@@ -45,20 +46,25 @@ class Branches:
             self._rows[row] = _Branch(branch, position)
 
     def reorder(self, rows: Sequence[int], positions: Sequence[int]) -> None:
-        """Row ``b`` becomes what row ``rows[b]`` was, which was at ``positions[rows[b]]``."""
-        old, copies = self._rows, dict.fromkeys(rows, 0)
+        """Row ``b`` becomes what row ``rows[b]`` was, which was at ``positions[rows[b]]``.
+
+        The first of its copies stays on its branch, the others part from it there.
+        """
+        old, known, new = self._rows, set[int](), []
         for row in rows:
-            copies[row] += 1
-        self._rows = [
-            old[row] if copies[row] == 1 else _Branch(old[row], positions[row]) for row in rows
-        ]
+            branch = old[row]
+            if row in known:
+                branch = _Branch(branch, positions[row])
+            known.add(row)
+            new.append(branch)
+        self._rows = new
 
     def common(self, row: int, other: int) -> int:
-        """How many first positions the two rows have in common."""
+        """How many first positions two rows have in common, which are not one."""
         a, b = self._rows[row], self._rows[other]
         if a.trunk is not b.trunk:
             return 0
-        parted = a.start
+        parted = sys.maxsize
         while a is not b:
             if a.depth < b.depth:
                 a, b = b, a

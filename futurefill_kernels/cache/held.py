@@ -146,12 +146,13 @@ class HeldPrompts:
 
     def reorder(self, rows: Sequence[int]) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was. None is stale."""
-        if not (self._held or self.forgotten):
+        if self.forgotten:
+            self.forgotten = {b for b, old in enumerate(rows) if old in self.forgotten}
+        if not self._held:
             return
         held, unfilled = self._held, self._unfilled
         self._held = {b: list(held[old]) for b, old in enumerate(rows) if old in held}
         self._unfilled = {b for b, old in enumerate(rows) if old in unfilled}
-        self.forgotten = {b for b, old in enumerate(rows) if old in self.forgotten}
         for b, old in enumerate(rows):
             if b != old:
                 self._drop_stream(b)

@@ -216,9 +216,9 @@ class Stream:
         if row_list == list(range(self.batch_size)):
             return
         self._prefill.freshen(range(self.batch_size))
-        at, filled = self._positions.rows, self._filled()
+        at, alike = self._positions.rows, self._positions.common is not None
         reorder(
-            self._state, row_list, at, filled, self.rollback or 0,
+            self._state, row_list, at, alike, self.rollback or 0,
             lambda row: self._prefill.used(row, at[row]), self._branches.common,
         )  # fmt: skip
         if self._parts_at_positions:

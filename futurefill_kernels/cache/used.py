@@ -94,23 +94,24 @@ def reorder(
     state: StreamState,
     rows: Sequence[int],
     places: Sequence[int],
-    filled: Sequence[int],
+    alike: bool,
     rollback: int,
     slots: Callable[[int], int],
     common: Callable[[int, int], int],
 ) -> None:
     """Row ``b`` becomes what row ``rows[b]`` was; what is used of rows that change is copied.
 
-    rows, places, filled: (B,), those of the old rows. slots(row): as in ``parts``. common(row,
-    other): up to where two rows at one place are the same.
+    rows: (B,). places: (B,), of the old rows. alike: they are at one place, and fills have run to
+    one position of them. slots(row): as in ``parts``. common(row, other): up to where two rows at
+    one place are the same.
     """
     narrow = state.narrow
     now = list(range(len(rows)))  # which old row each is
-    pending: list[Move] = []  # of rows alike
-    alike: tuple[tuple[int, ...], int, int] = (), 0, 0
+    pending: list[Move] = []  # of rows with the same parts
+    same: tuple[tuple[int, ...], int, int] = (), 0, 0
 
     def flush() -> None:
-        involved, used, since = alike
+        involved, used, since = same
         here = parts(state, involved, used, rollback, since) + of_prompts(state)
         move(here, here, pending)
         pending.clear()
@@ -123,10 +124,10 @@ def reorder(
         used, left = (0, 0) if since else (slots(old), slots(other))
         involved = (place, there) if how == SWAP and place != there else (place,)
         here = involved, max(used, left) if how == SWAP else used, since
-        if here != alike:
+        if here != same:
             if pending:
                 flush()
-            alike = here
+            same = here
         pending.append((how, source, target))
         now[target] = old
         if how == SWAP:
@@ -137,12 +138,11 @@ def reorder(
             move(rest, rest, [(CLEAR, target, target)])
     if pending:
         flush()
-    apart = len(set(places)) > 1
-    for tensor, differs in ((state.positions, apart), (state.filled, len(set(filled)) > 1)):
-        if differs:
-            tensor.copy_(tensor[list(rows)])
-    if apart:  # else no row gets to a position that its newest token is at
-        state.token_at.fill_(-1)
+    if not alike:
+        index = list(rows)
+        for tensor in (state.positions, state.filled):
+            tensor.copy_(tensor[index])
+        state.token_at.fill_(-1)  # a row gets to a position that its newest token may be at
 
 
 def steps_to(rows: Sequence[int]) -> Iterator[Move]:

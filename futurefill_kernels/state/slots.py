@@ -47,16 +47,22 @@ def move(sources: Sequence[Slots], targets: Sequence[Slots], moves: Sequence[Mov
     if call is None:
         move_by_torch(sources, targets, moves)
         return
-    ranges = array("q")
-    for (a, first_a, _), (b, first_b, size) in zip(sources, targets, strict=True):
-        layers, batch, tiles, *_ = b.shape
-        bytes_a, bytes_b = a.itemsize, b.itemsize
-        slot_a, slot_b = a.stride(3) * bytes_a, b.stride(3) * bytes_b
-        here, there = a.data_ptr() + first_a * slot_a, b.data_ptr() + first_b * slot_b
-        pitches = a.stride(2) * bytes_a, b.stride(2) * bytes_b
-        ranges.extend((here, there, *pitches, layers, batch, tiles, size * slot_b))
-    rows = array("q", chain.from_iterable(moves))
-    error = call(ranges.buffer_info()[0], len(targets), rows.buffer_info()[0], len(moves))
+    ranges: list[int] = []
+    for source, (b, first, size) in zip(sources, targets, strict=True):
+        shape, strides, width = b.shape, b.stride(), b.itemsize
+        tile, slot = strides[2] * width, strides[3] * width
+        there = here = b.data_ptr() + first * slot
+        tile_a = tile
+        a, first_a, _ = source
+        if a is not b or first_a != first:
+            strides, width = a.stride(), a.itemsize
+            tile_a = strides[2] * width
+            here = a.data_ptr() + first_a * strides[3] * width
+        ranges += (here, there, tile_a, tile, shape[0], shape[1], shape[2], size * slot)
+    of_ranges, of_moves = array("q", ranges), array("q", chain.from_iterable(moves))
+    error = call(
+        of_ranges.buffer_info()[0], len(targets), of_moves.buffer_info()[0], len(moves)
+    )
     if error:
         raise RuntimeError(error.decode())
 
