@@ -30,13 +30,13 @@ def changed(state: StreamState, level: Level, boundary: int) -> list[Slots]:
     """
     start = boundary + level.late
     stop = min(start + level.block, state.length)
-    found = [Slots(state.ring, start, stop - start)]
+    found = [Slots(state.arrays.ring, start, stop - start)]
     if level.kept and not state.layout.is_direct(level):
         first, count = 0, level.kept
         if level.plain:
             first, count = newest_slot(state, level, boundary), 1
         first = level.kept_offset + first * level.transform
-        found.append(Slots(state.kept, first, count * level.transform))
+        found.append(Slots(state.arrays.kept, first, count * level.transform))
     return found
 
 
@@ -56,9 +56,9 @@ def kept_image(state: StreamState, level: Level, boundary: int) -> list[Slots]:
         return []
     rows = image_rows(level, state.layout)
     start = offset + boundary // level.block % count * rows
-    found = [Slots(state.images, start, min(level.block, state.length - boundary))]
+    found = [Slots(state.arrays.images, start, min(level.block, state.length - boundary))]
     if rows > level.block:
-        found.append(Slots(state.images, start + level.block, rows - level.block))
+        found.append(Slots(state.arrays.images, start + level.block, rows - level.block))
     return found
 
 
@@ -89,16 +89,16 @@ def roll_back(
     was, now = [], []
     # the first firing to take back; without levels none has written over an input
     boundary = (target // base + 1) * base if levels else here
-    slots, t = state.undo.shape[3], target
-    places, first = state.ring, 0
+    arrays, t = state.arrays, target
+    slots, places, first = arrays.undo.size, arrays.ring, 0
     if state.narrow:
-        places, first = state.open_block, block_start(state.plan, target)
+        places, first = arrays.open_block, block_start(state.plan, target)
         if first != block_start(state.plan, here if fired else max(here - 1, 0)):  # it is closed
-            was.append(Slots(state.ring, first, target - first))
+            was.append(Slots(arrays.ring, first, target - first))
             now.append(Slots(places, 0, target - first))
     while t < min(here, boundary):
         stop = min(here, boundary, t + slots - t % slots)
-        was.append(Slots(state.undo, t % slots, stop - t))
+        was.append(Slots(arrays.undo, t % slots, stop - t))
         now.append(Slots(places, t - first, stop - t))
         t = stop
     last = min(here + fired, state.length)

@@ -20,12 +20,10 @@ def rewind(state: StreamState, rows: Sequence[int]) -> None:
 
 def forget(state: StreamState, used: Mapping[int, int]) -> None:
     """Nothing has come to rows at position 0. used: row -> slots that it may have used."""
+    arrays = state.arrays
     for row, slots in used.items():
-        here = [Slots(state.ring, 0, slots)]
-        if state.narrow:
-            here.append(Slots(state.open_block, 0, state.open_block.shape[3]))
-        if state.prompt_fill is not None:
-            here.append(Slots(state.prompt_fill, 0, state.length))
+        here = [Slots(arrays.ring, 0, slots)]
+        here += [x.whole for x in (arrays.open_block, arrays.prompt_fill) if x.size]
         move(here, here, [(CLEAR, row, row)])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ..plan import Level, Plan
 from ..state.slots import CLEAR, COPY, SWAP, Move, Slots, move
@@ -41,21 +41,21 @@ def parts(
     slots: those of their rings that are used. since: of rows at one place, only what may have
     changed from there on; the slots are known then.
     """
-    plan, place, images = state.plan, max(places), state.images
+    plan, arrays, place = state.plan, state.arrays, max(places)
     levels = fired(plan, place, since)
     end = _end(plan, place, levels) if since else slots
-    found = [Slots(state.ring, since, end - since)]
-    if not since and state.narrow:
-        found.append(Slots(state.open_block, 0, state.open_block.shape[3]))
+    found = [Slots(arrays.ring, since, end - since)]
+    if not since and arrays.open_block.size:
+        found.append(arrays.open_block.whole)
     if rollback:  # else it is of a token under way
-        found.append(Slots(state.undo, 0, state.undo.shape[3]))
+        found.append(arrays.undo.whole)
     for level in levels:
         rows = min(place // level.block, level.kept) * level.transform
         if rows and not state.layout.is_direct(level):
-            found.append(Slots(state.kept, level.kept_offset, rows))
+            found.append(Slots(arrays.kept, level.kept_offset, rows))
     if len(places) > 1:
-        found += [Slots(images, 0, images.shape[3])]
-    elif levels and images.numel():
+        found.append(arrays.images.whole)
+    elif levels and arrays.images.size:
         base = plan.base
         for end in range(max(place - rollback, base) // base * base, place + 1, base):
             level = next(x for x in reversed(plan.levels) if end % x.block == 0)
@@ -65,12 +65,8 @@ def parts(
 
 def of_prompts(state: StreamState) -> list[Slots]:
     """What every row has besides, whatever its place."""
-    found = []
-    if state.prompt_fill is not None:
-        found.append(Slots(state.prompt_fill, 0, state.length))
-    if state.work.numel():
-        found.append(Slots(state.work[None], 0, state.work.shape[2]))
-    return found
+    arrays = state.arrays
+    return [x.whole for x in (arrays.prompt_fill, arrays.work) if x.size]
 
 
 def clone(
@@ -105,39 +101,31 @@ def reorder(
     one position of them. slots(row): as in ``parts``. common(row, other): up to where two rows at
     one place are the same.
     """
-    narrow = state.narrow
     now = list(range(len(rows)))  # which old row each is
-    pending: list[Move] = []  # of rows with the same parts
-    same: tuple[tuple[int, ...], int, int] = (), 0, 0
-
-    def flush() -> None:
-        involved, used, since = same
-        here = parts(state, involved, used, rollback, since) + of_prompts(state)
-        move(here, here, pending)
-        pending.clear()
-
-    for how, source, target in steps_to(rows):
-        old, other = now[source], now[target]
+    # of rows at one place, but not where their blocks may be open
+    narrow = state.arrays.open_block.size > 0
+    group, moves = (0, 0, 0, 0), list[Move]()  # with the same parts
+    for step in steps_to(rows):
+        how, source, target = step
+        old, other = rows[target], now[target]
         place, there = places[old], places[other]
-        # of rows at one place, but not where their blocks may be open
-        since = common(old, other) if place == there and not narrow else 0
-        used, left = (0, 0) if since else (slots(old), slots(other))
-        involved = (place, there) if how == SWAP and place != there else (place,)
-        here = involved, max(used, left) if how == SWAP else used, since
-        if here != same:
-            if pending:
-                flush()
-            same = here
-        pending.append((how, source, target))
         now[target] = old
+        since = 0 if narrow or place != there else common(old, other)
+        used, left = (0, 0) if since else (slots(old), slots(other))
+        here = place, place, used, since
         if how == SWAP:
             now[source] = other
-        elif used < left:
-            flush()
-            rest = [Slots(state.ring, used, left - used)]
+            here = place, there, max(used, left), since
+        if here != group and moves:
+            _move(state, group, rollback, moves)
+            moves = []
+        group = here
+        moves.append(step)
+        if how == COPY and used < left:
+            rest = [Slots(state.arrays.ring, used, left - used)]
             move(rest, rest, [(CLEAR, target, target)])
-    if pending:
-        flush()
+    if moves:
+        _move(state, group, rollback, moves)
     if not alike:
         index = list(rows)
         for tensor in (state.positions, state.filled):
@@ -145,18 +133,29 @@ def reorder(
         state.token_at.fill_(-1)  # a row gets to a position that its newest token may be at
 
 
-def steps_to(rows: Sequence[int]) -> Iterator[Move]:
+def _move(
+    state: StreamState, group: tuple[int, int, int, int], rollback: int, moves: Sequence[Move]
+) -> None:
+    """Moves of rows that have the same parts. group: the places of both, slots, since."""
+    place, there, slots, since = group
+    here = parts(state, {place, there}, slots, rollback, since) + of_prompts(state)
+    move(here, here, moves)
+
+
+def steps_to(rows: Sequence[int]) -> list[Move]:
     """Moves after which each row ``b`` is what row ``rows[b]`` was, and only rows that change."""
     left = {b: old for b, old in enumerate(rows) if b != old}
+    found: list[Move] = []
     while left:
         needed = set(left.values())
         free = [b for b in left if b not in needed]
         for target in free:
-            yield COPY, left.pop(target), target
+            found.append((COPY, left.pop(target), target))
         if not free:  # all that is left are circles
             target, source = next(iter(left.items()))
-            yield SWAP, source, target
+            found.append((SWAP, source, target))
             del left[target]
             left = {b: source if old == target else old for b, old in left.items()}
             if left[source] == source:
                 del left[source]
+    return found

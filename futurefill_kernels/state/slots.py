@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from itertools import chain
 from typing import NamedTuple
 
 from torch import Tensor
@@ -12,26 +11,52 @@ from torch import Tensor
 from .. import native
 
 
-class Slots(NamedTuple):
-    """Neighbouring slots of every row. array: (layers, B, tiles, slots, ...), contiguous."""
+class SlotArray:
+    """A tensor of slots (layers, B, tiles, slots, ...), contiguous, and where its bytes are: asking
+    a tensor for that takes longer than moving what few slots hold.
 
-    array: Tensor
+    front: (layers, B, tiles). size: slots of a tile. tile, slot: bytes from one to the next.
+    address: where there is one on the CPU.
+    """
+
+    __slots__ = ("address", "front", "on_cpu", "size", "slot", "tensor", "tile")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.on_cpu = tensor, tensor.is_cpu
+        self.address = tensor.data_ptr() if tensor.is_cpu else 0
+        layers, batch, tiles, self.size = tensor.shape[:4]
+        self.front = layers, batch, tiles
+        self.tile, self.slot = (n * tensor.itemsize for n in tensor.stride()[2:4])
+
+    @property
+    def whole(self) -> Slots:
+        """All slots."""
+        return Slots(self, 0, self.size)
+
+
+class Slots(NamedTuple):
+    """Neighbouring slots of every row of an array."""
+
+    array: SlotArray
     first: int
     size: int
 
     def of(self, row: int | slice) -> Tensor:
         """Those of one row, or of all, as a view."""
-        return self.array[:, row].narrow(-self.array.dim() + 3, self.first, self.size)
+        tensor = self.array.tensor
+        return tensor[:, row].narrow(-tensor.dim() + 3, self.first, self.size)
 
     @property
     def row_nbytes(self) -> int:
         """Bytes of one row's."""
-        layers, _, tiles = self.array.shape[:3]
-        return layers * tiles * self.size * self.array.stride(3) * self.array.itemsize
+        layers, _, tiles = self.array.front
+        return layers * tiles * self.size * self.array.slot
 
 
 #: What a move does to its rows, as csrc/infra/move_slots.h numbers it; CLEAR to the target alone.
 COPY, SWAP, CLEAR = range(3)
+
+_WORD = 8  # bytes of an int64
 
 #: (how, source, target): the row ``target`` of one array becomes what ``source`` of another was.
 Move = tuple[int, int, int]
@@ -43,26 +68,20 @@ def move(sources: Sequence[Slots], targets: Sequence[Slots], moves: Sequence[Mov
     Both of a pair hold as many bytes; those of a swap do not overlap. Compiled code does it where
     there is any: making the views takes longer than copying what a short stream has.
     """
-    call = native.move_slots() if targets and targets[0].array.is_cpu else None
+    call = native.move_slots() if targets and targets[0].array.on_cpu else None
     if call is None:
         move_by_torch(sources, targets, moves)
         return
-    ranges: list[int] = []
-    for source, (b, first, size) in zip(sources, targets, strict=True):
-        shape, strides, width = b.shape, b.stride(), b.itemsize
-        tile, slot = strides[2] * width, strides[3] * width
-        there = here = b.data_ptr() + first * slot
-        tile_a = tile
-        a, first_a, _ = source
-        if a is not b or first_a != first:
-            strides, width = a.stride(), a.itemsize
-            tile_a = strides[2] * width
-            here = a.data_ptr() + first_a * strides[3] * width
-        ranges += (here, there, tile_a, tile, shape[0], shape[1], shape[2], size * slot)
-    of_ranges, of_moves = array("q", ranges), array("q", chain.from_iterable(moves))
-    error = call(
-        of_ranges.buffer_info()[0], len(targets), of_moves.buffer_info()[0], len(moves)
-    )
+    numbers: list[int] = []
+    for (a, first_a, _), (b, first, size) in zip(sources, targets, strict=True):
+        here, there = a.address + first_a * a.slot, b.address + first * b.slot
+        numbers += (here, there, a.tile, b.tile, *b.front, size * b.slot)
+    rows = len(numbers) * _WORD
+    for each in moves:
+        numbers += each
+    packed = array("q", numbers)
+    address = packed.buffer_info()[0]
+    error = call(address, len(targets), address + rows, len(moves))
     if error:
         raise RuntimeError(error.decode())
 

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..plan import Level, Plan
 from .filters import MakeSpectra, PreparedFilters, make_bank, prepare
 from .huge_pages import empty, untouched
 from .layout import Layout
+from .slots import SlotArray
 
 #: Columns of ``StreamState.levels``; csrc/bindings/levels.h reads them.
 LEVEL_COLUMNS = (
@@ -27,9 +28,21 @@ LEVEL_COLUMNS = (
 )  # fmt: skip
 
 
+class SlotArrays(NamedTuple):
+    """The tensors of a state by rows and slots; one that is not there has no slots."""
+
+    ring: SlotArray
+    open_block: SlotArray
+    kept: SlotArray
+    undo: SlotArray
+    images: SlotArray
+    prompt_fill: SlotArray
+    work: SlotArray
+
+
 @dataclass
 class StreamState:
-    """Every tensor that a cache owns, for all its layers.
+    """Every tensor that a cache owns, for all its layers; none is exchanged for another.
 
     ring: (layers, B, tiles, slots, lanes), pending outputs and inputs; maybe in 16 bits.
     open_block: (layers, B, tiles, T_0, lanes), then, in place of the ring's, the slots of the
@@ -73,6 +86,14 @@ class StreamState:
     history: Tensor
     filled: Tensor
     images: Tensor
+
+    @cached_property
+    def arrays(self) -> SlotArrays:
+        """What moves with a row, and where its bytes are."""
+        none = self.ring[..., :0, :]
+        fill = none if self.prompt_fill is None else self.prompt_fill
+        tensors = (self.ring, self.open_block, self.kept, self.undo, self.images)
+        return SlotArrays(*map(SlotArray, (*tensors, fill, self.work[None])))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -27,9 +27,9 @@ def test_rows_become_what_others_were(rows):
 
 
 def test_identity_and_what_stays_are_not_touched():
-    assert list(steps_to([0, 1, 2])) == []
-    assert list(steps_to([0, 0, 2, 2])) == [(COPY, 0, 1), (COPY, 2, 3)]
-    assert list(steps_to([1, 0, 2])) == [(SWAP, 1, 0)]
+    assert steps_to([0, 1, 2]) == []
+    assert steps_to([0, 0, 2, 2]) == [(COPY, 0, 1), (COPY, 2, 3)]
+    assert steps_to([1, 0, 2]) == [(SWAP, 1, 0)]
 
 
 @pytest.mark.parametrize(

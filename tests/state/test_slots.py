@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from futurefill_kernels import native
-from futurefill_kernels.state.slots import CLEAR, COPY, SWAP, Slots, move, move_by_torch
+from futurefill_kernels.state.slots import CLEAR, COPY, SWAP, SlotArray, Slots, move, move_by_torch
 
 LAYERS, BATCH, TILES = 2, 4, 3
 
@@ -38,13 +38,14 @@ def test_both_move_the_same(dtype):
         rows = draw.randint(0, 3)
         results = []
         for how in (move, move_by_torch):
-            a, b, c = (x.clone() for x in given)
+            tensors = [x.clone() for x in given]
+            a, b, c = map(SlotArray, tensors)
             how(
                 [Slots(a, first, count), Slots(b, second, 2 * rows)],
                 [Slots(b, second, count), Slots(c, 1, rows)],
                 moves,
             )
-            results.append([a, b, c])
+            results.append(tensors)
         assert all(map(torch.equal, *results))
 
 
@@ -52,18 +53,18 @@ def test_both_move_the_same(dtype):
 @pytest.mark.parametrize("slots", [1, 5, 3000])
 def test_rows_are_exchanged(call, slots):
     x = torch.randn(1, 3, 2, slots, 3)
-    was, here = x.clone(), [Slots(x, 0, slots)]
+    was, here = x.clone(), [Slots(SlotArray(x), 0, slots)]
     call(here, here, [(SWAP, 0, 2)])
     assert torch.equal(x, was[:, [2, 1, 0]])
 
 
 def test_bytes_of_a_row():
     x = torch.zeros(LAYERS, BATCH, TILES, 7, 2, 5)
-    assert Slots(x, 2, 3).row_nbytes == LAYERS * TILES * 3 * 10 * 4
+    assert Slots(SlotArray(x), 2, 3).row_nbytes == LAYERS * TILES * 3 * 10 * 4
 
 
 def test_without_a_library_torch_moves(monkeypatch):
     monkeypatch.setattr(native, "move_slots", lambda: None)
     x = torch.ones(1, 2, 1, 4, 1)
-    move([Slots(x, 0, 4)], [Slots(x, 0, 4)], [(CLEAR, 0, 0)])
+    move([Slots(SlotArray(x), 0, 4)], [Slots(SlotArray(x), 0, 4)], [(CLEAR, 0, 0)])
     assert x.flatten().tolist() == [0] * 4 + [1] * 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -210,7 +211,7 @@ def test_streams_are_bound_again_where_their_tensors_are_others():
         token = ids[:, t : t + 1]
         assert torch.equal(model(token, cache=other), model(token, cache=cache))
         for each in cache.caches:
-            each.state.ring = each.state.ring.clone()
+            each._hold(dataclasses.replace(each.state, ring=each.state.ring.clone()), None)
 
 
 def test_gradients_are_refused_as_layer_by_layer():
