@@ -3,67 +3,18 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import pickle
 
 import pytest
 import torch
 
 import futurefill_kernels as ff
-from bench.campaign.interrupts import Interrupt, interrupted
-from futurefill_kernels.implementations.select import IMPLEMENTATIONS, cannot_run
 from futurefill_kernels.state.open_block import whole_slots
-from tests.implementations import plain_gpu
 
-#: Half a unit in the last place of 1.
-ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-11}
-HALF = list(ROUNDING)
+from .caches import HALF, ROUNDING, caches, same, steps
+
 #: Smallest level, more than one product of it, blocks of one and of no power of two, no level.
 PLANS = [(4, 8, 16), (3, 12), (1, 2, 32), (64, 128), (150,)]
-
-
-@pytest.fixture(
-    params=[*IMPLEMENTATIONS, pytest.param("plain gpu", marks=pytest.mark.slow)]
-)  # fmt: skip
-def impl(request, device, monkeypatch):
-    """Those that keep such a state on the device, and what GPUs share of it."""
-    if request.param == "plain gpu":
-        monkeypatch.setitem(IMPLEMENTATIONS, "plain gpu", plain_gpu.implementation())
-        return request.param
-    reasons = cannot_run(device, torch.float32, ring_dtype=HALF[0])[request.param]
-    if reasons:
-        pytest.skip(f"{request.param}: {'; '.join(reasons)}")
-    return request.param
-
-
-def caches(impl, sizes, count=1, **options):
-    """Equal caches of two layers, three rows and D = 6 on G = 3, and their filters."""
-    torch.manual_seed(0)
-    h = [torch.randn(3, taps) / taps**0.5 for taps in (40, 200)]
-    options = {"channels": 6, "state_dtype": torch.bfloat16, "dtype": torch.float32} | options
-    found = [
-        ff.FutureFillCache(h, 3, 150, plan=ff.Plan(150, sizes), impl=impl, **options)
-        for _ in range(count)
-    ]
-    return h, found
-
-
-def steps(cache, u, rows=None):
-    """u: (B, D, T) for both layers. Returns (layers, B, D, T)."""
-    tokens = [
-        torch.stack([cache.step(u[..., t], layer, rows=rows) for layer in range(2)])
-        for t in range(u.shape[-1])
-    ]
-    return torch.stack(tokens, -1)
-
-
-def same(a, b):
-    """Two caches are in the same state, bit for bit."""
-    a.launch_fills(), b.launch_fills()
-    places = a.state.positions.tolist()
-    assert places == b.state.positions.tolist()
-    assert torch.equal(whole_slots(a.state, places), whole_slots(b.state, places))
-    assert torch.equal(a.state.kept, b.state.kept)
 
 
 @pytest.mark.parametrize("sizes", PLANS)
@@ -260,86 +211,6 @@ def test_other_filters_and_endless_streams(impl):
     torch.testing.assert_close(y, exact, rtol=0, atol=0.06)
 
 
-@pytest.mark.parametrize("layers_done", [0, 1])
-def test_a_transform_that_stops_before_a_layer_is_taken_back(impl, monkeypatch, layers_done):
-    """Rows are built again from the ring, where a layer that has not run has no open inputs yet."""
-    _, (cache, plain) = caches(impl, (4, 16), 2, rollback=None)
-    u = torch.randn(3, 6, 120)
-    for c in (cache, plain):
-        steps(c, u[..., :7])
-    for layer in range(layers_done):
-        cache.prefill(u[..., 7:107], layer)
-
-    def stopped(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as inside:
-        inside.setattr(cache._prefill, "_chunk", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            cache.prefill(u[..., 7:107], layers_done)
-    cache.abort()
-    same(cache, plain)
-    assert torch.equal(steps(cache, u[..., 7:20]), steps(plain, u[..., 7:20]))
-
-
-@pytest.mark.parametrize("finished", [0, 1])
-def test_an_interrupt_inside_a_call_of_steps_and_transforms(impl, monkeypatch, finished):
-    """Row 0 waits for its prompt, row 1 is stepped, row 2 goes by a transform: wherever the call is
-    stopped, in its first layer or the second, it leaves nothing.
-
-    finished: layers that are done before.
-    """
-    _, (cache, plain) = caches(impl, (4, 8, 16), 2, rollback=None)
-    u = torch.randn(3, 6, 60)
-    for c in (cache, plain):
-        steps(c, u[[2], :, :5], [2])
-        steps(c, u[[1], :, :21], [1])
-    monkeypatch.setattr(
-        "futurefill_kernels.cache.prompt.steps_are_cheaper",
-        lambda state, rows, position, width: position == 21,
-    )
-    way = {"_chunk": 0, "run": 0}
-    for owner, name in ((cache._prefill, "_chunk"), (cache._prefill._chunks, "run")):
-        monkeypatch.setattr(owner, name, counted(way, name, getattr(owner, name)))
-    part = u[..., 22:35]
-    stops = 0
-    for after in itertools.count(0, 13):
-        try:
-            for layer in range(finished):
-                cache.prefill(part, layer)
-            with interrupted(after):
-                cache.prefill(part, finished)
-        except Interrupt:
-            stops += 1
-        else:
-            break
-        if cache.positions.tolist() == [0, 21, 5]:
-            cache.abort()
-        else:  # it came when all was done
-            cache.take_back({0: 0, 1: 21, 2: 5})
-        assert cache.positions.tolist() == [0, 21, 5]
-        cache.state_dict()  # clears what a prompt that was taken back has written
-        same(cache, plain)
-    assert stops > 10
-    assert min(way.values()) > 1
-    for layer in range(finished + 1, 2):
-        cache.prefill(part, layer)
-    for layer in range(2):
-        plain.prefill(part, layer)
-    same(cache, plain)
-    assert torch.equal(steps(cache, u[..., 40:50]), steps(plain, u[..., 40:50]))
-
-
-def counted(counts, name, function):
-    """The function, and how often it has been called."""
-
-    def call(*args):
-        counts[name] += 1
-        return function(*args)
-
-    return call
-
-
 @pytest.mark.parametrize("base", [1, 4, 48])
 def test_an_endless_stream_of_one_tap_leaps(impl, base):
     """No level closes its block, which is the whole window."""
@@ -398,33 +269,3 @@ def test_models(impl):
             ids.append(int(logits.argmax()))
             logits = model(torch.tensor([[ids[-1]]]), cache=cache)
     assert ids == new[0].tolist()
-
-
-@pytest.mark.cpu_only("counts the calls of Python functions")
-def test_an_interrupt_inside_fills_of_rows_at_different_ends(impl):
-    """Both open blocks turn once, however often the fills begin."""
-
-    def stream():
-        cache = caches(impl, (1, 5), rollback=None)[1][0]
-        u = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1))
-        for layer in range(2):
-            cache.step(u[0], layer)
-        cache.reset([0])
-        for layer in range(2):
-            cache.prefill(u[:1, 0, :, None], layer, rows=[0])
-        for layer in range(2):
-            cache.step(u[1], layer)
-        return cache, u[0]
-
-    cache, u = stream()
-    expected = [cache.step(u, layer) for layer in range(2)]
-    for calls in itertools.count():
-        cache, u = stream()
-        try:
-            with interrupted(calls):
-                cache.step(u, 0)
-        except Interrupt:
-            assert [torch.equal(cache.step(u, n), expected[n]) for n in range(2)] == [True, True]
-        else:
-            break
-    assert calls > 5
