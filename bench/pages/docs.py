@@ -15,7 +15,8 @@ from ..harness.machine import ROOT
 from ..harness.rows import read
 from . import doc_tables
 from .doc_plots import draw
-from .doc_tables import PLOTS, SECTIONS, Rows, general, gpu_tokens, on_a_gpu, peers
+from .doc_tables import PLOTS, Rows, general, gpu_tokens, on_a_gpu, peers
+from .sections import SECTIONS
 
 RESULTS = ROOT / "bench" / "results"
 BEGIN, END = "<!-- benchmarks: python -m bench.pages.docs -->", "<!-- end of benchmarks -->"
