@@ -121,7 +121,7 @@ def reorder(
             moves = []
         group = here
         moves.append(step)
-        if how == COPY and used < left:
+        if how == COPY and used < left:  # no row of the group has so many slots
             rest = [Slots(state.arrays.ring, used, left - used)]
             move(rest, rest, [(CLEAR, target, target)])
     if moves:
