@@ -81,7 +81,8 @@ class Prefill(HeldPrompts):
     def reorder(self, rows: Sequence[int]) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was. None is stale."""
         self.begin()
-        super().reorder(rows)
+        if self._held or self.forgotten:
+            super().reorder(rows)
 
     def clone(self, state: StreamState) -> Prefill:
         """The same for a cloned state."""
