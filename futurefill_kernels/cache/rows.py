@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
 
 from ..state.slots import CLEAR, Slots, move
 from ..state.tensors import StreamState
@@ -13,9 +12,12 @@ from ..state.tensors import StreamState
 
 def rewind(state: StreamState, rows: Sequence[int]) -> None:
     """Rows back to position 0; what they hold means nothing until it is written or forgotten."""
-    counts = ((state.positions[None], 0), (state.filled[None], 0), (state.token_at, -1))
-    for tensor, value in counts:
-        _fill_rows(tensor, rows, value)
+    for tensor, value in ((state.positions, 0), (state.filled, 0), (state.token_at, -1)):
+        if len(rows) == tensor.shape[-1]:
+            tensor.fill_(value)
+            continue
+        for row in rows:
+            tensor.select(-1, row).fill_(value)
 
 
 def forget(state: StreamState, used: Mapping[int, int]) -> None:
@@ -25,15 +27,6 @@ def forget(state: StreamState, used: Mapping[int, int]) -> None:
         here = [Slots(arrays.ring, 0, slots)]
         here += [x.whole for x in (arrays.open_block, arrays.prompt_fill) if x.size]
         move(here, here, [(CLEAR, row, row)])
-
-
-def _fill_rows(tensor: Tensor, rows: Sequence[int], value: int) -> None:
-    """tensor: (layers, B, ...)."""
-    if len(rows) == tensor.shape[1]:
-        tensor.fill_(value)
-        return
-    for row in rows:
-        tensor[:, row] = value
 
 
 def take_back(state: StreamState, rows: Sequence[int], positions: Sequence[int]) -> None:

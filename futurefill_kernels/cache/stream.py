@@ -179,13 +179,13 @@ class Stream:
         row_list = (
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
         )
-        used = self._used()
+        used = self._used(row_list)
         rewind(self._state, row_list)
         self._positions.stand(dict.fromkeys(row_list, 0), dict.fromkeys(row_list, 0))
         self._branches.renew(row_list)
         for row in row_list:
             self._oldest[row] = 0
-        self._prefill.open(row_list, {row: used[row] for row in row_list})
+        self._prefill.open(row_list, dict(zip(row_list, used, strict=True)))
 
     @lasting
     def clone(self: _Stream) -> _Stream:
@@ -200,7 +200,8 @@ class Stream:
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._positions = self._positions.clone()
-        state = clone(self._state, self._positions.rows, self._used(), self.rollback or 0)
+        used = self._used(range(self.batch_size))
+        state = clone(self._state, self._positions.rows, used, self.rollback or 0)
         other._hold(state, self._fills.stream)
         other._prefill = self._prefill.clone(other._state)
         other._oldest = list(self._oldest)
@@ -354,9 +355,10 @@ class Stream:
         """(B,) positions up to which each row's fills have run; nothing else is due."""
         return self._positions.rows if self._launches_fills else self._state.filled.tolist()
 
-    def _used(self) -> list[int]:
-        """(B,) slots of each row's ring that may not be zero."""
-        return [self._prefill.used(row, p) for row, p in enumerate(self._positions.rows)]
+    def _used(self, rows: Sequence[int]) -> list[int]:
+        """Of rows the slots of their rings that may not be zero."""
+        at = self._positions.rows
+        return [self._prefill.used(row, at[row]) for row in rows]
 
     def _reopen(self) -> None:
         """Rows whose prompts the token had ended wait for their first step again."""
