@@ -82,8 +82,8 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
      "making them.", [general]),
     ("Rows that move", "rows",
      "Rows of a stream exchanged, reordered as a beam search does after every step, copied and "
-     "forgotten, beside a plain copy of the bytes that they use; what is around them has left the "
-     "caches to others.", [general]),
+     "forgotten, beside a plain copy of the bytes that they use. All are called in turn, so each "
+     "finds in the caches what the others have left there.", [general]),
     ("Random programs", "fuzz",
      "Steps, rows, prompts, chunks, `run`, `generate`, gates, `crop`, `reorder`, copies, saved "
      "states and files, interrupts at any call, calls taken back whole, one planted NaN, requests "
