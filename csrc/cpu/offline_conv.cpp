@@ -184,6 +184,7 @@ void few_outputs_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S*
     inputs[c] = static_cast<const S*>(p.u) + tile * p.u_tile + c * p.u_channel;
     taps[c] = static_cast<const S*>(p.h) + (c0 + c) / p.channels_per_filter * p.h_stride;
   }
+  const bool in_vectors = p.u_channel == 1 && p.u_step == W;
   for (int64_t i = 0; i < outputs * tree.values; ++i) sums[i] = 0;
   const auto transform_of = [&](int64_t k) -> S* {
     return k < 0 || k >= blocks.filters ? nullptr : a + k % window * tree.values;
@@ -197,8 +198,12 @@ void few_outputs_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S*
   for (int64_t k = blocks.first; k <= blocks.last; ++k) make(k);
   for (int64_t j = 0; j < blocks.inputs && j <= blocks.last; ++j) {
     make(blocks.first - j - 1);
-    gather<S>(inputs, count, j * p.block, tree.n, p.length, S(1), real, p.u_step);
-    forward(tree, real, x);
+    const S* block = inputs[0] + j * p.block * W;
+    if (!in_vectors || (j + 1) * p.block > p.length) {
+      gather<S>(inputs, count, j * p.block, tree.n, p.length, S(1), real, p.u_step);
+      block = real;
+    }
+    forward(tree, block, x);
     for (int64_t o = 0; o < outputs; ++o) {
       const int64_t k = blocks.first + o - j;
       add_products(tree, x, transform_of(k - 1), transform_of(k), sums + o * tree.values);

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One layer's tokens of a ``prefill`` call.
 
     rows: R rows of the batch. lengths: valid positions of each right-padded row, at least 1.
@@ -28,8 +27,7 @@ class Call:
         chosen = everyone[members] if isinstance(members, slice) else members
         if list(chosen) == list(everyone):
             return self
-        return replace(
-            self,
+        return self._replace(
             rows=[self.rows[r] for r in chosen],
             lengths=[self.lengths[r] for r in chosen],
             u=self.u[members],

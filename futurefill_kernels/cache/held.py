@@ -177,8 +177,8 @@ class HeldPrompts:
 
     def go_on(self, call: Call, x: Tensor) -> Tensor:
         """Outputs of rows whose prompts go on. x: (R, D, P) gated inputs -> (R, D, P)."""
-        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        layer, (channels, width) = call.layer, x.shape[1:]
+        y = torch.empty_like(x, memory_format=torch.contiguous_format)
+        layer, (_, channels, width) = call.layer, x.shape
         for r, (row, n) in enumerate(zip(call.rows, call.lengths, strict=True)):
             held = self._held[row][layer]
             assert held is not None

@@ -12,6 +12,9 @@ from torch import Tensor
 _SMALLEST = 4 << 20  # bytes for which a huge page of 2 MiB is not mostly padding
 _ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux only
 _AGAINST = getattr(mmap, "MADV_NOHUGEPAGE", None)
+_madvise = None if _ADVICE is None else ctypes.CDLL(None).madvise
+if _madvise is not None:
+    _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -27,13 +30,11 @@ def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def advise(x: Tensor) -> None:
     """Ask for huge pages wherever the memory of a CPU tensor is not touched yet."""
-    if _ADVICE is None:
+    if _madvise is None:
         return
     start = -(-x.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     length = (x.data_ptr() + x.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    madvise(start, length, _ADVICE)
+    _madvise(start, length, _ADVICE)
 
 
 def untouched(*shape: int, dtype: torch.dtype, device: torch.device, sparse: bool) -> Tensor:
