@@ -1,5 +1,5 @@
 """A prompt in calls of so many positions and one step, which begins with the future fill; beside
-one call and that step, in turns.
+one call and that step, in turns. With ``--radix`` also the fills of its large levels alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,13 @@ import torch
 from torch import Tensor
 
 import futurefill_kernels as ff
+from futurefill_kernels.state.prompt_blocks import (
+    add_fill,
+    new_kept,
+    new_slots,
+    new_spectra,
+    write_spectrum,
+)
 
 from ..harness import shapes
 from ..harness.machine import check_memory
@@ -23,20 +30,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--prompt", type=int, default=65536, help="positions")
     parser.add_argument("--sizes", default="512", help="positions of a call")
+    parser.add_argument(
+        "--radix",
+        default="",
+        help="also fills from a block of a 16th of the prompt on, by its level's radix: 2,4,8,16",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Every shape with every size of calls."""
     found = args.shapes or [(1, 16, 64), (1, 64, 64), (4, 64, 64), (1, 256, 64)]
     sizes, prompt = [int(n) for n in args.sizes.split(",")], args.prompt
+    radices = [int(n) for n in args.radix.split(",") if n]
     if args.quick:
-        found, sizes, prompt, args.repeats = [(2, 8, 16)], [7, 64], 300, 1
+        found, sizes, prompt, radices, args.repeats = [(2, 8, 16)], [7, 64], 300, [2, 16], 1
     for batch, channels, length in found:
         check_memory(
             100 * (batch + 1) * channels * prompt,
             f"prompts of B={batch} D={channels} P={prompt}", args.device,
         )  # fmt: skip
         _prompt(args, (batch, channels, length), prompt, sizes)
+        if args.quick or (radices and batch == 1):
+            _fills(args, channels, 1 << (prompt.bit_length() - 5), radices)
+
+
+def _fills(args: argparse.Namespace, channels: int, smallest: int, radices: list[int]) -> None:
+    """All fills of one row's large levels, with spectra that are there and room for transforms:
+    what a larger radix of the smallest of them gains at best.
+
+    smallest: their smallest block, of 16 in the prompt.
+    """
+    prompt, device = 16 * smallest, args.device
+    h = shapes.filters(channels, prompt, args.dtype, device)
+    slots = new_slots(channels, prompt, args.dtype, device)
+    spectra = {}
+    for block in (smallest << i for i in range(4)):
+        count = 15 if block == smallest else 1
+        spectra[block] = new_spectra(h, channels, block, count, args.dtype)
+        for k in range(count):
+            write_spectrum(h, spectra[block][:, k], channels, block, k + 1, args.dtype)
+    kept = new_kept(spectra[smallest], channels, 15)
+
+    def fill(radix: int) -> None:
+        for p in range(smallest, prompt, smallest):
+            slot = p // smallest % radix
+            if slot:
+                add_fill(slots, spectra[smallest], kept, channels, p, smallest, slot)
+            else:
+                whole = spectra[p & -p]
+                add_fill(slots, whole, whole[:, :0], channels, p, p & -p, 1)
+
+    variants = {f"radix {radix} from {smallest}": partial(fill, radix) for radix in radices}
+    times = measure(
+        variants, device=device, repeats=args.repeats,
+        before=dict.fromkeys(variants, slots.normal_),
+    )  # fmt: skip
+    first = next(iter(times.values()))
+    for name, here in times.items():
+        args.report.add(
+            name, B=1, D=channels, P=prompt, dtype=args.dtype, times=here,
+            note="" if here is first else f"{here.ratio(first):.2f} of radix {radices[0]}",
+        )  # fmt: skip
 
 
 def _prompt(
