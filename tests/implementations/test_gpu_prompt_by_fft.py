@@ -159,7 +159,7 @@ def test_workspace_that_is_taken(monkeypatch, batch, groups):
 def test_a_prompt_that_runs_out_of_memory_can_be_repeated(widths, monkeypatch):
     """What was held of earlier calls is as before."""
     caches = [FutureFillCache(torch.ones(3, 9), 2, 9, impl=i) for i in ("prompted", "reference")]
-    first, second = torch.randn(2, 2, 3, 5)
+    first, second = torch.randn(2, 3, 5), torch.randn(2, 3, 6)
     for cache in caches:
         cache.prefill(first)
     irfft = torch.fft.irfft
