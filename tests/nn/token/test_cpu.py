@@ -74,6 +74,30 @@ def test_fused_in_every_dtype(config, dtype):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("state_dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_fused_on_a_state_of_16_bits(config, state_dtype):
+    """The state's rounding is most of the error, fused or not; crop and retry leave its bits."""
+    model = make_model(config)
+    ids, options = torch.randint(config.vocabulary, (5, 40)), {"state_dtype": state_dtype}
+    fused, plain = (
+        DecodingCache(model, 5, 35, rollback=4, **options),
+        DecodingCache(model, 5, 35, fused=False, **options),
+    )
+    assert fused.not_fused == []
+    got, by_layer = logits_of(model, fused, ids, 5), logits_of(model, plain, ids, 5)
+    fused.crop(31)
+    again = [model(ids[:, t : t + 1], cache=fused) for t in range(36, 40)]
+    assert torch.equal(torch.cat(again, 1), got[:, -4:])
+    wide = logits_of(model, DecodingCache(model, 5, 35), ids, 5)
+    exact = model.double()(ids)[:, 5:]
+    error, error_by_layer, wide_error = (
+        float((y.double() - exact).norm() / exact.norm()) for y in (got, by_layer, wide)
+    )
+    assert 10 * wide_error < error < 1.1 * error_by_layer
+
+
+@torch.no_grad()
 def test_filters_may_be_of_another_dtype_and_activations_wider():
     """Filters stay float32 in a bfloat16 model; a prompt under autocast widens what its caches
     take.
