@@ -97,7 +97,7 @@ def _time_against_length(args: argparse.Namespace) -> None:
             shapes.generate(cache, rows)
             caches[name], errors[name] = cache, shapes.generation_error(rows, h)
             if errors[name] <= shapes.tolerance(torch.float32):
-                calls[name] = partial(shapes.generate, cache, rows.clone())
+                calls[name] = partial(shapes.generate, cache, rows.clone().unbind(0))
                 before[name] = cache.reset
         naive = NaiveFused(h, batch)
         parts = naive.parts(rows)

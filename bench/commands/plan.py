@@ -58,8 +58,9 @@ def generation_times(
             repeats=repeats,
             before={name: stream.start for name, stream in streams.items()},
         )
+    tokens = rows.unbind(0)
     return measure(
-        {name: partial(shapes.generate, cache, rows) for name, cache in caches.items()},
+        {name: partial(shapes.generate, cache, tokens) for name, cache in caches.items()},
         device=rows.device,
         repeats=repeats,
         before={name: cache.reset for name, cache in caches.items()},

@@ -135,8 +135,8 @@ def compare(
     prepare: dict[str, Callable[[], object]] = {}
     replayed = []
     if ours_ok:
-        copy = rows.clone()
-        calls["ours"], prepare["ours"] = partial(shapes.generate, cache, copy), cache.reset
+        tokens = rows.clone().unbind(0)
+        calls["ours"], prepare["ours"] = partial(shapes.generate, cache, tokens), cache.reset
     for name in peers:
         if errors[name] <= peer_tolerance(peers[name], args.device):
             for i, part in enumerate(parts[name]):

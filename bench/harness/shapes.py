@@ -57,7 +57,8 @@ def make_rows(
 def generate(cache: ff.FutureFillCache, rows: Iterable[Tensor]) -> None:
     """A generation with ``u_{t+1} = y_t``: rows[0] is the first input, the rest is written.
 
-    rows: a tensor, whose rows are made on the way, or tensors that are there already.
+    rows: a tensor, whose rows are made on the way, or tensors that are there already: of few
+    channels making them takes longer than the steps.
     """
     step = cache.step
     for u_t, y_t in itertools.pairwise(rows):
