@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import get_args
 
 from torch import Tensor
@@ -72,7 +73,9 @@ class ManyTokens(Stream):
         same T; layer 0 again before the last one takes the unfinished call back. ValueError where a
         row has less room; nothing has changed then.
         """
-        if layer == 0 and self._goes_in_blocks():
+        sizes = self.batch_size, self.channels
+        check = partial(check_prefill, u, pre, post, sizes, self.dtype, self.device)
+        if layer == 0 and self._goes_in_blocks(check, lambda: u.shape[2]):
             assert self._plain is not None
             done = self._plain.run(u, pre, post)
             if done is not None:
@@ -83,7 +86,7 @@ class ManyTokens(Stream):
         layer = integer("layer", layer)
         if layer != self._positions.layer and layer:
             raise self._wrong_layer(layer)
-        check_prefill(u, pre, post, (self.batch_size, self.channels), self.dtype, self.device)
+        check()
         rows, lengths = list(range(self.batch_size)), [u.shape[2]] * self.batch_size
         with self._tokens(layer, rows, lengths, steps=True) as positions:
             return self._prefill.steps(Call(layer, rows, lengths, u, pre, post), positions)
@@ -106,7 +109,8 @@ class ManyTokens(Stream):
         steps = integer("steps", steps)
         if steps < 1:
             raise ValueError(f"expected steps >= 1, got {steps}")
-        if self._goes_in_blocks():
+        check = partial(checked_input, "u_t", u_t, self._step_shape, self.dtype, self.device)
+        if self._goes_in_blocks(check, lambda: steps):
             assert self._plain is not None
             done = self._plain.generate(u_t, steps, next_input == "relu")
             if done is not None:
@@ -114,20 +118,25 @@ class ManyTokens(Stream):
                 self._block_is_newest = True
                 self._other_calls += 1 - done.shape[2]
                 return done
-        u_t = checked_input("u_t", u_t, self._step_shape, self.dtype, self.device)
+        u_t = check()
         rows = list(range(self.batch_size))
         with self._tokens(0, rows, [steps] * len(rows), steps=True) as positions:
             return self._prefill.generate(u_t, steps, next_input, positions)
 
-    def _goes_in_blocks(self) -> bool:
+    def _goes_in_blocks(self, check: Callable[[], object], steps: Callable[[], int]) -> bool:
         """Whether compiled code may take many steps of all rows: of one layer, without slack, none
         of them a row's first. Grants them.
+
+        check: raises where the call's arguments are refused. steps: how many they are, then.
         """
         if self._plain is None or self.layers > 1 or self.plan.slack_from is not None:
             return False
         books = self._positions
         busy = books.layer or self._replaying or self._prefill.waiting or is_dynamo_compiling()
         if not busy and (books.plain <= 0 or not books.open):
+            check()  # what is refused changes nothing
+            for row in range(self.batch_size):
+                check_room(row, self.room(row), steps(), self.max_new_tokens)
             self._prefill.begin()
             self._token, self._held_before = Token(None), {}
             books.grant()
@@ -161,6 +170,7 @@ class ManyTokens(Stream):
             self._positions.settle()
             self._token, self._held_before = token, self._prefill.held(rows)
         positions = self._positions.rows
+        before = self._prefill.of_layer(rows, layer)
         self._positions.layer = layer + 1
         try:
             if layer == 0 and steps:
@@ -168,6 +178,7 @@ class ManyTokens(Stream):
             yield positions
         except Exception:
             if layer:
+                self._prefill.put_back(before, layer)
                 self._positions.layer = layer
             else:
                 self.abort()

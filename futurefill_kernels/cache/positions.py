@@ -67,9 +67,9 @@ class Positions:
 
     def settle(self) -> None:
         """End the grant."""
-        self._known = self.rows
-        self._settled += self._granted - self.plain
-        self._granted = self.plain = 0
+        rows, settled = self.rows, self.tokens
+        # at once: an interrupt finds the grant, or none
+        self._known, self._settled, self._granted, self.plain = rows, settled, 0, 0
         self._together = False
 
     @property
@@ -83,6 +83,13 @@ class Positions:
     def common(self) -> int | None:
         """The position that all rows are at, as far as the grant knows."""
         return self._known[0] + self._granted - self.plain if self._together else None
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the newest token was a step of all rows at one position: what was due at it has
+        run in all of them.
+        """
+        return self._together and self.plain < self._granted
 
     @property
     def tokens(self) -> int:
@@ -105,9 +112,11 @@ class Positions:
     def advance(self, rows: Iterable[int]) -> None:
         """One position more in each of some rows; -1 is padding."""
         self.settle()
+        known = list(self._known)
         for row in rows:
             if row >= 0:
-                self._known[row] += 1
+                known[row] += 1
+        self._known = known
 
     def stand(self, places: Mapping[int, int], taken: Mapping[int, int]) -> None:
         """Rows at places in the state, with that many positions taken."""

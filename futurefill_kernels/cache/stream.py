@@ -217,7 +217,7 @@ class Stream:
         if row_list == list(range(self.batch_size)):
             return
         self._prefill.freshen(range(self.batch_size))
-        at, alike = self._positions.rows, self._positions.common is not None
+        at, alike = self._positions.rows, self._positions.in_step
         reorder(
             self._state, row_list, at, alike, self.rollback or 0,
             lambda row: self._prefill.used(row, at[row]), self._branches.common,

@@ -57,7 +57,7 @@ def parts(
         found.append(arrays.images.whole)
     elif levels and arrays.images.size:
         base = plan.base
-        for end in range(max(place - rollback, base) // base * base, place + 1, base):
+        for end in range((max(place - rollback, 0) // base + 1) * base, place + 1, base):
             level = next(x for x in reversed(plan.levels) if end % x.block == 0)
             found += kept_image(state, level, end)
     return found

@@ -28,6 +28,9 @@ class SlotArray:
         self.front = layers, batch, tiles
         self.tile, self.slot = (n * tensor.itemsize for n in tensor.stride()[2:4])
 
+    def __reduce__(self) -> tuple[type[SlotArray], tuple[Tensor]]:
+        return SlotArray, (self.tensor,)  # a copy's bytes are elsewhere
+
     @property
     def whole(self) -> Slots:
         """All slots."""

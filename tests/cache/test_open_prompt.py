@@ -169,3 +169,39 @@ def test_a_prompt_beyond_the_memory_is_refused_and_can_go_on(monkeypatch):
             cache.prefill(u[..., 200:250])
     y = cache.prefill(u[..., 200:])
     assert relative_error(y, ff.causal_conv(u, torch.ones(2, 8))[..., 200:]) < 1e-6
+
+
+@pytest.mark.cpu_only("whose allocations are made to fail")
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_layer_that_runs_out_of_memory_is_repeated(width, monkeypatch):
+    """Rows that it had taken already are not taken twice."""
+    torch.manual_seed(0)
+    h, u = torch.randn(2, 4, 90), torch.randn(2, 3, 4, 100 + width)
+    expected = ff.causal_conv(u[1], h[1])[..., 100:]
+    name = "futurefill_kernels.cache.open_prompt.check_room_for"
+    for n in itertools.count():
+        cache = ff.FutureFillCache(list(h), 3, 9)
+        for layer in range(2):
+            cache.prefill(u[layer, ..., :100], layer)
+        cache.prefill(u[0, ..., 100:], 0)
+        calls = itertools.count()
+
+        def fails(*arguments, calls=calls, n=n):
+            if next(calls) == n:
+                raise MemoryError("none left")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(name, fails)
+            try:
+                cache.prefill(u[1, ..., 100:], 1)
+            except MemoryError:
+                pass
+            else:
+                break
+        assert relative_error(cache.prefill(u[1, ..., 100:], 1), expected) < 1e-6
+        now = torch.randn(2, 3, 4)
+        for layer in range(2):
+            inputs = torch.cat([u[layer], now[layer, ..., None]], -1)
+            y = cache.step(now[layer], layer)
+            assert relative_error(y, ff.causal_conv(inputs, h[layer])[..., -1]) < 1e-5
+    assert n > 2

@@ -203,3 +203,20 @@ def test_a_row_that_ends_on_a_block_before_others_is_filled_once(impl):
         now = torch.stack([u[row, :, end + t] for row, end in enumerate(ends)])
         right = torch.stack([expected[row, :, end + t] for row, end in enumerate(ends)])
         torch.testing.assert_close(cache.step(now), right)
+
+
+@pytest.mark.parametrize("sizes", [(4, 8, 16), (5,), (1, 2, 4, 8), (8, 24)])
+@pytest.mark.parametrize("rollback", [1, 4, 9])
+def test_exchanged_rows_can_be_taken_back(impl, sizes, rollback):
+    """Larger blocks share a place for their before-images, which is exchanged once."""
+    torch.manual_seed(0)
+    cache, plain, _ = caches(impl, sizes, rollback)
+    u, exchanged = torch.randn(LAYERS, BATCH, CHANNELS, TOTAL), [1, 0, 2]
+    expected = take(plain, u)
+    for t in range(1, TOTAL):
+        take(cache, u[..., t - 1 : t])
+        other, back = cache.clone(), min(rollback, t)
+        other.reorder(exchanged)
+        other.crop(t - back)
+        found = take(other, u[:, exchanged, :, t - back : t + 2])
+        torch.testing.assert_close(found, expected[:, exchanged, :, t - back : t + 2])

@@ -264,3 +264,44 @@ def test_a_negated_view_is_its_values():
     caches = [FutureFillCache(h, 1, 9, plan=Plan(9, (3,))) for _ in range(2)]
     ys = [cache.run(x) for cache, x in zip(caches, (u, torch._neg_view(-u)), strict=True)]
     assert torch.equal(*ys)
+
+
+REFUSED = {
+    "channels": lambda c: c.run(torch.randn(2, 5, 3)),
+    "room": lambda c: c.run(torch.randn(2, 6, 99)),
+    "an input": lambda c: c.generate(torch.randn(2, 5), 3),
+    "steps": lambda c: c.generate(torch.randn(2, 6), 99),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+def test_a_refused_block_leaves_the_books(impl, refused):
+    """What the newest call was, what its rows held before it, and which fills have run."""
+    torch.manual_seed(0)
+    h, u = torch.randn(6, 40), torch.randn(2, 6, 60)
+    cache = FutureFillCache(h, 2, 40, plan=Plan(40, (8, 16), 40), impl=impl, rollback=4)
+    before = cache.clone()
+    cache.prefill(u[..., :20])
+    prompted = cache.clone()
+    cache.step(u[..., 20])
+    with pytest.raises(ValueError, match=r"expected|positions"):
+        REFUSED[refused](cache)
+    assert cache.taken == [1, 1]
+    cache.take_back({0: 0, 1: 0})
+    assert cache.in_prompt(0)
+    for t in range(20, 27):
+        assert torch.equal(cache.step(u[..., t]), prompted.step(u[..., t]))
+    cache = before  # now with rows whose fills have run to other positions
+    plain = cache.clone()
+    for t in range(7):
+        cache.step(u[..., t])
+    cache.step(u[:1, :, 7], rows=[0])
+    cache.launch_fills()
+    cache.step(u[1:, :, 7], rows=[1])
+    with pytest.raises(ValueError, match=r"expected|positions"):
+        REFUSED[refused](cache)
+    cache.reorder([1, 0])
+    for t in range(30):
+        expected = plain.step(u[..., t])
+        if t >= 8:
+            torch.testing.assert_close(cache.step(u[[1, 0], :, t]), expected[[1, 0]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 
 import pytest
@@ -68,3 +70,11 @@ def test_without_a_library_torch_moves(monkeypatch):
     x = torch.ones(1, 2, 1, 4, 1)
     move([Slots(SlotArray(x), 0, 4)], [Slots(SlotArray(x), 0, 4)], [(CLEAR, 0, 0)])
     assert x.flatten().tolist() == [0] * 4 + [1] * 4
+
+
+def test_a_copy_has_its_own_bytes():
+    tensor = torch.ones(1, 2, 1, 3, 4)
+    here = SlotArray(tensor)
+    for other in (copy.copy(here), copy.deepcopy(here), pickle.loads(pickle.dumps(here))):
+        assert other.address == other.tensor.data_ptr()
+        assert (other.front, other.size, other.slot) == (here.front, here.size, here.slot)
