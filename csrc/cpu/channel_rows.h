@@ -8,18 +8,6 @@
 namespace futurefill {
 namespace FF_ISA {
 
-// W consecutive values.
-template <class S, class T>
-FF_INLINE Vec<S> load_widened(const T* p) {
-  if constexpr (std::is_same_v<S, T>) {
-    return load(p);
-  } else {
-    Vec<S> v;
-    for (int i = 0; i < kLanes<S>; ++i) v[i] = S(widen(p[i]));
-    return v;
-  }
-}
-
 // Positions begin .. begin + n - 1 of `count` channels, times scale, zero outside 0 .. length - 1,
 // as n vectors `out_step` values apart. step: elements from a position to the next.
 template <class S, class T>
@@ -32,7 +20,7 @@ void gather(const T* const rows[], int64_t count, int64_t begin, int64_t n, int6
     for (; t + W <= inside; t += W) {
       Vec<S> v[W];
 #pragma GCC unroll 16
-      for (int64_t c = 0; c < W; ++c) v[c] = load_widened<S>(rows[c] + begin + t);
+      for (int64_t c = 0; c < W; ++c) v[c] = load_io<S>(rows[c] + begin + t, W);
       transpose<S>(v);
 #pragma GCC unroll 16
       for (int64_t i = 0; i < W; ++i) store(out + (t + i) * out_step, v[i] * scale);
