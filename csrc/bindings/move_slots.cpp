@@ -9,7 +9,7 @@
 
 namespace futurefill {
 
-static_assert(sizeof(SlotRange) == 8 * sizeof(int64_t) && sizeof(RowMove) == 3 * sizeof(int64_t));
+static_assert(sizeof(SlotRange) == 9 * sizeof(int64_t) && sizeof(RowMove) == 3 * sizeof(int64_t));
 
 }  // namespace futurefill
 

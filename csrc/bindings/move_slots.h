@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-// ranges: (n_ranges, 8), each an infra/move_slots.h SlotRange. moves: (n_moves, 3), each a RowMove.
+// ranges: (n_ranges, 9), each an infra/move_slots.h SlotRange. moves: (n_moves, 3), each a RowMove.
 // Returns null, or what is wrong: then nothing has changed. The text lives until the thread's next
 // call.
 extern "C" __attribute__((visibility("default"))) const char* futurefill_move_slots(

@@ -17,7 +17,7 @@ void move_tile(const SlotRange& range, const RowMove& move, int64_t layer, int64
   };
   char* const target = place(range.target, range.target_tile, move.target);
   if (move.kind == MoveKind::kClear) {
-    std::memset(target, 0, range.bytes);
+    std::memset(target, static_cast<int>(range.empty), range.bytes);
     return;
   }
   char* const source = place(range.source, range.source_tile, move.source);

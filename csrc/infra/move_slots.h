@@ -11,6 +11,7 @@ struct SlotRange {
   int64_t source_tile, target_tile;  // bytes from tile to tile
   int64_t layers, batch, tiles;
   int64_t bytes;  // of a tile
+  int64_t empty;  // every byte of what is cleared
 };
 
 enum class MoveKind : int64_t { kCopy, kSwap, kClear };

@@ -8,16 +8,13 @@ import torch
 
 from ..state.slots import CLEAR, Slots, move
 from ..state.tensors import StreamState
+from .used import of_books
 
 
 def rewind(state: StreamState, rows: Sequence[int]) -> None:
     """Rows back to position 0; what they hold means nothing until it is written or forgotten."""
-    for tensor, value in ((state.positions, 0), (state.filled, 0), (state.token_at, -1)):
-        if len(rows) == tensor.shape[-1]:
-            tensor.fill_(value)
-            continue
-        for row in rows:
-            tensor.select(-1, row).fill_(value)
+    here = of_books(state)
+    move(here, here, [(CLEAR, row, row) for row in rows])
 
 
 def forget(state: StreamState, used: Mapping[int, int]) -> None:

@@ -63,6 +63,12 @@ def parts(
     return found
 
 
+def of_books(state: StreamState) -> list[Slots]:
+    """What says where every row is."""
+    arrays = state.arrays
+    return [x.whole for x in (arrays.positions, arrays.filled, arrays.token_at)]
+
+
 def of_prompts(state: StreamState) -> list[Slots]:
     """What every row has besides, whatever its place."""
     arrays = state.arrays
@@ -105,6 +111,7 @@ def reorder(
     # of rows at one place, but not where their blocks may be open
     narrow = state.arrays.open_block.size > 0
     group, moves = (0, 0, 0, 0), list[Move]()  # with the same parts
+    books = [] if alike else of_books(state)
     for step in steps_to(rows):
         how, source, target = step
         old, other = rows[target], now[target]
@@ -117,7 +124,7 @@ def reorder(
             now[source] = other
             here = place, there, max(used, left), since
         if here != group and moves:
-            _move(state, group, rollback, moves)
+            _move(state, group, books, rollback, moves)
             moves = []
         group = here
         moves.append(step)
@@ -125,20 +132,19 @@ def reorder(
             rest = [Slots(state.arrays.ring, used, left - used)]
             move(rest, rest, [(CLEAR, target, target)])
     if moves:
-        _move(state, group, rollback, moves)
-    if not alike:
-        index = list(rows)
-        for tensor in (state.positions, state.filled):
-            tensor.copy_(tensor[index])
-        state.token_at.fill_(-1)  # a row gets to a position that its newest token may be at
+        _move(state, group, books, rollback, moves)
 
 
 def _move(
-    state: StreamState, group: tuple[int, int, int, int], rollback: int, moves: Sequence[Move]
+    state: StreamState,
+    group: tuple[int, int, int, int],
+    books: Sequence[Slots],
+    rollback: int,
+    moves: Sequence[Move],
 ) -> None:
     """Moves of rows that have the same parts. group: the places of both, slots, since."""
     place, there, slots, since = group
-    here = parts(state, {place, there}, slots, rollback, since) + of_prompts(state)
+    here = [*books, *parts(state, {place, there}, slots, rollback, since), *of_prompts(state)]
     move(here, here, moves)
 
 

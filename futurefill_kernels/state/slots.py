@@ -16,20 +16,20 @@ class SlotArray:
     a tensor for that takes longer than moving what few slots hold.
 
     front: (layers, B, tiles). size: slots of a tile. tile, slot: bytes from one to the next.
-    address: where there is one on the CPU.
+    address: where there is one on the CPU. empty: what a cleared slot holds, 0 or the integer -1.
     """
 
-    __slots__ = ("address", "front", "on_cpu", "size", "slot", "tensor", "tile")
+    __slots__ = ("address", "empty", "front", "on_cpu", "size", "slot", "tensor", "tile")
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor, self.on_cpu = tensor, tensor.is_cpu
+    def __init__(self, tensor: Tensor, empty: int = 0) -> None:
+        self.tensor, self.on_cpu, self.empty = tensor, tensor.is_cpu, empty
         self.address = tensor.data_ptr() if tensor.is_cpu else 0
         layers, batch, tiles, self.size = tensor.shape[:4]
         self.front = layers, batch, tiles
         self.tile, self.slot = (n * tensor.itemsize for n in tensor.stride()[2:4])
 
-    def __reduce__(self) -> tuple[type[SlotArray], tuple[Tensor]]:
-        return SlotArray, (self.tensor,)  # a copy's bytes are elsewhere
+    def __reduce__(self) -> tuple[type[SlotArray], tuple[Tensor, int]]:
+        return SlotArray, (self.tensor, self.empty)  # a copy's bytes are elsewhere
 
     @property
     def whole(self) -> Slots:
@@ -78,7 +78,7 @@ def move(sources: Sequence[Slots], targets: Sequence[Slots], moves: Sequence[Mov
     numbers: list[int] = []
     for (a, first_a, _), (b, first, size) in zip(sources, targets, strict=True):
         here, there = a.address + first_a * a.slot, b.address + first * b.slot
-        numbers += (here, there, a.tile, b.tile, *b.front, size * b.slot)
+        numbers += (here, there, a.tile, b.tile, *b.front, size * b.slot, b.empty & 0xFF)
     rows = len(numbers) * _WORD
     for each in moves:
         numbers += each
@@ -94,10 +94,13 @@ def move_by_torch(
 ) -> None:
     """The same in plain torch, on any device."""
     for source, target in zip(sources, targets, strict=True):
+        if moves == [(CLEAR, row, row) for row in range(target.array.front[1])]:
+            target.of(slice(None)).fill_(target.array.empty)
+            continue
         for how, old, new in moves:
             to = target.of(new)
             if how == CLEAR:
-                to.zero_()
+                to.fill_(target.array.empty)
                 continue
             given = source.of(old).reshape(to.shape)
             if how == SWAP:

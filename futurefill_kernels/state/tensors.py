@@ -29,7 +29,9 @@ LEVEL_COLUMNS = (
 
 
 class SlotArrays(NamedTuple):
-    """The tensors of a state by rows and slots; one that is not there has no slots."""
+    """The tensors of a state by rows and slots; one that is not there has no slots, the last three
+    have one.
+    """
 
     ring: SlotArray
     open_block: SlotArray
@@ -38,6 +40,9 @@ class SlotArrays(NamedTuple):
     images: SlotArray
     prompt_fill: SlotArray
     work: SlotArray
+    positions: SlotArray
+    filled: SlotArray
+    token_at: SlotArray
 
 
 @dataclass
@@ -93,7 +98,10 @@ class StreamState:
         none = self.ring[..., :0, :]
         fill = none if self.prompt_fill is None else self.prompt_fill
         tensors = (self.ring, self.open_block, self.kept, self.undo, self.images)
-        return SlotArrays(*map(SlotArray, (*tensors, fill, self.work[None])))
+        counts = (x.view(1, -1, 1, 1) for x in (self.positions, self.filled))
+        found = [SlotArray(x) for x in (*tensors, fill, self.work[None], *counts)]
+        found.append(SlotArray(self.token_at[..., None, None], -1))
+        return SlotArrays(*found)
 
     @property
     def dtype(self) -> torch.dtype:

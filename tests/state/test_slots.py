@@ -60,6 +60,19 @@ def test_rows_are_exchanged(call, slots):
     assert torch.equal(x, was[:, [2, 1, 0]])
 
 
+@pytest.mark.parametrize("call", [move, move_by_torch])
+@pytest.mark.parametrize("rows", [[0], [3, 1], range(BATCH)])
+def test_what_is_cleared_is_empty(call, rows):
+    x, y = torch.arange(1, 1 + LAYERS * BATCH * 3).view(LAYERS, BATCH, 1, 3).repeat(2, 1, 1, 1, 1)
+    expected = x.clone(), y.clone()
+    for row in rows:
+        expected[0][:, row, :, 1] = -1
+        expected[1][:, row, :, :2] = 0
+    here = [Slots(SlotArray(x, -1), 1, 1), Slots(SlotArray(y), 0, 2)]
+    call(here, here, [(CLEAR, row, row) for row in rows])
+    assert all(map(torch.equal, (x, y), expected))
+
+
 def test_bytes_of_a_row():
     x = torch.zeros(LAYERS, BATCH, TILES, 7, 2, 5)
     assert Slots(SlotArray(x), 2, 3).row_nbytes == LAYERS * TILES * 3 * 10 * 4
@@ -74,7 +87,8 @@ def test_without_a_library_torch_moves(monkeypatch):
 
 def test_a_copy_has_its_own_bytes():
     tensor = torch.ones(1, 2, 1, 3, 4)
-    here = SlotArray(tensor)
+    here = SlotArray(tensor, -1)
     for other in (copy.copy(here), copy.deepcopy(here), pickle.loads(pickle.dumps(here))):
         assert other.address == other.tensor.data_ptr()
         assert (other.front, other.size, other.slot) == (here.front, here.size, here.slot)
+        assert other.empty == here.empty
