@@ -1,10 +1,11 @@
 """Rows of a stream moved, copied and forgotten, beside a plain copy of the bytes that they use.
 
-A reorder exchanges rows that have nothing in common, two and two; that of a beam search, whose
-best half goes on twice, comes right after the step of all rows that it is compared with. A reset is
-timed with the first step of its row, which clears what is used, beside a fill with zeros and a step
-of a row that was never used. A clone takes new memory, whose pages the system makes when they are
-touched, and so does the copy beside it; the copy of a reorder goes to memory that is there.
+A reorder exchanges rows that have nothing in common, two and two; that of a beam search, whose best
+half goes on twice, comes right after the step of all rows that it is compared with. A reset, which
+comes once a request, is timed with cold caches and with the first step of its row, which clears
+what is used, beside a fill with zeros and a step of a row that was never used. A clone takes new
+memory, whose pages the system makes when they are touched, and so does the copy beside it; the copy
+of a reorder goes to memory that is there.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ def _at(
         "reorder that changes nothing": lambda: cache.reorder(range(batch)),
         "clone": cache.clone,
         "its bytes into new memory": into_new_memory,
+    }
+    resets = {
         "reset and step of a row": partial(again, restored),
         "its bytes cleared, a step": clear_and_step,
     }
@@ -95,7 +98,8 @@ def _at(
         "reset and step of a row": lambda: restored.reorder([1, *range(1, batch)]),
         "its bytes cleared, a step": lambda: fresh.reset([0]),
     }
-    times = measure(variants, device=args.device, repeats=args.repeats, before=before)
+    times = measure(variants, device=args.device, repeats=args.repeats)
+    times |= measure(resets, device=args.device, repeats=args.repeats, before=before, cold=True)
     against = {
         "reorder": "its bytes copied", "clone": "its bytes into new memory",
         "reorder of a beam search": "a plain step",
