@@ -129,7 +129,7 @@ class FutureFillCache(ManyTokens):
         )
         self._capturing = False
         # [-2] is what no call brings
-        self._last_rows = [-2], torch.zeros(0, dtype=torch.int64, device=self.device)
+        self._last_rows: tuple[list[int], Tensor] | None = None
 
     @property
     def impl(self) -> str:
@@ -176,7 +176,7 @@ class FutureFillCache(ManyTokens):
             "prompts": self._prefill.nbytes(self._held_before),
             "prompt_spectra": 0 if spectra is None else spectra.nbytes,
             "before": self._prefill.chunks_nbytes + self._fills.nbytes + blocks,
-            "last rows": self._last_rows[1].nbytes,
+            "last rows": 0 if self._last_rows is None else self._last_rows[1].nbytes,
             "scratch": self._scratch_nbytes,
         }
         rows = layers * self.batch_size * self.channels
@@ -286,10 +286,11 @@ class FutureFillCache(ManyTokens):
 
     def _rows_of_step(self, rows: Rows) -> tuple[list[int], Tensor]:
         """Rows as a list and as a tensor; those of the last step are there already."""
-        if not isinstance(rows, list) or rows != self._last_rows[0]:
+        last = self._last_rows
+        if last is None or not isinstance(rows, list) or rows != last[0]:
             found = row_indices(rows, self.batch_size, padding=True)
-            self._last_rows = found, torch.tensor(found, device=self.device)
-        return self._last_rows
+            self._last_rows = last = found, torch.tensor(found, device=self.device)
+        return last
 
     def widen(self, dtype: torch.dtype) -> None:
         """Take inputs of another dtype from now on. TypeError where the state is narrower."""

@@ -175,10 +175,11 @@ class Stream:
         if rows is None:
             self.abort()
             self._fills.take_back()
-        self._between_tokens("reset", fills=False)
+        self._check_between("reset")
         row_list = (
             list(range(self.batch_size)) if rows is None else row_indices(rows, self.batch_size)
         )
+        self._between_tokens("reset", fills=False)
         used = self._used(row_list)
         rewind(self._state, row_list)
         self._positions.stand(dict.fromkeys(row_list, 0), dict.fromkeys(row_list, 0))
@@ -210,10 +211,11 @@ class Stream:
 
     def reorder(self, rows: Rows) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was (beam search). rows: (B,)."""
-        self._between_tokens("reorder", fills=False)
+        self._check_between("reorder")
         row_list = row_indices(rows, self.batch_size, unique=False)
         if len(row_list) != self.batch_size:
             raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(row_list)},)")
+        self._between_tokens("reorder", fills=False)
         if row_list == list(range(self.batch_size)):
             return
         self._prefill.freshen(range(self.batch_size))
@@ -245,10 +247,11 @@ class Stream:
         takes ``L - 1`` positions first. Positions before it can be taken back only with
         rollback=None. Filters that a cache still has are prepared already.
         """
-        self._between_tokens("set_filters")
+        self._check_between("set_filters")
         state = other_filters(self._state, self._implementation, filters, skip)
         taken = self._positions.taken
         check_prompts(state, taken, self._prefill.forgotten)
+        self._between_tokens("set_filters")
         self._hold(state, self._fills.stream)
         self._prefill = self._prefill.clone(state)
         self._prefill.refilter()

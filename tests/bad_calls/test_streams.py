@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import futurefill_kernels as ff
-from tests.bad_calls.refusals import bytes_of, expect_refusal, expect_same_bytes
+from tests.bad_calls.refusals import bytes_of, expect_refusal, expect_same_bytes, refusal
 from tests.bad_calls.streams import B, D, N, saved, taps, token, without
 
 
@@ -329,3 +329,37 @@ def test_slack_generates_nothing_in_one_call():
     before = bytes_of(cache)
     expect_refusal(lambda c: c.generate(token(), 2), cache, ("slack", "slack_from=4"))
     expect_same_bytes(before, bytes_of(cache))
+
+
+def test_a_first_step_of_rows_that_are_not_there():
+    cache = ff.FutureFillCache(taps(1), 1, 8, impl="reference")
+    with refusal("rows", "-1 .. 0", "[-2]"):
+        cache.step(token(1, 1), rows=[-2])
+    assert cache.positions.tolist() == [0]
+
+
+BETWEEN = {
+    "reset": (lambda c: c.reset([2]), "rows"),
+    "reorder: rows": (lambda c: c.reorder([0, 2]), "rows"),
+    "reorder: their number": (lambda c: c.reorder([0]), "rows"),
+    "crop": (lambda c: c.crop([0, -1]), "length"),
+    "set_filters": (lambda c: c.set_filters(taps(3)), "G = 3"),
+    "load": (lambda c: c.load_state_dict({}), "keys"),
+}
+
+
+@pytest.mark.parametrize("case", BETWEEN)
+def test_a_refused_call_leaves_the_newest_token_to_be_taken_back(case):
+    torch.manual_seed(1)
+    u = torch.randn(10, 2, 2)
+    cache, expected = (ff.FutureFillCache(taps(), 2, 12, plan=ff.Plan(12, (4, 8))) for _ in "ab")
+    for u_t in u[:8]:
+        cache.step(u_t)
+    for u_t in u[:7]:
+        expected.step(u_t)
+    call, part = BETWEEN[case]
+    with refusal(part):
+        call(cache)
+    cache.take_back({0: 7, 1: 7})
+    for u_t in u[7:]:
+        assert torch.equal(cache.step(u_t), expected.step(u_t))
