@@ -17,6 +17,7 @@ import futurefill_kernels as ff
 
 from . import values
 from .direct import DirectSums
+from .memory import out_of_memory
 from .program import Operation, Outcome, Program
 
 DTYPES = {
@@ -122,9 +123,20 @@ class Caches:
         )
 
     def do(self, operation: Operation) -> None:
-        """One operation, and what must hold after any."""
-        arguments = {name: value for name, value in operation.items() if name != "do"}
-        getattr(self, operation["do"])(**arguments)
+        """One operation, and what must hold after any. fail: the number of an allocation of it that
+        there is no memory for, and whether it is done again then.
+        """
+        arguments = {name: value for name, value in operation.items() if name not in ("do", "fail")}
+        done, fail = getattr(self, operation["do"]), operation.get("fail")
+        if fail is None:
+            done(**arguments)
+        else:
+            try:
+                with out_of_memory(fail[0]):
+                    done(**arguments)
+            except MemoryError:
+                if fail[1]:
+                    done(**arguments)
         cache, sums = self.current
         if cache.taken != sums.positions:
             raise WrongError(f"positions {cache.taken}, expected {sums.positions}")
@@ -245,23 +257,45 @@ class Caches:
         cache, first = self.current[0], self._first
         shape = (self.batch, self.channels)
         u = torch.zeros(shape, dtype=self.dtype)
+        many, other = u[..., None], torch.complex64
+        recorded = u.clone().requires_grad_()
+        everyone = list(range(self.batch))
         calls: list[Callable[[], Any]] = [
             lambda: cache.step(u[:, :-1]),
             lambda: cache.step(u, 1 + self.layers),
-            lambda: cache.step(u.to(torch.complex64)),
+            lambda: cache.step(u.to(other)),
+            lambda: cache.step(recorded),
             lambda: cache.step(u, pre=u[:-1]),
             lambda: cache.step(u, out=u.double() if self.dtype != torch.float64 else u.float()),
             lambda: cache.step(u, rows=[self.batch]),
+            lambda: cache.step(u, rows=[*everyone[1:], -2]),
             lambda: cache.prefill(u),
-            lambda: cache.prefill(u[..., None], lengths=[2] * self.batch),
-            lambda: cache.prefill(u[:1, :, None], rows=[0, 0]),
+            lambda: cache.prefill(many[:, :-1]),
+            lambda: cache.prefill(many.to(other)),
+            lambda: cache.prefill(recorded[..., None]),
+            lambda: cache.prefill(many, post=many.expand(-1, -1, 2)),
+            lambda: cache.prefill(many, lengths=[2] * self.batch),
+            lambda: cache.prefill(many[:1], rows=[0, 0]),
+            lambda: cache.prefill(many, rows=[*everyone[1:], self.batch]),
             lambda: cache.crop([0] * (self.batch + 1)),
             lambda: cache.crop(-1),
+            lambda: cache.crop([0] * (self.batch - 1) + [-1]),
             lambda: cache.reorder([0] * (self.batch + 1)),
+            lambda: cache.reorder([*everyone[1:], self.batch]),
             lambda: cache.reset([self.batch]),
+            lambda: cache.reset([0, 0]),
             lambda: cache.load_state_dict({}),
             lambda: cache.run(u),
+            lambda: cache.run(many[:, :-1]),
+            lambda: cache.run(many[:, :, :0]),
+            lambda: cache.run(many.to(other)),
+            lambda: cache.run(recorded[..., None]),
+            lambda: cache.run(many, pre=u),
+            lambda: cache.run(many, 1 + self.layers),
             lambda: cache.generate(u, 0),
+            lambda: cache.generate(u[:, :-1], 1),
+            lambda: cache.generate(u.to(other), 1),
+            lambda: cache.generate(recorded, 1),
             lambda: cache.set_filters([h[:, :0] for h in first.taps]),
             lambda: cache.set_filters([first.taps[0]] * (self.layers + 1)),
             lambda: cache.set_filters([h.long() for h in first.taps]),
@@ -270,10 +304,13 @@ class Caches:
         if cache.max_new_tokens is not None:
             more = cache.max_new_tokens + 1
             calls += [
-                lambda: cache.run(u[..., None].expand(-1, -1, more)),
+                lambda: cache.run(many.expand(-1, -1, more)),
                 lambda: cache.generate(u, more),
             ]
+        finished = cache.calls
         self.refused(calls[which % len(calls)])
+        if cache.calls != finished:
+            raise WrongError("a refused call was counted")
 
     def refused(self, call: Callable[[], Any]) -> None:
         """A call that has to raise what a caller can read."""

@@ -14,6 +14,9 @@ MODELS = ("hyena", "hyena", "stu", "stu-full", "mixed")
 #: Positions of endless streams that are taken at once: as many lie between two leaps.
 FAR = 1100
 
+#: What runs out of memory beside tokens and prompts.
+FAILING = ("reset", "crop", "reorder", "branch", "save", "load", "refilter", "launch")
+
 
 def plan(rng: random.Random, length: int, *, endless: bool = False) -> list[Any] | None:
     """Block sizes of random radices, where slack and where made spectra begin, or None for the
@@ -58,16 +61,59 @@ def stream_program(rng: random.Random, impl: str, dtype: str, others: list[str])
         "memory": rng.choice(["speed", "speed", "small"]),
         "half_filters": rng.random() < 0.2,
         "wide": impl != "triton" and rng.random() < 0.15,
-        "rollback": rng.choice([None, None, 0, rng.randint(0, min(length, 20))]),
+        "rollback": rng.choice([None, 0, *[rng.randint(0, min(length, 20))] * 2]),
     }  # fmt: skip
     if not setup["wide"]:
         setup["ring"] = _half(rng, impl, dtype)
     count = 6 if impl == "triton" else rng.randint(8, 40)
     leaps = endless and impl != "triton"  # a second for some steps
-    operations = [
-        _operation(rng, batch, length, others, endless=endless, leaps=leaps) for _ in range(count)
-    ]
+    operations: list[Operation] = []
+    while len(operations) < count:
+        if batch > 1 and rng.random() < 0.04:
+            operations += _exchange(rng, batch)
+        else:
+            some = _operation(rng, batch, length, others, endless=endless, leaps=leaps)
+            operations.append(some)
     return Program("stream", setup, operations)
+
+
+def _exchange(rng: random.Random, batch: int) -> list[Operation]:
+    """Rows that are just past a firing, alike or apart, are exchanged and taken back over it."""
+    past = rng.choice([0, 0, 1, 2, rng.randint(0, 12)])
+    firing = {"level": rng.randrange(4), "past": past, "run": rng.random() < 0.3}
+    found: list[Operation] = [{"do": "to_firing", **firing}]
+    if rng.random() < 0.4:
+        found.append({"do": "steps", "count": rng.randint(1, 4), "rows": _rows(rng, batch)})
+    found.append({"do": "reorder", "rows": _circles(rng, batch)})
+    if rng.random() < 0.2:
+        found.append({"do": "branch", "how": "clone"})
+    back = [past + rng.choice([1, 1, 2, 4]) for _ in range(batch)]
+    found.append({"do": "crop", "back": back[:1] if rng.random() < 0.4 else back})
+    return [*found, {"do": "steps", "count": past + rng.randint(1, 6)}]
+
+
+def _circles(rng: random.Random, batch: int) -> list[int]:
+    """Rows that change their places; some stay."""
+    rows, some = list(range(batch)), rng.sample(range(batch), rng.randint(min(2, batch), batch))
+    for here, there in zip(some, [*some[1:], some[0]], strict=True):
+        rows[here] = there
+    return rows
+
+
+def _reordered(rng: random.Random, batch: int) -> list[int]:
+    """Copies, or exchanges."""
+    if rng.random() < 0.5:
+        return _circles(rng, batch)
+    return [rng.randrange(batch) for _ in range(batch)]
+
+
+def _stop(rng: random.Random, rate: float, ends: int) -> list[Any]:
+    """Where a call is stopped, and what follows, one of so many; only what is out of memory goes
+    on with its layer.
+    """
+    how = rng.choice(["interrupt", "interrupt", "memory", "memory", "late"])
+    number = int(rng.expovariate(rate if how == "interrupt" else 5 * rate))
+    return [number, rng.randrange(ends if how == "memory" else 2), how]
 
 
 def _operation(
@@ -81,10 +127,27 @@ def _operation(
 ) -> Operation:
     kinds = {
         "steps": 8, "many": 5, "run": 1.5, "generate": 0.8, "reset": 1,
-        "crop": 1.5, "reorder": 2, "branch": 1, "switch": 0.7, "save": 0.7, "load": 1, "bad": 1,
-        "refilter": 1, "pieces": 1, "launch": 0.5, "inside": 0.5, "approach": 2 * leaps,
+        "crop": 1.5, "reorder": 2, "branch": 1, "switch": 0.7, "save": 0.7, "load": 1, "bad": 1.5,
+        "refilter": 1, "pieces": 1.3, "launch": 0.5, "inside": 0.5, "approach": 2 * leaps,
     }  # fmt: skip
     do = rng.choices(list(kinds), list(kinds.values()))[0]
+    some = _operation_of(rng, do, batch, length, others, endless=endless, leaps=leaps)
+    if do in FAILING and rng.random() < 0.1:
+        whole = do not in ("branch", "save")  # what these leave out nobody misses
+        some["fail"] = [int(rng.expovariate(0.1)), int(whole or rng.random() < 0.5)]
+    return some
+
+
+def _operation_of(
+    rng: random.Random,
+    do: str,
+    batch: int,
+    length: int,
+    others: list[str],
+    *,
+    endless: bool,
+    leaps: bool,
+) -> Operation:
     if do == "refilter":
         return {"do": do, "taps": rng.choice([1, rng.randint(1, length), length + 60])}
     if do == "approach":
@@ -97,7 +160,7 @@ def _operation(
         back = [rng.choice([0, 1, 2, rng.randint(0, length)]) for _ in range(batch)]
         return {"do": do, "back": back[:1] if rng.random() < 0.3 else back}
     if do == "reorder":
-        return {"do": do, "rows": [rng.randrange(batch) for _ in range(batch)]}
+        return {"do": do, "rows": _reordered(rng, batch)}
     if do == "branch":
         return {"do": do, "how": rng.choice(["clone", "copy", "deepcopy", "pickle", "file"])}
     if do == "load" and rng.random() < 0.6:
@@ -107,18 +170,15 @@ def _operation(
     if do == "pieces":
         first = rng.choice([rng.randint(1, length), rng.randint(60, 700)])
         widths = [rng.choice([1, 3, 64, rng.randint(1, 300)]) for _ in range(rng.randint(1, 6))]
-        return {"do": do, "widths": [first, *widths], "rows": _rows(rng, batch)}
+        some: Operation = {"do": do, "widths": [first, *widths], "rows": _rows(rng, batch)}
+        return some | _ends(rng, 0.4)
     if do == "launch":
         return {"do": do, "history": rng.random() < 0.5}
-    return {"do": do, "which": rng.randrange(100)} if do in ("bad", "inside") else {"do": do}
+    return {"do": do, "which": rng.randrange(1000)} if do in ("bad", "inside") else {"do": do}
 
 
 def _tokens(rng: random.Random, do: str, batch: int, length: int) -> Operation:
-    some: dict[str, Any] = {}
-    if rng.random() < 0.15:
-        some["stop"] = [rng.randrange(3), int(rng.expovariate(0.05)), rng.randrange(2)]
-    elif rng.random() < 0.08:
-        some["undo"] = True
+    some = _ends(rng, 0.15)
     if do == "generate":
         following = rng.choice(["identity", "relu"])
         return {"do": do, "count": rng.randint(1, 12), "following": following, **some}
@@ -146,6 +206,19 @@ def _tokens(rng: random.Random, do: str, batch: int, length: int) -> Operation:
         which = rng.choice(["nan", "inf", "-inf"])
         some["plant"] = [rng.randrange(4), *(rng.randrange(1000) for _ in range(3)), which]
     return {"do": do, **some}
+
+
+def _ends(rng: random.Random, stopped: float) -> dict[str, Any]:
+    """What happens to a call: one of ``stopped`` is stopped inside."""
+    some: dict[str, Any] = {}
+    if rng.random() < stopped:
+        some["stop"] = [rng.randrange(3), *_stop(rng, 0.05, 3)]
+    elif rng.random() < 0.08:
+        some["undo"] = True
+    if rng.random() < (0.4 if "undo" in some else 0.04):
+        behind = -1 if rng.random() < 0.7 else rng.randrange(3)
+        some["refuse"] = [behind, *(rng.randrange(1000) for _ in range(rng.randint(1, 2)))]
+    return some
 
 
 def _rows(rng: random.Random, batch: int) -> list[int]:
@@ -189,14 +262,14 @@ def _model_operation(rng: random.Random, batch: int, length: int, others: list[s
         if rng.random() < 0.3:
             some["rows"] = _rows(rng, batch)
         if rng.random() < 0.15:
-            some["stop"] = [int(rng.expovariate(0.02)), rng.randrange(2)]
+            some["stop"] = _stop(rng, 0.02, 2)
         elif rng.random() < 0.2:
             some["last"] = True
         return {"do": do, **some}
     if do == "reset":
         return {"do": do, "rows": None if rng.random() < 0.3 else _rows(rng, batch)}
     if do == "reorder":
-        return {"do": do, "rows": [rng.randrange(batch) for _ in range(batch)]}
+        return {"do": do, "rows": _reordered(rng, batch)}
     if do == "crop":
         back = [rng.choice([0, 1, 2, rng.randint(0, length)]) for _ in range(batch)]
         return {"do": do, "back": back}

@@ -23,8 +23,8 @@ from futurefill_kernels.nn import (
 from futurefill_kernels.nn.filters import LongFilter
 
 from .caches import DTYPES, WrongError, made_plan, written_and_read
-from .interrupts import Interrupt, interrupted
 from .program import Operation, Outcome, Program
+from .stops import Stop, inside
 
 VOCABULARY, CONTEXT, CHANNELS = 31, 96, 8
 #: Longest prompt.
@@ -200,7 +200,7 @@ class ModelRun:
         count: int,
         lengths: list[int] | None = None,
         rows: list[int] | None = None,
-        stop: list[int] | None = None,
+        stop: list[Any] | None = None,
         last: bool = False,
     ) -> None:
         """Calls of the model, of one id each or ragged. last: logits of last positions will do."""
@@ -211,7 +211,7 @@ class ModelRun:
         self,
         lengths: list[int] | None,
         rows: list[int] | None,
-        stop: list[int] | None,
+        stop: list[Any] | None,
         *,
         last: bool = False,
     ) -> None:
@@ -242,9 +242,9 @@ class ModelRun:
                 if stop is None:
                     logits = self._model(ids, cache=self._cache)
                 else:
-                    with interrupted(stop[0]):
+                    with inside(stop[0], *stop[2:]):
                         logits = self._model(ids, cache=self._cache)
-        except Interrupt:
+        except Stop:
             assert stop is not None
             if stop[1]:
                 self._cache.abort()

@@ -16,7 +16,7 @@ PLAIN = {
     "batch": 1, "plan": None, "rollback": None, "fused": False, "how": "clone", "impl": "cpu",
     "end": None, "greedy": False, "text": False, "form": "list", "model": "hyena",
     "memory": "speed", "half_filters": False, "endless": False, "wide": False, "plant": None,
-    "following": "identity",
+    "following": "identity", "refuse": None, "undo": False, "fail": None, "run": False,
 }  # fmt: skip
 
 
@@ -60,7 +60,11 @@ def _simpler_record(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         options: list[Any] = []
         if name in PLAIN and value != PLAIN[name]:
             options.append(PLAIN[name])
-        if isinstance(value, list) and len(value) > 1 and name not in ("plan", "stop", "plant"):
+        if (
+            isinstance(value, list)
+            and len(value) > 1
+            and name not in ("plan", "stop", "plant", "refuse", "fail")
+        ):
             options += [value[:1], value[:-1]]
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], int):
             options += [[v] for v in (1, value[0] // 2, value[0] - 1) if 0 < v < value[0]]

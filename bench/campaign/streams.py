@@ -15,7 +15,10 @@ from futurefill_kernels.cache.chunk import NextInput
 from . import values
 from .caches import Caches, WrongError
 from .direct import DirectSums
-from .interrupts import Interrupt, interrupted
+from .stops import Stop, inside
+
+#: Positions to a firing that are taken in one go.
+NEAR = 600
 
 
 class StreamRun(Caches):
@@ -30,13 +33,14 @@ class StreamRun(Caches):
         out: bool = False,
         poison: int | None = None,
         plant: list[Any] | None = None,
-        stop: list[int] | None = None,
+        stop: list[Any] | None = None,
         undo: bool = False,
+        refuse: list[int] | None = None,
         form: str = "list",
     ) -> None:
         """Tokens. rows: as in ``cache.step``. gates: 1 for pre, 2 for post, 3 for both. poison: a
-        row whose inputs are NaN. plant: see ``_planted``; in the first token. stop, undo: what
-        happens to the last one, see ``_call``. form: what rows are given as.
+        row whose inputs are NaN. plant: see ``_planted``; in the first token. stop, undo,
+        refuse: what happens to the last one, see ``_call``. form: what rows are given as.
         """
         for t in range(count):
             cache, sums = self.current
@@ -79,8 +83,9 @@ class StreamRun(Caches):
 
             last = t + 1 == count
             self._call(
-                call, real, [1] * len(real), stop if last else None, step=True, undo=undo and last
-            )
+                call, real, [1] * len(real), stop if last else None, step=True, undo=undo and last,
+                refuse=refuse if last else None,
+            )  # fmt: skip
 
     def run(
         self,
@@ -88,8 +93,9 @@ class StreamRun(Caches):
         gates: int = 0,
         view: str = "plain",
         plant: list[Any] | None = None,
-        stop: list[int] | None = None,
+        stop: list[Any] | None = None,
         undo: bool = False,
+        refuse: list[int] | None = None,
     ) -> None:
         """Many steps of all rows in one call."""
         cache, sums = self.current
@@ -106,7 +112,7 @@ class StreamRun(Caches):
             y = cache.run(u, layer, pre=pre, post=post)
             self._compare(sums, layer, rows, [width] * self.batch, y, u, pre, post)
 
-        self._call(call, rows, [width] * self.batch, stop, step=True, undo=undo)
+        self._call(call, rows, [width] * self.batch, stop, step=True, undo=undo, refuse=refuse)
 
     def approach(self, before: int) -> None:
         """Steps of all rows until the first is at so many positions before the leap that follows;
@@ -122,8 +128,9 @@ class StreamRun(Caches):
         self,
         count: int = 1,
         following: NextInput = "identity",
-        stop: list[int] | None = None,
+        stop: list[Any] | None = None,
         undo: bool = False,
+        refuse: list[int] | None = None,
     ) -> None:
         """Steps whose inputs are made of the outputs before them."""
         cache, sums = self.current
@@ -142,7 +149,7 @@ class StreamRun(Caches):
                 positive=following == "relu",
             )  # fmt: skip
 
-        self._call(call, rows, [width] * self.batch, stop, step=True, undo=undo)
+        self._call(call, rows, [width] * self.batch, stop, step=True, undo=undo, refuse=refuse)
 
     def many(
         self,
@@ -152,8 +159,9 @@ class StreamRun(Caches):
         view: str = "plain",
         poison: int | None = None,
         plant: list[Any] | None = None,
-        stop: list[int] | None = None,
+        stop: list[Any] | None = None,
         undo: bool = False,
+        refuse: list[int] | None = None,
         form: str = "list",
     ) -> None:
         """A prompt, a part of one, or a chunk, each row of its own length, NaN in the padding.
@@ -191,16 +199,37 @@ class StreamRun(Caches):
             )
             self._compare(sums, layer, chosen, valid, y, u, pre, post)
 
-        self._call(call, chosen, valid, stop, step=False, undo=undo)
+        self._call(call, chosen, valid, stop, step=False, undo=undo, refuse=refuse)
 
-    def pieces(self, widths: list[int], rows: list[int]) -> None:
-        """A prompt in many calls, after a reset of rows that are behind theirs."""
+    def to_firing(self, level: int, past: int, run: bool = False) -> None:
+        """Steps of all rows, so that row 0 is so far past the next firing of a level, or of a
+        smaller one that is near.
+        """
+        cache, _ = self.current
+        blocks = [x.block for x in cache.plan.levels if x.block <= NEAR]
+        if blocks:
+            block = blocks[level % len(blocks)]
+            count = block - cache.plan.place(cache.taken[0]) % block + past
+            (self.run if run else self.steps)(count)
+
+    def pieces(
+        self,
+        widths: list[int],
+        rows: list[int],
+        stop: list[Any] | None = None,
+        undo: bool = False,
+        refuse: list[int] | None = None,
+    ) -> None:
+        """A prompt in many calls, after a reset of rows that are behind theirs. stop, undo, refuse:
+        what happens to the last one, see ``_call``.
+        """
         _, sums = self.current
         behind = [row for row in self.distinct(rows) if sums.prompts[row] is not None]
         if behind:
             self.reset(behind)
-        for width in widths:
+        for width in widths[:-1]:
             self.many([width], rows)
+        self.many(widths[-1:], rows, stop=stop, undo=undo, refuse=refuse)
 
     def launch(self, history: bool = False) -> None:
         """The fills that are due, or the sums over older inputs."""
@@ -217,59 +246,81 @@ class StreamRun(Caches):
             return
         u, _, _ = self._inputs((self.batch, self.channels), 0, "plain")
         cache.step(u)
+        self._refused_inside(which, 1)
+        cache.abort()
+
+    def _refused_inside(self, which: int, layer: int) -> None:
+        """A call that is refused where a later layer comes next."""
+        cache = self.current[0]
+        u = torch.zeros(self.batch, self.channels, dtype=self.dtype)
         calls: list[Callable[[], object]] = [
             lambda: cache.reset([0]),
             lambda: cache.reorder([0] * self.batch),
             lambda: cache.crop(0),
             cache.state_dict,
+            cache.clone,
             cache.launch_fills,
             cache.sum_history,
             lambda: cache.set_filters(self._first.taps),
+            lambda: cache.load_state_dict({}),
             lambda: cache.step(u, self.layers),
-            lambda: cache.prefill(u[..., None], 1),
-            lambda: cache.run(u[..., None], 1),
+            lambda: cache.step(u[:, 1:], layer),
+            lambda: cache.step(u.to(torch.complex64), layer),
+            lambda: cache.step(u, layer, rows=[self.batch]),
+            lambda: cache.step(u[:1].requires_grad_(), layer, rows=[0]),
+            lambda: cache.prefill(u[:, 1:, None], layer),
+            lambda: cache.prefill(u[..., None].expand(-1, -1, 4096), layer),
+            lambda: cache.prefill(u[..., None], layer, lengths=[2] * self.batch),
+            lambda: cache.run(u[..., None].expand(-1, -1, 4096), layer),
+            lambda: cache.run(u[..., None], layer, pre=u),
         ]
         self.refused(calls[which % len(calls)])
-        cache.abort()
 
     def _call(
         self,
         call: Callable[[int], None],
         rows: list[int],
         widths: list[int],
-        stop: list[int] | None,
+        stop: list[Any] | None,
         *,
         step: bool,
         undo: bool = False,
+        refuse: list[int] | None = None,
     ) -> None:
-        """All layers of a token or of a call of many. stop: (layer, call, back): the function call
-        that raises, counted from the layer's beginning; back: whether abort follows, or a retry.
-        undo: the whole call is taken back at its end.
+        """All layers of a token or of a call of many.
+
+        stop: (layer, number, then, how): what number of a layer's calls raises; then: 0 the whole
+        call again, 1 ``abort``, 2 the layer again. undo: the whole call is taken back at its end.
+        refuse: (layer, which, ...): calls that are refused before a layer, or behind the last one.
         """
         cache, sums = self.current
         at = {row: cache.taken[row] for row in rows}
-        layers = range(self.layers)
-        before = cache.calls
-        if stop is not None:
-            layer, after, abort = stop
-            layer %= len(layers)
+        before, last = cache.calls, 0 if refuse is None else refuse[0] % (self.layers + 1)
+        for layer in range(self.layers):
+            for which in refuse[1:] if refuse is not None and layer == last else ():
+                if layer:
+                    self._refused_inside(which, layer)
+                else:
+                    self.bad(which)
+            if stop is None or layer != stop[0] % self.layers:
+                call(layer)
+                continue
             try:
-                for number in layers[:layer]:
-                    call(number)
-                with interrupted(after):
+                with inside(stop[1], *stop[3:]):
                     call(layer)
-                for number in layers[layer + 1 :]:
-                    call(number)
-            except Interrupt:
+            except Stop:
                 if cache.calls == before:
-                    if abort:
+                    if stop[2] == 1:
                         cache.abort()
-                    else:
-                        self._call(call, rows, widths, None, step=step)
+                        return
+                    if stop[2] == 2:  # all of it where the layer is the first
+                        call(layer)
+                        continue
+                    self._call(call, rows, widths, None, step=step)
                     return
-        else:
-            for number in layers:
-                call(number)
+                break
+        for which in refuse[1:] if refuse is not None and last == self.layers else ():
+            self.bad(which)
         if undo:
             cache.take_back(at)
             return

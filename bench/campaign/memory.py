@@ -1,0 +1,61 @@
+"""Memory that is used up inside a call: an operation that cannot allocate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import futurefill_kernels as ff
+
+_PACKAGE = str(Path(ff.__file__).parent)
+
+
+@contextmanager
+def out_of_memory(after: int, *, late: bool = False) -> Iterator[None]:
+    """Inside, allocating operation number ``after`` that the package asks for raises MemoryError.
+
+    late: one of the package's own raises when it has run, as if what it allocates last were not
+    there.
+    """
+    with _Limited(after, late):
+        yield
+
+
+class _Limited(TorchDispatchMode):
+    def __init__(self, left: int, late: bool) -> None:
+        super().__init__()
+        self._left, self._late = left, late
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        own = op.namespace == "futurefill_kernels"
+        if self._left < 0 or not (own or _allocates(op)) or not _inside():
+            return op(*args, **(kwargs or {}))
+        self._left -= 1
+        if self._left >= 0:
+            return op(*args, **(kwargs or {}))
+        if own and self._late:
+            op(*args, **(kwargs or {}))
+        raise MemoryError(f"planted in {op}")
+
+
+def _allocates(op: Any) -> bool:
+    """Whether it returns tensors that are no views, and not one that was given to it."""
+    returns = op._schema.returns
+    return bool(returns) and all(each.alias_info is None for each in returns)
+
+
+def _inside() -> bool:
+    """Whether the package is who asks, at whatever depth."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None:
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            return True
+        frame = frame.f_back
+    return False
