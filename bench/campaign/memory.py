@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class _Limited(TorchDispatchMode):
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         own = op.namespace == "futurefill_kernels"
-        if self._left < 0 or not (own or _allocates(op)) or not _inside():
+        if self._left < 0 or not (own or _allocates(op, kwargs or {})) or not _inside():
             return op(*args, **(kwargs or {}))
         self._left -= 1
         if self._left >= 0:
@@ -45,16 +45,16 @@ class _Limited(TorchDispatchMode):
         raise MemoryError(f"planted in {op}")
 
 
-def _allocates(op: Any) -> bool:
-    """Whether it returns tensors that are no views, and not one that was given to it."""
-    returns = op._schema.returns
-    return bool(returns) and all(each.alias_info is None for each in returns)
+def _allocates(op: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether it returns tensors that are no views, and none that was given to it."""
+    in_place = op.overloadpacket.__name__.endswith("_") or "out" in kwargs
+    return not (op.is_view or in_place)
 
 
 def _inside() -> bool:
     """Whether the package is who asks, at whatever depth."""
-    frame = sys._getframe(2)
-    while frame.f_back is not None:
+    frame = inspect.currentframe()
+    while frame is not None:
         if frame.f_code.co_filename.startswith(_PACKAGE):
             return True
         frame = frame.f_back

@@ -154,8 +154,6 @@ class ManyTokens(Stream):
         token = Token(rows, lengths, steps)
         if layer == 0:
             self.abort()
-            if self._prefill.waiting < self.batch_size:  # else no row has fills
-                self._fills.join()
         elif self._token != token:
             raise ValueError(f"expected the method, rows and lengths of layer 0 for layer {layer}")
         in_stream = {
@@ -164,6 +162,8 @@ class ManyTokens(Stream):
         if layer == 0:
             for row, taken in in_stream.items():
                 check_room(row, self.room(row), taken, self.max_new_tokens)
+            if self._prefill.waiting < self.batch_size:  # else no row has fills
+                self._fills.join()
             self._leaps.make_room(list(in_stream))
             self._history.drop()
             self._prefill.begin()

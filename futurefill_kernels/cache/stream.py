@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checks import Rows, row_indices
 from ..implementations.base import Implementation
 from ..state.lasting import lasting
-from ..state.open_block import store_inputs
+from ..state.open_block import put_back_inputs, store_inputs
 from ..state.tensors import StreamState
 from .branches import Branches
 from .checks import check_reach, crop_lengths
@@ -300,7 +300,14 @@ class Stream:
         if state.narrow:
             for row, (here, _) in ends.items():
                 store_inputs(state, row, here)
-        move_rows(state, self._implementation, {row: n for row, (_, n) in ends.items()}, base)
+        try:
+            move_rows(state, self._implementation, {row: n for row, (_, n) in ends.items()}, base)
+        except BaseException:  # a call that is repeated begins as this one did
+            for row, (here, _) in ends.items():
+                state.positions[row] = here
+                if state.narrow:
+                    put_back_inputs(state, row, here)
+            raise
 
     def state_dict(self) -> dict[str, Tensor]:
         """What determines the state, independent of implementation and device.

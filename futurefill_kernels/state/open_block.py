@@ -41,6 +41,12 @@ def store_inputs(state: StreamState, row: int, place: int, layer: int | None = N
     state.ring[layers, row, :, start:place] = inputs.to(state.ring.dtype)
 
 
+def put_back_inputs(state: StreamState, row: int, place: int) -> None:
+    """What ``store_inputs`` has written is in the open block again; asks for no memory."""
+    start = block_start(state.plan, place)
+    state.open_block[:, row, :, : place - start] = state.ring[:, row, :, start:place]
+
+
 def turn(state: StreamState, rows: Sequence[int] | None, boundary: int) -> None:
     """Rows at a boundary of ``T_0``: the block before it goes to the ring, the next one opens.
 

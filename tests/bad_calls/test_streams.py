@@ -345,14 +345,18 @@ BETWEEN = {
     "crop": (lambda c: c.crop([0, -1]), "length"),
     "set_filters": (lambda c: c.set_filters(taps(3)), "G = 3"),
     "load": (lambda c: c.load_state_dict({}), "keys"),
+    "run: no room": (lambda c: c.run(torch.ones(2, 2, 5)), "at most 4"),
+    "generate: no room": (lambda c: c.generate(torch.ones(2, 2), 5), "at most 4"),
 }
 
 
 @pytest.mark.parametrize("case", BETWEEN)
-def test_a_refused_call_leaves_the_newest_token_to_be_taken_back(case):
+@pytest.mark.parametrize("impl", ["cpu", "reference"])
+def test_a_refused_call_leaves_the_newest_token_to_be_taken_back(case, impl):
     torch.manual_seed(1)
     u = torch.randn(10, 2, 2)
-    cache, expected = (ff.FutureFillCache(taps(), 2, 12, plan=ff.Plan(12, (4, 8))) for _ in "ab")
+    plan = ff.Plan(12, (4, 8))
+    cache, expected = (ff.FutureFillCache(taps(), 2, 12, plan=plan, impl=impl) for _ in "ab")
     for u_t in u[:8]:
         cache.step(u_t)
     for u_t in u[:7]:
