@@ -128,7 +128,6 @@ class FutureFillCache(ManyTokens):
             implementation, state, self.dtype, fill_stream, rollback, keep_prompt_spectra
         )
         self._capturing = False
-        # [-2] is what no call brings
         self._last_rows: tuple[list[int], Tensor] | None = None
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..implementations.base import Implementation
 from ..plan import Level
-from ..state.open_block import block_start, open_at
+from ..state.open_block import block_start, open_at, put_back_inputs, store_inputs
 from ..state.tensors import StreamState
 
 
@@ -28,6 +28,29 @@ def move_rows(
         groups.setdefault(position, []).append(row)
     for position, rows in groups.items():
         replay(state, implementation, rows, position, base)
+
+
+def move_back(
+    state: StreamState,
+    implementation: Implementation,
+    ends: Mapping[int, tuple[int, int]],
+    base: Tensor | None,
+) -> None:
+    """Rows from places where nothing is due to others, by their inputs. ends: row -> both places.
+
+    base: as in `replay`. One that fails can be repeated: it begins as this one did.
+    """
+    if state.narrow:
+        for row, (here, _) in ends.items():
+            store_inputs(state, row, here)
+    try:
+        move_rows(state, implementation, {row: n for row, (_, n) in ends.items()}, base)
+    except BaseException:
+        for row, (here, _) in ends.items():
+            state.positions[row] = state.filled[row] = here
+            if state.narrow:
+                put_back_inputs(state, row, here)
+        raise
 
 
 def replay(
@@ -56,22 +79,26 @@ def replay(
         closed = state.without_open_block() if state.narrow else state
         if state.narrow and not start:
             open_at(state, index, 0, None)
-        for level in reversed(state.plan.levels):
-            for n, steps in firings_to_replay(level, position, length):
-                boundary = n * level.block
-                state.positions[index] = boundary
-                if steps is None and boundary == start:
-                    if state.narrow:
-                        open_at(state, index, start, None)
-                    implementation.fill(state, level, index)
-                elif steps is None:
-                    implementation.fill(closed, level, index)
-                else:
-                    implementation.fill_share(state, level, index, 0, steps)
-                first = boundary + level.late
-                stop = min(first + level.block, position)
-                if stop > first:
-                    ring[:, index, :, first:stop] = inputs[..., first:stop, :]
+        try:
+            for level in reversed(state.plan.levels):
+                for n, steps in firings_to_replay(level, position, length):
+                    boundary = n * level.block
+                    state.positions[index] = boundary
+                    if steps is None and boundary == start:
+                        if state.narrow:
+                            open_at(state, index, start, None)
+                        implementation.fill(state, level, index)
+                    elif steps is None:
+                        implementation.fill(closed, level, index)
+                    else:
+                        implementation.fill_share(state, level, index, 0, steps)
+                    first = boundary + level.late
+                    stop = min(first + level.block, position)
+                    if stop > first:
+                        ring[:, index, :, first:stop] = inputs[..., first:stop, :]
+        except BaseException:  # a fill has added to some of them
+            ring[:, index, :, :position] = inputs
+            raise
     if state.narrow:
         inputs = ring[:, index, :, start:position]
         state.open_block[:, index, :, : position - start] = inputs.to(state.dtype)

@@ -11,7 +11,6 @@ from torch import Tensor
 from ..checks import Rows, row_indices
 from ..implementations.base import Implementation
 from ..state.lasting import lasting
-from ..state.open_block import put_back_inputs, store_inputs
 from ..state.tensors import StreamState
 from .branches import Branches
 from .checks import check_reach, crop_lengths
@@ -23,7 +22,7 @@ from .positions import Positions
 from .prompt import Prefill
 from .prompt_spectra import PromptSpectra
 from .refilter import check_prompts, other_filters
-from .replay import move_rows
+from .replay import move_back
 from .rows import rewind, take_back
 from .saved import check_state_dict, fingerprint, held_prompts, restore, state_dict
 from .used import clone, reorder
@@ -257,7 +256,8 @@ class Stream:
         self._prefill.refilter()
         in_stream = (row for row in range(self.batch_size) if not self._prefill.in_prompt(row))
         places = self._positions.rows
-        self._replay({row: (places[row], places[row]) for row in in_stream}, None)
+        ends = {row: (places[row], places[row]) for row in in_stream}
+        move_back(self._state, self._implementation, ends, None)
         self._oldest = list(taken)
         self._branches.renew(range(self.batch_size))
 
@@ -282,7 +282,7 @@ class Stream:
             assert self._state.prompt_fill is not None
             here = self._positions.rows
             ends = {row: (here[row], n) for row, n in places.items()}
-            self._replay(ends, self._state.prompt_fill)
+            move_back(self._state, self._implementation, ends, self._state.prompt_fill)
         else:
             alike: dict[tuple[int, int, bool], list[int]] = {}
             here, filled = self._positions.rows, self._filled()
@@ -293,21 +293,6 @@ class Stream:
                 roll_back(self._state, some, start, n, fired)
         self._positions.stand(places, targets)
         self._branches.crop_rows(places)
-
-    def _replay(self, ends: Mapping[int, tuple[int, int]], base: Tensor | None) -> None:
-        """Rows from places to others, by their inputs. base: as in `replay`."""
-        state = self._state
-        if state.narrow:
-            for row, (here, _) in ends.items():
-                store_inputs(state, row, here)
-        try:
-            move_rows(state, self._implementation, {row: n for row, (_, n) in ends.items()}, base)
-        except BaseException:  # a call that is repeated begins as this one did
-            for row, (here, _) in ends.items():
-                state.positions[row] = here
-                if state.narrow:
-                    put_back_inputs(state, row, here)
-            raise
 
     def state_dict(self) -> dict[str, Tensor]:
         """What determines the state, independent of implementation and device.
