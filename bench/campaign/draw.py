@@ -73,7 +73,7 @@ def stream_program(rng: random.Random, impl: str, dtype: str, others: list[str])
             operations += _exchange(rng, batch)
         else:
             some = _operation(rng, batch, length, others, endless=endless, leaps=leaps)
-            operations.append(some)
+            operations.append(some | _fails(rng, some["do"]))
     return Program("stream", setup, operations)
 
 
@@ -90,6 +90,14 @@ def _exchange(rng: random.Random, batch: int) -> list[Operation]:
     back = [past + rng.choice([1, 1, 2, 4]) for _ in range(batch)]
     found.append({"do": "crop", "back": back[:1] if rng.random() < 0.4 else back})
     return [*found, {"do": "steps", "count": past + rng.randint(1, 6)}]
+
+
+def _fails(rng: random.Random, do: str) -> dict[str, Any]:
+    """Whether it runs out of memory: at which allocation, and whether it is done again then."""
+    if do not in FAILING or rng.random() >= 0.1:
+        return {}
+    whole = do not in ("branch", "save")  # what these leave out nobody misses
+    return {"fail": [int(rng.expovariate(0.1)), int(whole or rng.random() < 0.5)]}
 
 
 def _circles(rng: random.Random, batch: int) -> list[int]:
@@ -131,23 +139,6 @@ def _operation(
         "refilter": 1, "pieces": 1.3, "launch": 0.5, "inside": 0.5, "approach": 2 * leaps,
     }  # fmt: skip
     do = rng.choices(list(kinds), list(kinds.values()))[0]
-    some = _operation_of(rng, do, batch, length, others, endless=endless, leaps=leaps)
-    if do in FAILING and rng.random() < 0.1:
-        whole = do not in ("branch", "save")  # what these leave out nobody misses
-        some["fail"] = [int(rng.expovariate(0.1)), int(whole or rng.random() < 0.5)]
-    return some
-
-
-def _operation_of(
-    rng: random.Random,
-    do: str,
-    batch: int,
-    length: int,
-    others: list[str],
-    *,
-    endless: bool,
-    leaps: bool,
-) -> Operation:
     if do == "refilter":
         return {"do": do, "taps": rng.choice([1, rng.randint(1, length), length + 60])}
     if do == "approach":

@@ -1,4 +1,4 @@
-"""Failures planted inside a call, as of memory that is used up or Ctrl-C."""
+"""Failures planted at any function call inside a call, as of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ import futurefill_kernels as ff
 _PACKAGE = str(Path(ff.__file__).parent)
 
 
+def of_package(frame: FrameType) -> bool:
+    """Whether it runs the package's own code."""
+    return frame.f_code.co_filename.startswith(_PACKAGE)
+
+
 class Interrupt(Exception):
     """Planted."""
 
@@ -25,8 +30,7 @@ def interrupted(after: int) -> Iterator[None]:
 
     def hook(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal left
-        inside = frame.f_code.co_filename.startswith(_PACKAGE)
-        if not inside or event not in ("call", "c_call"):
+        if not of_package(frame) or event not in ("call", "c_call"):
             return
         left -= 1
         if left < 0:

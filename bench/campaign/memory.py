@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import futurefill_kernels as ff
-
-_PACKAGE = str(Path(ff.__file__).parent)
+from .interrupts import of_package
 
 
-@contextmanager
-def out_of_memory(after: int, *, late: bool = False) -> Iterator[None]:
+def out_of_memory(after: int, *, late: bool = False) -> AbstractContextManager[Any]:
     """Inside, allocating operation number ``after`` that the package asks for raises MemoryError.
 
     late: one of the package's own raises when it has run, as if what it allocates last were not
     there.
     """
-    with _Limited(after, late):
-        yield
+    return _Limited(after, late)
 
 
 class _Limited(TorchDispatchMode):
@@ -55,7 +50,7 @@ def _inside() -> bool:
     """Whether the package is who asks, at whatever depth."""
     frame = inspect.currentframe()
     while frame is not None:
-        if frame.f_code.co_filename.startswith(_PACKAGE):
+        if of_package(frame):
             return True
         frame = frame.f_back
     return False

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import futurefill_kernels as ff
 from futurefill_kernels import native
 from futurefill_kernels.implementations.select import cannot_run
+from tests.cache.full_memory import FullMemory
 from tests.cache.streams import Stream
 from tests.oracles import EXACT, EXACT_TOKEN, PRECISE, relative_error
 
@@ -64,15 +64,6 @@ def test_state_moves_between_implementations():
     assert stream.error() < EXACT
 
 
-class _Full(TorchDispatchMode):
-    """No operation of torch can allocate; views can be made."""
-
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        if any(each.alias_info is None for each in op._schema.returns):
-            raise MemoryError(str(op))
-        return op(*args, **(kwargs or {}))
-
-
 @pytest.mark.skipif(native.move_slots() is None, reason="without a compiled library torch moves")
 def test_a_reorder_of_rows_apart_needs_no_memory():
     """What runs out half way would leave rows that are no stream's."""
@@ -83,7 +74,7 @@ def test_a_reorder_of_rows_apart_needs_no_memory():
         for t in range(20):
             c.step(u[t, :2] if t % 3 else u[t], rows=[2, 1] if t % 3 else None)
     expected.reorder([2, 0, 1])
-    with _Full():
+    with FullMemory():
         cache.reorder([2, 0, 1])
     for t in range(20, 24):
         assert torch.equal(cache.step(u[t]), expected.step(u[t]))
