@@ -19,6 +19,7 @@ from . import values
 from .direct import DirectSums
 from .memory import out_of_memory
 from .program import Operation, Outcome, Program
+from .refusals import between_tokens
 
 DTYPES = {
     "float32": torch.float32,
@@ -254,59 +255,8 @@ class Caches:
 
     def bad(self, which: int) -> None:
         """A call that is refused, and changes nothing."""
-        cache, first = self.current[0], self._first
-        shape = (self.batch, self.channels)
-        u = torch.zeros(shape, dtype=self.dtype)
-        many, other = u[..., None], torch.complex64
-        recorded = u.clone().requires_grad_()
-        everyone = list(range(self.batch))
-        calls: list[Callable[[], Any]] = [
-            lambda: cache.step(u[:, :-1]),
-            lambda: cache.step(u, 1 + self.layers),
-            lambda: cache.step(u.to(other)),
-            lambda: cache.step(recorded),
-            lambda: cache.step(u, pre=u[:-1]),
-            lambda: cache.step(u, out=u.double() if self.dtype != torch.float64 else u.float()),
-            lambda: cache.step(u, rows=[self.batch]),
-            lambda: cache.step(u, rows=[*everyone[1:], -2]),
-            lambda: cache.prefill(u),
-            lambda: cache.prefill(many[:, :-1]),
-            lambda: cache.prefill(many.to(other)),
-            lambda: cache.prefill(recorded[..., None]),
-            lambda: cache.prefill(many, post=many.expand(-1, -1, 2)),
-            lambda: cache.prefill(many, lengths=[2] * self.batch),
-            lambda: cache.prefill(many[:1], rows=[0, 0]),
-            lambda: cache.prefill(many, rows=[*everyone[1:], self.batch]),
-            lambda: cache.crop([0] * (self.batch + 1)),
-            lambda: cache.crop(-1),
-            lambda: cache.crop([0] * (self.batch - 1) + [-1]),
-            lambda: cache.reorder([0] * (self.batch + 1)),
-            lambda: cache.reorder([*everyone[1:], self.batch]),
-            lambda: cache.reset([self.batch]),
-            lambda: cache.reset([0, 0]),
-            lambda: cache.load_state_dict({}),
-            lambda: cache.run(u),
-            lambda: cache.run(many[:, :-1]),
-            lambda: cache.run(many[:, :, :0]),
-            lambda: cache.run(many.to(other)),
-            lambda: cache.run(recorded[..., None]),
-            lambda: cache.run(many, pre=u),
-            lambda: cache.run(many, 1 + self.layers),
-            lambda: cache.generate(u, 0),
-            lambda: cache.generate(u[:, :-1], 1),
-            lambda: cache.generate(u.to(other), 1),
-            lambda: cache.generate(recorded, 1),
-            lambda: cache.set_filters([h[:, :0] for h in first.taps]),
-            lambda: cache.set_filters([first.taps[0]] * (self.layers + 1)),
-            lambda: cache.set_filters([h.long() for h in first.taps]),
-            lambda: cache.set_filters(first.taps, u[0, :-1]),
-        ]
-        if cache.max_new_tokens is not None:
-            more = cache.max_new_tokens + 1
-            calls += [
-                lambda: cache.run(many.expand(-1, -1, more)),
-                lambda: cache.generate(u, more),
-            ]
+        cache = self.current[0]
+        calls = between_tokens(cache, self._first)
         finished = cache.calls
         self.refused(calls[which % len(calls)])
         if cache.calls != finished:

@@ -15,6 +15,7 @@ from futurefill_kernels.cache.chunk import NextInput
 from . import values
 from .caches import Caches, WrongError
 from .direct import DirectSums
+from .refusals import at_layer
 from .stops import Stop, inside
 
 #: Positions to a firing that are taken in one go.
@@ -251,29 +252,7 @@ class StreamRun(Caches):
 
     def _refused_inside(self, which: int, layer: int) -> None:
         """A call that is refused where a later layer comes next."""
-        cache = self.current[0]
-        u = torch.zeros(self.batch, self.channels, dtype=self.dtype)
-        calls: list[Callable[[], object]] = [
-            lambda: cache.reset([0]),
-            lambda: cache.reorder([0] * self.batch),
-            lambda: cache.crop(0),
-            cache.state_dict,
-            cache.clone,
-            cache.launch_fills,
-            cache.sum_history,
-            lambda: cache.set_filters(self._first.taps),
-            lambda: cache.load_state_dict({}),
-            lambda: cache.step(u, self.layers),
-            lambda: cache.step(u[:, 1:], layer),
-            lambda: cache.step(u.to(torch.complex64), layer),
-            lambda: cache.step(u, layer, rows=[self.batch]),
-            lambda: cache.step(u[:1].requires_grad_(), layer, rows=[0]),
-            lambda: cache.prefill(u[:, 1:, None], layer),
-            lambda: cache.prefill(u[..., None].expand(-1, -1, 4096), layer),
-            lambda: cache.prefill(u[..., None], layer, lengths=[2] * self.batch),
-            lambda: cache.run(u[..., None].expand(-1, -1, 4096), layer),
-            lambda: cache.run(u[..., None], layer, pre=u),
-        ]
+        calls = at_layer(self.current[0], layer, self._first)
         self.refused(calls[which % len(calls)])
 
     def _call(

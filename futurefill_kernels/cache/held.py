@@ -126,16 +126,16 @@ class HeldPrompts:
         """What is held of the rows' prompts, for ``take_back``."""
         return {row: list(self._held[row]) for row in rows if row in self._held}
 
-    def of_layer(self, rows: Iterable[int], layer: int) -> dict[int, Past]:
-        """The same of one layer, of which something has come, for ``put_back``."""
-        found = {row: self._held[row][layer] for row in rows if row in self._held}
-        return {row: past for row, past in found.items() if past is not None}
+    def of_layer(self, rows: Iterable[int], layer: int) -> dict[int, Past | None]:
+        """The same of one layer, for ``put_back``."""
+        return {row: self._held[row][layer] for row in rows if row in self._held}
 
-    def put_back(self, held: Mapping[int, Past], layer: int) -> None:
+    def put_back(self, held: Mapping[int, Past | None], layer: int) -> None:
         """A layer of the newest call is taken back: only ``held`` of it has come."""
         for row, past in held.items():
             self._held[row][layer] = past
-            self._unfilled.add(row)
+            if past is not None:
+                self._unfilled.add(row)
 
     def reopen(self, held: dict[int, list[Past | None]]) -> None:
         """Rows wait for their first step again; ``held`` is what it was when they were closed."""

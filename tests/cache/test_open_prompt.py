@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import futurefill_kernels as ff
 from futurefill_kernels.cache.open_prompt import OpenPrompt, Taps, channels_of
+from tests.cache.full_memory import FullMemory
 from tests.oracles import EXACT_TOKEN, PRECISE, TOLERANCE, relative_error
 
 LENGTHS = st.lists(
@@ -205,3 +206,31 @@ def test_a_layer_that_runs_out_of_memory_is_repeated(width, monkeypatch):
             y = cache.step(now[layer], layer)
             assert relative_error(y, ff.causal_conv(inputs, h[layer])[..., -1]) < 1e-5
     assert n > 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_first_call_whose_layer_runs_out_of_memory_is_repeated(dtype):
+    torch.manual_seed(0)
+    h, u = torch.randn(2, 4, 30).to(dtype), torch.randn(2, 3, 4, 12).to(dtype)
+    for number in itertools.count():
+        cache, expected = (
+            ff.FutureFillCache(list(h), 3, 9, impl="reference", dtype=dtype) for _ in "ab"
+        )
+        for c in (cache, expected):
+            c.prefill(u[0, ..., :8], 0)
+        full = FullMemory(number)
+        try:
+            with full:
+                cache.prefill(u[1, ..., :8], 1)
+        except MemoryError:
+            cache.prefill(u[1, ..., :8], 1)
+        expected.prefill(u[1, ..., :8], 1)
+        for part in (u[..., 8:], u[..., :1]):
+            for layer in range(2):
+                assert torch.equal(
+                    cache.prefill(part[layer], layer), expected.prefill(part[layer], layer)
+                )
+        assert torch.equal(cache.state_dict()["in_prompt"], expected.state_dict()["in_prompt"])
+        if full.left >= 0:
+            break
+    assert number > 3
