@@ -31,9 +31,9 @@ PACKAGE = "futurefill_kernels"
 THIS = Path(__file__)
 ROOT = THIS.parent
 BINDINGS = ("schemas", "threads", "cpu_ops", "cpu_fills", "cpu_offline", "cpu_prompt")
-BINDINGS += ("cpu_token", "bound_step", "bound_run", "move_slots")
+BINDINGS += ("cpu_token", "bound_step", "bound_run", "move_slots", "branches", "reorder")
 SOURCES = [f"csrc/bindings/{name}.cpp" for name in BINDINGS]
-SOURCES += [f"csrc/infra/{name}.cpp" for name in ("parallel", "pool", "move_slots")]
+SOURCES += [f"csrc/infra/{name}.cpp" for name in ("parallel", "pool", "move_slots", "branches")]
 SOURCES += ["csrc/cpu/dispatch.cpp", "csrc/cpu/twiddles.cpp", "csrc/cpu/scratch.cpp"]
 # compiled once for every instruction set, with its flags
 STREAM_KERNELS = [f"csrc/cpu/{n}.cpp" for n in ("short_range_step", "future_fill", "fill_stages")]
@@ -286,7 +286,7 @@ def native_build() -> dict:
     )
     plain_step = Extension(
         f"{PACKAGE}._plain_step",
-        [f"csrc/python/plain_{name}.cpp" for name in ("stream", "step", "block")],
+        [f"csrc/python/plain_{name}.cpp" for name in ("stream", "step", "block", "reorder")],
         include_dirs=[*include_paths(), str(ROOT / "csrc")],
         library_dirs=library_paths(),
         libraries=["c10", "torch_cpu", "torch_python"],

@@ -16,17 +16,19 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 _FOLDER = Path(__file__).parent
 
-#: Functions of csrc/bindings/bound_step.h and move_slots.h that are called by address.
+#: Functions of csrc/bindings/bound_step.h and its neighbours that are called by address.
 _FUNCTIONS = (
     "futurefill_step", "futurefill_plain_step", "futurefill_run", "futurefill_step_is_short",
     "futurefill_begin_block", "futurefill_block", "futurefill_take_back", "futurefill_kept_bytes",
-    "futurefill_move_slots",
+    "futurefill_move_slots", "futurefill_branches", "futurefill_branches_copy",
+    "futurefill_branches_delete", "futurefill_branches_renew", "futurefill_branches_crop",
+    "futurefill_branches_reorder", "futurefill_branches_common", "futurefill_reorder_alike",
 )  # fmt: skip
 
 
@@ -173,6 +175,42 @@ def move_slots() -> Callable[..., Any] | None:
     return call
 
 
+class BranchCalls(NamedTuple):
+    """The functions of csrc/bindings/branches.h that are called by name, in their order there."""
+
+    make: Callable[[int], int | None]
+    copy: Callable[[int], int | None]
+    delete: Callable[[int], None]
+    renew: Callable[[int, int, int], None]
+    crop: Callable[[int, int, int, int], None]
+    reorder: Callable[[int, int, int], None]
+    common: Callable[[int, int, int], int]
+
+
+@lru_cache(maxsize=1)
+def branch_calls() -> BranchCalls | None:
+    """Those functions, or None where there is no library."""
+    if unavailable_reason is not None:
+        return None
+    library = ctypes.CDLL(str(library_file()))
+    address, number = ctypes.c_void_p, ctypes.c_int64
+
+    def function(name: str, returns: Any, *takes: Any) -> Any:
+        found = library[name]
+        found.restype, found.argtypes = returns, takes
+        return found
+
+    return BranchCalls(
+        function("futurefill_branches", address, number),
+        function("futurefill_branches_copy", address, address),
+        function("futurefill_branches_delete", None, address),
+        function("futurefill_branches_renew", None, address, address, number),
+        function("futurefill_branches_crop", None, address, address, address, number),
+        function("futurefill_branches_reorder", None, address, address, address),
+        function("futurefill_branches_common", number, address, number, number),
+    )
+
+
 def _module(name: str, check: Callable[[ModuleType], object]) -> ModuleType | str:
     """A module of csrc/python, or why there is none. check: what raises where tensors of this torch
     are not as it takes them to be.
@@ -230,11 +268,12 @@ def unchanged_unavailable_reason() -> str | None:
 
 @lru_cache(maxsize=1)
 def addresses_of_steps() -> tuple[int, ...]:
-    """Where the functions of csrc/bindings/bound_step.h are that `plain_step` calls."""
+    """Where the functions of csrc/bindings are that `plain_step` calls."""
     library = ctypes.CDLL(str(library_file()))
     functions = [library.futurefill_step, library.futurefill_step_is_short]
     functions += [library.futurefill_begin_block, library.futurefill_block]
     functions += [library.futurefill_take_back, library.futurefill_kept_bytes]
+    functions += [library.futurefill_reorder_alike]
     return tuple(ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions)
 
 

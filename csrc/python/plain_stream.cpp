@@ -143,15 +143,15 @@ void destroy(PyObject* capsule) {
 }
 
 // make(addresses, stream, owner, books, like, layers) -> step, run, generate, take_back,
-// kept_bytes. addresses: of the functions, as in PlainStream. stream: an address, whose memory
-// owner keeps. like: (rows, channels), as the inputs are.
+// kept_bytes, reorder. addresses: of the functions, as in PlainStream. stream: an address, whose
+// memory owner keeps. like: (rows, channels), as the inputs are.
 PyObject* make(PyObject*, PyObject* arguments) {
-  unsigned long long address[6], stream;
+  unsigned long long address[7], stream;
   long long layers;
   PyObject *owner, *books, *like;
-  if (!PyArg_ParseTuple(arguments, "(KKKKKK)KOOOL", &address[0], &address[1], &address[2],
-                        &address[3], &address[4], &address[5], &stream, &owner, &books, &like,
-                        &layers)) {
+  if (!PyArg_ParseTuple(arguments, "(KKKKKKK)KOOOL", &address[0], &address[1], &address[2],
+                        &address[3], &address[4], &address[5], &address[6], &stream, &owner, &books,
+                        &like, &layers)) {
     return nullptr;
   }
   auto* s = new PlainStream{};
@@ -163,6 +163,7 @@ PyObject* make(PyObject*, PyObject* arguments) {
   s->block = reinterpret_cast<decltype(s->block)>(address[3]);
   s->take_back = reinterpret_cast<decltype(s->take_back)>(address[4]);
   s->kept_bytes = reinterpret_cast<decltype(s->kept_bytes)>(address[5]);
+  s->reorder_alike = reinterpret_cast<decltype(s->reorder_alike)>(address[6]);
   s->stream = reinterpret_cast<BoundStream*>(stream);
   s->owner = Py_NewRef(owner), s->books = Py_NewRef(books);
   auto* kind = reinterpret_cast<PyObject*>(Py_TYPE(books));
@@ -177,10 +178,10 @@ PyObject* make(PyObject*, PyObject* arguments) {
   aoti_torch_get_size(handle, 0, &s->rows), aoti_torch_get_size(handle, 1, &s->channels);
   aoti_torch_get_dtype(handle, &s->dtype);
   s->width = aoti_torch_dtype_element_size(s->dtype);
-  PyMethodDef* methods[] = {&step_method, &run_method, &generate_method, &take_back_method,
-                            &kept_bytes_method};
-  PyObject* result = PyTuple_New(5);
-  for (Py_ssize_t i = 0; result && i < 5; ++i) {
+  PyMethodDef* methods[] = {&step_method,      &run_method,        &generate_method,
+                            &take_back_method, &kept_bytes_method, &reorder_method};
+  PyObject* result = PyTuple_New(6);
+  for (Py_ssize_t i = 0; result && i < 6; ++i) {
     PyObject* method = PyCFunction_New(methods[i], capsule);
     if (!method || PyTuple_SetItem(result, i, method)) Py_CLEAR(result);
   }

@@ -13,6 +13,7 @@
 #include <initializer_list>
 
 #include "bindings/bound_step.h"
+#include "bindings/reorder.h"
 
 namespace futurefill {
 
@@ -32,6 +33,7 @@ struct PlainStream {
   decltype(&futurefill_block) block;
   decltype(&futurefill_take_back) take_back;
   decltype(&futurefill_kept_bytes) kept_bytes;
+  decltype(&futurefill_reorder_alike) reorder_alike;
   BoundStream* stream;
   PyObject* owner;               // the bound stream lives as long
   PyObject* books;               // a cache/positions.py
@@ -69,6 +71,7 @@ bool read_tensor(const PlainStream& s, PyObject* object, bool grad_mode, Values&
 PyObject* new_tensor(const PlainStream& s, std::initializer_list<int64_t> sizes, void*& data);
 
 // The methods that `make` binds.
-extern PyMethodDef step_method, run_method, generate_method, take_back_method, kept_bytes_method;
+extern PyMethodDef step_method, run_method, generate_method, take_back_method, kept_bytes_method,
+    reorder_method;
 
 }  // namespace futurefill

@@ -20,8 +20,10 @@ class _Branch:
 class Branches:
     """Of every row the branch that it is on; branches of copies grow from one trunk.
 
-    batch_size: rows ``B``.
+    batch_size: rows ``B``. address: for compiled code, which has its own.
     """
+
+    address = 0
 
     def __init__(self, batch_size: int) -> None:
         self._rows = [_Branch(None, 0) for _ in range(batch_size)]

@@ -67,9 +67,10 @@ class HeldPrompts:
         """Slots of a row's ring that may not be zero. place: where its position is."""
         if row in self._stale:
             return self._stale[row]
-        prompted = row in self.forgotten or any(x is not None for x in self._held.get(row, ()))
-        plan = self._state.plan
-        return plan.slots if prompted else used_slots(plan, place)
+        plan, held = self._state.plan, self._held.get(row)
+        if row in self.forgotten or (held and any(x is not None for x in held)):
+            return plan.slots
+        return used_slots(plan, place)
 
     def open(self, rows: Iterable[int], stale: Mapping[int, int]) -> None:
         """The rows wait for a prompt; nothing of it has come.

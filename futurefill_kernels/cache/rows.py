@@ -8,13 +8,11 @@ import torch
 
 from ..state.slots import CLEAR, Slots, move
 from ..state.tensors import StreamState
-from .used import of_books
 
 
 def rewind(state: StreamState, rows: Sequence[int]) -> None:
     """Rows back to position 0; what they hold means nothing until it is written or forgotten."""
-    here = of_books(state)
-    move(here, here, [(CLEAR, row, row) for row in rows])
+    move(state.books, state.books, [(CLEAR, row, row) for row in rows])
 
 
 def forget(state: StreamState, used: Mapping[int, int]) -> None:

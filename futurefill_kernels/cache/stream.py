@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from ..checks import Rows, row_indices
 from ..implementations.base import Implementation
 from ..state.lasting import lasting
 from ..state.tensors import StreamState
-from .branches import Branches
 from .checks import check_reach, crop_lengths
+from .compiled_branches import AlikeRows, branches_of
 from .fills import Fills
 from .history import History
 from .images import roll_back
@@ -64,6 +64,8 @@ class Stream:
         self._last_layer = self.layers - 1
         self._implementation, self._state, self.dtype = implementation, state, dtype
         self._positions = Positions(self.batch_size, state.plan)
+        #: Positions that ``crop`` can take back, None for any number.
+        self.rollback = rollback
         self._hold(state, fill_stream)
         self._launches_fills = self._fills.launched_here
         spectra = PromptSpectra(state.prepared.bank) if keep_prompt_spectra else None
@@ -72,10 +74,8 @@ class Stream:
         self._token = Token(None)
         self._other_calls = 0  # beside the tokens that `Positions` counts
         self._settled_at = 0  # calls when something else came behind the newest one
-        #: Positions that ``crop`` can take back, None for any number.
-        self.rollback = rollback
         self._oldest = [0] * self.batch_size  # where the way back of a row ends
-        self._branches = Branches(self.batch_size)
+        self._branches = branches_of(self.batch_size)
         # whether inputs stay where they are, and outputs pending beyond a position change by
         # firings alone
         self._parts_at_positions = state.plan.length is not None and state.prompt_fill is None
@@ -91,6 +91,7 @@ class Stream:
         self._history = History(state, self._implementation)
         self._fills = Fills(state, self._implementation, fill_stream)
         self._leaps = Leaps(state, self._positions, self._fills, self._history)
+        self._alike_rows = AlikeRows(state, self.rollback)
 
     def _bind(self) -> None:
         """Make the functions of a step, for the tensors and books that are there now."""
@@ -210,7 +211,11 @@ class Stream:
 
     def reorder(self, rows: Rows) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was (beam search). rows: (B,)."""
-        self._check_between("reorder")
+        if self._reorder_alike(rows):
+            self._between_tokens("reorder", fills=False)
+            self._oldest = [self._oldest[row] for row in rows]
+            self._prefill.reorder(rows)
+            return
         row_list = row_indices(rows, self.batch_size, unique=False)
         if len(row_list) != self.batch_size:
             raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(row_list)},)")
@@ -228,6 +233,13 @@ class Stream:
         self._positions.reorder(row_list)
         self._oldest = [self._oldest[row] for row in row_list]
         self._prefill.reorder(row_list)
+
+    def _reorder_alike(self, rows: Rows) -> TypeGuard[list[int]]:
+        """Whether compiled code did all that moves in a state: of rows at one position."""
+        if self._plain is None or self._positions.layer or self._replaying or self._prefill.waiting:
+            return False
+        branches, alike = self._branches.address, self._alike_rows.address
+        return self._plain.reorder(rows, branches, alike, bool(self._prefill.forgotten))
 
     __copy__ = clone
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 
 from ..plan import Level, Plan
 from ..state.slots import CLEAR, COPY, SWAP, Move, Slots, move
@@ -10,6 +11,7 @@ from ..state.tensors import StreamState
 from .images import kept_image
 
 
+@lru_cache(maxsize=16)
 def used_slots(plan: Plan, place: int) -> int:
     """Slots of the ring of a row without a prompt that may not be zero. place: its position's."""
     return _end(plan, place, fired(plan, place))
@@ -63,18 +65,6 @@ def parts(
     return found
 
 
-def of_books(state: StreamState) -> list[Slots]:
-    """What says where every row is."""
-    arrays = state.arrays
-    return [x.whole for x in (arrays.positions, arrays.filled, arrays.token_at)]
-
-
-def of_prompts(state: StreamState) -> list[Slots]:
-    """What every row has besides, whatever its place."""
-    arrays = state.arrays
-    return [x.whole for x in (arrays.prompt_fill, arrays.work) if x.size]
-
-
 def clone(
     state: StreamState, places: Sequence[int], slots: Sequence[int], rollback: int
 ) -> StreamState:
@@ -87,7 +77,7 @@ def clone(
     for row, at in enumerate(zip(places, slots, strict=True)):
         alike.setdefault(at, []).append((COPY, row, row))
     for (place, used), moves in alike.items():
-        here, there = (parts(x, {place}, used, rollback) + of_prompts(x) for x in (state, other))
+        here, there = (parts(x, {place}, used, rollback) + x.beside_slots for x in (state, other))
         move(here, there, moves)
     return other
 
@@ -111,7 +101,7 @@ def reorder(
     # of rows at one place, but not where their blocks may be open
     narrow = state.arrays.open_block.size > 0
     group, moves = (0, 0, 0, 0), list[Move]()  # with the same parts
-    books = [] if alike else of_books(state)
+    books = [] if alike else state.books
     for step in steps_to(rows):
         how, source, target = step
         old, other = rows[target], now[target]
@@ -144,24 +134,31 @@ def _move(
 ) -> None:
     """Moves of rows that have the same parts. group: the places of both, slots, since."""
     place, there, slots, since = group
-    here = [*books, *parts(state, {place, there}, slots, rollback, since), *of_prompts(state)]
+    here = [*books, *parts(state, {place, there}, slots, rollback, since), *state.beside_slots]
     move(here, here, moves)
 
 
 def steps_to(rows: Sequence[int]) -> list[Move]:
-    """Moves after which each row ``b`` is what row ``rows[b]`` was, and only rows that change."""
+    """Moves after which each row ``b`` is what row ``rows[b]`` was, and only rows that change:
+    copies to rows that no other needs any more, then exchanges along circles.
+    """
     left = {b: old for b, old in enumerate(rows) if b != old}
+    needed = [0] * len(rows)
+    for old in left.values():
+        needed[old] += 1
     found: list[Move] = []
+    free = [b for b in reversed(left) if not needed[b]]
+    while free:
+        target = free.pop()
+        source = left.pop(target)
+        found.append((COPY, source, target))
+        needed[source] -= 1
+        if not needed[source] and source in left:
+            free.append(source)
     while left:
-        needed = set(left.values())
-        free = [b for b in left if b not in needed]
-        for target in free:
-            found.append((COPY, left.pop(target), target))
-        if not free:  # all that is left are circles
-            target, source = next(iter(left.items()))
+        start = target = next(iter(left))
+        source = left.pop(start)
+        while source != start:
             found.append((SWAP, source, target))
-            del left[target]
-            left = {b: source if old == target else old for b, old in left.items()}
-            if left[source] == source:
-                del left[source]
+            target, source = source, left.pop(source)
     return found

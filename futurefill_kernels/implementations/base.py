@@ -36,7 +36,10 @@ class PlainSteps(NamedTuple):
     step(u, layer, pre, post, rows, out). run(u, pre, post), generate(u_t, steps, rectified): many
     tokens of a stream of one layer without slack; Ctrl-C between them takes them back.
     take_back(): whether rows are where the newest of these two left them, which is taken back; the
-    books are not. kept_bytes(): what is kept for that.
+    books are not. kept_bytes(): what is kept for that. reorder(rows, branches, state,
+    everything): whether row ``b`` has become what row ``rows[b]`` was, a list of them; addresses of
+    cache/compiled_branches.py, and whether slots may be used that no step has come near. No token
+    or prompt is under way.
     """
 
     step: Callable[[Tensor, int, Tensor | None, Tensor | None, Any, Tensor | None], Tensor | None]
@@ -44,6 +47,7 @@ class PlainSteps(NamedTuple):
     generate: Callable[[Tensor, int, bool], Tensor | None]
     take_back: Callable[[], bool]
     kept_bytes: Callable[[], int]
+    reorder: Callable[[Any, int, int, bool], bool]
 
 
 #: run(u, pre, post, y, rectified): steps of all rows, one after the other; (n, B, D), contiguous. y

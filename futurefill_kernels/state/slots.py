@@ -16,10 +16,11 @@ class SlotArray:
     a tensor for that takes longer than moving what few slots hold.
 
     front: (layers, B, tiles). size: slots of a tile. tile, slot: bytes from one to the next.
-    address: where there is one on the CPU. empty: what a cleared slot holds, 0 or the integer -1.
+    address: where there is one on the CPU. whole: all slots. empty: what a cleared slot holds, 0 or
+    the integer -1.
     """
 
-    __slots__ = ("address", "empty", "front", "on_cpu", "size", "slot", "tensor", "tile")
+    __slots__ = ("address", "empty", "front", "on_cpu", "size", "slot", "tensor", "tile", "whole")
 
     def __init__(self, tensor: Tensor, empty: int = 0) -> None:
         self.tensor, self.on_cpu, self.empty = tensor, tensor.is_cpu, empty
@@ -27,14 +28,10 @@ class SlotArray:
         layers, batch, tiles, self.size = tensor.shape[:4]
         self.front = layers, batch, tiles
         self.tile, self.slot = (n * tensor.itemsize for n in tensor.stride()[2:4])
+        self.whole = Slots(self, 0, self.size)
 
     def __reduce__(self) -> tuple[type[SlotArray], tuple[Tensor, int]]:
         return SlotArray, (self.tensor, self.empty)  # a copy's bytes are elsewhere
-
-    @property
-    def whole(self) -> Slots:
-        """All slots."""
-        return Slots(self, 0, self.size)
 
 
 class Slots(NamedTuple):
@@ -75,10 +72,7 @@ def move(sources: Sequence[Slots], targets: Sequence[Slots], moves: Sequence[Mov
     if call is None:
         move_by_torch(sources, targets, moves)
         return
-    numbers: list[int] = []
-    for (a, first_a, _), (b, first, size) in zip(sources, targets, strict=True):
-        here, there = a.address + first_a * a.slot, b.address + first * b.slot
-        numbers += (here, there, a.tile, b.tile, *b.front, size * b.slot, b.empty & 0xFF)
+    numbers = packed_ranges(sources, targets)
     rows = len(numbers) * _WORD
     for each in moves:
         numbers += each
@@ -87,6 +81,15 @@ def move(sources: Sequence[Slots], targets: Sequence[Slots], moves: Sequence[Mov
     error = call(address, len(targets), address + rows, len(moves))
     if error:
         raise RuntimeError(error.decode())
+
+
+def packed_ranges(sources: Sequence[Slots], targets: Sequence[Slots]) -> list[int]:
+    """Of each pair of slots on the CPU the numbers of a csrc/infra/move_slots.h SlotRange."""
+    numbers: list[int] = []
+    for (a, first_a, _), (b, first, size) in zip(sources, targets, strict=True):
+        here, there = a.address + first_a * a.slot, b.address + first * b.slot
+        numbers += (here, there, a.tile, b.tile, *b.front, size * b.slot, b.empty & 0xFF)
+    return numbers
 
 
 def move_by_torch(

@@ -19,7 +19,7 @@ from ..plan import Level, Plan
 from .filters import MakeSpectra, PreparedFilters, make_bank, prepare
 from .huge_pages import empty, untouched
 from .layout import Layout
-from .slots import SlotArray
+from .slots import SlotArray, Slots
 
 #: Columns of ``StreamState.levels``; csrc/bindings/levels.h reads them.
 LEVEL_COLUMNS = (
@@ -102,6 +102,17 @@ class StreamState:
         found = [SlotArray(x) for x in (*tensors, fill, self.work[None], *counts)]
         found.append(SlotArray(self.token_at[..., None, None], -1))
         return SlotArrays(*found)
+
+    @cached_property
+    def books(self) -> list[Slots]:
+        """What says where every row is."""
+        arrays = self.arrays
+        return [x.whole for x in (arrays.positions, arrays.filled, arrays.token_at)]
+
+    @cached_property
+    def beside_slots(self) -> list[Slots]:
+        """What every row has besides, whatever its place."""
+        return [x.whole for x in (self.arrays.prompt_fill, self.arrays.work) if x.size]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -64,6 +64,16 @@ def test_an_error_of_a_move_is_raised(monkeypatch):
         expect_same_bytes(before, bytes_of(cache))
 
 
+@HAS_LIBRARY
+def test_a_cache_that_has_no_memory_for_its_branches(monkeypatch):
+    cache = cache_under_way()
+    before, calls = bytes_of(cache), native.branch_calls()
+    monkeypatch.setattr(cache._branches, "_calls", calls._replace(copy=lambda _: None))
+    with refusal("no memory", "parted", kind=MemoryError):
+        cache.clone()
+    expect_same_bytes(before, bytes_of(cache))
+
+
 def test_fills_that_have_run_are_taken_back_by_crop_alone():
     cache = cache_under_way()
     before = bytes_of(cache)
