@@ -7,14 +7,26 @@
 #include <string>
 #include <vector>
 
+#if __has_include(<sys/mman.h>)
+#include <sys/mman.h>
+#endif
+
 namespace futurefill {
 namespace {
 
 constexpr int64_t kPage = 4096;
+constexpr int64_t kHugePage = 2 << 20;
+
+// Large memory is on huge pages where the system has them: making small ones takes longer than a
+// transform of what they hold.
+int64_t page_of(int64_t bytes) { return bytes < 2 * kHugePage ? kPage : kHugePage; }
 
 }  // namespace
 
-int64_t whole_pages(int64_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+int64_t whole_pages(int64_t bytes) {
+  const int64_t page = page_of(bytes);
+  return (bytes + page - 1) / page * page;
+}
 
 namespace {
 
@@ -24,12 +36,15 @@ struct Memory {
 };
 
 Memory allocate(int64_t bytes) {
-  const int64_t rounded = whole_pages(bytes);
-  void* data = std::aligned_alloc(kPage, rounded);
+  const int64_t page = page_of(bytes), rounded = whole_pages(bytes);
+  void* data = std::aligned_alloc(page, rounded);
   if (!data) {
     throw std::runtime_error("cannot allocate " + std::to_string(rounded) +
                              " bytes of scratch memory");
   }
+#ifdef MADV_HUGEPAGE
+  if (page == kHugePage) madvise(data, rounded, MADV_HUGEPAGE);
+#endif
   return {data, rounded};
 }
 
