@@ -293,11 +293,13 @@ class FutureFillCache(ManyTokens):
 
     def widen(self, dtype: torch.dtype) -> None:
         """Take inputs of another dtype from now on. TypeError where the state is narrower."""
-        state = self._state.dtype
-        if torch.promote_types(check_dtype(dtype), state) is not state:
-            raise TypeError(f"expected a dtype no wider than the state's {state}, got {dtype}")
+        widest = self._state.dtype
+        if torch.promote_types(check_dtype(dtype), widest) is not widest:
+            raise TypeError(f"expected a dtype no wider than the state's {widest}, got {dtype}")
+        make, state = self._implementation, self._state
+        steps = make.make_step(state), make.make_plain_steps(state, dtype, self._positions)
         self.dtype = dtype
-        self._bind()
+        self._step_by(*steps)
 
     def __reduce__(self) -> tuple[Callable[..., FutureFillCache], tuple[Any, ...]]:
         """What pickle writes: filters, options, and the state as ``state_dict`` saves it."""

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from ..checks import Rows, row_indices
-from ..implementations.base import Implementation
+from ..implementations.base import Implementation, PlainSteps, Step
 from ..state.lasting import lasting
 from ..state.tensors import StreamState
 from .checks import check_reach, crop_lengths
-from .compiled_branches import AlikeRows, branches_of
-from .fills import Fills
-from .history import History
+from .compiled_branches import branches_of
 from .images import roll_back
 from .open_prompt import Past
+from .parts import Parts
 from .positions import Positions
 from .prompt import Prefill
 from .prompt_spectra import PromptSpectra
@@ -26,7 +25,6 @@ from .replay import move_back
 from .rows import rewind, take_back
 from .saved import check_state_dict, fingerprint, held_prompts, restore, state_dict
 from .used import clone, reorder
-from .window import Leaps
 
 _Stream = TypeVar("_Stream", bound="Stream")
 
@@ -66,7 +64,7 @@ class Stream:
         self._positions = Positions(self.batch_size, state.plan)
         #: Positions that ``crop`` can take back, None for any number.
         self.rollback = rollback
-        self._hold(state, fill_stream)
+        self._hold(self._parts_of(state, fill_stream))
         self._launches_fills = self._fills.launched_here
         spectra = PromptSpectra(state.prepared.bank) if keep_prompt_spectra else None
         self._prefill = Prefill(state, implementation, spectra)
@@ -83,21 +81,19 @@ class Stream:
         # what was held of prompts before the call that is under way
         self._held_before: dict[int, list[Past | None]] = {}
 
-    def _hold(self, state: StreamState, fill_stream: torch.cuda.Stream | None) -> None:
-        """What works on the tensors of a state from now on."""
-        self._state = state
-        self._bind()
-        self._scratch_nbytes = self._implementation.reserve_scratch(state)
-        self._history = History(state, self._implementation)
-        self._fills = Fills(state, self._implementation, fill_stream)
-        self._leaps = Leaps(state, self._positions, self._fills, self._history)
-        self._alike_rows = AlikeRows(state, self.rollback)
+    def _parts_of(self, state: StreamState, fill_stream: torch.cuda.Stream | None) -> Parts:
+        return Parts.of(
+            self._implementation, state, self.dtype, self._positions, fill_stream, self.rollback
+        )
 
-    def _bind(self) -> None:
-        """Make the functions of a step, for the tensors and books that are there now."""
-        make = self._implementation
-        self._step = make.make_step(self._state)
-        self._plain = plain = make.make_plain_steps(self._state, self.dtype, self._positions)
+    def _hold(self, parts: Parts) -> None:
+        """What works on the tensors of a state from now on."""
+        self._state, step, plain, self._scratch_nbytes = parts[:4]
+        self._history, self._fills, self._leaps, self._alike_rows = parts[4:]
+        self._step_by(step, plain)
+
+    def _step_by(self, step: Step, plain: PlainSteps | None) -> None:
+        self._step, self._plain = step, plain
         self._plain_step = None if plain is None else plain.step
         self._block_is_newest = False  # whether the newest call was plain.run or plain.generate
 
@@ -203,7 +199,7 @@ class Stream:
         other._positions = self._positions.clone()
         used = self._used(range(self.batch_size))
         state = clone(self._state, self._positions.rows, used, self.rollback or 0)
-        other._hold(state, self._fills.stream)
+        other._hold(other._parts_of(state, self._fills.stream))
         other._prefill = self._prefill.clone(other._state)
         other._oldest = list(self._oldest)
         other._branches = self._branches.clone()
@@ -263,14 +259,18 @@ class Stream:
         taken = self._positions.taken
         check_prompts(state, taken, self._prefill.forgotten)
         self._between_tokens("set_filters")
-        self._hold(state, self._fills.stream)
-        self._prefill = self._prefill.clone(state)
-        self._prefill.refilter()
-        in_stream = (row for row in range(self.batch_size) if not self._prefill.in_prompt(row))
+        parts, prefill = self._parts_of(state, self._fills.stream), self._prefill.clone(state)
+        prefill.refilter()
+        in_stream = (row for row in range(self.batch_size) if not prefill.in_prompt(row))
         places = self._positions.rows
         ends = {row: (places[row], places[row]) for row in in_stream}
-        move_back(self._state, self._implementation, ends, None)
-        self._oldest = list(taken)
+        try:
+            move_back(state, self._implementation, ends, None)
+        except BaseException:
+            move_back(self._state, self._implementation, ends, None)
+            raise
+        self._hold(parts)
+        self._prefill, self._oldest = prefill, list(taken)
         self._branches.renew(range(self.batch_size))
 
     def crop(self, length: int | Sequence[int] | Tensor) -> None:

@@ -16,11 +16,10 @@ class SlotArray:
     a tensor for that takes longer than moving what few slots hold.
 
     front: (layers, B, tiles). size: slots of a tile. tile, slot: bytes from one to the next.
-    address: where there is one on the CPU. whole: all slots. empty: what a cleared slot holds, 0 or
-    the integer -1.
+    address: where there is one on the CPU. empty: what a cleared slot holds, 0 or the integer -1.
     """
 
-    __slots__ = ("address", "empty", "front", "on_cpu", "size", "slot", "tensor", "tile", "whole")
+    __slots__ = ("address", "empty", "front", "on_cpu", "size", "slot", "tensor", "tile")
 
     def __init__(self, tensor: Tensor, empty: int = 0) -> None:
         self.tensor, self.on_cpu, self.empty = tensor, tensor.is_cpu, empty
@@ -28,10 +27,14 @@ class SlotArray:
         layers, batch, tiles, self.size = tensor.shape[:4]
         self.front = layers, batch, tiles
         self.tile, self.slot = (n * tensor.itemsize for n in tensor.stride()[2:4])
-        self.whole = Slots(self, 0, self.size)
 
     def __reduce__(self) -> tuple[type[SlotArray], tuple[Tensor, int]]:
         return SlotArray, (self.tensor, self.empty)  # a copy's bytes are elsewhere
+
+    @property
+    def whole(self) -> Slots:
+        """All slots."""
+        return Slots(self, 0, self.size)
 
 
 class Slots(NamedTuple):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import futurefill_kernels as ff
+from tests.cache.full_memory import FullMemory
 from tests.cache.snapshot import snapshot
 from tests.oracles import EXACT, PRECISE, relative_error
 
@@ -153,6 +154,35 @@ def test_filters_that_do_not_fit_are_refused():
         cache.set_filters(filters(2))
     cache.abort()
     assert all(map(torch.equal, snapshot(cache)[:5], before[:5]))
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"rollback": None}, {"state_dtype": torch.bfloat16},
+    {"plan": ff.Plan(100, (4, 8, 16), TAPS, 8)},
+])  # fmt: skip
+def test_memory_that_runs_out_leaves_the_old_filters(impl, options):
+    dtype = torch.float32 if "state_dtype" in options else PRECISE
+    h, other = ([x.to(dtype) for x in filters(seed)] for seed in (1, 2))
+    u, plan = inputs(70).to(dtype), ff.Plan(100, (4, 8, 32), TAPS)
+    skip = torch.randn(2, LAYERS, CHANNELS, dtype=dtype)
+    first = ff.FutureFillCache(
+        h, BATCH, 100, channels=CHANNELS, skip=skip[0], impl=impl, **{"plan": plan, **options}
+    )
+    take(first, u[..., :45])
+    bound = 0.02 if "state_dtype" in options else EXACT
+    for number in range(1000):
+        cache, full = first.clone(), FullMemory(number)
+        try:
+            with full:
+                cache.set_filters(other, skip[1])
+        except MemoryError:
+            right = expected(u, h, skip[0])
+        else:
+            right = expected(u, other, skip[1])
+        assert relative_error(take(cache, u[..., 45:]), right[..., 45:]) < bound
+        if full.left >= 0:
+            break
+    assert 10 < number < 1000
 
 
 def test_filters_longer_than_the_stream(impl):

@@ -262,7 +262,6 @@ def test_decode_passes_a_side_stream_on(model, launches, monkeypatch):
         init(self, *args, **options)
         # the check wants a CUDA device
         self._fills = Fills(self.state, self.implementation, fill_stream)
-        self._bind()
         made.append(self)
 
     plan = Plan(9, (2, 4))
