@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -207,12 +207,13 @@ class Stream:
 
     def reorder(self, rows: Rows) -> None:
         """Row ``b`` becomes what row ``rows[b]`` was (beam search). rows: (B,)."""
-        if self._reorder_alike(rows):
+        given = rows if isinstance(rows, list) else row_indices(rows, self.batch_size, unique=False)
+        if self._reorder_alike(given):
             self._between_tokens("reorder", fills=False)
-            self._oldest = [self._oldest[row] for row in rows]
-            self._prefill.reorder(rows)
+            self._oldest = [self._oldest[row] for row in given]
+            self._prefill.reorder(given)
             return
-        row_list = row_indices(rows, self.batch_size, unique=False)
+        row_list = row_indices(given, self.batch_size, unique=False)
         if len(row_list) != self.batch_size:
             raise ValueError(f"expected rows (B,) = ({self.batch_size},), got ({len(row_list)},)")
         self._between_tokens("reorder", fills=False)
@@ -230,7 +231,7 @@ class Stream:
         self._oldest = [self._oldest[row] for row in row_list]
         self._prefill.reorder(row_list)
 
-    def _reorder_alike(self, rows: Rows) -> TypeGuard[list[int]]:
+    def _reorder_alike(self, rows: list[int]) -> bool:
         """Whether compiled code did all that moves in a state: of rows at one position."""
         if self._plain is None or self._positions.layer or self._replaying or self._prefill.waiting:
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -193,18 +194,18 @@ def test_rows_that_compiled_code_refuses(rows):
     done, before = recorded(cache), cache.state_dict()
     with pytest.raises((TypeError, ValueError), match="expected"):
         cache.reorder(rows)
-    assert done == [False]
+    assert not any(done)
     assert all(torch.equal(x, before[name]) for name, x in cache.state_dict().items())
 
 
 @COMPILED
 def test_a_beam_search_needs_no_memory():
     cache = ff.FutureFillCache(torch.randn(2, 40), 2, 40, plan=ff.Plan(40, (4, 8)), impl="cpu")
-    done = recorded(cache)
+    done, forms = recorded(cache), (list, tuple, np.array)
     for t in range(39):
         cache.step(torch.randn(2, 2))
         with FullMemory():
-            cache.reorder([1, 0] if t % 2 else [1, 1])
+            cache.reorder(forms[t % 3]([1, 0] if t % 2 else [1, 1]))
     assert done == [True] * 39
     with pytest.raises(ValueError, match="right behind the newest call"):
         cache.take_back({0: 38, 1: 38})
