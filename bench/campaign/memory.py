@@ -43,7 +43,7 @@ class _Limited(TorchDispatchMode):
 def _allocates(op: Any, kwargs: Mapping[str, Any]) -> bool:
     """Whether it returns tensors that are no views, and none that was given to it."""
     in_place = op.overloadpacket.__name__.endswith("_") or "out" in kwargs
-    return not (op.is_view or in_place)
+    return bool(op._schema.returns) and not (op.is_view or in_place)
 
 
 def _inside() -> bool:
