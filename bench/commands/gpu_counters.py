@@ -22,8 +22,10 @@ from tests.emulation.cases import (
     PREFILL_CASES,
     PRODUCT_CASES,
     ApplyCase,
+    EarlyFillCase,
     FillCase,
     HistoryCase,
+    LongFillCase,
     PrefillCase,
     ProductCase,
 )
@@ -117,6 +119,10 @@ def _described(module: Any, case: Case) -> tuple[str, str, torch.dtype]:
     if isinstance(case, ApplyCase):
         return "apply_step", "the last layer" if case.last else "another layer", case.dtype
     kernel = "future_fill" if isinstance(case, FillCase) else module.PRODUCTS
+    if isinstance(case, EarlyFillCase):
+        kernel += ", second form"
+    elif isinstance(case, LongFillCase):
+        kernel += " in three passes"
     return kernel, f"block {case.block}, i={case.index}", torch.float32
 
 

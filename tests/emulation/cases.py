@@ -38,6 +38,16 @@ class FillCase:
 
 
 @dataclass(frozen=True)
+class EarlyFillCase(FillCase):
+    """The same by the second form of CUDA fills, whose loads come early."""
+
+
+@dataclass(frozen=True)
+class LongFillCase(FillCase):
+    """The same in three passes, all of them counted."""
+
+
+@dataclass(frozen=True)
 class ProductCase:
     """Spectrum products of firing ``index`` of a group of ``radix`` blocks, one layer."""
 

@@ -15,10 +15,19 @@ from typing import Any
 
 import torch
 
+from futurefill_kernels.implementations import cuda_early
 from futurefill_kernels.plan import Plan
 from futurefill_kernels.state.tensors import StreamState
 from tests.emulation import launch_shapes, prompt_counters, token_counters
-from tests.emulation.cases import ApplyCase, FillCase, HistoryCase, PrefillCase, ProductCase
+from tests.emulation.cases import (
+    ApplyCase,
+    EarlyFillCase,
+    FillCase,
+    HistoryCase,
+    LongFillCase,
+    PrefillCase,
+    ProductCase,
+)
 from tests.emulation.counters import Counters, Resources, counters
 from tests.emulation.cuda_compile import CAPABILITIES, Row, resources
 from tests.emulation.cuda_rig import (
@@ -27,6 +36,7 @@ from tests.emulation.cuda_rig import (
     run_fill,
     run_history,
     run_inputs,
+    run_long_fill,
     run_outputs,
     run_products,
 )
@@ -42,8 +52,14 @@ from tests.emulation.product_counters import count_products, plan_of
 from tests.oracles import fill
 
 FILL_BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-#: blocks that only this implementation fuses
-MORE_FILL_CASES = (FillCase(8192, 1024, 1, 1, 2),)
+#: blocks that only this implementation fuses, and ways of its own
+MORE_FILL_CASES = (
+    FillCase(8192, 1024, 1, 1, 2),
+    *(EarlyFillCase(block, 1024 if block <= 256 else 128, 1, 1, 2) for block in cuda_early.TILES),
+    *(EarlyFillCase(block, 64, 8, 1, 2) for block in (64, 256)),
+    *(LongFillCase(block, 32, 1, 1, 2) for block in (16384, 65536)),
+    LongFillCase(16384, 32, 2, 1, 2),
+)
 #: architecture -> shared memory of an SM, an index into MEMORIES
 MEMORY = dict(zip(CAPABILITIES, (1, 0, 0, 2, 2, 0), strict=True))
 #: name of the kernel between the transforms of torch.fft
@@ -110,7 +126,8 @@ def count_prefill(
 
 #: type of a case -> what counts one
 COUNT = {
-    FillCase: count_fill, PrefillCase: count_prefill, ProductCase: count_product,
+    FillCase: count_fill, EarlyFillCase: count_fill, LongFillCase: count_fill,
+    PrefillCase: count_prefill, ProductCase: count_product,
     HistoryCase: count_history, ApplyCase: count_apply,
 }  # fmt: skip
 
@@ -121,15 +138,21 @@ def _run_fill(
     plan = Plan(case.block * case.radix, (case.block,))
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(case.channels, plan.length, generator=generator)
-    state = make_state([h], plan, case.batch)
+    state, level = make_state([h], plan, case.batch), plan.levels[0]
+    early = isinstance(case, EarlyFillCase)
+    if early:
+        cuda_early.arrange_level(state.spectra[0], level)
     state.ring[..., : case.channels].normal_(generator=generator)
     clean = state.ring.clone()
+    options: dict[str, Any] = {"memory": memory, "arch": f"sm_{capability}", "checks": checks}
     for i in range(1, case.index + 1):
         state.positions.fill_(i * case.block)
         state.ring.copy_(clean)
-        stats = run_fill(
-            state, plan.levels[0], memory=memory, arch=f"sm_{capability}", checks=checks
-        )
+        if isinstance(case, LongFillCase):
+            first, *others = run_long_fill(state, level, **options)
+            stats = sum(others, first)
+        else:
+            stats = run_fill(state, level, early=early, **options)
     start, stop = case.index * case.block, (case.index + 1) * case.block
     u = clean[0, :, 0, :start, : case.channels].mT
     before = clean[0, :, 0, start:stop, : case.channels].double().mT
@@ -137,8 +160,11 @@ def _run_fill(
     got = state.ring[0, :, 0, start:stop, : case.channels].mT
     instructions = stats.total_thread_insts / (case.block * case.channels * case.batch)
     registers = None
-    if compiled:
-        registers = fill_resources()[case.block, least_memory(case.block, memory)]["registers"]
+    if compiled and isinstance(case, LongFillCase):
+        registers = _most("long_fill.cu", "")["registers"]
+    elif compiled:
+        found = fill_resources("early_fill.cu" if early else "future_fill.cu")
+        registers = found[case.block, least_memory(case.block, memory)]["registers"]
     return counters(
         stats, got, expected, case.compulsory, case.nominal_flops, instructions, registers
     ), stats

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.emulation import cuda_counters
-from tests.emulation.cases import ApplyCase, ProductCase
+from tests.emulation.cases import ApplyCase, EarlyFillCase, LongFillCase, ProductCase
 from tests.emulation.cuda_compile import resources, unavailable
 from tests.emulation.launch_shapes import fill_config, memories
 from tests.fast import combinations
@@ -46,6 +46,28 @@ def test_fill(block, memory):
     rings = 12 * 8 / min(8, row["channels"])
     filters = 8 if row["channels"] > 2 else 16
     assert row["sectors"] <= 1.02 * (rings + filters) / 20
+
+
+@pytest.mark.parametrize(
+    ("case", "bytes_", "traffic", "operations"),
+    [
+        # pending outputs are added to where they are: their sectors count once
+        (EarlyFillCase(64, 128, 1, 1, 2), 1.001, 0.83, 1.18),
+        (EarlyFillCase(256, 64, 1, 1, 2), 1.001, 0.82, 1.18),
+        # inputs, 16 bytes of scratch that go and come twice, spectra, pending: 52.5 for 20
+        (LongFillCase(16384, 32, 1, 1, 2), 2.63, 2.72, 1.12),
+    ],
+    ids=str,
+)
+def test_other_forms_of_fills(case, bytes_, traffic, operations):
+    found = cuda_counters.count_fill(case, checks=case.block < 1000, compiled=False)
+    print(found)
+    assert found.error < 3e-7
+    assert found.coalescing == pytest.approx(1, abs=2e-3)
+    assert found.distinct <= bytes_
+    assert found.traffic <= traffic
+    assert found.conflicts <= 1.001
+    assert found.operations <= operations
 
 
 @pytest.mark.parametrize(
