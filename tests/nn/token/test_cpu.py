@@ -235,7 +235,8 @@ def test_streams_are_bound_again_where_their_tensors_are_others():
         token = ids[:, t : t + 1]
         assert torch.equal(model(token, cache=other), model(token, cache=cache))
         for each in cache.caches:
-            each._hold(dataclasses.replace(each.state, ring=each.state.ring.clone()), None)
+            state = dataclasses.replace(each.state, ring=each.state.ring.clone())
+            each._hold(each._parts_of(state, None))
 
 
 def test_gradients_are_refused_as_layer_by_layer():
