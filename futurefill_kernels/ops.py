@@ -299,25 +299,23 @@ def apply_step(
 
 def offline_conv(
     u: Tensor,
-    channels: int,
     h: Tensor,
+    y: Tensor,
     start: int,
     stop: int,
     block: int,
     spectra: Tensor | None = None,
     made: bool = False,
-) -> Tensor:
-    """Outputs ``start .. stop-1`` of whole sequences on the CPU, u zero after its end.
+) -> None:
+    """Outputs y (B, D, stop - start), ``start .. stop-1`` of whole sequences, on the CPU, u zero
+    after its end.
 
     u: (B, D, P), contiguous in the last dimension, or in the engine's tiles, (B, tiles, P, W). h:
-    (G, L) of its dtype, float32 or float64, contiguous in the last dimension; G divides channels,
-    D. block: of the transforms, a power of two. spectra: (tiles, blocks of taps,
-    (block + work_gaps) 2 W), those of h if made, else they are written. Returns (B, D, stop -
-    start).
+    (G, L) of its dtype, float32 or float64, contiguous in the last dimension; G divides D. block:
+    of the transforms, a power of two. spectra: (tiles, blocks of taps, (block + work_gaps) 2 W),
+    those of h if made, else they are written.
     """
-    y = torch.empty(u.shape[0], channels, stop - start, dtype=u.dtype, device=u.device)
     torch.ops.futurefill_kernels.offline_conv(u, h, y, start, stop, block, spectra, made)
-    return y
 
 
 def prompt_spectrum(h: Tensor, spectrum: Tensor, channels: int, block: int, k: int) -> None:

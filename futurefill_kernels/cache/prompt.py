@@ -13,6 +13,7 @@ from ..implementations.base import Implementation, PromptKernels
 from ..implementations.gpu_prompt_by_fft import prompt_by_fft
 from ..state.convolve import fast_conv_range
 from ..state.filters import KeepSpectrum
+from ..state.huge_pages import empty
 from ..state.layout import from_tiles, to_tiles
 from ..state.open_block import store_inputs
 from ..state.tensors import StreamState
@@ -108,7 +109,7 @@ class Prefill(HeldPrompts):
         if len(goes_on) == len(seen):
             y = self._by_torch(call, self.go_on)
             return y if y.dtype is call.u.dtype else y.to(call.u.dtype)
-        y = torch.empty(call.u.shape, dtype=call.u.dtype, device=call.u.device)
+        y = empty(*call.u.shape, dtype=call.u.dtype, device=call.u.device)
         if goes_on:
             y[goes_on] = self._by_torch(call.part(goes_on), self.go_on).to(y.dtype)
         for r, row in enumerate(call.rows):

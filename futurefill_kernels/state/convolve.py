@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from .. import native, ops
 from .filters import KeepSpectrum
+from .huge_pages import empty
 
 _WORKSPACE_BYTES = 64 << 20
 _CONV_BLOCK = 8192  # 1 MiB per vector of channels, about a second-level cache
@@ -166,22 +167,26 @@ def _by_engine(
     # few outputs after many inputs need no longer transforms than they are
     smallest = _SMALLEST_OF_ONE_ROW if len(u) == 1 else max(block >> 6, _SMALLEST_BLOCK)
     block = min(block, max(conv_block(stop - start), smallest))
+    y = empty(len(u), channels, stop - start, dtype=u.dtype, device=u.device)
     if keep is None:
-        return ops.offline_conv(u, channels, h, start, stop, block)
+        ops.offline_conv(u, h, y, start, stop, block)
+        return y
     lanes, taps = native.cpu_lanes(h.dtype), min(h.shape[1], stop)
     values = (block + native.work_gaps()) * 2 * lanes
     shape = -(-channels // lanes), -(-taps // block), values
-    outputs: list[Tensor] = []
+    done = False
 
     def make() -> Tensor:
-        spectra = torch.empty(shape, dtype=h.dtype, device=h.device)
-        outputs.append(ops.offline_conv(u, channels, h, start, stop, block, spectra))
+        nonlocal done
+        spectra = empty(*shape, dtype=h.dtype, device=h.device)
+        ops.offline_conv(u, h, y, start, stop, block, spectra)
+        done = True
         return spectra
 
     spectra = keep((block, channels, *shape), h.element_size() * math.prod(shape), make)
-    if outputs:
-        return outputs[0]
-    return ops.offline_conv(u, channels, h, start, stop, block, spectra, made=True)
+    if not done:
+        ops.offline_conv(u, h, y, start, stop, block, spectra, made=True)
+    return y
 
 
 def _one_by_one(u: Tensor, h: Tensor, start: int, stop: int) -> Tensor:
