@@ -29,8 +29,10 @@ class _Limited(TorchDispatchMode):
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        own = op.namespace == "futurefill_kernels" and op.overloadpacket.__name__ != "unbind"
-        if self._left < 0 or not (own or _allocates(op, kwargs or {})) or not _inside():
+        own = op.namespace == "futurefill_kernels"
+        asks = own or _allocates(op, kwargs or {})
+        gives_back = op.overloadpacket.__name__ == "unbind"
+        if self._left < 0 or gives_back or not asks or not _inside():
             return op(*args, **(kwargs or {}))
         self._left -= 1
         if self._left >= 0:
@@ -43,7 +45,7 @@ class _Limited(TorchDispatchMode):
 def _allocates(op: Any, kwargs: Mapping[str, Any]) -> bool:
     """Whether it returns tensors that are no views, and none that was given to it."""
     in_place = op.overloadpacket.__name__.endswith("_") or "out" in kwargs
-    return bool(op._schema.returns) and not (op.is_view or in_place)
+    return not (op.is_view or in_place)
 
 
 def _inside() -> bool:
