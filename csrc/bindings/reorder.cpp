@@ -49,6 +49,19 @@ struct Group {
   std::vector<RowMove> moves;
 };
 
+// Cannot fail: threads that cannot be started have moved nothing.
+void move(const Group& group, int64_t threads) {
+  const SlotMoves params{group.ranges.data(), static_cast<int64_t>(group.ranges.size()),
+                         group.moves.data(), static_cast<int64_t>(group.moves.size())};
+  try {
+    run_move_jobs(params, threads);
+  } catch (const std::exception&) {
+    int64_t jobs = 0;
+    for (const SlotRange& range : group.ranges) jobs = std::max(jobs, range.layers * range.tiles);
+    move_slots(params, 0, jobs);
+  }
+}
+
 bool alike(const int64_t* values, int64_t count) {
   return std::all_of(values, values + count, [&](int64_t x) { return x == values[0]; });
 }
@@ -71,11 +84,7 @@ bool reorder(Branches& branches, const int64_t* rows, const AlikeRows& s, bool e
   }
   const int64_t threads = thread_count();
   branches.reorder(rows, s.positions);
-  for (const Group& group : groups) {
-    run_move_jobs({group.ranges.data(), static_cast<int64_t>(group.ranges.size()),
-                   group.moves.data(), static_cast<int64_t>(group.moves.size())},
-                  threads);
-  }
+  for (const Group& group : groups) move(group, threads);
   return true;
 }
 

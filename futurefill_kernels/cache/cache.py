@@ -27,6 +27,7 @@ from ..plan import Plan
 from ..planning.capabilities import Capabilities
 from ..state.lasting import lasting
 from ..state.tensors import StreamState
+from .call import Token
 from .checks import (
     check_apart,
     check_fill_stream,
@@ -37,7 +38,6 @@ from .checks import (
 from .construct import Kept, choose, make_state, significant
 from .many_tokens import ManyTokens
 from .memory import Memory
-from .stream import Token
 
 
 class FutureFillCache(ManyTokens):

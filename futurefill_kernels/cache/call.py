@@ -1,10 +1,20 @@
-"""One layer's tokens of a ``prefill`` call."""
+"""The call whose layers are under way, and one layer's tokens of a ``prefill`` call."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from torch import Tensor
+
+
+class Token(NamedTuple):
+    """The call whose layers are under way: its rows (None: all), lengths if it is of many tokens,
+    and whether these are steps, which end a prompt.
+    """
+
+    rows: list[int] | None
+    lengths: list[int] | None = None
+    steps: bool = False
 
 
 class Call(NamedTuple):

@@ -70,8 +70,8 @@ class AlikeRows:
         arrays, levels = state.arrays, state.levels
         numbers = [arrays.positions.address, arrays.filled.address]
         numbers += [levels.data_ptr(), levels.shape[0], state.length]
-        for array_ in (arrays.ring, arrays.kept):
-            slot = [Slots(array_, 0, 1)]
+        for each in (arrays.ring, arrays.kept):
+            slot = [Slots(each, 0, 1)]
             numbers += packed_ranges(slot, slot)
         self._packed = array("q", numbers)
         others = (arrays.open_block, arrays.prompt_fill, arrays.work)

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from ..checks import Rows, integer, row_indices, valid_lengths
-from .call import Call
+from .call import Call, Token
 from .checks import check_prefill, check_room, checked_input
 from .chunk import NextInput
-from .stream import Stream, Token
+from .stream import Stream
 
 
 class ManyTokens(Stream):

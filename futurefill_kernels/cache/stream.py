@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from ..checks import Rows, row_indices
 from ..implementations.base import Implementation, PlainSteps, Step
 from ..state.lasting import lasting
 from ..state.tensors import StreamState
+from .call import Token
 from .checks import check_reach, crop_lengths
 from .compiled_branches import branches_of
 from .images import roll_back
@@ -27,16 +28,6 @@ from .saved import check_state_dict, fingerprint, held_prompts, restore, state_d
 from .used import clone, reorder
 
 _Stream = TypeVar("_Stream", bound="Stream")
-
-
-class Token(NamedTuple):
-    """The call whose layers are under way: its rows (None: all), lengths if it is of many tokens,
-    and whether these are steps, which end a prompt.
-    """
-
-    rows: list[int] | None
-    lengths: list[int] | None = None
-    steps: bool = False
 
 
 class Stream:

@@ -56,6 +56,23 @@ class Slots(NamedTuple):
         return layers * tiles * self.size * self.array.slot
 
 
+class SlotArrays(NamedTuple):
+    """The tensors of a state by rows and slots; one that is not there has no slots, the last three
+    have one.
+    """
+
+    ring: SlotArray
+    open_block: SlotArray
+    kept: SlotArray
+    undo: SlotArray
+    images: SlotArray
+    prompt_fill: SlotArray
+    work: SlotArray
+    positions: SlotArray
+    filled: SlotArray
+    token_at: SlotArray
+
+
 #: What a move does to its rows, as csrc/infra/move_slots.h numbers it; CLEAR to the target alone.
 COPY, SWAP, CLEAR = range(3)
 

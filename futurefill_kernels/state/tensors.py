@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,30 +19,13 @@ from ..plan import Level, Plan
 from .filters import MakeSpectra, PreparedFilters, make_bank, prepare
 from .huge_pages import empty, untouched
 from .layout import Layout
-from .slots import SlotArray, Slots
+from .slots import SlotArray, SlotArrays, Slots
 
 #: Columns of ``StreamState.levels``; csrc/bindings/levels.h reads them.
 LEVEL_COLUMNS = (
     "block", "radix", "transform", "n_spectra", "kept_offset", "spectra_offset", "late", "steps",
     "extra", "work_offset", "direct", "images_offset", "images", "made",
 )  # fmt: skip
-
-
-class SlotArrays(NamedTuple):
-    """The tensors of a state by rows and slots; one that is not there has no slots, the last three
-    have one.
-    """
-
-    ring: SlotArray
-    open_block: SlotArray
-    kept: SlotArray
-    undo: SlotArray
-    images: SlotArray
-    prompt_fill: SlotArray
-    work: SlotArray
-    positions: SlotArray
-    filled: SlotArray
-    token_at: SlotArray
 
 
 @dataclass
