@@ -23,7 +23,8 @@ trap 'rm -rf "$program" "$package"' EXIT
 for sanitizer in address,undefined thread; do
   "${CXX:-c++}" -std=c++17 -g -O1 -fsanitize="$sanitizer" -fno-sanitize-recover=all -Icsrc \
     tests/implementations/pool_driver.cpp csrc/infra/pool.cpp -pthread -o "$program"
-  echo "worker pool, $sanitizer sanitizer: $("$program")"
+  result="$("$program")"
+  echo "worker pool, $sanitizer sanitizer: $result"
 done
 for isa in "${isas[@]}"; do
   for sanitizer in address thread; do
@@ -34,7 +35,8 @@ for isa in "${isas[@]}"; do
     "${CXX:-c++}" -std=c++17 -g -O1 -Wno-psabi -fsanitize="$sanitizer$extra" -fno-sanitize-recover=all \
       "-DFF_ISA=$isa" $(flags_of "$isa") -Icsrc/cpu tests/implementations/cpu_driver.cpp \
       csrc/cpu/{short_range_step,future_fill,fill_stages,offline_conv,twiddles,scratch}.cpp -pthread -o "$program"
-    echo "$isa, $sanitizer$extra sanitizer: $("$program")"
+    result="$("$program")"
+    echo "$isa, $sanitizer$extra sanitizer: $result"
   done
 done
 
@@ -56,7 +58,7 @@ build() {
     -Icsrc "${include[@]/#/-I}" "${@:2}" "${libraries[@]/#/-L}" -lc10 -ltorch_cpu -ltorch_python \
     -o "$package/futurefill_kernels/_$1.abi3.so"
 }
-build plain_step csrc/python/plain_{stream,step,block}.cpp
+build plain_step csrc/python/plain_*.cpp
 build unchanged csrc/python/unchanged.cpp
 # torch's own allocations outlive the process
 cd "$package"

@@ -49,17 +49,10 @@ struct Group {
   std::vector<RowMove> moves;
 };
 
-// Cannot fail: threads that cannot be started have moved nothing.
 void move(const Group& group, int64_t threads) {
-  const SlotMoves params{group.ranges.data(), static_cast<int64_t>(group.ranges.size()),
-                         group.moves.data(), static_cast<int64_t>(group.moves.size())};
-  try {
-    run_move_jobs(params, threads);
-  } catch (const std::exception&) {
-    int64_t jobs = 0;
-    for (const SlotRange& range : group.ranges) jobs = std::max(jobs, range.layers * range.tiles);
-    move_slots(params, 0, jobs);
-  }
+  run_move_jobs({group.ranges.data(), static_cast<int64_t>(group.ranges.size()), group.moves.data(),
+                 static_cast<int64_t>(group.moves.size())},
+                threads);
 }
 
 bool alike(const int64_t* values, int64_t count) {
@@ -84,7 +77,7 @@ bool reorder(Branches& branches, const int64_t* rows, const AlikeRows& s, bool e
   }
   const int64_t threads = thread_count();
   branches.reorder(rows, s.positions);
-  for (const Group& group : groups) move(group, threads);
+  for (const Group& group : groups) move(group, threads);  // allocates nothing
   return true;
 }
 

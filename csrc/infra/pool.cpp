@@ -67,6 +67,15 @@ class Elsewhere {
 #endif
 };
 
+// piece(context, index); failure is what it threw, if it did
+void run_piece(Piece piece, const void* context, int64_t index, std::exception_ptr& failure) {
+  try {
+    piece(context, index);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+}
+
 enum State : int { kIdle, kOffered, kRunning };
 
 struct alignas(64) Worker {
@@ -117,11 +126,7 @@ struct alignas(64) Worker {
       for (int line = 0; line < 4; ++line) {
         __builtin_prefetch(static_cast<const char*>(context) + 64 * line);
       }
-      try {
-        piece(context, index);
-      } catch (...) {
-        failure = std::current_exception();
-      }
+      run_piece(piece, context, index, failure);
       state.store(kIdle, std::memory_order_release);
     }
   }
@@ -130,11 +135,7 @@ struct alignas(64) Worker {
   // Returns whether the wait after a while of spinning was longer than a third of all before it.
   bool finish(Clock::time_point begin) {
     if (claim(kIdle)) {
-      try {
-        piece(context, index);
-      } catch (...) {
-        failure = std::current_exception();
-      }
+      run_piece(piece, context, index, failure);
       return false;
     }
     for (int spin = 0; spin < kSpins; ++spin) {
@@ -152,6 +153,27 @@ struct Pool {
   std::vector<Worker*> workers;  // never freed: their threads run until the process ends
   Clock::time_point alone_until{};
   Clock::duration alone_next = kAlone;
+
+  void be_alone() {
+    alone_until = Clock::now() + alone_next;
+    alone_next = std::min(2 * alone_next, kMostAlone);
+  }
+
+  // Whether there are so many, which the system may refuse.
+  bool has(int64_t count) {
+    try {
+      while (static_cast<int64_t>(workers.size()) < count) {
+        auto worker = std::make_unique<Worker>();
+        workers.reserve(workers.size() + 1);
+        std::thread(&Worker::loop, worker.get()).detach();
+        workers.push_back(worker.release());
+      }
+      return true;
+    } catch (const std::exception&) {
+      be_alone();
+      return false;
+    }
+  }
 };
 
 std::atomic<Pool*> current{nullptr};
@@ -173,24 +195,16 @@ void run_pieces(int64_t count, Piece piece, const void* context) {
   Pool& p = pool();
   std::unique_lock<std::mutex> lock(p.in_use, std::try_to_lock);
   const auto begin = Clock::now();
-  if (count < 2 || !lock.owns_lock() || begin < p.alone_until) {
-    for (int64_t i = 0; i < count; ++i) piece(context, i);
+  std::exception_ptr failure;
+  if (count < 2 || !lock.owns_lock() || begin < p.alone_until || !p.has(count - 1)) {
+    for (int64_t i = 0; i < count; ++i) run_piece(piece, context, i, failure);
+    if (failure) std::rethrow_exception(failure);
     return;
-  }
-  while (static_cast<int64_t>(p.workers.size()) < count - 1) {
-    auto worker = std::make_unique<Worker>();
-    std::thread(&Worker::loop, worker.get()).detach();
-    p.workers.push_back(worker.release());
   }
   const int cpu = Elsewhere::current_cpu();
   for (int64_t i = 1; i < count; ++i) p.workers[i - 1]->offer(piece, context, i, cpu);
-  std::exception_ptr failure;
   bool late = false;
-  try {
-    piece(context, 0);
-  } catch (...) {
-    failure = std::current_exception();
-  }
+  run_piece(piece, context, 0, failure);
   for (int64_t i = 1; i < count; ++i) {
     Worker& worker = *p.workers[i - 1];
     late |= worker.finish(begin);
@@ -198,8 +212,7 @@ void run_pieces(int64_t count, Piece piece, const void* context) {
     worker.failure = nullptr;
   }
   if (late) {
-    p.alone_until = Clock::now() + p.alone_next;
-    p.alone_next = std::min(2 * p.alone_next, kMostAlone);
+    p.be_alone();
   } else {
     p.alone_next = std::max(p.alone_next / 2, kAlone);
   }

@@ -59,11 +59,25 @@ bool failures_arrive() {
   return true;
 }
 
+// A call inside a call finds no workers.
+bool failures_arrive_without_workers() {
+  bool good = false;
+  run_pieces(
+      2,
+      [](const void* context, int64_t i) {
+        if (i == 0) *static_cast<bool*>(const_cast<void*>(context)) = failures_arrive();
+      },
+      &good);
+  return good;
+}
+
 bool callers_side_by_side() {
   std::atomic<bool> good{true};
   std::vector<std::thread> callers;
   for (int64_t c = 0; c < 3; ++c) {
-    callers.emplace_back([&, c] { good = all_pieces_run(2000, 2 + c) && good; });
+    callers.emplace_back([&, c] {
+      if (!all_pieces_run(2000, 2 + c)) good = false;
+    });
   }
   for (auto& caller : callers) caller.join();
   return good;
@@ -91,8 +105,8 @@ bool child_has_workers() {
 
 int main() {
   const bool good = all_pieces_run(3000, 1) && all_pieces_run(3000, 2) && all_pieces_run(3000, 5) &&
-                    failures_arrive() && callers_side_by_side() && sleepers_wake() &&
-                    child_has_workers();
+                    failures_arrive() && failures_arrive_without_workers() &&
+                    callers_side_by_side() && sleepers_wake() && child_has_workers();
   std::printf("%s\n", good ? "every piece ran once" : "wrong");
   return good ? 0 : 1;
 }

@@ -154,6 +154,41 @@ def test_idle_workers_sleep():
     assert time.process_time() - before < 0.1
 
 
+NO_MEMORY_FOR_STACKS = """
+import os, resource, torch
+import futurefill_kernels as ff
+from tests.implementations.test_threads import outputs_of, stream
+
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+
+torch.set_num_threads(1)
+cache, u = stream(0)
+copy = cache.clone()
+expected = outputs_of(cache, u)
+places = [torch.empty_like(expected[0]) for _ in u]
+torch.set_num_threads(2)
+before = tasks()
+with open("/proc/self/statm") as sizes:
+    room = int(sizes.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") + 2**22
+resource.setrlimit(resource.RLIMIT_AS, (room, room))  # a thread's stack takes 8 MB
+for u_t, place in zip(u, places):
+    copy.step(copy.step(u_t), layer=1, out=place)
+assert tasks() == before
+assert all(map(torch.equal, places, expected))
+copy.reorder([1, 0])
+assert tasks() == before
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no /proc to count threads in")
+def test_a_system_that_starts_no_threads_computes_on_its_own():
+    environment = {k: v for k, v in os.environ.items() if k != "FUTUREFILL_NUM_THREADS"}
+    code = [sys.executable, "-c", NO_MEMORY_FOR_STACKS]
+    done = subprocess.run(code, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("value", ["0", "two"])
 def test_bad_thread_counts_are_refused(value):
     make = "ff.FutureFillCache(torch.ones(4, 8), 1, 8, impl='cpu')"
