@@ -1,38 +1,22 @@
 // Many steps of a bound stream in one call.
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <string>
 
 #include "bindings/bound_stream.h"
 #include "bindings/due_fills.h"
+#include "bindings/token_run.h"
 
 namespace futurefill {
 namespace {
 
-// max(x, 0); NaN stays NaN
-template <class T>
-void rectify(T* x, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) x[i] = x[i] < T(0) ? T(0) : x[i];
-}
-
-// The same of 16-bit numbers: those with the sign, but NaN, become 0.
-void rectify16(uint16_t* x, int64_t count, uint16_t infinity) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (x[i] > 0x8000 && (x[i] & 0x7fff) <= infinity) x[i] = 0;
-  }
-}
-
-void rectify(void* x, int64_t count, Scalar type) {
-  switch (type) {
-    case Scalar::kFloat32:
-      return rectify(static_cast<float*>(x), count);
-    case Scalar::kFloat64:
-      return rectify(static_cast<double*>(x), count);
-    case Scalar::kBFloat16:
-      return rectify16(static_cast<uint16_t*>(x), count, 0x7f80);
-    case Scalar::kFloat16:
-      return rectify16(static_cast<uint16_t*>(x), count, 0x7c00);
-  }
+void run(const BoundStream& s, const TokenRun& tokens) {
+  StepParams a = s.step;
+  s.undo.set(a, 0);
+  std::fill_n(s.undo.token_at, s.batch, -1);  // while it is not known which token is the last
+  run_tokens(a, s.fills, s.positions, tokens);
+  for (int64_t r = 0; r < s.batch; ++r) s.undo.token_at[r] = s.positions[r] - 1;
 }
 
 }  // namespace
@@ -41,60 +25,26 @@ void rectify(void* x, int64_t count, Scalar type) {
 const char* futurefill_run(futurefill::BoundStream* stream, const void* u, const void* pre,
                            const void* post, void* y, int64_t n, bool rectified) noexcept {
   using namespace futurefill;
-  const StepParams& a = stream->step;
-  const int64_t values = stream->batch * a.channels;
-  const int64_t width = a.io == Scalar::kFloat64 ? 8 : a.io == Scalar::kFloat32 ? 4 : 2;
-  const auto at = [&](const void* x, int64_t t) {
-    return x ? static_cast<const char*>(x) + t * values * width : nullptr;
-  };
-  for (int64_t t = 0; t < n; ++t) {
-    void* out = static_cast<char*>(y) + t * values * width;
-    const char* error =
-        futurefill_step(stream, at(u, t), at(pre, t), at(post, t), out, nullptr, stream->batch, 0);
-    if (error) return error;
-    if (rectified) rectify(out, values, a.io);
+  thread_local std::string error;
+  const BoundStream& s = *stream;
+  try {
+    const auto tokens = [&](const void* x) { return block_of_tokens(x, s.batch, s.step.channels); };
+    const Block before = tokens(pre), after = tokens(post);
+    const int64_t token = s.batch * s.step.channels * bytes_of(s.step.io);
+    const bool feeds = static_cast<const char*>(u) + token == y;
+    run(s, {tokens(u), pre ? &before : nullptr, post ? &after : nullptr, tokens(y), n,
+            !feeds      ? Feedback::kNone
+            : rectified ? Feedback::kRectified
+                        : Feedback::kSame});
+    return nullptr;
+  } catch (const std::exception& e) {
+    error = e.what();
+    return error.c_str();
   }
-  return nullptr;
 }
 
 namespace futurefill {
 namespace {
-
-int64_t io_bytes(const BoundStream& s) {
-  return s.step.io == Scalar::kFloat64 ? 8 : s.step.io == Scalar::kFloat32 ? 4 : 2;
-}
-
-// (B, D, n) of any strides, in elements -> (n, B, D), contiguous
-template <class T>
-void to_tokens(const Block& x, int64_t batch, int64_t channels, int64_t n, T* tokens) {
-  for (int64_t t = 0; t < n; ++t) {
-    for (int64_t b = 0; b < batch; ++b) {
-      const T* row = static_cast<const T*>(x.data) + t * x.strides[2] + b * x.strides[0];
-      for (int64_t c = 0; c < channels; ++c) *tokens++ = row[c * x.strides[1]];
-    }
-  }
-}
-
-// (n, B, D), contiguous -> (B, D, n), rows of `stride` values
-template <class T>
-void from_tokens(const T* tokens, int64_t rows, int64_t n, T* y, int64_t stride) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t t = 0; t < n; ++t) y[r * stride + t] = tokens[t * rows + r];
-  }
-}
-
-// call(T()) with an integer as wide as the stream's inputs
-template <class F>
-void by_width(const BoundStream& s, const F& call) {
-  switch (io_bytes(s)) {
-    case 2:
-      return call(uint16_t());
-    case 4:
-      return call(uint32_t());
-    default:
-      return call(uint64_t());
-  }
-}
 
 // Of one row, whose due fills have run, everything that n steps change.
 void save_row(const BoundStream& s, int64_t row, int64_t n, Before& before) {
@@ -175,44 +125,16 @@ const char* futurefill_block(futurefill::BoundStream* stream, const futurefill::
                              int64_t y_stride, int64_t n, futurefill::Feedback feedback) noexcept {
   using namespace futurefill;
   thread_local std::string error;
-  thread_local std::vector<char> memory;  // inputs, gates and outputs as tokens
   BoundStream& s = *stream;
-  const char* wrong = nullptr;
   try {
-    const bool feeds = feedback != Feedback::kNone;
-    const int64_t channels = s.step.channels, rows = s.batch * channels, bytes = io_bytes(s) * rows;
-    memory.resize((4 * n + 1) * bytes);
-    char* const tokens = memory.data();
-    char* const out = feeds ? tokens + bytes : tokens + n * bytes;
-    char* const gates = tokens + (2 * n + 1) * bytes;
-    by_width(s, [&](auto type) {
-      using T = decltype(type);
-      const auto tokens_of = [&](const Block& x, int64_t count, char* to) {
-        to_tokens(x, s.batch, channels, count, reinterpret_cast<T*>(to));
-      };
-      tokens_of(*u, feeds ? 1 : n, tokens);
-      if (pre) tokens_of(*pre, n, gates);
-      if (post) tokens_of(*post, n, gates + n * bytes);
-    });
-    wrong =
-        futurefill_run(stream, tokens, pre ? gates : nullptr, post ? gates + n * bytes : nullptr,
-                       out, n, feedback == Feedback::kRectified);
-    if (!wrong) {
-      by_width(s, [&](auto type) {
-        using T = decltype(type);
-        from_tokens(reinterpret_cast<const T*>(out), rows, n, static_cast<T*>(y), y_stride);
-      });
-    }
+    run(s, {*u, pre, post, {y, {s.step.channels * y_stride, y_stride, 1}}, n, feedback});
+    for (int64_t& end : s.before.end) end += n;
+    return nullptr;
   } catch (const std::exception& e) {
     error = e.what();
-    wrong = error.c_str();
-  }
-  if (wrong) {
     restore(s);
-  } else {
-    for (int64_t& end : s.before.end) end += n;
+    return error.c_str();
   }
-  return wrong;
 }
 
 int64_t futurefill_kept_bytes(const futurefill::BoundStream* stream) noexcept {

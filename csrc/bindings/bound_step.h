@@ -26,8 +26,9 @@ extern "C" __attribute__((visibility("default"))) bool futurefill_step_is_short(
     const futurefill::BoundStream* stream, int64_t layer) noexcept;
 
 // n tokens of all rows of a stream of one layer: u, pre, post, y (n, B, channels), contiguous. y
-// may be u one token later: then the steps feed on themselves, with `rectified` on max(y, 0). What
-// is wrong is said as above; the tokens before it have been taken.
+// may be u one token later: then the steps feed on themselves, with `rectified` on max(y, 0); of u
+// only the first token is read. What
+// is wrong is said as above; then slots and outputs may have changed, but no token has been taken.
 extern "C" __attribute__((visibility("default"))) const char* futurefill_run(
     futurefill::BoundStream* stream, const void* u, const void* pre, const void* post, void* y,
     int64_t n, bool rectified) noexcept;

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "bindings/due_fills.h"
+#include "bindings/token_run.h"
 
 namespace futurefill {
 namespace {
@@ -45,20 +46,13 @@ void generate(Tensor u_, Tensor y_, Tensor ring_, Tensor open_block, Tensor taps
   set_work(fills, ring, work);
   set_taps(fills, ring, filters);
   set_filled(fills, ring, filled, images);
-  auto& at = collect_rows({}, positions, ring.batch, u.sizes[0], length - n + 1);
-  StepParams a = step_params(u, {}, {}, y, ring, taps, skip, 0);
-  const int64_t bytes = a.io == Scalar::kFloat64 ? 8 : a.io == Scalar::kFloat32 ? 4 : 2;
-  for (int64_t t = 0; t < n; ++t) {
-    at.clear();
-    for (int64_t r = 0; r < ring.batch; ++r) {
-      at.push_back({r, r, static_cast<int64_t*>(positions.data)[r]});
-    }
-    run_unfilled(fills, at);
-    run_step(a, static_cast<int64_t*>(positions.data), at, ring.batch, true);
-    a.u = a.y;
-    a.u_stride = a.y_stride;
-    a.y = static_cast<char*>(a.y) + ring.batch * a.channels * bytes;
-  }
+  const StepParams a = step_params(u, {}, {}, y, ring, taps, skip, 0);
+  collect_rows({}, positions, ring.batch, u.sizes[0], length - n + 1);
+  if (!n) return;
+  const Block first{u.data, {u.strides[0], u.strides[1], 0}};
+  const Block tokens = block_of_tokens(y.data, ring.batch, a.channels);
+  run_tokens(a, fills, static_cast<int64_t*>(positions.data),
+             {first, nullptr, nullptr, tokens, n, Feedback::kSame});
 }
 
 int64_t cpu_lanes(bool float64) { return float64 ? engine().lanes64 : engine().lanes32; }

@@ -57,9 +57,12 @@ inline void run_shares(const FillState& s, const LevelRow& level, const std::vec
   }
 }
 
-// What the firings of a level at the rows of `a` are going to change, as it is now.
+// What the firings of a level at the rows of `a` are going to change in some tiles, as it is now,
+// where they can be taken back.
 inline void save_images(const FillState& s, const LevelRow& level, const FillParams& a,
-                        int64_t lanes) {
+                        int64_t tile_begin, int64_t tile_end) {
+  if (!s.images || !level.images) return;
+  const int64_t lanes = s.lanes;
   const int64_t row_bytes = lanes * (a.state == Scalar::kFloat64 ? 8 : 4);
   const int64_t kept_slots = level.kept_rows() / level.transform;
   for (int64_t r = 0; r < a.n_rows; ++r) {
@@ -68,7 +71,7 @@ inline void save_images(const FillState& s, const LevelRow& level, const FillPar
     const int64_t image = level.images_offset + n % level.images * level.image_rows();
     const int64_t newest = kept_slots ? (n - 1) % level.radix % kept_slots : 0;
     for (int64_t layer = 0; layer < a.layers; ++layer) {
-      for (int64_t tile = 0; tile < a.tiles; ++tile) {
+      for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
         const int64_t at = (layer * a.batch + a.rows[r].state) * a.tiles + tile;
         char* to = s.images + (at * s.image_rows + image) * row_bytes;
         const int64_t slot_bytes = lanes * bytes_of(a.stored);
@@ -87,8 +90,11 @@ inline void save_images(const FillState& s, const LevelRow& level, const FillPar
   }
 }
 
-// The fills of plain levels due at the positions of rows. Reorders and shortens `rows`.
-inline void run_plain_fills(const FillState& s, std::vector<RowAt>& rows) {
+// fire(fill, level) for every plain level that is due at the positions of rows, its rows together.
+// Reorders and shortens `rows`.
+template <class F>
+void for_each_firing(const FillState& s, std::vector<RowAt>& rows, const F& fire) {
+  if (!s.levels.count) return;
   const LevelRow* levels = s.levels.rows;
   const int64_t smallest = levels[0].block, length = s.params.fill.length;
   const auto not_due = [&](const RowAt& row) {
@@ -108,11 +114,17 @@ inline void run_plain_fills(const FillState& s, std::vector<RowAt>& rows) {
       set_level(a, level);
       a.rows = &*begin;
       a.n_rows = end - begin;
-      if (s.images && level.images) save_images(s, level, a, s.lanes);
-      run_fill_jobs(a, thread_count());
+      fire(a, level);
     }
     begin = end;
   }
+}
+
+inline void run_plain_fills(const FillState& s, std::vector<RowAt>& rows) {
+  for_each_firing(s, rows, [&](const FillParams& a, const LevelRow& level) {
+    save_images(s, level, a, 0, a.tiles);
+    run_fill_jobs(a, thread_count());
+  });
 }
 
 inline void run_fills_with_slack(const FillState& s, std::vector<RowAt>& rows) {
@@ -128,11 +140,7 @@ inline void run_fills_with_slack(const FillState& s, std::vector<RowAt>& rows) {
 // What is due at the positions of rows: the fills of plain levels, and of
 // levels with slack this step's shares. Reorders and shortens `rows`.
 inline void run_due_fills(const FillState& s, std::vector<RowAt>& rows) {
-  if (s.slack) {
-    run_fills_with_slack(s, rows);
-  } else if (s.levels.count > 0) {
-    run_plain_fills(s, rows);
-  }
+  s.slack ? run_fills_with_slack(s, rows) : run_plain_fills(s, rows);
 }
 
 // The same for those of the rows where it has not run yet.

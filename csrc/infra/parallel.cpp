@@ -136,6 +136,11 @@ void run_dense_jobs(const DenseParams& params, int64_t panels, int64_t available
          [&](int64_t begin, int64_t end) { e.dense(params, begin, end); });
 }
 
+void run_tiles_apart(int64_t tiles, int64_t values, int64_t available,
+                     const std::function<void(int64_t, int64_t)>& run) {
+  spread({tiles, values}, available, [&](int64_t begin, int64_t end) { run(begin, end); });
+}
+
 void run_move_jobs(const SlotMoves& params, int64_t available) {
   int64_t jobs = 0, bytes = 0;
   for (int64_t i = 0; i < params.n_ranges; ++i) {

@@ -1,6 +1,8 @@
 // The CPU operations spread over worker threads. No torch: callers say how many there may be.
 #pragma once
 
+#include <functional>
+
 #include "cpu/engine.h"
 #include "infra/move_slots.h"
 
@@ -22,6 +24,9 @@ void run_conv_jobs(const ConvParams& params, int64_t available);
 void run_spectrum_jobs(const SpectrumParams& params, int64_t available);
 void run_prompt_jobs(const PromptParams& params, int64_t available);
 void run_dense_jobs(const DenseParams& params, int64_t panels, int64_t available);
+// run(begin, end) over tiles that go their ways alone, of `values` to work on each
+void run_tiles_apart(int64_t tiles, int64_t values, int64_t available,
+                     const std::function<void(int64_t, int64_t)>& run);
 void run_move_jobs(const SlotMoves& params, int64_t available);
 
 }  // namespace futurefill

@@ -14,6 +14,7 @@ import torch
 import futurefill_kernels as ff
 from futurefill_kernels import native
 from futurefill_kernels.__main__ import main
+from tests.cache.snapshot import snapshot
 from tests.oracles import relative_error
 
 pytestmark = pytest.mark.skipif(
@@ -59,6 +60,67 @@ def test_every_thread_count_gives_equal_outputs():
     assert torch.isfinite(outputs[0]).all()
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
+
+
+def block_stream(kind: str) -> tuple[ff.FutureFillCache, list[torch.Tensor]]:
+    """One layer, rows at 3 and 8, and a block's u, pre and post (2, D, 130)."""
+    generator = torch.Generator().manual_seed(3)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    plan = ff.Plan(LENGTH, (8, 32, 64, 256), slack_from=64 if kind == "slack" else None)
+    half = torch.bfloat16 if kind == "half state" else None
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+    h = randn(CHANNELS, LENGTH) / LENGTH**0.5
+    rollback = 0 if kind == "slack" else 20
+    cache = ff.FutureFillCache(
+        h.to(dtype), 2, LENGTH, impl="cpu", plan=plan, state_dtype=half, rollback=rollback
+    )
+    for t in range(8):
+        rows = torch.tensor([0, 1] if t < 3 else [1])
+        cache.step(randn(len(rows), CHANNELS).to(dtype), rows=rows)
+    block = [randn(2, CHANNELS, 130).to(dtype) for _ in range(3)]
+    if kind == "tokens together":
+        block = [x.permute(2, 0, 1).contiguous().permute(1, 2, 0) for x in block]
+    return cache, block
+
+
+KINDS = ["float32", "bfloat16", "tokens together", "half state", "slack"]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_have_the_bits_of_steps_on_every_number_of_threads(kind, threads):
+    cache, block = block_stream(kind)
+    torch.set_num_threads(1)
+    other = cache.clone()
+    expected = [other.step(u, pre=pre, post=post) for u, pre, post in zip(*(
+        x.unbind(2) for x in block), strict=True)]  # fmt: skip
+    torch.set_num_threads(threads)
+    y = cache.run(block[0], pre=block[1], post=block[2])
+    assert torch.equal(y, torch.stack(expected, 2))
+    assert all(map(torch.equal, snapshot(cache), snapshot(other)))
+    if kind != "slack":
+        cache.crop([120, 119])
+        other.crop([120, 119])
+    assert all(map(torch.equal, snapshot(cache), snapshot(other)))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("next_input", ["identity", "relu"])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "half state"])
+def test_tokens_that_feed_on_themselves_on_every_number_of_threads(kind, next_input, threads):
+    cache, (u, *_) = block_stream(kind)
+    torch.set_num_threads(1)
+    other, token, expected = cache.clone(), u[..., 0], []
+    for _ in range(130):
+        token = other.step(token)
+        token = token.relu() if next_input == "relu" else token
+        expected.append(token)
+    torch.set_num_threads(threads)
+    assert torch.equal(cache.generate(u[..., 0], 130, next_input), torch.stack(expected, 2))
+    assert all(map(torch.equal, snapshot(cache), snapshot(other)))
 
 
 WORKERS = """
