@@ -103,6 +103,13 @@ void norm_row(const Arithmetic<T>* x, Arithmetic<T>* y, const T* scale, int64_t 
   });
 }
 
+// of at most a vector
+template <class T>
+FF_INLINE void copy_values(const T* from, T* to, int64_t count) {
+  constexpr int W = kLanes<Arithmetic<T>>;
+  std::memcpy(to, from, count == W ? W * sizeof(T) : count * sizeof(T));
+}
+
 template <class T>
 void short_conv_row(const ShortConvParams& a) {
   using S = Arithmetic<T>;
@@ -118,7 +125,7 @@ void short_conv_row(const ShortConvParams& a) {
       Vec<S> sum{};
       for (T* slot = oldest + c; slot < newest; slot += a.channels, tap -= a.channels) {
         const Vec<S> past = load_io<S>(slot + a.channels, count);
-        store_io<S>(slot, past, count);
+        copy_values(slot + a.channels, slot, count);
         sum = past * load_io<S>(tap, count) + sum;
       }
       store_io<S>(newest + c, load_io<S>(x + c, count), count);
