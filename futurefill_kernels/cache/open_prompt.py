@@ -155,7 +155,7 @@ class OpenPrompt:
         # that block add, where the position is not its beginning or `_filled`
         self._inside, self._filled = _BLOCKS[0], 0
         room = max(_BLOCKS[-1], 1 << (self._position - 1).bit_length())
-        self._slots = Slots(self._new_slots(room).zero_())
+        self._slots = Slots(self._new_slots(room))
         self._replay(inputs)
         self._sums = torch.zeros_like(self._slots.tensor[:, 0, 0])
         self.held = Inputs(self._slots, self._position)
@@ -262,5 +262,4 @@ class OpenPrompt:
         here = old.shape[1]
         slots = self._new_slots(2 * here)
         slots[:, :here] = old
-        slots[:, here:] = 0
         self._slots.tensor = slots

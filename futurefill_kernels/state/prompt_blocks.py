@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .. import native, ops
-from .huge_pages import empty
+from .huge_pages import empty, untouched
 
 _WORKSPACE_BYTES = 64 << 20
 
@@ -26,9 +26,10 @@ def compiled(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def new_slots(channels: int, room: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Slots for so many positions, not written."""
+    """Slots for so many positions, zero."""
     lanes = native.cpu_lanes(dtype) if compiled(device, dtype) else 1
-    return empty(-(-channels // lanes), room, lanes, dtype=dtype, device=device)
+    tiles = -(-channels // lanes)
+    return untouched(tiles, room, lanes, dtype=dtype, device=device, sparse=False)
 
 
 def write_inputs(slots: Tensor, inputs: Tensor, position: int) -> None:

@@ -42,7 +42,7 @@ def test_a_group_of_blocks(dtype, channels, groups, block):
     h = torch.randn(groups, taps, dtype=dtype)
     u = torch.randn(channels, (count + 1) * block, dtype=dtype)
     expected = conv_range(u[None].to(PRECISE), h.to(PRECISE), 0, u.shape[1])[0]
-    slots = new_slots(channels, 8 * block, dtype, CPU).zero_()
+    slots = new_slots(channels, 8 * block, dtype, CPU)
     spectra = made(h, channels, block, count + 1)
     kept = new_kept(spectra, channels, count - 1)
     y, sums = torch.full_like(u, torch.nan), torch.zeros_like(slots[:, 0, 0])
@@ -70,7 +70,7 @@ def test_a_pair_of_blocks(dtype, taps):
     """Filters that end before, in and behind the block."""
     torch.manual_seed(taps)
     h, u = torch.randn(3, taps, dtype=dtype), torch.randn(6, 64, dtype=dtype)
-    slots = new_slots(6, 128, dtype, CPU).zero_()
+    slots = new_slots(6, 128, dtype, CPU)
     write_inputs(slots, u, 0)
     spectra = made(h, 6, 64, 1, first=1)
     add_fill(slots, spectra, spectra[:, :0], 6, 64, 64, 1)
