@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "futurefill_kernels"
 #: Rooms from the top floor down: a module imports from its own room and from those below it.
 ROOMS = (
     "__main__", "cli", "__init__", "hf", "volterra", "adapting", "decoding", "nn", "cache",
-    "implementations", "planning", "functional", "state", "reference", "ops", "plan", "window",
-    "checks", "native", "_version",
+    "implementations", "planning", "functional", "state", "reference", "ops", "plan", "level",
+    "window", "checks", "native", "_version",
 )  # fmt: skip
 
 #: Private names of torch that stand for no public one.

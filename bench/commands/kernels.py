@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import futurefill_kernels as ff
-from futurefill_kernels.plan import Level
+from futurefill_kernels.level import Level
 from futurefill_kernels.state.layout import from_tiles, to_tiles
 
 from ..harness import machine, shapes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..implementations.base import Implementation
-from ..plan import Level
+from ..level import Level
 from ..state.open_block import turn
 from ..state.tensors import StreamState
 from .images import changed, copy, kept_image, lanes_of_share, views

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..plan import Level
+from ..level import Level
 from ..state.layout import CHANNEL_UNIT
 from ..state.open_block import block_start
 from ..state.slots import COPY, Slots, move, move_by_torch

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..implementations.base import Implementation
-from ..plan import Level
+from ..level import Level
 from ..state.open_block import block_start, open_at, put_back_inputs, store_inputs
 from ..state.tensors import StreamState
 

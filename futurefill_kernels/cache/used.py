@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 
-from ..plan import Level, Plan
+from ..level import Level
+from ..plan import Plan
 from ..state.slots import CLEAR, COPY, SWAP, Move, Slots, move
 from ..state.tensors import StreamState
 from .images import kept_image

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..plan import Level, Plan
+from ..level import Level
+from ..plan import Plan
 from ..planning.capabilities import Capabilities
 from ..state.layout import Layout
 from ..state.tensors import StreamState

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import native, ops
-from ..plan import Level, Plan
+from ..level import Level
+from ..plan import Plan
 from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout, tile_filters
 from ..state.spectra import filter_spectra

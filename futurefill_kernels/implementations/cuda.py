@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .. import native, ops
-from ..plan import Level, Plan
+from ..level import Level
+from ..plan import Plan
 from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout
 from ..state.spectra import tiled_spectra

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import ops
-from ..plan import Level
+from ..level import Level
 from ..state.tensors import StreamState
 from . import cuda
 from .cuda import cannot_run, capabilities

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..plan import Level
+from ..level import Level
 
 _WORKSPACE_BYTES = 256 << 20
 

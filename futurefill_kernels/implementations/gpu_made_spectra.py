@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..plan import Level
+from ..level import Level
 from ..state.tensors import StreamState
 from .gpu_fill_by_fft import fill_by_fft, twist
 

@@ -13,7 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..plan import Level, Plan
+from ..level import Level
+from ..plan import Plan
 from ..planning.capabilities import Capabilities
 from ..state.layout import Layout
 from ..state.spectra import tiled_spectra

@@ -14,7 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..plan import Level, Plan
+from ..level import Level
+from ..plan import Plan
 from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout
 from ..state.spectra import tiled_spectra

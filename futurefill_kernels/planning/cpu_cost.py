@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import native
-from ..plan import transform_length
+from ..level import transform_length
 from .cost import CostModel
 from .device import DeviceInfo
 from .workload import Workload, level_firings

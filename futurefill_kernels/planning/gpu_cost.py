@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..plan import Plan, transform_length
+from ..level import transform_length
+from ..plan import Plan
 from . import capabilities
 from .cost import CostModel
 from .device import DeviceInfo

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import torch
 
-from ..plan import Plan, transform_length
+from ..level import transform_length
+from ..plan import Plan
 from ..state.layout import Layout
 from ..state.tensors import state_nbytes
 from .device import DeviceInfo

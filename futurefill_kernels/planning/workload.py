@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..plan import ramp_sum
+from ..level import ramp_sum
 from .capabilities import CAPABILITIES, on_gpus
 
 #: Rows of a batch that are taken to fire together where that matters.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..plan import Level
+from ..level import Level
 
 #: Channels per padded unit on a GPU: a warp's lanes, and one 128-byte line of float32.
 CHANNEL_UNIT = 32

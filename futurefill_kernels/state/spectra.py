@@ -13,7 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..plan import Level, Plan
+from ..level import Level
+from ..plan import Plan
 from .layout import Layout, tile_filters
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..plan import Level, Plan
+from ..level import Level
+from ..plan import Plan
 from .filters import MakeSpectra, PreparedFilters, make_bank, prepare
 from .huge_pages import empty, untouched
 from .layout import Layout
@@ -42,7 +43,7 @@ class StreamState:
     prepared: taps, short-range taps and spectra; ``filters``, ``taps`` and ``spectra`` read them.
     skip: (layers, tiles * lanes) or None.
     levels: (levels, 14) int64 on the CPU, the LEVEL_COLUMNS of each level of the plan: those of
-        plan.Level, where its transforms under way start in work, whether it is a direct product
+        level.Level, where its transforms under way start in work, whether it is a direct product
         with its taps, and where its before-images start in images and how many there are.
     work: (B, side by side, work rows, 2, lanes), transforms of levels with slack that are under
         way.

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from futurefill_kernels.implementations import cuda
 from futurefill_kernels.implementations.gpu_fill_by_fft import fill_by_fft
-from futurefill_kernels.plan import Level, Plan
+from futurefill_kernels.level import Level
+from futurefill_kernels.plan import Plan
 from futurefill_kernels.state.tensors import StreamState, allocate
 from tests.emulation import launch_shapes
 from tests.emulation.cuda_compile import Edits, module

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from futurefill_kernels.plan import Level
+from futurefill_kernels.level import Level
 from futurefill_kernels.state.tensors import StreamState
 from tests.emulation.cuda_compile import SOURCES
 

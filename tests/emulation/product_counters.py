@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from futurefill_kernels.plan import Level, Plan
+from futurefill_kernels.level import Level
+from futurefill_kernels.plan import Plan
 from futurefill_kernels.state.spectra import tree_order
 from futurefill_kernels.state.tensors import StreamState
 from tests.emulation.cases import ProductCase

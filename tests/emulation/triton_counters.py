@@ -21,7 +21,7 @@ from futurefill_kernels.implementations.triton_kernels.launch import (
     prefill_inputs_launch,
     prefill_outputs_launch,
 )
-from futurefill_kernels.plan import Level
+from futurefill_kernels.level import Level
 from futurefill_kernels.state.tensors import StreamState, allocate
 from tests.emulation import emulator, prompt_counters, token_counters
 from tests.emulation.cases import ApplyCase, FillCase, HistoryCase, PrefillCase, ProductCase

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ...plan import Level
+from ...level import Level
 from ...planning.device import DeviceInfo
 from ...state.layout import Layout
 from ..gpu_fill_by_fft import channels_at_once

@@ -100,7 +100,7 @@ def future_fill_kernel(
 
     ring: (layers, B, N, lanes). open_block: (layers, B, open_slots, lanes), which has the first
     slots of the block that is filled, or None. kept: (layers, B, kept rows, 2, lanes). spectra:
-    (layers, rows, 2, filter_lanes). late, extra: of a level with slack, plan.Level. KEEPS: whether
+    (layers, rows, 2, filter_lanes). late, extra: of a level with slack, level.Level. KEEPS: whether
     the level keeps input spectra. WHOLE: whether no block is longer than what is left of the
     stream. T: block; the transform has ``V S`` points (tree.py). LANES, FILTER_LANES: lanes and
     filter_lanes where they are compile-time numbers, else 0. ``2 V S lanes`` has to be below

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...plan import Level
+from ...level import Level
 from ...planning.device import DeviceInfo
 from ...state.layout import CHANNEL_UNIT
 from ...state.spectra import tree_order

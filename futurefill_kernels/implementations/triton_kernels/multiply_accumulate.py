@@ -28,7 +28,7 @@ def multiply_accumulate_kernel(
 
     values: (R, n, width, 2) float32, spectra of the newest blocks in the order of the FFT; replaced
     by the sums of products. rows: (R,) int64, -1 where the level does not fire. order: (n,) int64,
-    the FFT's index of every tree-ordered row. extra: of a level with slack, plan.Level.
+    the FFT's index of every tree-ordered row. extra: of a level with slack, level.Level.
     """
     local = tl.program_id(0) * C + tl.arange(0, C)
     channel = first_channel + local

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...checks import HALVES, dtype_names
-from ...plan import Level
+from ...level import Level
 from ...planning.capabilities import CAPABILITIES
 from ...planning.device import DeviceInfo
 from ...state.layout import CHANNEL_UNIT

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from ...plan import Level, Plan
+from ...level import Level
+from ...plan import Plan
 
 
 @dataclass(frozen=True)
