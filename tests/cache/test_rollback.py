@@ -10,7 +10,7 @@ import torch
 
 import futurefill_kernels as ff
 from bench.campaign.interrupts import Interrupt, interrupted
-from tests.cache.test_abort import same_state
+from tests.cache.layered import same_state
 
 LAYERS, BATCH, CHANNELS, PROMPT, TOTAL = 2, 3, 6, 7, 60
 
