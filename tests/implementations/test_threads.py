@@ -63,7 +63,10 @@ def test_every_thread_count_gives_equal_outputs():
 
 
 def block_stream(kind: str) -> tuple[ff.FutureFillCache, list[torch.Tensor]]:
-    """One layer, rows at 3 and 8, and a block's u, pre and post (2, D, 130)."""
+    """One layer, rows at 3 and 8, and a block's u, pre and post (2, D, 130).
+
+    wide: of more groups of channels than threads.
+    """
     generator = torch.Generator().manual_seed(3)
 
     def randn(*shape: int) -> torch.Tensor:
@@ -72,21 +75,22 @@ def block_stream(kind: str) -> tuple[ff.FutureFillCache, list[torch.Tensor]]:
     plan = ff.Plan(LENGTH, (8, 32, 64, 256), slack_from=64 if kind == "slack" else None)
     half = torch.bfloat16 if kind == "half state" else None
     dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
-    h = randn(CHANNELS, LENGTH) / LENGTH**0.5
+    channels = 1000 if kind == "wide" else CHANNELS
+    h = randn(channels, LENGTH) / LENGTH**0.5
     rollback = 0 if kind == "slack" else 20
     cache = ff.FutureFillCache(
         h.to(dtype), 2, LENGTH, impl="cpu", plan=plan, state_dtype=half, rollback=rollback
     )
     for t in range(8):
         rows = torch.tensor([0, 1] if t < 3 else [1])
-        cache.step(randn(len(rows), CHANNELS).to(dtype), rows=rows)
-    block = [randn(2, CHANNELS, 130).to(dtype) for _ in range(3)]
+        cache.step(randn(len(rows), channels).to(dtype), rows=rows)
+    block = [randn(2, channels, 130).to(dtype) for _ in range(3)]
     if kind == "tokens together":
         block = [x.permute(2, 0, 1).contiguous().permute(1, 2, 0) for x in block]
     return cache, block
 
 
-KINDS = ["float32", "bfloat16", "tokens together", "half state", "slack"]
+KINDS = ["float32", "wide", "bfloat16", "tokens together", "half state", "slack"]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -109,7 +113,7 @@ def test_blocks_have_the_bits_of_steps_on_every_number_of_threads(kind, threads)
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("next_input", ["identity", "relu"])
-@pytest.mark.parametrize("kind", ["float32", "bfloat16", "half state"])
+@pytest.mark.parametrize("kind", ["wide", "bfloat16", "half state"])
 def test_tokens_that_feed_on_themselves_on_every_number_of_threads(kind, next_input, threads):
     cache, (u, *_) = block_stream(kind)
     torch.set_num_threads(1)
