@@ -76,27 +76,31 @@ struct OwnTokens {
 
   template <class T, bool kBring>
   void copy(const Block& x, int64_t t, int64_t n, char* own) const {
-    const auto move = [](T* place, T* mine) { kBring ? * place = *mine : * mine = *place; };
+    const auto move = [](T* place, T* mine, int64_t count) {
+      std::memcpy(kBring ? place : mine, kBring ? mine : place, count * sizeof(T));
+    };
     T* const all = static_cast<T*>(const_cast<void*>(x.data)) + t * x.strides[2];
     T* const mine = reinterpret_cast<T*>(own);
     for (int64_t b = 0; b < batch; ++b) {
       T* const row = all + b * x.strides[0] + first * x.strides[1];
       if (x.strides[1] == 1) {
         for (int64_t i = 0; i < n; ++i) {
-          T *place = row + i * x.strides[2], *at = mine + (i * batch + b) * channels;
-          std::memcpy(kBring ? place : at, kBring ? at : place, channels * sizeof(T));
+          move(row + i * x.strides[2], mine + (i * batch + b) * channels, channels);
         }
         continue;
       }
       for (int64_t c = 0; c < channels; ++c) {
         T *place = row + c * x.strides[1], *at = mine + b * channels + c;
-        for (int64_t i = 0; i < n; ++i) move(place + i * x.strides[2], at + i * batch * channels);
+        for (int64_t i = 0; i < n; ++i) {
+          move(place + i * x.strides[2], at + i * batch * channels, 1);
+        }
       }
     }
   }
 };
 
-// One step of all rows, whose fills have run: of some tiles, or of all where threads share a step.
+// Steps of all rows one after the other, each behind the fills that are due: of some tiles, or with
+// slack of all, whose steps several threads share.
 struct Stepper {
   const FillState& fills;
   std::vector<RowAt> rows;
