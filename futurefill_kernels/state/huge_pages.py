@@ -9,7 +9,8 @@ import mmap
 import torch
 from torch import Tensor
 
-_SMALLEST = 4 << 20  # bytes for which a huge page of 2 MiB is not mostly padding
+_PAGE = 2 << 20
+_SMALLEST = 2 * _PAGE  # bytes for which a huge page is not mostly padding
 _ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux only
 _AGAINST = getattr(mmap, "MADV_NOHUGEPAGE", None)
 _madvise = None if _ADVICE is None else ctypes.CDLL(None).madvise
@@ -48,6 +49,8 @@ def untouched(*shape: int, dtype: torch.dtype, device: torch.device, sparse: boo
     advice = _AGAINST if sparse else _ADVICE
     if device.type != "cpu" or advice is None or nbytes < _SMALLEST:
         return torch.zeros(*shape, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # of whole huge pages: then they begin with the first byte
+    whole = -(-nbytes // _PAGE) * _PAGE
+    memory = mmap.mmap(-1, whole, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(advice)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
+    return torch.frombuffer(memory, dtype=dtype, count=math.prod(shape)).view(shape)

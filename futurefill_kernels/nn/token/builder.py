@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...state.huge_pages import untouched
 from ..filters import LongFilter
 from ..hyena import Hyena
 from ..language_model import Block, LanguageModel
@@ -64,13 +65,21 @@ class _Builder:
         return Program(
             segments=tuple(self.segments),
             convs=tuple(self.convs),
-            weights=torch.cat(self.weights),
+            weights=self._joined_weights(),
             scratch=self.scratch,
             io=self.io,
             short_inputs=self.short_inputs,
             logits=logits,
             vocabulary=vocabulary,
         )
+
+    def _joined_weights(self) -> Tensor:
+        """All of them, which every token reads: at small pages' ends the processor's prefetching
+        would begin anew.
+        """
+        first = self.weights[0]
+        whole = untouched(self.weight_count, dtype=first.dtype, device=first.device, sparse=False)
+        return torch.cat(self.weights, out=whole)
 
     def hyena(self, mixer: Hyena, x: Buffer, residual: Buffer) -> None:
         projected = self.dense(mixer.in_proj, x)
