@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +18,8 @@ from .many_tokens import ManyTokens
 class OneToken(ManyTokens):
     """A stream with the calls of single tokens. Arguments as of `Stream`."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._capturing = False
-        self._last_rows: tuple[list[int], Tensor] | None = None
+    _capturing = False  # whether a graph takes steps down
+    _last_rows: tuple[list[int], Tensor] | None = None  # of the newest step of some rows
 
     @property
     def full(self) -> bool:
