@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 
 import torch
 from torch import distributed
@@ -38,7 +39,7 @@ def test_tokens_that_differ():
     ids = ff.decode(model.requires_grad_(False), prompt, 5)
     ids[0, 3] += 1
     with refusal("differ from token 3 of 5", kind=RuntimeError):
-        generate.compare(model, prompt, ids, generate.TextPrinter(), "auto")
+        generate.compare(model, prompt, ids, generate.TextPrinter(io.StringIO()), "auto")
 
 
 def test_an_architecture_that_the_library_lacks(monkeypatch):
