@@ -33,6 +33,7 @@ IN_PLACE = (
     "prompt_spectrum",
     "prompt_block",
     "prompt_fill",
+    "prompt_first_fill",
     "token",
 )
 
@@ -330,12 +331,12 @@ def prompt_block(
     u: Tensor, y: Tensor, slots: Tensor, spectra: Tensor, kept: Tensor, sums: Tensor,
     position: int, block: int, newest: int, blocks: int,
 ) -> None:  # fmt: skip
-    """Inputs u (D, n) of one block of an open prompt at ``position``, on the CPU, into its slots
-    (tiles, room, W), and their outputs y (D, n).
+    """Inputs u (R, D, n) of one block of open prompts at ``position``, on the CPU, into their slots
+    (R, tiles, room, W), and their outputs y (R, D, n).
 
-    spectra: (tiles, m, 2 block W) of ``prompt_spectrum`` for k = 0 .. blocks - 1. kept: (tiles, r,
-    2 block W), transforms of the blocks before it; a whole block becomes kept[newest] if newest <
-    r. sums: (tiles,), which grow by the sums of the outputs.
+    spectra: (tiles, m, 2 block W) of ``prompt_spectrum`` for k = 0 .. blocks - 1. kept: (R, tiles,
+    r, 2 block W), transforms of the blocks before it; a whole block becomes kept[:, :, newest] if
+    newest < r. sums: (R, tiles), which grow by the sums of the outputs.
     """
     torch.ops.futurefill_kernels.prompt_block(
         u, y, slots, spectra, kept, sums, position, block, newest, blocks
@@ -352,6 +353,13 @@ def prompt_fill(
     torch.ops.futurefill_kernels.prompt_fill(
         slots, spectra, kept, channels, position, block, blocks
     )
+
+
+def prompt_first_fill(slots: Tensor, h: Tensor, channels: int, block: int) -> None:
+    """What the first block of open prompts adds to the next, on the CPU, by a spectrum of h (G, L)
+    that is made for it. slots, channels: as ``prompt_block``.
+    """
+    torch.ops.futurefill_kernels.prompt_first_fill(slots, h, channels, block)
 
 
 def _no_output(*args: object, **kwargs: object) -> None:

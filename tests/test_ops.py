@@ -48,16 +48,16 @@ def _segment() -> tuple:
 def _block(channels, block):
     """Inputs, outputs and what a block of an open prompt reads and writes."""
     prompt = _prompt(channels, block)
-    sums = torch.zeros(len(prompt[0]))
-    return torch.randn(channels, block), torch.zeros(channels, block), *prompt, sums
+    sums = torch.zeros(prompt[0].shape[:2])
+    return torch.randn(2, channels, block), torch.zeros(2, channels, block), *prompt, sums
 
 
 def _prompt(channels, block):
     """Slots, spectra and kept transforms of an open prompt."""
     lanes = native.cpu_lanes(torch.float32)
     tiles, values = -(-channels // lanes), 2 * block * lanes
-    shapes = (4 * block, lanes), (3, values), (2, values)
-    return tuple(torch.randn(tiles, *shape) for shape in shapes)
+    shapes = (2, tiles, 4 * block, lanes), (tiles, 3, values), (2, tiles, 2, values)
+    return tuple(torch.randn(shape) for shape in shapes)
 
 
 def _arguments(name: str, state) -> tuple:
@@ -88,6 +88,7 @@ def _arguments(name: str, state) -> tuple:
         "prompt_spectrum": (torch.randn(3, 20), _prompt(6, 8)[1][:, 0], 6, 8, 1),
         "prompt_block": (*_block(6, 8), 8, 8, 1, 2),
         "prompt_fill": (*_prompt(6, 8), 6, 16, 8, 2),
+        "prompt_first_fill": (_prompt(6, 8)[0], torch.randn(3, 20), 6, 8),
         "token": _segment(),
     }[name]
 

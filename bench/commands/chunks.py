@@ -62,14 +62,14 @@ def _fills(args: argparse.Namespace, channels: int, smallest: int, radices: list
     """
     prompt, device = 16 * smallest, args.device
     h = shapes.filters(channels, prompt, args.dtype, device)
-    slots = new_slots(channels, prompt, args.dtype, device)
+    slots = new_slots(1, channels, prompt, args.dtype, device)
     spectra = {}
     for block in (smallest << i for i in range(4)):
         count = 15 if block == smallest else 1
         spectra[block] = new_spectra(h, channels, block, count, args.dtype)
         for k in range(count):
             write_spectrum(h, spectra[block][:, k], channels, block, k + 1, args.dtype)
-    kept = new_kept(spectra[smallest], channels, 15)
+    kept = new_kept(1, spectra[smallest], channels, 15)
 
     def fill(radix: int) -> None:
         for p in range(smallest, prompt, smallest):
@@ -78,7 +78,15 @@ def _fills(args: argparse.Namespace, channels: int, smallest: int, radices: list
                 add_fill(slots, spectra[smallest], kept, channels, p, smallest, slot)
             else:
                 whole = spectra[p & -p]
-                add_fill(slots, whole, whole[:, :0], channels, p, p & -p, 1)
+                add_fill(
+                    slots,
+                    whole,
+                    kept[:, :, :0, :0].expand(-1, -1, -1, whole.shape[2]),
+                    channels,
+                    p,
+                    p & -p,
+                    1,
+                )
 
     variants = {f"radix {radix} from {smallest}": partial(fill, radix) for radix in radices}
     times = measure(

@@ -124,10 +124,10 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   m.def(
       "offline_conv(Tensor u, Tensor h, Tensor(a!) y, int start, int stop, int block, "
       "Tensor(b!)? spectra=None, bool made=False) -> ()");
-  // a prompt in many calls (engine.h): the spectrum H_k (tiles, values) of h (G, L); inputs u (D,
-  // n) of one block at `position` with their outputs y (D, n); what the
-  // blocks before it add to the block at `position`. slots (tiles, room, W), spectra (tiles, m,
-  // values), kept alike
+  // a prompt in many calls (engine.h): the spectrum H_k (tiles, values) of h (G, L); inputs u (R,
+  // D, n) of one block at `position` with their outputs y; what the blocks before it add to the
+  // block at `position`; what the first block adds to the next. slots (R, tiles, room, W), spectra
+  // (tiles, m, values), kept (R, tiles, n, values), sums (R, tiles)
   m.def("prompt_spectrum(Tensor h, Tensor(a!) spectrum, int channels, int block, int k) -> ()");
   m.def(
       "prompt_block(Tensor u, Tensor(a!) y, Tensor(b!) slots, Tensor spectra, Tensor(c!) kept, "
@@ -135,6 +135,7 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
   m.def(
       "prompt_fill(Tensor(a!) slots, Tensor spectra, Tensor(b!) kept, int channels, int position, "
       "int block, int blocks) -> ()");
+  m.def("prompt_first_fill(Tensor(a!) slots, Tensor h, int channels, int block) -> ()");
   // the layers of one token of a model, or some (nn/token/program.py writes the program). program
   // (n, 11) int64, ids (R, 1) int64, rows of the batch (R,) int64 or None: as they come; weights,
   // scratch and io flat; progress (1,) int64, one more for each instruction that has run. Streams

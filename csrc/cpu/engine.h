@@ -126,25 +126,29 @@ struct SpectrumParams {
   int64_t block, k;
 };
 
-// Such a prompt's slots are its inputs before `position` and pending outputs from there on.
+// Such a prompt's slots are its inputs before `position` and pending outputs from there on; rows of
+// the batch are at the same one.
 //
-// With u (D, length), inputs inside one block: y (D, length) = what is pending + the sum over the
-// inputs of the block so far, and u takes its place. A whole block becomes kept[newest], where that
-// is there, and with blocks > 1 those kept before it add to y, too.
+// With u (R, D, length), inputs inside one block: y (R, D, length) = what is pending + the sum over
+// the inputs of the block so far, and u takes its place. A whole block becomes kept[newest], where
+// that is there, and with blocks > 1 those kept before it add to y, too.
 // Without u the block before `position` becomes kept[newest], and it and the blocks - 1 kept before
-// it add to the block at `position`.
+// it add to the block at `position`; without spectra it is the first block, and its spectrum is
+// made.
 struct PromptParams {
   Scalar type;  // float32 or float64
+  int64_t rows;
   const void* u;
   void* y;
-  int64_t length, u_stride, y_stride;  // elements from a channel to the next
-  void* slots;                         // (tiles, room, W)
-  const void* spectra;                 // (tiles, n, block, 2, W): of the newest block first
-  int64_t spectra_stride;              // elements from a tile to the next
-  void* kept;                          // (tiles, n_kept, block, 2, W)
-  int64_t channels, room, n_kept;
+  int64_t length, u_row, u_channel, y_row, y_channel;  // elements from one to the next
+  void* slots;                                         // (R, tiles, room, W)
+  const void* spectra;       // (tiles, n, block, 2, W): of the newest block first; or null
+  int64_t spectra_stride;    // elements from a tile to the next
+  SpectrumParams unwritten;  // without spectra: the one to make, but for where to write it
+  void* kept;                // (R, tiles, n_kept, block, 2, W)
+  int64_t slots_row, kept_row, channels, room, n_kept;
   int64_t position, block, newest, blocks;
-  void* sums;  // (tiles,), which grow by the outputs: finite only where all of these are
+  void* sums;  // (R, tiles), which grow by the outputs: finite only where all of these are
 };
 
 // Steps and fills of streams whose tiles have that many lanes.

@@ -11,14 +11,20 @@ namespace FF_ISA {
 
 namespace {
 
-// H_k = A_{k-1} + i A_k: the transform of one complex polynomial
+// Scratch of a tile: a tree, which is at most eight parts of a root, and twice (n, W).
 template <class S>
-void spectrum_tile(const SpectrumParams& p, int64_t tile, S* re) {
+constexpr int64_t tree_values(int64_t n) {
+  return 8 * root_stride<S>(n / 8 + 1);
+}
+
+// H_k = A_{k-1} + i A_k, the transform of one complex polynomial, to out (n, 2, W).
+template <class S>
+void make_spectrum(const SpectrumParams& p, int64_t tile, S* z, S* out) {
   constexpr int64_t W = kLanes<S>;
   const int64_t n = p.block, c0 = tile * W;
   const int64_t count = p.channels - c0 < W ? p.channels - c0 : W;
+  S* re = z + tree_values<S>(n);
   S* im = re + n * W;
-  S* z = im + n * W;
   const S* rows[kLanes<S>];
   for (int64_t c = 0; c < count; ++c) {
     rows[c] = static_cast<const S*>(p.h) + (c0 + c) / p.channels_per_filter * p.h_stride;
@@ -34,34 +40,36 @@ void spectrum_tile(const SpectrumParams& p, int64_t tile, S* re) {
   const TwiddleTables<S>& tables = twiddle_tables<S>(log);
   const int64_t nodes = int64_t{1} << depth, m = n / nodes, child = root_stride<S>(m);
   split_complex_root(re, im, W, z, n, depth, child, tables.depth[0][0]);
-  S* out = static_cast<S*>(p.spectrum) + tile * p.spectrum_stride;
   for (int64_t q = 0; q < nodes; ++q) {
     split_below(tables, z + q * child, depth, q, m);
     for (int64_t i = 0; i < m * 2 * W; ++i) out[q * m * 2 * W + i] = z[q * child + i];
   }
 }
 
-// scratch: the tree, then inputs and outputs (n, W)
 template <class S>
-void block_tile(const PromptParams& p, int64_t tile, S* z) {
+void spectrum_tile(const SpectrumParams& p, int64_t tile, S* z) {
+  make_spectrum<S>(p, tile, z, static_cast<S*>(p.spectrum) + tile * p.spectrum_stride);
+}
+
+template <class S>
+void block_of_row(const PromptParams& p, int64_t tile, int64_t r, const S* spectra, S* z) {
   constexpr int64_t W = kLanes<S>;
   const int64_t n = p.block, c0 = tile * W;
   const int64_t count = p.channels - c0 < W ? p.channels - c0 : W;
   const int log = log2_of(n), depth = root_depth(log);
   const int64_t nodes = int64_t{1} << depth, child = root_stride<S>(n / nodes);
-  S* inputs = z + nodes * child;
+  S* inputs = z + tree_values<S>(n);
   S* outputs = inputs + n * W;
-  S* slot = static_cast<S*>(p.slots) + (tile * p.room + p.position) * W;
+  S* slot = static_cast<S*>(p.slots) + r * p.slots_row + (tile * p.room + p.position) * W;
 
   Fill<S> f;
   f.n = n, f.kept_slots = p.n_kept, f.n_rows = 1, f.tables = &twiddle_tables<S>(log);
-  f.spectra = static_cast<const S*>(p.spectra) + tile * p.spectra_stride;
-  const bool last = (tile + 1) * W >= p.channels;
-  f.next_spectra = last ? f.spectra : f.spectra + p.spectra_stride;
+  const bool last = r + 1 < p.rows || (tile + 1) * W >= p.channels;
+  f.spectra = spectra, f.next_spectra = last ? spectra : spectra + p.spectra_stride;
   RowSpectra<S>& row = f.rows[0];
   row.z = z, row.next = nullptr, row.blocks = p.blocks, row.newest = p.newest;
   row.keep = p.newest < p.n_kept;
-  row.kept = static_cast<S*>(p.kept) + tile * p.n_kept * n * 2 * W;
+  row.kept = static_cast<S*>(p.kept) + r * p.kept_row + tile * p.n_kept * n * 2 * W;
 
   const int64_t since = p.u ? p.position % n : 0;
   const S* given = slot - n * W;
@@ -69,7 +77,7 @@ void block_tile(const PromptParams& p, int64_t tile, S* z) {
     for (int64_t i = 0; i < since * W; ++i) inputs[i] = slot[i - since * W];
     const S* rows[kLanes<S>];
     for (int64_t c = 0; c < count; ++c) {
-      rows[c] = static_cast<const S*>(p.u) + (c0 + c) * p.u_stride;
+      rows[c] = static_cast<const S*>(p.u) + r * p.u_row + (c0 + c) * p.u_channel;
     }
     gather<S>(rows, count, 0, n - since, p.length, S(1), inputs + since * W);
     given = inputs;
@@ -87,20 +95,34 @@ void block_tile(const PromptParams& p, int64_t tile, S* z) {
   if (!whole) {
     for (int64_t i = 0; i < p.length * W; ++i) slot[i] += outputs[since * W + i];
   }
-  scatter<S>(slot, count, p.length, static_cast<S*>(p.y) + c0 * p.y_stride, p.y_stride);
+  S* y = static_cast<S*>(p.y) + r * p.y_row + c0 * p.y_channel;
+  scatter<S>(slot, count, p.length, y, p.y_channel);
   Vec<S> sum{};
   for (int64_t i = 0; i < p.length * W; i += W) {
     sum = sum + load(slot + i);
     store(slot + i, load(inputs + since * W + i));
   }
-  for (int64_t c = 0; c < count; ++c) static_cast<S*>(p.sums)[tile] += sum[c];
+  const int64_t tiles = (p.channels + W - 1) / W;
+  for (int64_t c = 0; c < count; ++c) static_cast<S*>(p.sums)[r * tiles + tile] += sum[c];
 }
 
+// Rows one after the other, so that the tile's spectra are read from a cache.
+template <class S>
+void block_tile(const PromptParams& p, int64_t tile, S* z) {
+  const S* spectra = static_cast<const S*>(p.spectra) + tile * p.spectra_stride;
+  if (!p.spectra) {
+    S* made = z + tree_values<S>(p.block) + 2 * p.block * kLanes<S>;
+    make_spectrum<S>(p.unwritten, tile, z, made);
+    spectra = made;
+  }
+  for (int64_t r = 0; r < p.rows; ++r) block_of_row<S>(p, tile, r, spectra, z);
+}
+
+// spectra: that a tile makes in scratch.
 template <class S, class Params>
-void each_tile(const Params& p, int64_t tile_begin, int64_t tile_end,
+void each_tile(const Params& p, int64_t spectra, int64_t tile_begin, int64_t tile_end,
                void (*run)(const Params&, int64_t, S*)) {
-  // at most eight parts of a root, and two times (n, W)
-  const int64_t values = 8 * root_stride<S>(p.block / 8 + 1) + 2 * p.block * kLanes<S>;
+  const int64_t values = tree_values<S>(p.block) + (1 + spectra) * 2 * p.block * kLanes<S>;
   S* scratch = static_cast<S*>(thread_scratch(values * int64_t{sizeof(S)}));
   for (int64_t tile = tile_begin; tile < tile_end; ++tile) run(p, tile, scratch);
 }
@@ -109,14 +131,15 @@ void each_tile(const Params& p, int64_t tile_begin, int64_t tile_end,
 
 void prompt_spectrum(const SpectrumParams& p, int64_t tile_begin, int64_t tile_end) {
   p.type == Scalar::kFloat64
-      ? each_tile<double, SpectrumParams>(p, tile_begin, tile_end, spectrum_tile<double>)
-      : each_tile<float, SpectrumParams>(p, tile_begin, tile_end, spectrum_tile<float>);
+      ? each_tile<double, SpectrumParams>(p, 0, tile_begin, tile_end, spectrum_tile<double>)
+      : each_tile<float, SpectrumParams>(p, 0, tile_begin, tile_end, spectrum_tile<float>);
 }
 
 void prompt_block(const PromptParams& p, int64_t tile_begin, int64_t tile_end) {
+  const int64_t made = p.spectra ? 0 : 1;
   p.type == Scalar::kFloat64
-      ? each_tile<double, PromptParams>(p, tile_begin, tile_end, block_tile<double>)
-      : each_tile<float, PromptParams>(p, tile_begin, tile_end, block_tile<float>);
+      ? each_tile<double, PromptParams>(p, made, tile_begin, tile_end, block_tile<double>)
+      : each_tile<float, PromptParams>(p, made, tile_begin, tile_end, block_tile<float>);
 }
 
 }  // namespace FF_ISA

@@ -131,7 +131,7 @@ void run_spectrum_jobs(const SpectrumParams& params, int64_t available) {
 }
 
 void run_prompt_jobs(const PromptParams& params, int64_t available) {
-  spread_tiles(params, params.block, available, engine().prompt_block);
+  spread_tiles(params, params.rows * params.block, available, engine().prompt_block);
 }
 
 void run_dense_jobs(const DenseParams& params, int64_t panels, int64_t available) {

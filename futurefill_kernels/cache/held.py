@@ -14,7 +14,10 @@ from ..state.open_block import open_at
 from ..state.tensors import StreamState
 from .call import Call
 from .memory import storages
-from .open_prompt import Inputs, OpenPrompt, Past, Taps, length_of
+from .open_inputs import Inputs, Past, length_of
+from .open_prompt import OpenPrompt
+from .open_prompts import OpenPrompts
+from .open_taps import Taps
 from .rows import forget
 from .used import used_slots
 
@@ -37,8 +40,7 @@ class HeldPrompts:
         self.forgotten: set[int] = set()
         # rows whose prompts' fill is not in the state yet
         self._unfilled: set[int] = set()
-        # per row and layer of those that came in many calls
-        self._open: dict[tuple[int, int], OpenPrompt] = {}
+        self._open = OpenPrompts()
         self._taps = [
             Taps(self.filters.stored(layer), self.filters.dtype)
             for layer in range(len(self.filters))
@@ -51,8 +53,8 @@ class HeldPrompts:
         """
         layers = (x for past in (*self._held.values(), *before.values()) for x in past)
         inputs = storages(x.slots.tensor if isinstance(x, Inputs) else x for x in layers)
-        kept = sum(stream.kept_nbytes for stream in self._open.values())
-        return sum(inputs.values()) + kept + sum(taps.nbytes for taps in self._taps)
+        spectra = sum(taps.nbytes for taps in self._taps)
+        return sum(inputs.values()) + self._open.kept_nbytes + spectra
 
     def in_prompt(self, row: int) -> bool:
         """Whether the row still waits for its first step."""
@@ -99,10 +101,10 @@ class HeldPrompts:
 
     def clean(self, rows: Iterable[int]) -> None:
         """Nothing of an earlier stream is left in the rows, and what their prompts add is there."""
-        unfilled = self._unfilled.intersection(rows) if self._unfilled else ()
-        for row in sorted(unfilled):
-            self._fill(row)
-        self._unfilled -= set(unfilled)
+        unfilled = self._unfilled.intersection(rows) if self._unfilled else None
+        if unfilled:
+            self._fill(sorted(unfilled))
+            self._unfilled -= unfilled
         self.freshen(rows)
 
     def freshen(self, rows: Iterable[int]) -> None:
@@ -190,37 +192,73 @@ class HeldPrompts:
     def go_on(self, call: Call, x: Tensor) -> Tensor:
         """Outputs of rows whose prompts go on. x: (R, D, P) gated inputs -> (R, D, P)."""
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        layer, (_, channels, width) = call.layer, x.shape
-        for r, (row, n) in enumerate(zip(call.rows, call.lengths, strict=True)):
-            held = self._held[row][layer]
-            assert held is not None
-            stream = self._open.pop((row, layer), None)  # not there if something fails inside
-            if stream is None or stream.held is not held:
-                stream = OpenPrompt(held, self._taps[layer], channels)
-            self._unfilled.add(row)
-            given, here = (x[r], y[r]) if n == width else (x[r, :, :n], y[r, :, :n])
-            if stream.more(given, here):
-                self._open[row, layer] = stream
-            else:  # what a NaN would spread over is done without it, and again later
-                end = stream.held.length
-                here.copy_(self._convolved(layer, stream.held, end - n, end))
-            self._held[row][layer] = stream.held
+        layer, width = call.layer, x.shape[2]
+        places = {row: r for r, row in enumerate(call.rows)}
+        for stream, rows in self._streams(call):
+            members = [places[row] for row in rows]
+            n = call.lengths[members[0]]
+            side_by_side = members == list(range(members[0], members[0] + len(members)))
+            here = slice(members[0], members[-1] + 1) if side_by_side else members
+            given, out = x[here, :, :n], y[here, :, :n]  # views where rows lie side by side
+            self._advance(stream, layer, rows, given, out)
+            if not side_by_side:
+                y[here, :, :n] = out
             if n < width:
-                y[r, :, n:] = 0
+                y[here, :, n:] = 0
         return y
 
-    def _fill(self, row: int) -> None:
-        """What a row's prompt adds to each position, into the state."""
+    def _streams(self, call: Call) -> list[tuple[OpenPrompt, list[int]]]:
+        """Streams of a call's rows, and the rows of each, which are not among the open ones until
+        they are put back.
+        """
+        layer, lengths = call.layer, dict(zip(call.rows, call.lengths, strict=True))
+        held = {row: past for row in call.rows if (past := self._held[row][layer]) is not None}
+        streams, alone = self._open.take(layer, held, call.lengths)
+        starting: dict[tuple[int, int], list[int]] = {}
+        for row in alone:
+            starting.setdefault((length_of(held[row]), lengths[row]), []).append(row)
+        for rows in starting.values():
+            pasts = [held[row] for row in rows]
+            streams.append((OpenPrompt(pasts, self._taps[layer], call.u.shape[1]), rows))
+        self._unfilled.update(call.rows)
+        return streams
+
+    def _advance(
+        self, stream: OpenPrompt, layer: int, rows: Sequence[int], x: Tensor, y: Tensor
+    ) -> None:
+        """Outputs y of the next gated inputs x (R, D, n) of a stream's rows."""
+        finite = stream.more(x, y)
+        if all(finite):
+            self._open.put(layer, rows, stream)
+        else:  # what a NaN would spread over is done without it, and again later
+            for k, one in enumerate(stream.apart()):
+                if finite[k]:
+                    self._open.put(layer, [rows[k]], one)
+                else:
+                    end = stream.held[k].length
+                    start = end - x.shape[2]
+                    y[k] = self._convolved(layer, [stream.held[k]], start, end)[0]
+        for row, held in zip(rows, stream.held, strict=True):
+            self._held[row][layer] = held
+
+    def _fill(self, rows: Sequence[int]) -> None:
+        """What the prompts of rows add to each position, into the state."""
         length = self._state.plan.slots
-        for layer, held in enumerate(self._held[row]):
-            if held is None:
-                continue
-            stream = self._open.pop((row, layer), None)
-            filled = stream.future(length) if stream is not None and stream.held is held else None
-            if filled is None:
-                end = length_of(held)
-                filled = self._convolved(layer, held, end, end + length)
-            self._write_fill(layer, row, filled)
+        for layer in range(len(self.filters)):
+            held = {row: past for row in rows if (past := self._held[row][layer]) is not None}
+            streams, alone = self._open.take(layer, held, [length] * len(held))
+            for stream, together in streams:
+                filled = stream.future(length)
+                if filled is None:
+                    end = length_of(held[together[0]])
+                    pasts = [held[row] for row in together]
+                    filled = self._convolved(layer, pasts, end, end + length)
+                for row, pending in zip(together, filled, strict=True):
+                    self._write_fill(layer, row, pending)
+            for row in alone:
+                end = length_of(held[row])
+                filled = self._convolved(layer, [held[row]], end, end + length)
+                self._write_fill(layer, row, filled[0])
 
     def _write_fill(self, layer: int, row: int, filled: Tensor) -> None:
         """What a row's prompt adds to each position is pending. filled: (D, N)."""
@@ -231,17 +269,20 @@ class HeldPrompts:
         if state.prompt_fill is not None:
             state.prompt_fill[layer, row] = pending
 
-    def _convolved(self, layer: int, past: Past, start: int, stop: int) -> Tensor:
-        """Outputs (D, stop - start) of a row's inputs, zero after their end."""
-        h = self.filters.layer(layer)
-        if isinstance(past, Inputs):
-            return slots_conv_range(past.taken, self._state.channels, h, start, stop)
-        return fast_conv_range(past[None], h, start, stop)[0]
+    def _convolved(self, layer: int, pasts: Sequence[Past], start: int, stop: int) -> Tensor:
+        """Outputs (R, D, stop - start) of rows' inputs of one length, zero after their end.
+
+        pasts: of one row, or all inputs of a stream.
+        """
+        h, first = self.filters.layer(layer), pasts[0]
+        if isinstance(first, Inputs):
+            slots = first.taken if len(pasts) == 1 else first.slots.tensor[:, :, : first.length]
+            return slots_conv_range(slots, self._state.channels, h, start, stop)
+        return fast_conv_range(first[None], h, start, stop)
 
     def _drop_stream(self, row: int) -> None:
         """Of a row's open prompts only their inputs are needed any more."""
-        for layer in range(len(self.filters)):
-            self._open.pop((row, layer), None)
+        self._open.drop(row, len(self.filters))
         if not self._open:
             for taps in self._taps:
                 taps.free()

@@ -20,7 +20,7 @@ from ..state.tensors import StreamState
 from .call import Call, runs
 from .chunk import Chunks, NextInput, steps_are_cheaper
 from .held import HeldPrompts
-from .open_prompt import Past, channels_of
+from .open_inputs import Past, channels_of
 from .prompt_spectra import PromptSpectra
 from .replay import move_rows
 

@@ -14,7 +14,7 @@ from ..state.layout import from_tiles, to_tiles
 from ..state.open_block import block_start, whole_slots
 from ..state.tensors import StreamState
 from .around import around, at_places, depth_of
-from .open_prompt import Past, channels_of
+from .open_inputs import Past, channels_of
 from .replay import move_rows
 
 _OPEN = "open_prompt."

@@ -16,7 +16,7 @@ from .call import Token
 from .checks import check_reach, crop_lengths
 from .compiled_branches import branches_of
 from .images import roll_back
-from .open_prompt import Past
+from .open_inputs import Past
 from .parts import Parts
 from .positions import Positions
 from .prompt import Prefill

@@ -48,9 +48,10 @@ class GpuTimes:
     read_bytes_per_second: measured. node_seconds: of an empty node of a graph. kernels: (name,
     times) of each implementation. ffts: (odd factor, cost of a point of such a length of torch.fft
     over one of a power of two). made: of the first firing of a group whose level makes its spectra,
-    by block, with the host's launches; the same of all implementations. work_scale, step_scale: how
-    much longer than these the arithmetic of fills and the bytes of steps take, for a device without
-    times of its own.
+    by block, with the host's launches; the same of all implementations. fft_fills: of three calls
+    of torch.fft that do what a fill does, by block. work_scale, step_scale: how much longer than
+    these the arithmetic of fills and the bytes of steps take, for a device without times of its
+    own.
     """
 
     channels: int
@@ -59,6 +60,7 @@ class GpuTimes:
     kernels: tuple[tuple[str, KernelTimes], ...]
     ffts: tuple[tuple[int, float], ...] = ((1, 1.0),)
     made: tuple[Time, ...] = ()
+    fft_fills: tuple[Time, ...] = ()
     work_scale: float = 1.0
     step_scale: float = 1.0
 
@@ -89,11 +91,23 @@ class GpuTimes:
             kernels,
             tuple((int(odd), float(cost)) for odd, cost in record.get("ffts", [[1, 1.0]])),
             times(record.get("made", ())),
+            times(record.get("fft_fills", ())),
         )
 
     def of(self, name: str) -> KernelTimes | None:
         """Times of an implementation, None where it was not measured."""
         return dict(self.kernels).get(name)
+
+    @property
+    def fft_seconds_per_point(self) -> float:
+        """What torch.fft takes for a position of a channel of a fill, in the largest that was
+        measured; what bytes there and back take where none was.
+        """
+        if not self.fft_fills:
+            return self.step_scale * 12 * 4 / self.read_bytes_per_second
+        largest = max(self.fft_fills, key=lambda time: time.size * time.layers * time.rows)
+        points = largest.size * largest.layers * largest.rows * self.channels
+        return self.work_scale * largest.seconds / points
 
     def scaled(self, bandwidth: float, flops: float) -> GpuTimes:
         """For a device whose bandwidth and arithmetic are these multiples of this one's."""

@@ -132,17 +132,17 @@ def _compiled(h: Tensor) -> bool:
 
 
 def slots_conv_range(slots: Tensor, channels: int, h: Tensor, start: int, stop: int) -> Tensor:
-    """``fast_conv_range`` of one row, (D, stop - start), with inputs in tiles (tiles, P, W)."""
-    if _compiled(h) and start < slots.shape[1] + h.shape[1] - 1:
-        y = _by_engine(slots[None], channels, h, start, stop)[0]
+    """``fast_conv_range``, (B, D, stop - start), with inputs in tiles (B, tiles, P, W)."""
+    if _compiled(h) and start < slots.shape[2] + h.shape[1] - 1:
+        y = _by_engine(slots, channels, h, start, stop)
         if math.isfinite(y.sum().item()):
             return y
-    return fast_conv_range(slots_inputs(slots, channels)[None], h, start, stop)[0]
+    return fast_conv_range(slots_inputs(slots, channels), h, start, stop)
 
 
 def slots_inputs(slots: Tensor, channels: int) -> Tensor:
-    """Inputs (D, P) that lie in tiles (tiles, P, W): a copy where W > 1."""
-    return slots.transpose(1, 2).flatten(0, 1)[:channels]
+    """Inputs (B, D, P) that lie in tiles (B, tiles, P, W): a copy where W > 1."""
+    return slots.transpose(2, 3).flatten(1, 2)[:, :channels]
 
 
 def _transformed(u: Tensor, h: Tensor, start: int, stop: int, keep: KeepSpectrum | None) -> Tensor:
