@@ -96,7 +96,7 @@ struct Blocks {
 // Whether few outputs follow from many inputs: sums of all blocks' products take less than these.
 bool sums_as_it_goes(const ConvParams& p) {
   const Blocks blocks(p);
-  return !p.spectra && p.batch == 1 && blocks.last <= blocks.first + 1 && blocks.inputs > 2;
+  return !p.spectra && blocks.last <= blocks.first + 1 && blocks.inputs > 2;
 }
 
 template <class S>
@@ -168,24 +168,26 @@ void add_products(const Tree<S>& tree, const S* x, const S* low, const S* high, 
   }
 }
 
-// One or two blocks of outputs of one row: a block of inputs and one of taps after the other, with
-// all that is written in the nearest cache. scratch: (n, W), then six trees.
+constexpr int64_t kRowsOfSums = 4;  // rows that share the taps' transforms
+
+// One or two blocks of outputs of rows: a block of inputs and one of taps after the other, with all
+// that is written in a near cache. scratch: (n, W), then four trees and two of each row.
 template <class S>
-void few_outputs_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S* real) {
+void few_outputs_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, int64_t first_row,
+                      int64_t rows, S* real) {
   constexpr int64_t W = kLanes<S>;
   const int64_t c0 = tile * W, count = p.channels - c0 < W ? p.channels - c0 : W;
   const Blocks blocks(p);
   const int64_t outputs = blocks.last - blocks.first + 1, window = outputs + 1;
   S* x = real + tree.n * W;
   S* sums = x + tree.values;
-  S* a = sums + outputs * tree.values;
+  S* a = sums + rows * outputs * tree.values;
   const S *inputs[kLanes<S>], *taps[kLanes<S>];
   for (int64_t c = 0; c < count; ++c) {
-    inputs[c] = static_cast<const S*>(p.u) + tile * p.u_tile + c * p.u_channel;
     taps[c] = static_cast<const S*>(p.h) + (c0 + c) / p.channels_per_filter * p.h_stride;
   }
   const bool in_vectors = p.u_channel == 1 && p.u_step == W;
-  for (int64_t i = 0; i < outputs * tree.values; ++i) sums[i] = 0;
+  for (int64_t i = 0; i < rows * outputs * tree.values; ++i) sums[i] = 0;
   const auto transform_of = [&](int64_t k) -> S* {
     return k < 0 || k >= blocks.filters ? nullptr : a + k % window * tree.values;
   };
@@ -198,23 +200,29 @@ void few_outputs_tile(const ConvParams& p, const Tree<S>& tree, int64_t tile, S*
   for (int64_t k = blocks.first; k <= blocks.last; ++k) make(k);
   for (int64_t j = 0; j < blocks.inputs && j <= blocks.last; ++j) {
     make(blocks.first - j - 1);
-    const S* block = inputs[0] + j * p.block * W;
-    if (!in_vectors || (j + 1) * p.block > p.length) {
-      gather<S>(inputs, count, j * p.block, tree.n, p.length, S(1), real, p.u_step);
-      block = real;
-    }
-    forward(tree, block, x);
-    for (int64_t o = 0; o < outputs; ++o) {
-      const int64_t k = blocks.first + o - j;
-      add_products(tree, x, transform_of(k - 1), transform_of(k), sums + o * tree.values);
+    for (int64_t r = 0; r < rows; ++r) {
+      const S* row = static_cast<const S*>(p.u) + (first_row + r) * p.u_row + tile * p.u_tile;
+      for (int64_t c = 0; c < count; ++c) inputs[c] = row + c * p.u_channel;
+      const S* block = row + j * p.block * W;
+      if (!in_vectors || (j + 1) * p.block > p.length) {
+        gather<S>(inputs, count, j * p.block, tree.n, p.length, S(1), real, p.u_step);
+        block = real;
+      }
+      forward(tree, block, x);
+      for (int64_t o = 0; o < outputs; ++o) {
+        const int64_t k = blocks.first + o - j;
+        S* sum = sums + (r * outputs + o) * tree.values;
+        add_products(tree, x, transform_of(k - 1), transform_of(k), sum);
+      }
     }
   }
-  for (int64_t o = 0; o < outputs; ++o) {
-    inverse(tree, sums + o * tree.values, real);
-    const int64_t at = (blocks.first + o) * p.block;
+  for (int64_t i = 0; i < rows * outputs; ++i) {
+    inverse(tree, sums + i * tree.values, real);
+    const int64_t at = (blocks.first + i % outputs) * p.block;
     const int64_t begin = at < p.start ? p.start : at;
     const int64_t end = at + p.block < p.stop ? at + p.block : p.stop;
-    S* y = static_cast<S*>(p.y) + c0 * (p.stop - p.start) + begin - p.start;
+    const int64_t row = (first_row + i / outputs) * p.channels + c0;
+    S* y = static_cast<S*>(p.y) + row * (p.stop - p.start) + begin - p.start;
     scatter<S>(real + (begin - at) * W, count, end - begin, y, p.stop - p.start);
   }
 }
@@ -223,10 +231,14 @@ template <class S>
 void conv_tiles(const ConvParams& p, int64_t tile_begin, int64_t tile_end) {
   const Tree<S> tree(p.block);
   if (sums_as_it_goes(p)) {
-    const int64_t values = tree.n * kLanes<S> + 6 * tree.values;
+    const int64_t most = p.batch < kRowsOfSums ? p.batch : kRowsOfSums;
+    const int64_t values = tree.n * kLanes<S> + (4 + 2 * most) * tree.values;
     S* scratch = static_cast<S*>(thread_scratch(values * int64_t{sizeof(S)}));
     for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
-      few_outputs_tile<S>(p, tree, tile, scratch);
+      for (int64_t r = 0; r < p.batch; r += most) {
+        const int64_t rows = p.batch - r < most ? p.batch - r : most;
+        few_outputs_tile<S>(p, tree, tile, r, rows, scratch);
+      }
     }
     return;
   }

@@ -193,6 +193,13 @@ class HeldPrompts:
         """Outputs of rows whose prompts go on. x: (R, D, P) gated inputs -> (R, D, P)."""
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
         layer, width = call.layer, x.shape[2]
+        self._unfilled.update(call.rows)
+        if min(call.lengths) == width:
+            held = [self._held[row][layer] for row in call.rows]
+            whole = self._open.take_whole(layer, call.rows, held)
+            if whole is not None:
+                self._advance(whole, layer, call.rows, x, y)
+                return y
         places = {row: r for r, row in enumerate(call.rows)}
         for stream, rows in self._streams(call):
             members = [places[row] for row in rows]
@@ -220,7 +227,6 @@ class HeldPrompts:
         for rows in starting.values():
             pasts = [held[row] for row in rows]
             streams.append((OpenPrompt(pasts, self._taps[layer], call.u.shape[1]), rows))
-        self._unfilled.update(call.rows)
         return streams
 
     def _advance(

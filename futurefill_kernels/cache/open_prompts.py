@@ -41,6 +41,22 @@ class OpenPrompts:
         for layer in range(layers):
             self._places.pop((row, layer), None)
 
+    def take_whole(
+        self, layer: int, rows: Sequence[int], held: Sequence[Past | None]
+    ) -> OpenPrompt | None:
+        """The stream of just these rows, in their order, which is not here until it is put back;
+        None where there is none. held: inputs by row.
+        """
+        place = self._places.get((rows[0], layer))
+        if place is None or len(place.stream.held) != len(rows):
+            return None
+        for mine, given in zip(place.stream.held, held, strict=True):
+            if mine is not given:
+                return None
+        for row in rows:
+            del self._places[row, layer]
+        return place.stream
+
     def take(
         self, layer: int, held: Mapping[int, Past | None], lengths: Sequence[int]
     ) -> tuple[list[tuple[OpenPrompt, list[int]]], list[int]]:

@@ -104,8 +104,8 @@ class Prefill(HeldPrompts):
         groups: dict[int | None, list[int]] = {}
         _, seen = self.earlier(call)
         width = call.u.shape[2]
-        # a call as long as what came before costs least as a part of the whole
-        goes_on = [r for r, n in enumerate(seen) if n > width]
+        # a call longer than what came before costs least as a part of the whole
+        goes_on = [r for r, n in enumerate(seen) if n >= width]
         if len(goes_on) == len(seen):
             y = self._by_torch(call, self.go_on)
             return y if y.dtype is call.u.dtype else y.to(call.u.dtype)
@@ -113,7 +113,7 @@ class Prefill(HeldPrompts):
         if goes_on:
             y[goes_on] = self._by_torch(call.part(goes_on), self.go_on).to(y.dtype)
         for r, row in enumerate(call.rows):
-            if seen[r] <= width:
+            if seen[r] < width:
                 groups.setdefault(None if row in self._held else positions[row], []).append(r)
         kernels = self._implementation.prompt_kernels()
         stepped: list[int] = []

@@ -14,9 +14,9 @@ from .huge_pages import empty
 
 _WORKSPACE_BYTES = 64 << 20
 _CONV_BLOCK = 8192  # 1 MiB per vector of channels, about a second-level cache
-#: Of those for few outputs: of several rows, which share the taps' transforms, and of one, whose
-#: products are summed as they come (`python -m bench chunks`: the step has both).
-_SMALLEST_BLOCK, _SMALLEST_OF_ONE_ROW = 1024, 256
+#: Of those for few outputs, whose products are summed as they come (`python -m bench chunks`: the
+#: step has them).
+_SMALLEST_BLOCK = 256
 #: So few inputs are added one by one, which is quicker than transforms of their many outputs:
 #: `python -m bench prefill --shapes 1,192,1024 --prompts 1,8,9` has both sides of the border.
 _FEW_INPUTS = 8
@@ -165,8 +165,7 @@ def _by_engine(
     h = h if h.stride(1) == 1 else h.contiguous()
     block = conv_block(max(u.shape[2], min(h.shape[1], stop)))
     # few outputs after many inputs need no longer transforms than they are
-    smallest = _SMALLEST_OF_ONE_ROW if len(u) == 1 else max(block >> 6, _SMALLEST_BLOCK)
-    block = min(block, max(conv_block(stop - start), smallest))
+    block = min(block, max(conv_block(stop - start), _SMALLEST_BLOCK))
     y = empty(len(u), channels, stop - start, dtype=u.dtype, device=u.device)
     if keep is None:
         ops.offline_conv(u, h, y, start, stop, block)

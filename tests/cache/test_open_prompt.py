@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import futurefill_kernels as ff
 from futurefill_kernels.cache.open_inputs import channels_of
 from futurefill_kernels.cache.open_prompt import OpenPrompt
 from futurefill_kernels.cache.open_taps import Taps
+from futurefill_kernels.planning.prompt_levels import ON_A_CPU, PromptLevels
 from tests.cache.full_memory import FullMemory
 from tests.oracles import EXACT_TOKEN, PRECISE, TOLERANCE, relative_error
 
@@ -24,11 +26,24 @@ LENGTHS = st.lists(
 )
 
 
-@given(LENGTHS, st.sampled_from([1, 5, 64, 200, 3000]), st.sampled_from([(3, 3), (4, 2), (34, 17)]))
-@settings(max_examples=30)
+#: Those of a CPU, and those of a GPU with slow and with quick launches.
+LEVELS = (ON_A_CPU, PromptLevels((), 1, 1e9), PromptLevels((), 1, 1.0))
+
+
+@given(
+    LENGTHS,
+    st.sampled_from([1, 5, 64, 200, 3000]),
+    st.sampled_from([(3, 3), (4, 2), (34, 17)]),
+    st.sampled_from(LEVELS),
+)
+@settings(max_examples=60)
 @pytest.mark.parametrize("dtype", [torch.float32, PRECISE])
-def test_any_lengths_of_calls(dtype, lengths, taps, sizes):
-    channels, groups = sizes
+def test_any_lengths_of_calls(dtype, lengths, taps, sizes, levels):
+    with patch("futurefill_kernels.cache.open_prompt.prompt_levels", lambda device: levels):
+        _any_lengths(dtype, lengths, taps, *sizes)
+
+
+def _any_lengths(dtype, lengths, taps, channels, groups):
     g = torch.Generator().manual_seed(taps)
     h = torch.randn(groups, taps, generator=g, dtype=dtype) / math.sqrt(taps)
     u = torch.randn(2, channels, sum(lengths), generator=g, dtype=dtype)
