@@ -13,6 +13,7 @@ from ..plan import Plan
 from ..state.layout import Layout
 from ..state.tensors import state_nbytes
 from .device import DeviceInfo
+from .processor import free_bytes
 from .workload import Workload
 
 #: Share of a GPU's memory that a state may take; the rest is the model's and the driver's.
@@ -84,8 +85,11 @@ def check_memory(
 
 
 def check_room_for(what: str, nbytes: int, device: torch.device) -> None:
-    """MemoryError before something is allocated that the device cannot hold."""
-    if device.type in ("cpu", "cuda") and nbytes > (there := available_nbytes(device)):
+    """MemoryError before something is allocated that the device has no room for now."""
+    if device.type not in ("cpu", "cuda"):
+        return
+    there = free_bytes() if device.type == "cpu" else available_nbytes(device)
+    if nbytes > there:
         raise MemoryError(f"{what} needs {nbytes} bytes, {device} has {there}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from functools import lru_cache
@@ -10,6 +11,8 @@ from pathlib import Path
 from .. import native
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_GROUPS, _OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_MEMORY = Path("/proc/meminfo")
 
 
 @lru_cache(maxsize=1)
@@ -35,11 +38,55 @@ def name_in(cpuinfo: str) -> str:
 
 
 def memory_bytes() -> int:
-    """Bytes of memory, 16 GiB where the system does not say."""
+    """Bytes of memory, or as many as the process's control groups allow; 16 GiB where the system
+    does not say.
+    """
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not a POSIX system
-        return 16 << 30
+        whole = 16 << 30
+    return min([whole, *(limit for limit, _ in group_limits(_GROUPS, _OWN_GROUP))])
+
+
+def free_bytes() -> int:
+    """Bytes of memory that the process can still take, as far as the system says."""
+    left = [limit - used for limit, used in group_limits(_GROUPS, _OWN_GROUP)]
+    with contextlib.suppress(OSError):  # not Linux
+        left.append(available_in(_MEMORY.read_text()))
+    return max(min([memory_bytes(), *left]), 0)
+
+
+def available_in(meminfo: str) -> int:
+    """``MemAvailable`` of ``/proc/meminfo``: free memory, and what the system would give up for
+    more.
+    """
+    for line in meminfo.splitlines():
+        key, _, value = line.partition(":")
+        if key == "MemAvailable":
+            return size_in_bytes(value.replace("kB", "K").replace(" ", ""))
+    return memory_bytes()
+
+
+def group_limits(root: Path, own: Path) -> list[tuple[int, int]]:
+    """Of the control groups (version 2) that the process is in and that have one, the limit of
+    memory and how much is used, file pages that are given up for more left out.
+    """
+    try:
+        path = own.read_text().partition("0::/")[2].partition("\n")[0]
+    except OSError:  # not Linux
+        return []
+    found, group = [], root / path
+    while group.is_relative_to(root):
+        try:
+            limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+            pages = (group / "memory.stat").read_text().split()
+        except OSError:  # the root has none
+            limit = "max"
+        if limit.strip().isdigit():
+            idle = int(pages[pages.index("inactive_file") + 1]) if "inactive_file" in pages else 0
+            found.append((int(limit), int(used) - idle))
+        group = group.parent
+    return found
 
 
 def second_level_bytes() -> int:

@@ -189,7 +189,7 @@ def test_a_prompt_beyond_the_memory_is_refused_and_can_go_on(monkeypatch):
     u = torch.randn(1, 2, 300)
     cache.prefill(u[..., :200])
     with monkeypatch.context() as patch:
-        patch.setattr("futurefill_kernels.planning.memory.available_nbytes", lambda device: 100)
+        patch.setattr("futurefill_kernels.planning.memory.free_bytes", lambda: 100)
         with pytest.raises(MemoryError, match=r"an open prompt needs \d+ bytes, cpu has 100"):
             cache.prefill(u[..., 200:250])
     y = cache.prefill(u[..., 200:])

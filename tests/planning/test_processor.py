@@ -35,3 +35,37 @@ def test_this_processor():
     assert len(name) > len(isa) + 1
     assert 1 << 15 <= processor.second_level_bytes() <= processor.last_level_bytes()
     assert processor.memory_bytes() > 1 << 28
+
+
+def test_memory_that_is_free():
+    assert 0 < processor.free_bytes() <= processor.memory_bytes()
+    assert processor.available_in("MemTotal: 9 kB\nMemAvailable:   700 kB\n") == 700 << 10
+    assert processor.available_in("MemTotal: 9 kB\n") == processor.memory_bytes()
+
+
+@pytest.fixture
+def groups(tmp_path, monkeypatch):
+    """A control group with a limit inside one without, inside one with another; and the root."""
+    own, root = tmp_path / "own", tmp_path / "groups"
+    own.write_text("1:name=x:/old\n0::/outer/middle/inner\n")
+    for name, limit, used, idle in (
+        ("outer", "9000", 8000, 500), ("outer/middle", "max", 10, 0),
+        ("outer/middle/inner", "5000", 3000, 1000),
+    ):  # fmt: skip
+        folder = root / name
+        folder.mkdir(parents=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 7\ninactive_file {idle}\nactive_file 3\n")
+    monkeypatch.setattr(processor, "_GROUPS", root)
+    monkeypatch.setattr(processor, "_OWN_GROUP", own)
+    return own
+
+
+def test_limits_of_control_groups_are_the_memory(groups):
+    assert processor.memory_bytes() == 5000
+    assert processor.free_bytes() == 9000 - 7500
+    groups.write_text("1:name=x:/old\n")  # version 1 alone
+    assert processor.memory_bytes() > 1 << 28
+    groups.unlink()  # not Linux
+    assert processor.memory_bytes() > 1 << 28
