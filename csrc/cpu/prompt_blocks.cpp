@@ -11,6 +11,8 @@ namespace FF_ISA {
 
 namespace {
 
+constexpr int64_t kKeptScratch = 32 << 20;  // bytes; threads keep no more from call to call
+
 // Scratch of a tile: a tree, which is at most eight parts of a root, and twice (n, W).
 template <class S>
 constexpr int64_t tree_values(int64_t n) {
@@ -123,8 +125,15 @@ template <class S, class Params>
 void each_tile(const Params& p, int64_t spectra, int64_t tile_begin, int64_t tile_end,
                void (*run)(const Params&, int64_t, S*)) {
   const int64_t values = tree_values<S>(p.block) + (1 + spectra) * 2 * p.block * kLanes<S>;
-  S* scratch = static_cast<S*>(thread_scratch(values * int64_t{sizeof(S)}));
-  for (int64_t tile = tile_begin; tile < tile_end; ++tile) run(p, tile, scratch);
+  const int64_t bytes = values * int64_t{sizeof(S)};
+  const auto run_all = [&](void* scratch) {
+    for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+      run(p, tile, static_cast<S*>(scratch));
+    }
+  };
+  if (bytes <= kKeptScratch) return run_all(thread_scratch(bytes));
+  const PageMemory scratch(bytes);
+  run_all(scratch.data);
 }
 
 }  // namespace
