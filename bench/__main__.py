@@ -25,8 +25,12 @@ BENCHES = {
     "step": ("step", "one cache.step call where there is almost nothing to compute"),
     "cpu-vs-torch": ("cpu_vs_torch", "whole generations beside torch's offline FFT convolution"),
     "threads": ("threads", "whole generations on one thread and on two"),
-    "kernels": ("kernels", "the convolutions of a token of many layers, and every fill"),
+    "kernels": ("kernels", "the convolutions of a token of many layers"),
     "fill": ("fill", "one future fill of every block size, beside torch.fft"),
+    "gpu-fills": (
+        "gpu_fills",
+        "fills of many layers, beside their bytes, torch.fft and a prototype",
+    ),
     "prefill": ("prefill", "a prompt into a cache, beside torch.fft"),
     "chunks": ("chunks", "a prompt in many calls, beside one call"),
     "decode": ("decode", "tokens per second of the shipped model"),
@@ -95,7 +99,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that every bench has; a bench says in its own help which of them it heeds."""
     group = parser.add_argument_group("common")
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:n or auto")
-    group.add_argument("--impl", default="auto", help="auto, cpu, reference, triton or cuda")
+    group.add_argument(
+        "--impl", default="auto", help="auto, cpu, reference, triton, cuda; some take each"
+    )
     group.add_argument(
         "--shapes", nargs="+", type=shape, metavar="B,D,L", help="instead of its own"
     )
@@ -150,7 +156,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.base is not None:
             return base.compare(args.base, _without_outputs(given))
-        args.report = Report(args.bench, command, args.threads, args.csv, args.json, args.device)
+        judges = args.device.type == "cuda" and not args.quick
+        args.report = Report(
+            args.bench, command, args.threads, args.csv, args.json, args.device, judges
+        )
         importlib.import_module(f"bench.commands.{BENCHES[args.bench][0]}").run(args)
         if args.plots is not None:
             plots.draw(args.report.rows, args.plots)

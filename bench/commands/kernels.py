@@ -1,23 +1,20 @@
-"""The convolutions of a model's token alone: its history and steps, and every fill.
+"""The convolutions of a model's token alone, fills left out: its history and steps.
 
-A token is one graph of all layers' steps, each with both gates; parts are timed by themselves. A
-fill finds its spectra in memory. The least time is that of the compulsory bytes at the measured
-bandwidth.
+A token is one graph of all layers' steps, each with both gates; its history is also timed by
+itself. The least time is that of the compulsory bytes at the measured bandwidth.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 import futurefill_kernels as ff
-from futurefill_kernels.level import Level
-from futurefill_kernels.state.layout import from_tiles, to_tiles
 
 from ..harness import machine, shapes
+from ..harness.implementations import names_of
 from ..harness.machine import check_memory
 from ..harness.rows import relative_error
 from ..harness.timing import captured, measure, wall_seconds
@@ -25,14 +22,15 @@ from ..harness.timing import captured, measure, wall_seconds
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``kernels``."""
+    parser.set_defaults(impl="each")
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--first-block", type=int, default=32, help="radix 2 follows")
     parser.add_argument("--repeats", type=int, default=9)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check a stream and every fill against float64, then time."""
-    sizes = args.shapes or [(1, 1024, 4096), (8, 1024, 4096)]
+    """Check a stream of each implementation against float64, then time."""
+    sizes = args.shapes or [(1, 1024, 512), (8, 1024, 512)]
     if args.quick:
         sizes, args.layers, args.first_block, args.repeats = [(2, 24, 96)], 2, 8, 2
     for batch, channels, length in sizes:
@@ -41,15 +39,16 @@ def run(args: argparse.Namespace) -> None:
             f"kernels of {args.layers} layers, B={batch} D={channels} L={length}",
             args.device,
         )
-        _shape(args, batch, channels, length)
+        for impl in names_of(args.impl, args.device, args.dtype):
+            _shape(args, impl, batch, channels, length)
 
 
 @torch.no_grad()
-def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> None:
+def _shape(args: argparse.Namespace, impl: str, batch: int, channels: int, length: int) -> None:
     h = shapes.filters(channels, length, device=args.device)
     plan = ff.Plan.continuous(length, min(args.first_block, length))
     cache = ff.FutureFillCache(
-        [h] * args.layers, batch, length, plan=plan, impl=args.impl, dtype=args.dtype
+        [h] * args.layers, batch, length, plan=plan, impl=impl, dtype=args.dtype
     )
     u = shapes.randn(length, batch, channels, seed=8, dtype=args.dtype, device=args.device)
     fields = {
@@ -81,8 +80,6 @@ def _shape(args: argparse.Namespace, batch: int, channels: int, length: int) -> 
             value=1e6 * times.p50 / args.layers, note="one launch for all layers, inside a block",
         )  # fmt: skip
         cache.reset()
-    for level in cache.plan.levels:
-        _fill(args, cache, level, u, h, fields, bandwidth)
 
 
 def _tokens(
@@ -135,44 +132,3 @@ def _tokens(
         seconds.append(wall_seconds(args.device, lambda: [replay() for _ in range(block)]))
     cache.reset()
     return error, sorted(seconds)[len(seconds) // 2] / block
-
-
-def _fill(
-    args: argparse.Namespace,
-    cache: ff.FutureFillCache,
-    level: Level,
-    u: Tensor,
-    h: Tensor,
-    fields: dict[str, object],
-    bandwidth: float,
-) -> None:
-    """The first firing of a level, all layers."""
-    state, block = cache.state, level.block
-    stop = min(2 * block, cache.max_new_tokens)
-    inputs = to_tiles(u[:block].permute(1, 2, 0).to(state.ring.dtype), state.layout)
-
-    def clear() -> None:
-        state.ring.zero_()
-        state.ring[..., :block, :] = inputs
-        state.positions.fill_(block)
-
-    def fill() -> None:
-        cache.implementation.fill(state, level, None)
-
-    clear()
-    fill()
-    filled = from_tiles(state.ring[-1, ..., block:stop, :], state.layout)
-    expected = ff.future_fill(u[:block].permute(1, 2, 0).double(), h.double(), stop - block)
-    calls: dict[str, Callable[[], object]] = {"fill": fill}
-    times = measure(
-        calls, device=args.device, repeats=args.repeats, before={"fill": clear},
-        replayed=calls, cold=args.device.type == "cuda",
-    )["fill"]  # fmt: skip
-    # inputs, pending outputs in and out, one spectrum of every filter
-    moved = args.layers * u.shape[2] * block * (12 * u.shape[1] + 8)
-    args.report.add(
-        "fill", **fields, times=times, error=relative_error(filled, expected), tolerance=1e-5,
-        bytes=moved, quantity="block", value=float(block), unit="tokens",
-        note=f"least {1e6 * moved / bandwidth:.1f} us",
-    )  # fmt: skip
-    cache.reset()

@@ -10,7 +10,9 @@ then times (``harness.timing.measure``), and hands each result to ``args.report.
     args.report.add("peer", B=1, D=64, L=1024, times=times["peer"], error=e, tolerance=1e-6,
                     baseline=("ours", times["ours"]))  # ratio: paired median, ours over peer
 
-A row whose error exceeds its tolerance prints and stores no time, and the command exits with 1.
+A row whose error exceeds its tolerance prints and stores no time, and the command exits with 1. So
+it does where ``args.report.fail`` says that there is no result. A ``limit`` of ``value`` gives a
+verdict, "measured" or "too slow", which changes no exit status.
 ``args.shapes``: (B, D, L) tuples or None; ``args.dtype``: torch.dtype; ``args.quick``: for CI.
 """
 
@@ -71,6 +73,9 @@ class Row:
     quantity: str = ""
     value: float | str = ""
     unit: str = ""
+    floor: float | str = ""  # seconds that the bytes which must move take at least
+    limit: float | str = ""  # what value may be
+    verdict: str = ""  # of a value with a limit: "measured" or "too slow"
     note: str = ""
     torch: str = ""
     python: str = ""
@@ -90,8 +95,11 @@ class Report:
         csv_file: Path | None,
         json_file: Path | None,
         device: torch.device = machine.CPU,
+        judges: bool = True,
     ) -> None:
+        """judges: whether limits give a verdict; they are those of a GPU, at full sizes."""
         self.bench, self.command, self.threads, self.device = bench, command, threads, device
+        self.judges = judges
         self.csv_file, self.json_file = csv_file, json_file
         self.rows: list[Row] = []
         for file in (csv_file, json_file):
@@ -103,8 +111,13 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether a check was red."""
-        return any(row.status == "wrong" for row in self.rows)
+        """Whether a check was red, or a result is missing that should be there."""
+        return any(row.status.startswith(("wrong", "failed")) for row in self.rows)
+
+    def fail(self, variant: str, error: Exception, **others: Any) -> Row:
+        """A row for what raised an error; the next ones may still have results."""
+        text = " ".join(str(error).split())[:300]
+        return self.add(variant, status=f"failed: {type(error).__name__}: {text}", **others)
 
     def add(
         self,
@@ -145,6 +158,10 @@ class Report:
             self._add_times(row, times, tokens, bytes, flops)
             if baseline is not None:
                 row.baseline, row.ratio = baseline[0], baseline[1].ratio(times)
+        if row.status == "wrong" and (row.limit != "" or row.floor != ""):
+            row.value = ""  # it is of a time
+        elif row.limit != "" and self.judges:
+            row.verdict = "measured" if float(row.value) <= float(row.limit) else "too slow"
         self.rows.append(row)
         print(text_of(row), flush=True)
         self._write(row)
@@ -228,8 +245,10 @@ def text_of(row: Row) -> str:
             parts.append(f"{100 * share:.0f}% of the {roof}")
     if row.ratio != "":
         parts.append(f"{row.ratio:.3g}x the speed of {row.baseline}")
-    if row.quantity:
+    if row.quantity and row.value != "":
         parts.append(f"{row.quantity} {row.value:.6g} {row.unit}".rstrip())
+    if row.limit != "":
+        parts.append(f"(at most {row.limit:.4g}) {row.verdict.upper()}".rstrip())
     if row.note:
         parts.append(row.note)
     return "  ".join(parts)

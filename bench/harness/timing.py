@@ -95,6 +95,37 @@ def measure(
     return {name: Times(tuple(seconds)) for name, seconds in found.items()}
 
 
+def measure_cold(
+    variants: Mapping[str, Callable[[], object]],
+    *,
+    device: torch.device,
+    repeats: int,
+    inner: int = 4,
+) -> dict[str, Times]:
+    """Time calls that find nothing in a GPU's caches and wait for no host: a graph reads 128 MiB
+    before each of ``inner`` calls, and the time of a graph that only reads is taken off.
+
+    On a CPU plain calls. A sample is a mean over the calls of one replay.
+    """
+    if device.type != "cuda":
+        return measure(variants, device=device, repeats=repeats)
+    scratch = torch.zeros(_COLD_BYTES // 4, dtype=torch.float32, device=device)
+
+    def graph(call: Callable[[], object]) -> Callable[[], object]:
+        def calls() -> None:
+            for _ in range(inner):
+                scratch.sum()
+                call()
+
+        return calls
+
+    reads = "128 MiB"
+    graphs = {reads: graph(_nothing)} | {name: graph(call) for name, call in variants.items()}
+    found = measure(graphs, device=device, repeats=repeats, replayed=graphs)
+    read = found.pop(reads) * -1.0
+    return {name: (times + read) * (1 / inner) for name, times in found.items()}
+
+
 def measure_in_parts(
     variants: Mapping[str, Callable[[int], object]],
     parts: int,

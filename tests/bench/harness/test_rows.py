@@ -30,3 +30,25 @@ def test_shares_of_the_measured_roofs():
     assert shares(row) == (0.25, None)
     assert shares(row | {"flops": "8e9"}) == (0.25, 0.8)
     assert shares(row | {"p50": ""}) == (None, None)
+
+
+def test_a_limit_gives_a_verdict(tmp_path, capsys):
+    """No exit status comes of it; what is wrong has no value to judge."""
+    report = Report("stream", "command", 1, tmp_path / "rows.csv", None)
+    report.add("fast", quantity="of the floor", value=2.5, limit=2.5)
+    report.add("slow", quantity="of the floor", value=2.6, limit=2.5)
+    assert not report.failed
+    report.add("red", quantity="of the floor", value=1.0, limit=2.5, error=1.0, tolerance=0.1)
+    assert "(at most 2.5) TOO SLOW" in capsys.readouterr().out
+    fast, slow, red = csv.DictReader((tmp_path / "rows.csv").open())
+    assert [row["verdict"] for row in (fast, slow, red)] == ["measured", "too slow", ""]
+    assert red["value"] == ""
+    unjudged = Report("stream", "command", 1, None, None, judges=False)
+    assert unjudged.add("slow", quantity="of the floor", value=9.0, limit=1.0).verdict == ""
+
+
+def test_a_missing_result_is_a_failure():
+    report = Report("stream", "command", 1, None, None)
+    row = report.fail("ours", RuntimeError("out of\n memory"), B=1)
+    assert row.status == "failed: RuntimeError: out of memory"
+    assert report.failed

@@ -135,6 +135,18 @@ def test_cuda_clocks_with_a_stand_in(monkeypatch):
     assert times["a"].p50 == 2e-3
 
 
+def test_cold_calls_are_replayed_between_reads(monkeypatch):
+    """Two graphs, of reads alone and of reads and calls, whose difference is the calls'."""
+    gpu, device = FakeGpu(monkeypatch), torch.device("cuda", 0)
+    call = partial(gpu.log.append, "call")
+    monkeypatch.setattr(torch.Tensor, "sum", lambda x: gpu.log.append("read"))
+    times = timing.measure_cold({"a": call}, device=device, repeats=1, inner=2)
+    pair, timed = ["read", "call"], ["record", "replay", "record", "synchronize"]
+    reads, both = ["capture", "read", "read", "captured"], ["capture", *pair, *pair, "captured"]
+    assert gpu.log == [*["cuda:0"] * 2, "read", "read", *reads, *pair, *pair, *both, *timed, *timed]
+    assert times["a"].seconds == (0.0,)  # the stand-in's replays all take as long
+
+
 def test_steps_between_events(monkeypatch):
     gpu = FakeGpu(monkeypatch)
     times = timing.step_times(torch.device("cuda", 0), lambda t: gpu.log.append(t), 3)

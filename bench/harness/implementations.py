@@ -1,0 +1,106 @@
+"""Implementations by name, second forms of their fills included, and states that they work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from futurefill_kernels.implementations.base import Implementation
+from futurefill_kernels.implementations.cuda_early import TILES
+from futurefill_kernels.implementations.mixed import GpuFills, Mixed
+from futurefill_kernels.implementations.select import (
+    IMPLEMENTATIONS,
+    LEVEL_FILLS,
+    ON_GPUS,
+    cannot_run,
+)
+from futurefill_kernels.plan import Plan
+from futurefill_kernels.planning.capabilities import VARIANTS
+from futurefill_kernels.state.layout import Layout, tile_filters
+from futurefill_kernels.state.spectra import block_spectra
+from futurefill_kernels.state.tensors import StreamState, allocate
+
+#: ``--impl``: all that run on the device, one after the other.
+EACH = "each"
+
+
+def names_of(impl: str, device: torch.device, dtype: torch.dtype = torch.float32) -> list[str]:
+    """The names that ``--impl`` stands for: itself, or with "each" all that run there; on a GPU
+    without ``reference``, which is no kernel.
+    """
+    if impl != EACH:
+        return [impl]
+    running = [name for name, reasons in cannot_run(device, dtype).items() if not reasons]
+    return [name for name in running if device.type != "cuda" or name in ON_GPUS]
+
+
+def fills_of(impl: str, device: torch.device, block: int) -> list[str]:
+    """Names of fills of a block: the same and their second forms, where these differ there."""
+    names = names_of(impl, device)
+    forms = [form for form, name in VARIANTS.items() if name in names and block in TILES]
+    return names + forms
+
+
+def one_level(name: str, levels: int = 1) -> Implementation:
+    """By a name of ``fills_of``, for plans with so many levels."""
+    if name in VARIANTS:
+        whole = IMPLEMENTATIONS[VARIANTS[name]]
+        return Mixed(whole, whole, (LEVEL_FILLS[name],) * levels)
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"unknown impl {name!r}; expected {EACH!r} or one of {', '.join(IMPLEMENTATIONS)}"
+        )
+    return IMPLEMENTATIONS[name]
+
+
+def make_state(
+    implementation: Implementation,
+    fills: Sequence[str],
+    plan: Plan,
+    h: Tensor,
+    layers: int,
+    rows: int,
+) -> StreamState:
+    """A state at position 0 whose layers all have filters h (D, L) float32, each its own copy.
+
+    fills: for each level the name of what fills it, which reads spectra in an order of its own.
+    Those of GPUs are made on the device, once for all layers.
+    """
+    layout = implementation.make_layout(h.shape[0], h.shape[0], h.dtype, plan)
+    parts = [LEVEL_FILLS.get(name) for name in fills]
+    if None in parts:
+        spectra = implementation.make_spectra(h, plan, layout, h.dtype).to(h.device)
+    else:
+        spectra = _spectra(h, plan, layout)
+        _arrange(spectra, plan, parts)
+    return allocate(plan, layout, lambda *_: spectra, [h] * layers, rows, None)
+
+
+def _arrange(spectra: Tensor, plan: Plan, parts: Sequence[GpuFills | None]) -> None:
+    for level, part in zip(plan.levels, parts, strict=True):
+        if part is not None and not level.made:
+            part.arrange_level(spectra, level)
+
+
+def _spectra(h: Tensor, plan: Plan, layout: Layout) -> Tensor:
+    """``tiled_spectra`` where h is."""
+    out = torch.empty(plan.spectra_rows, 2, h.shape[0], dtype=h.dtype, device=h.device)
+    for level in plan.levels:
+        if level.made:
+            continue
+        rows = level.n_spectra * level.transform
+        here = out[level.spectra_offset : level.spectra_offset + rows]
+        group = max(1, (1 << 25) // rows)  # 512 MiB of complex128 at a time
+        for g in range(0, h.shape[0], group):
+            found = block_spectra(h[g : g + group, : plan.filter_length], level).flatten(1)
+            here[:, 0, g : g + group] = found.real.T
+            here[:, 1, g : g + group] = found.imag.T
+    return tile_filters(out, layout)
+
+
+def fill_call(implementation: Implementation, state: StreamState) -> Callable[[], None]:
+    """The fill of a plan's only level, where the state stands."""
+    (level,) = state.plan.levels
+    return lambda: implementation.fill(state, level, None)
