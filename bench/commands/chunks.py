@@ -20,6 +20,7 @@ from futurefill_kernels.state.prompt_blocks import (
 )
 
 from ..harness import shapes
+from ..harness.implementations import names_of
 from ..harness.machine import check_memory
 from ..harness.rows import relative_error
 from ..harness.timing import measure
@@ -49,7 +50,8 @@ def run(args: argparse.Namespace) -> None:
             100 * (batch + 1) * channels * prompt,
             f"prompts of B={batch} D={channels} P={prompt}", args.device,
         )  # fmt: skip
-        _prompt(args, (batch, channels, length), prompt, sizes)
+        for impl in names_of(args.impl, args.device, args.dtype):
+            _prompt(args, impl, (batch, channels, length), prompt, sizes)
         if args.quick or (radices and batch == 1):
             _fills(args, channels, 1 << (prompt.bit_length() - 5), radices)
 
@@ -70,6 +72,7 @@ def _fills(args: argparse.Namespace, channels: int, smallest: int, radices: list
         for k in range(count):
             write_spectrum(h, spectra[block][:, k], channels, block, k + 1, args.dtype)
     kept = new_kept(1, spectra[smallest], channels, 15)
+    nothing = {block: new_kept(1, x, channels, 0) for block, x in spectra.items()}
 
     def fill(radix: int) -> None:
         for p in range(smallest, prompt, smallest):
@@ -77,16 +80,8 @@ def _fills(args: argparse.Namespace, channels: int, smallest: int, radices: list
             if slot:
                 add_fill(slots, spectra[smallest], kept, channels, p, smallest, slot)
             else:
-                whole = spectra[p & -p]
-                add_fill(
-                    slots,
-                    whole,
-                    kept[:, :, :0, :0].expand(-1, -1, -1, whole.shape[2]),
-                    channels,
-                    p,
-                    p & -p,
-                    1,
-                )
+                block = p & -p
+                add_fill(slots, spectra[block], nothing[block], channels, p, block, 1)
 
     variants = {f"radix {radix} from {smallest}": partial(fill, radix) for radix in radices}
     times = measure(
@@ -102,12 +97,12 @@ def _fills(args: argparse.Namespace, channels: int, smallest: int, radices: list
 
 
 def _prompt(
-    args: argparse.Namespace, shape: tuple[int, int, int], prompt: int, sizes: list[int]
+    args: argparse.Namespace, impl: str, shape: tuple[int, int, int], prompt: int, sizes: list[int]
 ) -> None:
     batch, channels, length = shape
     h = shapes.filters(channels, prompt + length, args.dtype, args.device)
     u = shapes.randn(batch, channels, prompt + 1, seed=6, dtype=args.dtype, device=args.device)
-    cache = ff.FutureFillCache(h, batch, length, impl=args.impl, dtype=args.dtype)
+    cache = ff.FutureFillCache(h, batch, length, impl=impl, dtype=args.dtype)
 
     def in_calls(size: int) -> list[Tensor]:
         calls = range(0, prompt, size)
