@@ -34,6 +34,7 @@ BENCHES = {
     "prefill": ("prefill", "a prompt into a cache, beside torch.fft"),
     "chunks": ("chunks", "a prompt in many calls, beside one call"),
     "decode": ("decode", "tokens per second of the shipped model"),
+    "first-token": ("first_token", "what the first request of a process waits for"),
     "token": ("token", "where a token of the shipped model goes"),
     "batch": ("batch", "whole generations of 1 to 64 rows"),
     "crossover": ("crossover", "exact decoding against recurrences by state size"),
