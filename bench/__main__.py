@@ -44,6 +44,7 @@ BENCHES = {
     "paper": ("paper", "the published experiments beside their published figures"),
     "latency": ("latency", "the slowest steps: objective='latency' against 'throughput'"),
     "plan": ("plan", "planned block sizes against the best of a sweep"),
+    "regret": ("regret", "planned sizes and implementations against the best, by measured parts"),
     "memory": ("memory", "bytes of ours and of other caches at equal width"),
     "kept": ("kept", "whole generations by what of the filters and state a cache keeps"),
     "rows": ("rows", "rows moved, copied and forgotten, beside a copy of the bytes they use"),

@@ -25,7 +25,7 @@ from futurefill_kernels.state.layout import from_tiles, to_tiles
 from futurefill_kernels.state.tensors import StreamState
 
 from ..harness import machine
-from ..harness.implementations import fill_call, fills_of, make_state, one_level
+from ..harness.implementations import combined, fill_call, fills_of, make_state
 from ..harness.machine import available_memory
 from ..harness.rows import relative_error
 from ..harness.timing import Times, measure_cold
@@ -215,7 +215,7 @@ def _fill(
     prototype: ModuleType | None,
 ) -> Iterator[_Found]:  # fmt: skip
     plan = ff.Plan(2 * size.block, (size.block,))
-    implementation = one_level(name)
+    implementation = combined(name, [name])
     state = make_state(implementation, [name], plan, h, size.layers, size.batch)
     calls: dict[str, Callable[[], object]] = {name: fill_call(implementation, state)}
     other = None

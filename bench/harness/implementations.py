@@ -43,16 +43,17 @@ def fills_of(impl: str, device: torch.device, block: int) -> list[str]:
     return names + forms
 
 
-def one_level(name: str, levels: int = 1) -> Implementation:
-    """By a name of ``fills_of``, for plans with so many levels."""
-    if name in VARIANTS:
-        whole = IMPLEMENTATIONS[VARIANTS[name]]
-        return Mixed(whole, whole, (LEVEL_FILLS[name],) * levels)
-    if name not in IMPLEMENTATIONS:
+def combined(steps: str, fills: Sequence[str]) -> Implementation:
+    """One that does the steps, and each level's fills by a name of ``fills_of``."""
+    names = {VARIANTS.get(name, name) for name in (steps, *fills)}
+    for name in names - set(IMPLEMENTATIONS):
         raise ValueError(
             f"unknown impl {name!r}; expected {EACH!r} or one of {', '.join(IMPLEMENTATIONS)}"
         )
-    return IMPLEMENTATIONS[name]
+    whole = IMPLEMENTATIONS[VARIANTS.get(steps, steps)]
+    if all(name == steps for name in fills) and steps not in VARIANTS:
+        return whole
+    return Mixed(whole, whole, tuple(LEVEL_FILLS[name] for name in fills))
 
 
 def make_state(

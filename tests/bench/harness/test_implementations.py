@@ -21,7 +21,7 @@ def test_names():
     assert implementations.fills_of("cuda", CPU, 64) == ["cuda", "cuda_early"]
     assert implementations.fills_of("cuda", CPU, 32) == ["cuda"]
     with pytest.raises(ValueError, match="unknown impl 'fast'; expected 'each' or one of cpu"):
-        implementations.one_level("fast")
+        implementations.combined("fast", ["cuda"])
 
 
 @pytest.mark.parametrize("sizes", [(64,), (64, 192), (8, 24)])
@@ -31,7 +31,7 @@ def test_spectra_are_those_that_the_implementation_prepares(sizes):
     layout = triton.make_layout(40, 40, torch.float32, plan)
     expected = tiled_spectra(h, plan, layout, torch.float32)
     for name, form in (("triton", triton), ("cuda_early", cuda_early)):
-        whole = implementations.one_level(name, len(plan.levels))
+        whole = implementations.combined(name, [name] * len(plan.levels))
         own = expected.clone()
         for level in plan.levels:
             form.arrange_level(own, level)
