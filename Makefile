@@ -6,7 +6,8 @@
 #         TORCH=torch==2.13.0 or an index with CPU builds keeps it small.
 # PROMPT, TOKENS, ARGS  for `make generate`, which runs on the GPU where there is one
 #
-# On a machine with a GPU `make gpu-check` shows everything that needs one, in six minutes. It takes
+# On a machine with a GPU `make gpu-check` shows everything that needs one, in two parts of at most eight
+# minutes (ARGS="--part 1 --out times"). It takes
 # what is installed (CHECK_PYTHON) and needs neither compiler nor network.
 
 PYTHON ?= python3

@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\ninterrupted after {rows} rows" + (f", kept in {kept}" if kept else ""))
         return 130
     if args.report.failed:
-        print("error: a check failed, see the rows marked WRONG", file=sys.stderr)
+        print("error: a check failed, see the rows marked WRONG or failed", file=sys.stderr)
         return 1
     return 0
 

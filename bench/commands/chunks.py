@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> None:
             f"prompts of B={batch} D={channels} P={prompt}", args.device,
         )  # fmt: skip
         for impl in names_of(args.impl, args.device, args.dtype):
-            _prompt(args, impl, (batch, channels, length), prompt, sizes)
+            with args.report.guard("prompt", impl=impl, B=batch, D=channels, P=prompt):
+                _prompt(args, impl, (batch, channels, length), prompt, sizes)
         if args.quick or (radices and batch == 1):
             _fills(args, channels, 1 << (prompt.bit_length() - 5), radices)
 

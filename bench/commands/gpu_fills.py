@@ -133,21 +133,17 @@ def _size(
     expected = ff.future_fill(u[:, checked].double(), h[checked].double(), size.block)
     floor = size.nbytes / bandwidth
     torchs: Times | None = None
-    try:
-        torchs, error = _with_torch(args, size, h, u, expected[:, :, : size.block])
+    with args.report.guard("torch.fft", **fields):
+        torchs, error = _with_torch(args, size, h, u, expected)
         args.report.add(
             "torch.fft", **fields, impl="torch", times=torchs, error=error, tolerance=1e-5,
             floor=floor, quantity="of the floor", value=torchs.p50 / floor,
         )  # fmt: skip
-    except Exception as error:
-        args.report.fail("torch.fft", error, **fields)
     for name in fills_of(args.impl, args.device, size.block):
         own = {**fields, "impl": name}
-        try:
+        with args.report.guard(name, **own):
             for found in _fill(args, size, name, h, u, expected, prototype):
                 _rows(args, size, found, own, floor, torchs)
-        except Exception as error:
-            args.report.fail(name, error, **own)
         if args.device.type == "cuda":
             torch.cuda.empty_cache()
 

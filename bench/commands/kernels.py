@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> None:
             args.device,
         )
         for impl in names_of(args.impl, args.device, args.dtype):
-            _shape(args, impl, batch, channels, length)
+            with args.report.guard("token", impl=impl, B=batch, D=channels):
+                _shape(args, impl, batch, channels, length)
 
 
 @torch.no_grad()

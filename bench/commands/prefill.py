@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> None:
                 f"prefill of B={batch} D={channels} P={prompt} L={length}",
                 args.device,
             )
-            _prompt(args, batch, channels, int(prompt), length)
+            with args.report.guard("prompt", B=batch, D=channels, P=int(prompt)):
+                _prompt(args, batch, channels, int(prompt), length)
 
 
 @torch.no_grad()
@@ -73,24 +74,23 @@ def _prompt(args: argparse.Namespace, batch: int, channels: int, prompt: int, le
     pre, post = (None if g is None else g[..., :prompt].contiguous() for g in gates)
     whole = u[..., :prompt].contiguous() if args.gated else u[..., :prompt]
     for impl in names_of(args.impl, args.device, args.dtype):
-        for kept in (False, True):
-            cache = ff.FutureFillCache(
-                h, batch, length, impl=impl, dtype=args.dtype, keep_prompt_spectra=kept
-            )
-            name = f"{cache.impl}{', spectra kept' if kept else ''}"
-            caches[name] = cache
-            calls[name] = partial(cache.prefill, whole, pre=pre, post=post)
-            before[name] = cache.reset
-            if kept:
-                cache.prefill(whole, pre=pre, post=post)
-                cache.reset()
-            y = [cache.prefill(whole, pre=pre, post=post)]
-            for t in range(prompt, prompt + steps):
-                now = (None if g is None else g[..., t].contiguous() for g in gates)
-                y.append(
-                    cache.step(u[..., t].contiguous(), pre=next(now), post=next(now))[..., None]
+        with args.report.guard("ours", impl=impl, B=batch, D=channels, P=prompt):
+            for kept in (False, True):
+                cache = ff.FutureFillCache(
+                    h, batch, length, impl=impl, dtype=args.dtype, keep_prompt_spectra=kept
                 )
-            errors[name] = relative_error(torch.cat(y, -1)[:, few], expected)
+                name = f"{cache.impl}{', spectra kept' if kept else ''}"
+                call = partial(cache.prefill, whole, pre=pre, post=post)
+                if kept:
+                    call()
+                    cache.reset()
+                y = [call()]
+                for t in range(prompt, prompt + steps):
+                    now = [None if g is None else g[..., t].contiguous() for g in gates]
+                    y_t = cache.step(u[..., t].contiguous(), pre=now[0], post=now[1])
+                    y.append(y_t[..., None])
+                errors[name] = relative_error(torch.cat(y, -1)[:, few], expected)
+                caches[name], calls[name], before[name] = cache, call, cache.reset
     torchs = {
         f"torch.fft, {n} points": _with_torch(args, h, whole, pre, post, length, n)
         for n in fair_lengths(2 * prompt + length - 1)

@@ -67,12 +67,13 @@ def run(args: argparse.Namespace) -> None:
     if args.quick:
         streams, args.repeats = [(2, 8, 64, 2), (1, 8, 100, 1)], 1
     for batch, channels, length, layers in streams:
-        check_memory(
-            24 * layers * (batch + 1) * channels * length,
-            f"streams of {layers} layers, B={batch} D={channels} L={length}",
-            args.device,
-        )
-        _stream(args, batch, channels, length, layers)
+        with args.report.guard("stream", B=batch, D=channels, L=length, layers=layers):
+            check_memory(
+                24 * layers * (batch + 1) * channels * length,
+                f"streams of {layers} layers, B={batch} D={channels} L={length}",
+                args.device,
+            )
+            _stream(args, batch, channels, length, layers)
 
 
 @torch.no_grad()

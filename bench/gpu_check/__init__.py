@@ -1,1 +1,1 @@
-"""``make gpu-check``: everything that only a device can show, in six minutes."""
+"""``make gpu-check``: everything that only a device can show, in two parts."""

@@ -9,16 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from ..harness.machine import ROOT
+from ..harness.rows import read
 
 #: Line of a stage's output that goes into the table; the last one counts.
 SUMMARY = "summary: "
+#: What a stage may be that has nothing to be looked at.
+GOOD = ("passed", "measured")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class Stage:
 
 @dataclass
 class Result:
-    """What became of a stage. status: passed, failed or timed out."""
+    """What became of a stage. status: passed, failed or timed out; of one whose rows have limits
+    and that passed, measured or too slow.
+    """
 
     name: str
     status: str
@@ -86,23 +91,53 @@ def run_one(stage: Stage, log: TextIO) -> Result:
     with path.open(errors="replace") as file:
         file.seek(begin)
         output = file.read()
+    judged = judged_rows(stage)
+    if status == "passed" and judged:
+        slow = any(row["verdict"] != "measured" for row in judged)
+        status = "too slow" if slow else "measured"
     return Result(
-        stage.name, status, seconds, stage.limit, summary_of(stage, output, status),
+        stage.name, status, seconds, stage.limit, summary_of(stage, output, status, judged),
         " ".join(stage.command), output[-20000:],
     )  # fmt: skip
 
 
-def summary_of(stage: Stage, output: str, status: str) -> str:
-    """The stage's own summary, else the number of its rows, else its last line."""
+def judged_rows(stage: Stage) -> list[dict[str, str]]:
+    """Rows of a stage with a verdict."""
+    if stage.rows is None or not stage.rows.is_file():
+        return []
+    return [row for row in read([stage.rows]) if row.get("verdict")]
+
+
+def summary_of(
+    stage: Stage, output: str, status: str, judged: Sequence[Mapping[str, str]] = ()
+) -> str:
+    """The stage's own summary, else the number of its rows and their verdicts, else its last
+    line.
+    """
     found = re.findall(rf"^{SUMMARY}(.*)$", output, flags=re.M)
     if found:
         return found[-1]
     lines = [text for text in output.splitlines() if text.strip() and not text.startswith("===")]
     last = lines[-1].strip()[:160] if lines else ""
     if stage.rows is not None and stage.rows.is_file():
-        rows = len(stage.rows.read_text().splitlines()) - 1
-        return f"{rows} rows in {stage.rows.name}" + ("" if status == "passed" else f"; {last}")
+        parts = [f"{len(read([stage.rows]))} rows in {stage.rows.name}", *verdicts(judged)]
+        return "; ".join(parts if status in (*GOOD, "too slow") else [*parts, last])
     return last
+
+
+def verdicts(judged: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Of each variant and quantity how many are within the limit, and which is farthest off."""
+    groups: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for row in judged:
+        groups.setdefault((row["variant"], row["quantity"]), []).append(row)
+    for (variant, quantity), rows in groups.items():
+        good = sum(row["verdict"] == "measured" for row in rows)
+        worst = max(rows, key=lambda row: float(row["value"]) / float(row["limit"]))
+        sizes = " ".join(f"{name}={worst[name]}" for name in ("B", "L", "P") if worst[name])
+        yield (
+            f"{variant} {quantity}: {good} of {len(rows)}, worst {float(worst['value']):.2f} "
+            f"(at most {float(worst['limit']):g}) at {sizes}"
+        )
 
 
 def line(result: Result) -> str:

@@ -11,8 +11,8 @@ then times (``harness.timing.measure``), and hands each result to ``args.report.
                     baseline=("ours", times["ours"]))  # ratio: paired median, ours over peer
 
 A row whose error exceeds its tolerance prints and stores no time, and the command exits with 1. So
-it does where ``args.report.fail`` says that there is no result. A ``limit`` of ``value`` gives a
-verdict, "measured" or "too slow", which changes no exit status.
+it does where something raised inside ``args.report.guard(variant, ...)``. A ``limit`` of ``value``
+gives a verdict, "measured" or "too slow", which changes no exit status.
 ``args.shapes``: (B, D, L) tuples or None; ``args.dtype``: torch.dtype; ``args.quick``: for CI.
 """
 
@@ -22,7 +22,9 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -114,8 +116,17 @@ class Report:
         """Whether a check was red, or a result is missing that should be there."""
         return any(row.status.startswith(("wrong", "failed")) for row in self.rows)
 
+    @contextmanager
+    def guard(self, variant: str, **others: Any) -> Iterator[None]:
+        """What raises inside becomes a row that says so; the next ones may still have results."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.fail(variant, error, **others)
+
     def fail(self, variant: str, error: Exception, **others: Any) -> Row:
-        """A row for what raised an error; the next ones may still have results."""
+        """A row for what raised an error."""
         text = " ".join(str(error).split())[:300]
         return self.add(variant, status=f"failed: {type(error).__name__}: {text}", **others)
 

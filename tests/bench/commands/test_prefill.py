@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.__main__ import main
+from bench.commands import prefill
 from bench.harness.rows import read
 
 
@@ -28,7 +31,16 @@ def test_each_implementation_with_gates(tmp_path):
     assert torchs[0] in {f"torch.fft, {n} points" for n in (70, 72, 80, 128)}
 
 
+def test_an_implementation_that_cannot_run_hides_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(prefill, "names_of", lambda *a: ["cuda", "reference"])
+    file = tmp_path / "rows.csv"
+    assert main(["prefill", "--quick", "--csv", str(file)]) == 1
+    found = [row for row in read([file]) if row["P"] == "100"]
+    assert [row["status"][:20] for row in found] == ["failed: RuntimeError", "ok", "ok", "ok"]
+
+
 def test_what_is_faster_than_torch_is_below_one(tmp_path):
     found = rows_of(tmp_path, "--shapes", "1,8,8", "--prompts", "300")
     ours, _, torch = found
-    assert float(ours["value"]) == float(f"{float(ours['p50']) / float(torch['p50']):.8g}")
+    expected = float(ours["p50"]) / float(torch["p50"])
+    assert float(ours["value"]) == pytest.approx(expected, rel=1e-6)

@@ -7,11 +7,16 @@ import sys
 import time
 
 import pytest
+import torch
 
+from bench.commands.gpu_fills import BLOCKS
 from bench.gpu_check import run_tests
 from bench.gpu_check.__main__ import main, stages_of
+from bench.gpu_check.jobs import Kernels, Prototype, jobs_of_times
 from bench.gpu_check.sanitizer import errors_of
 from bench.gpu_check.stages import Stage, line, run
+from bench.harness.rows import Report
+from futurefill_kernels.planning.device import DeviceInfo
 
 
 def stage(name, code, limit=20.0, rows=None):
@@ -55,11 +60,97 @@ def test_rows_that_were_written_count(tmp_path):
     assert result.summary == "2 rows in some.csv; no memory"
 
 
-def test_limits_are_six_minutes_together(tmp_path):
-    stages = stages_of("cuda", tmp_path, False)
-    assert sum(stage.limit for stage in stages) <= 360
+@pytest.mark.parametrize("part", [1, 2])
+def test_limits_of_a_part_are_eight_minutes_together(tmp_path, part):
+    stages = stages_of("cuda", tmp_path, False, part)
+    assert sum(stage.limit for stage in stages) <= 480
     files = {stage.rows for stage in stages if stage.rows}
-    assert len(files) + len({"log.txt", "report.json", "tests.json"}) <= 8
+    others = {"log.txt", "report.json"} | ({"rates.json"} if part == 1 else {"tests.json"})
+    assert len(files) + len(others) <= 8
+
+
+def test_the_parts_have_every_stage_once(tmp_path):
+    names = [stage.name for part in (1, 2) for stage in stages_of("cuda", tmp_path, False, part)]
+    assert {name for name in names if names.count(name) > 1} == {"environment", "compile"}
+    assert {"fills", "prompts", "tune", "regret", "first-token", "chunks"} <= set(names)
+
+
+def test_the_prototype_goes_to_its_stages(tmp_path):
+    stages = stages_of("cuda", tmp_path, False, 1, tmp_path / "own.py")
+    told = [s.name for s in stages if f"--prototype {tmp_path / 'own.py'}" in " ".join(s.command)]
+    assert told == ["compile", "fills"]
+
+
+def judged(path, *found):
+    """Writes rows (variant, quantity, value, limit) as a bench does."""
+    report = Report("bench", "command", 1, path, None)
+    for variant, quantity, value, limit in found:
+        report.add(variant, quantity=quantity, value=value, limit=limit, B=1, L=64)
+
+
+def test_a_stage_is_measured_or_too_slow(tmp_path):
+    """Whatever was too slow is counted and named, also where the stage was ended; the next runs."""
+    fast, slow = tmp_path / "fast.csv", tmp_path / "slow.csv"
+    judged(fast, ("cuda", "of the floor", 2.5, 2.5), ("cuda", "of torch.fft", 0.5, 1.0))
+    judged(
+        slow, ("cuda", "of the floor", 2.0, 2.5), ("cuda", "of the floor", 3.0, 2.5),
+        ("triton", "of the floor", 3.4, 3.5),
+    )  # fmt: skip
+    hang = "import time; time.sleep(60)"
+    results = run(
+        [
+            stage("fast", "", rows=fast), stage("slow", "", rows=slow),
+            stage("failed", "raise SystemExit(1)", rows=fast), stage("ended", hang, 2.0, rows=slow),
+        ],
+        tmp_path / "out", say=lambda text: None,
+    )  # fmt: skip
+    assert [r.status for r in results] == ["measured", "too slow", "failed (1)", "timed out"]
+    assert results[0].summary == (
+        "2 rows in fast.csv; cuda of the floor: 1 of 1, worst 2.50 (at most 2.5) at B=1 L=64; "
+        "cuda of torch.fft: 1 of 1, worst 0.50 (at most 1) at B=1 L=64"
+    )
+    assert "cuda of the floor: 1 of 2, worst 3.00 (at most 2.5) at B=1 L=64" in results[3].summary
+
+
+def test_too_slow_is_no_success(tmp_path, monkeypatch):
+    slow = tmp_path / "slow.csv"
+    judged(slow, ("cuda", "of the floor", 3.0, 2.5))
+    monkeypatch.setattr(
+        "bench.gpu_check.__main__.stages_of", lambda *a: [stage("slow", "", rows=slow)]
+    )
+    assert main(["--out", str(tmp_path), "--part", "1"]) == 1
+
+
+def test_what_is_compiled_is_there_by_its_name():
+    """Of every kernel that the first part warms, its launches; each size once."""
+    info = DeviceInfo.named("h200")
+    found = [job for job in jobs_of_times(None) if isinstance(job, Kernels)]
+    assert len({(job.sizes, job.name) for job in found}) == len(found)
+    fills = {job.name for job in found if job.name.startswith("fill")}
+    assert fills == {f"fill of {block}" for block in (8, *BLOCKS)}
+    pytest.importorskip("triton")
+    for job in found:
+        assert stream_launches_of(job, info)
+
+
+def stream_launches_of(job, info):
+    from futurefill_kernels.implementations.triton_kernels.ahead import stream_launches
+
+    return stream_launches(job.sizes, info)[job.name]
+
+
+def test_a_prototype_is_compiled_by_running_it(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "def make_fill(ring, spectra, positions):\n"
+        "    if ring.shape[2] != 32:\n"
+        "        return None\n"
+        f"    return lambda: open({str(tmp_path / 'called')!r}, 'w').close()\n"
+    )
+    for block in (32, 16):
+        assert not (tmp_path / "called").exists()
+        Prototype(file, block, 32).run(torch.device("cpu"), "triton")
+    assert (tmp_path / "called").exists()
 
 
 def planted(folder, text):
@@ -110,9 +201,14 @@ def test_a_device_that_is_not_there(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_whole_check_on_the_cpu(tmp_path, capsys):
-    status = main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
+@pytest.mark.parametrize("part", [1, 2])
+def test_the_whole_check_on_the_cpu(tmp_path, capsys, part):
+    options = ["--part", str(part), "--out", str(tmp_path)]
+    status = main(["--device", "cpu", "--quick", *options])
     assert status == 0, capsys.readouterr().out
     names = {path.name for path in tmp_path.rglob("*")}
     assert len(names) <= 8
-    assert {"kernels.csv", "decode.csv", "model.csv", "prompts.csv", "report.json"} <= names
+    times = {"fills", "prompts", "regret", "first-token", "chunks"}
+    tables = times if part == 1 else {"kernels", "decode", "model"}
+    assert {f"{table}.csv" for table in tables} | {"report.json"} <= names
+    assert part == 2 or "rates.json" in names

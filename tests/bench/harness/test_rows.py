@@ -49,6 +49,8 @@ def test_a_limit_gives_a_verdict(tmp_path, capsys):
 
 def test_a_missing_result_is_a_failure():
     report = Report("stream", "command", 1, None, None)
-    row = report.fail("ours", RuntimeError("out of\n memory"), B=1)
-    assert row.status == "failed: RuntimeError: out of memory"
+    with report.guard("ours", B=1):
+        raise RuntimeError("out of\n memory")
+    assert not report.add("peer").status.startswith("failed")
+    assert report.rows[0].status == "failed: RuntimeError: out of memory"
     assert report.failed
