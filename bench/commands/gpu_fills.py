@@ -115,7 +115,8 @@ def load_prototype(path: Path | None) -> ModuleType | None:
 
 def _layers(args: argparse.Namespace, block: int, batch: int, layers: int) -> int:
     """As many as fit two thirds of the memory with ring, taps and spectra, at least 1."""
-    each = 4 * args.channels * block * (2 * batch + 4)
+    # the plan's only block is also its first: its taps are there once more, twice while they move
+    each = 4 * args.channels * block * (2 * batch + 2 + 2 + 2)
     return max(1, min(layers, available_memory(args.device) * 2 // 3 // each))
 
 

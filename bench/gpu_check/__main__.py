@@ -50,16 +50,17 @@ def stages_of(
         each = ("--impl", "each")
         prompts = ("--gated", "--prompts", "4096,32768,131072,2048x16", "--repeats", 7)
         chunks = ("--prompt", 65536, "--sizes", "512,2048,4096", "--repeats", 3)
-        wide = () if quick else ("--shapes", "1,1024,256")
+        # their filters are made on the CPU
+        wide = () if quick else ("--shapes", "1,1024,256", "--threads", 8)
         return [
             environment,
-            stage(*compiled, 75, *small, *other, "--part", 1),
+            stage(*compiled, 70, *small, *other, "--part", 1),
             bench("gpu-fills", 75, "fills.csv", *other),
             bench("prefill", 35, "prompts.csv", *each, *prompts, *wide),
             Stage("tune", 60, tune),
-            bench("regret", 95, "regret.csv"),
-            bench("first-token", 95, "first-token.csv", "--seconds", 60),
-            bench("chunks", 25, "chunks.csv", *each, *chunks, *wide),
+            bench("regret", 90, "regret.csv"),
+            bench("first-token", 90, "first-token.csv", "--seconds", 55),
+            bench("chunks", 35, "chunks.csv", *each, *chunks, *wide),
         ]
     model = ("--parts", "model", "--lengths", "4096", "--no-naive", "--repeats", "1")
     return [

@@ -48,7 +48,8 @@ def general(rows: Rows) -> str:
     """The columns that suit any bench."""
     head = ["variant", "B", "D", "L", "P", "layers", "states", "dtype", "block sizes", "median",
             "p99", "worst", "tokens/s", "of the bandwidth", "of the FLOP/s",
-            "its time over the baseline", "error", "quantity", "value", "unit", "note"]  # fmt: skip
+            "its time over the baseline", "error", "quantity", "value", "unit", "at most",
+            "verdict", "note"]  # fmt: skip
     body = []
     for row in rows:
         bandwidth, flops = ("" if s is None else f"{100 * s:.0f} %" for s in shares(row))
@@ -59,7 +60,7 @@ def general(rows: Rows) -> str:
             worst, number(row["tokens_per_s"]), bandwidth, flops,
             times_faster(row),
             number(row["error"], 2), row["quantity"], number(row["value"], 4), row["unit"],
-            row["note"],
+            row["limit"] if row.get("verdict") else "", row.get("verdict", ""), row["note"],
         ])  # fmt: skip
     return markdown(head, body)
 

@@ -53,12 +53,23 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
      "as probable, in float64, to within 1e-4 a token.", [general]),
     ("Planned against best measured block sizes", "plan",
      "Regret is the planned plan's time over the best measured one's, minus one.", [general]),
+    ("Planned against best by parts", "regret",
+     "Of streams of many layers: the best plan and implementations are found from steps and "
+     "firings measured one by one, then both streams are run whole.", [general]),
+    ("First tokens", "first-token",
+     "A fresh process, with an empty folder of compiled kernels and with what it has left there.",
+     [general]),
     ("Single steps", "latency", "The time of every single step.", [general]),
     ("The price of a call", "step", "One channel, no fill due.", [general]),
     ("The convolutions of a token", "kernels",
-     "Steps of all layers as one graph without fills, and every fill.", [general]),
+     "Steps of all layers as one graph without fills.", [general]),
     ("Single fills", "fill", "The first fill of every block size.", [general]),
-    ("Prompts", "prefill", "Outputs of the prompt and its future fill.", [general]),
+    ("Fills of many layers", "gpu-fills",
+     "The first fill of a group, L being the block, all layers in one call, over the time of the "
+     "bytes that must move; torch.fft is three calls, nothing stored.", [general]),
+    ("Prompts", "prefill",
+     "Outputs of the prompt and its future fill; torch.fft at the fastest of some lengths that "
+     "suffice.", [general]),
     ("Prompts in many calls", "chunks", "And a step, which begins with the fill.", [general]),
     ("Memory", "memory",
      "Bytes per new token and channel of one row, of everything that a layer holds after the "

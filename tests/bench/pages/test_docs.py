@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bench.__main__ import main
-from bench.harness.rows import read
+from bench.harness.rows import Report, read
 from bench.pages import docs
+from bench.pages.doc_tables import general
 
 
 def test_the_page_is_written_from_rows(tmp_path, capsys):
@@ -46,3 +47,14 @@ def test_rows_of_a_gpu_are_apart(tmp_path):
 
 def test_pages_of_this_commit_come_from_its_rows(capsys):
     assert docs.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_a_verdict_stands_beside_its_limit(tmp_path):
+    """Rows of older files have neither column; a limit that nothing was judged by is left out."""
+    report = Report("regret", "command", 1, tmp_path / "regret.csv", None)
+    report.add("planned", quantity="planned / best", value=1.2, limit=1.1)
+    (row,) = read([tmp_path / "regret.csv"])
+    assert "| planned / best | 1.2 | 1.1 | too slow |" in general([row])
+    assert "at most" not in general([{**row, "verdict": ""}])
+    old = {name: text for name, text in row.items() if name not in ("limit", "verdict", "floor")}
+    assert "| planned | planned / best | 1.2 |" in general([old])
