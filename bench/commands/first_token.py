@@ -1,5 +1,6 @@
 """What the first request of a process waits for: a fresh process for every implementation, with an
-empty folder of compiled Triton kernels, and another one with what the first has left there.
+empty folder of compiled Triton kernels, and another one with what the first has left there. The
+processes of all implementations run side by side, so that compilers should have a core each.
 
 "first token": seconds from the call of `iterate` to its first token. The note has the process from
 its start to then, and the whole request, in which every level of the plan has fired and been
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from ..harness.implementations import EACH, names_of
 from ..harness.machine import ROOT
@@ -25,29 +27,31 @@ _LEAST = 30.0  # seconds that a process gets
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``first-token``."""
     parser.set_defaults(impl=EACH)
-    parser.add_argument("--tokens", type=int, default=1025, help="of the request")
+    parser.add_argument("--tokens", type=int, default=8192, help="of the request")
     parser.add_argument(
         "--seconds", type=float, default=120.0, help="at most for all; a process gets 30 at least"
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Processes one after the other; ``auto`` comes after the implementations that it may take."""
+    """First all processes with empty folders, then all with full ones."""
     tokens, stop = 20 if args.quick else args.tokens, time.monotonic() + args.seconds
     names = names_of(args.impl, args.device)
     if args.impl == EACH:
         names = [*names, "auto"] if args.device.type == "cuda" else ["auto"]
-    for impl in names:
-        with tempfile.TemporaryDirectory() as folder:
-            found: list[dict] = []
-            for kernels in ("compiled", "from the disk"):
+    found: dict[str, list[dict]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(names)) as pool:
+        for kernels in ("compiled", "from the disk"):
+            running = {
+                impl: pool.submit(_request, args, impl, tokens, f"{folder}/{impl}", stop)
+                for impl in found
+            }
+            for impl, request in running.items():
                 fields = {"B": 1, "L": tokens, "impl": impl}
-                try:
-                    found.append(_request(args, impl, tokens, folder, stop - time.monotonic()))
-                except (subprocess.SubprocessError, ValueError) as error:
-                    args.report.fail(f"kernels {kernels}", error, **fields)
-                    break
-                _report(args, kernels, found, fields)
+                with args.report.guard(f"kernels {kernels}", **fields):
+                    found[impl].append(request.result())
+                    _report(args, kernels, found[impl], fields)
+            found = {impl: requests for impl, requests in found.items() if requests}
 
 
 def _report(
@@ -63,15 +67,14 @@ def _report(
     )  # fmt: skip
 
 
-def _request(
-    args: argparse.Namespace, impl: str, tokens: int, folder: str, seconds: float
-) -> dict:  # fmt: skip
+def _request(args: argparse.Namespace, impl: str, tokens: int, folder: str, stop: float) -> dict:
     """What a fresh process says of itself."""
+    os.makedirs(folder, exist_ok=True)
     command = [sys.executable, "-m", "bench.commands.first_token", str(args.device), impl]
     start = time.monotonic()
     done = subprocess.run(
         [*command, str(tokens), repr(start)], cwd=ROOT, capture_output=True, text=True, check=False,
-        timeout=max(seconds, _LEAST), env={**os.environ, "TRITON_CACHE_DIR": folder},
+        timeout=max(stop - start, _LEAST), env={**os.environ, "TRITON_CACHE_DIR": folder},
     )  # fmt: skip
     if done.returncode:
         raise ValueError(f"the process ended with {done.returncode}: {done.stderr[-300:]}")

@@ -21,7 +21,7 @@ import futurefill_kernels as ff
 from futurefill_kernels.implementations.select import IMPLEMENTATIONS, on_this_gpu
 from futurefill_kernels.planning import gpu_choice
 from futurefill_kernels.planning.device import DeviceInfo
-from futurefill_kernels.planning.gpu_plan import FIRST_BLOCKS
+from futurefill_kernels.planning.gpu_plan import FIRST_BLOCKS, LONGEST_FIRST_BLOCK
 from futurefill_kernels.planning.search import cheapest_block_sizes
 from futurefill_kernels.planning.workload import Workload
 
@@ -158,7 +158,9 @@ def best(args: argparse.Namespace, parts: Parts, length: int) -> Choice:
         return min(names, key=lambda name: parts.level(name, length, block, radix))
 
     def first(block: int) -> float:
-        return parts.steps(fastest_steps(block), block) if block in FIRST_BLOCKS else math.inf
+        if block > LONGEST_FIRST_BLOCK:
+            return math.inf
+        return parts.steps(fastest_steps(block), block)
 
     def level(block: int, radix: int) -> float:
         if radix not in range(2, max(RADICES) + 1) or block < min(FIRST_BLOCKS):
