@@ -12,11 +12,13 @@ from bench.harness.parts import Parts
 from bench.harness.streams import Stream
 
 
-@pytest.mark.parametrize("sizes", [(8,), (4, 12), (4, 8, 16, 32), (128,)])
-def test_outputs_of_a_stream(sizes):
+@pytest.mark.parametrize(
+    ("sizes", "made"), [((8,), None), ((4, 12), None), ((4, 8, 16, 32), 16), ((128,), None)]
+)
+def test_outputs_of_a_stream(sizes, made):
     """Constant inputs, so that outputs are sums of taps; a second run is the same."""
     h, u = torch.randn(5, 100), torch.randn(2, 5)
-    plan = ff.Plan(100, sizes)
+    plan = ff.Plan(100, sizes, made_from=made)
     stream = Stream(plan, "reference", ["reference"] * len(plan.levels), h, 3, u)
     expected = u.double()[..., None] * h.double().cumsum(1)
     for at in (range(100), [0, 31, 99]):
