@@ -47,15 +47,19 @@ class OpenPrompts:
         """The stream of just these rows, in their order, which is not here until it is put back;
         None where there is none. held: inputs by row.
         """
-        place = self._places.get((rows[0], layer))
-        if place is None or len(place.stream.held) != len(rows):
+        first = self._places.get((rows[0], layer))
+        if first is None or len(first.stream.held) != len(rows):
             return None
-        for mine, given in zip(place.stream.held, held, strict=True):
-            if mine is not given:
+        stream = first.stream
+        for k, row in enumerate(rows):
+            place = self._places.get((row, layer))
+            if place is None or place.stream is not stream or place.row != k:
+                return None
+            if stream.held[k] is not held[k]:
                 return None
         for row in rows:
             del self._places[row, layer]
-        return place.stream
+        return stream
 
     def take(
         self, layer: int, held: Mapping[int, Past | None], lengths: Sequence[int]

@@ -189,6 +189,23 @@ def test_whatever_comes_between_calls(impl, dtype, data):
                 check(layer, row, y[row, :, None], u[row, :, None])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, PRECISE])
+def test_a_row_that_holds_what_another_one_opened(dtype):
+    """Rows 2 and 1 go on together; then row 4 is what row 1 was."""
+    g = torch.Generator().manual_seed(0)
+    h, first = torch.randn(2, 50, generator=g, dtype=dtype), (2, 2, 144)
+    u = torch.randn(*first, generator=g, dtype=dtype)
+    cache = ff.FutureFillCache(h, 5, 4, dtype=dtype)
+    for here in u.split((100, 44), 2):
+        cache.prefill(here, rows=[2, 1])
+    cache.reorder([0, 4, 2, 3, 1])
+    more = torch.randn(5, 2, 3, generator=g, dtype=dtype)
+    y = cache.prefill(more)
+    for row, before in ((0, u[:1, :, :0]), (2, u[:1]), (4, u[1:])):
+        expected = ff.causal_conv(torch.cat([before, more[row, None]], 2), h)[..., -3:]
+        assert relative_error(y[row], expected[0]) < 10 * TOLERANCE[dtype]
+
+
 @pytest.mark.cpu_only("the message has the CPU's bytes")
 def test_a_prompt_beyond_the_memory_is_refused_and_can_go_on(monkeypatch):
     cache = ff.FutureFillCache(torch.ones(2, 8), 1, 8)
