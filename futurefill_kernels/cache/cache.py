@@ -19,6 +19,7 @@ from ..checks import (
 )
 from ..checks import state_dtype as check_state_dtype
 from ..implementations.base import Implementation
+from ..implementations.mixed import exact_name
 from ..plan import Plan
 from ..planning.capabilities import Capabilities
 from ..state.lasting import lasting
@@ -45,7 +46,8 @@ class FutureFillCache(OneToken):
         None: any number, in memory that the filters' length determines (`Plan`).
     channels: ``D``, default ``G``. skip: (D,), or (layers, D).
     plan: block sizes, default ``make_plan``; its length must be ``max_new_tokens``.
-    impl: "auto", "cpu", "reference", ...; a named one never falls back.
+    impl: "auto", "cpu", "reference", ...; a named one never falls back. On a GPU "auto" takes for
+        steps, prompts and each level's fills what was fastest there; "cuda+triton" of these two.
     device, dtype: of the inputs; default those of the filters. State and arithmetic are float32, or
         float64 for float64 inputs.
     fill_stream: future fills run on this CUDA stream, beside what follows a token's last layer; the
@@ -122,7 +124,9 @@ class FutureFillCache(OneToken):
 
     @property
     def impl(self) -> str:
-        """Name of the implementation that runs."""
+        """Name of the implementation that runs; where parts of the stream are of different ones
+        their names joined by "+", that of the steps first.
+        """
         return self._implementation.capabilities.name
 
     @property
@@ -190,7 +194,7 @@ class FutureFillCache(OneToken):
             "channels": self.channels,
             "skip": None if skip is None else skip[:, : self.channels].clone(),
             "plan": self.plan,
-            "impl": self.impl,
+            "impl": exact_name(self._implementation),
             "device": self.device,
             "dtype": self.dtype,
             "spectra_dtype": self._spectra_dtype,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..implementations.base import Implementation
-from ..implementations.select import check_plan, fastest_parts, on_this_gpu, resolve
+from ..implementations.select import candidates, check_plan, fastest_parts, resolve
 from ..plan import Plan
 from ..planning.device import DeviceInfo
 from ..planning.make_plan import make_plan
@@ -72,9 +72,7 @@ def choose(
     if plan is not None and not isinstance(plan, Plan):
         raise TypeError(f"expected plan to be a Plan, got {type(plan).__name__}")
     implementation = resolve(impl, device, dtype, plan, kept.spectra, kept.ring)
-    parts: tuple[str, ...] = ()
-    if impl == "auto":
-        parts = on_this_gpu(device, dtype, plan, kept.spectra, kept.ring)
+    parts = candidates(impl, device, dtype, plan, kept.spectra, kept.ring)
     if plan is None:
         plan = make_plan(
             sizes.max_new_tokens,
@@ -108,7 +106,7 @@ def choose(
             f"what {kept.ring} would save, got {kept.ring} with {plan}"
         )
     check_plan(implementation, device, dtype, plan)
-    if len(parts) > 1:
+    if parts:
         workload = Workload(
             plan.slots, sizes.taps, sizes.channels, sizes.batch_size, sizes.layers, sizes.groups,
             dtype.itemsize, kept.spectra.itemsize, parts, kept.ring.itemsize,

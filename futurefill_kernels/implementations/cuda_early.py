@@ -8,15 +8,19 @@ with one rounding: `gpu_choice.of_levels` leaves this form out there.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from .. import ops
 from ..level import Level
 from ..state.tensors import StreamState
 from . import cuda
-from .cuda import cannot_run, capabilities
+from .cuda import cannot_run
 
 __all__ = ["TILES", "arrange_level", "cannot_run", "capabilities", "fill", "fill_share"]
+
+capabilities = replace(cuda.capabilities, name="cuda_early", ring_dtypes=())
 
 #: block -> channels of a tile, those of a thread block (csrc/cuda/fill_config.h); `cuda` does all
 #: other levels

@@ -7,7 +7,8 @@ level are those of the implementation that does its fills.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..level import Level
 from ..plan import Plan
 from ..planning.capabilities import Capabilities
+from ..state.filters import MakeSpectra
 from ..state.layout import Layout
 from ..state.spectra import tiled_spectra
 from ..state.tensors import StreamState
@@ -29,7 +31,7 @@ class GpuFills(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Of the implementation."""
+        """Of the implementation, under the name of these fills."""
         ...
 
     def cannot_run(self, device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
@@ -64,32 +66,46 @@ class Mixed:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Those of what does the steps."""
-        return self.steps.capabilities
+        """Those of what does the steps, under the names of all parts, ``"cuda+triton"``; dtypes
+        that all of them keep.
+        """
+        found = [part.capabilities for part in self._parts]
+        own = found[0]
+        return replace(
+            own,
+            name="+".join(dict.fromkeys(x.name for x in found)),
+            spectra_dtypes=tuple(
+                d for d in own.spectra_dtypes if all(d in x.spectra_dtypes for x in found)
+            ),
+            ring_dtypes=tuple(d for d in own.ring_dtypes if all(d in x.ring_dtypes for x in found)),
+        )
+
+    @property
+    def _parts(self) -> tuple[GpuFills | Implementation, ...]:
+        return self.steps, self.prompts, *self.fills
 
     def cannot_run(self, device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
         """The reasons of all."""
-        all_parts: tuple[GpuFills | Implementation, ...] = (
-            self.steps, self.prompts, *self.fills,
-        )  # fmt: skip
-        parts = {part.capabilities.name: part for part in all_parts}
-        return [
+        parts = {part.capabilities.name: part for part in self._parts}
+        reasons = [
             f"{name} {reason}"
             for name, part in parts.items()
             for reason in part.cannot_run(device, dtype, plan)
         ]
+        if plan is not None and len(plan.levels) != len(self.fills):
+            reasons.append(f"fills {len(self.fills)} levels, the plan has {len(plan.levels)}")
+        return reasons
 
     def make_layout(self, channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> Layout:
         """The layout of all of them."""
         return self.steps.make_layout(channels, groups, dtype, plan)
 
-    def make_spectra(self, h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
-        """Filter spectra, of each level as what does its fills reads them."""
-        spectra = tiled_spectra(h, plan, layout, dtype)
-        for level, part in zip(plan.levels, self.fills, strict=True):
-            if not level.made:
-                part.arrange_level(spectra, level)
-        return spectra
+    @property
+    def make_spectra(self) -> MakeSpectra:
+        """Filter spectra, of each level as what does its fills reads them. Streams whose levels are
+        arranged alike get the same function, and so share what it has made.
+        """
+        return _arranged(tuple(part.arrange_level for part in self.fills))
 
     def make_history(self, state: StreamState) -> History | None:
         """Of what does the steps."""
@@ -137,3 +153,26 @@ class Mixed:
     def prompt_kernels(self) -> PromptKernels | None:
         """Of what does the prompts."""
         return self.prompts.prompt_kernels()
+
+
+@lru_cache(maxsize=64)
+def _arranged(arrangements: tuple[Callable[[Tensor, Level], None], ...]) -> MakeSpectra:
+    def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
+        spectra = tiled_spectra(h, plan, layout, dtype)
+        for level, arrange in zip(plan.levels, arrangements, strict=True):
+            if not level.made:
+                arrange(spectra, level)
+        return spectra
+
+    return make_spectra
+
+
+def exact_name(implementation: Implementation) -> str:
+    """What ``impl=`` takes for the same again, whatever the rates of the device: a name, or of
+    several steps, prompts and the fills of each level, ``"cuda;cuda;triton,triton,cuda"``.
+    """
+    if not isinstance(implementation, Mixed):
+        return implementation.capabilities.name
+    parts = (implementation.steps, implementation.prompts)
+    fills = ",".join(part.capabilities.name for part in implementation.fills)
+    return ";".join((*(part.capabilities.name for part in parts), fills))

@@ -25,6 +25,9 @@ ON_GPUS: dict[str, Implementation] = {"cuda": cuda, "triton": triton}
 #: What fills a level, by the names of planning.gpu_choice.
 LEVEL_FILLS: dict[str, GpuFills] = {"cuda": cuda, "triton": triton, "cuda_early": cuda_early}
 
+#: Fills of no implementation of their own name.
+_FORMS = frozenset(LEVEL_FILLS) - frozenset(ON_GPUS)
+
 
 def cannot_run(
     device: torch.device,
@@ -87,23 +90,45 @@ def resolve(
 ) -> Implementation:
     """The implementation to use.
 
-    impl: "auto" or a name; a named one never falls back. plan: what it has to run; None where the
-    plan is made for the implementation, and checked with ``check_plan``. spectra_dtype: of filter
-    spectra, ring_dtype: of the ring, default the state's. Raises ValueError for an unknown name,
-    and RuntimeError with the reasons when the named one, or for "auto" each of them, cannot run.
+    impl: "auto", a name, names for GPUs joined by "+", of which the one with the fastest steps is
+    returned, or what `mixed.exact_name` gives; all but "auto" never fall back. plan: what it has to
+    run; None where the plan is made for the implementation, and checked with ``check_plan``.
+    spectra_dtype: of filter spectra, ring_dtype: of the ring, default the state's. Raises
+    ValueError for an unknown name, and RuntimeError with the reasons when a named one, or for
+    "auto" each of them, cannot run.
     """
-    if impl != "auto" and impl not in IMPLEMENTATIONS:
+    asked = (device, dtype, plan, spectra_dtype, ring_dtype)
+    if "+" in impl:
+        several = {name: resolve(name, *asked) for name in impl.split("+") if name not in _FORMS}
+        if several:
+            return next(several[name] for name in _preferred(device) if name in several)
+    named = dict(IMPLEMENTATIONS)
+    if mixed := _mixed(impl):
+        named[impl] = mixed
+    if impl != "auto" and impl not in named:
         valid = ", ".join(repr(name) for name in ("auto", *IMPLEMENTATIONS))
         raise ValueError(f"unknown impl {impl!r}; expected one of {valid}")
     found = []
     for name in _preferred(device) if impl == "auto" else (impl,):
-        reasons = _reasons(IMPLEMENTATIONS[name], device, dtype, plan, spectra_dtype, ring_dtype)
+        reasons = _reasons(named[name], *asked)
         if not reasons:
-            return IMPLEMENTATIONS[name]
+            return named[name]
         found.append("; ".join(reasons))
         if impl == "auto":
             found[-1] = f"{name} {found[-1]}"
     raise RuntimeError(f"impl={impl!r} cannot run on {device}: " + "; ".join(found))
+
+
+def _mixed(impl: str) -> Mixed | None:
+    """Of an exact name, None for any other."""
+    try:
+        steps, prompts, fills = impl.split(";")
+        return Mixed(
+            IMPLEMENTATIONS[steps], IMPLEMENTATIONS[prompts],
+            tuple(LEVEL_FILLS[name] for name in fills.split(",")),
+        )  # fmt: skip
+    except (ValueError, KeyError):
+        return None
 
 
 def on_this_gpu(
@@ -116,6 +141,23 @@ def on_this_gpu(
     """The implementations for GPUs that can run there; arguments as of `resolve`."""
     reasons = cannot_run(device, dtype, plan, spectra_dtype, ring_dtype)
     return tuple(name for name in ON_GPUS if not reasons[name])
+
+
+def candidates(
+    impl: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    plan: Plan | None = None,
+    spectra_dtype: torch.dtype | None = None,
+    ring_dtype: torch.dtype | None = None,
+) -> tuple[str, ...]:
+    """Of which implementations for GPUs each part of a stream is the fastest: for "auto" of all
+    that can run, of those that are joined by "+"; none for a single name. Arguments as of
+    `resolve`.
+    """
+    if impl == "auto":
+        return on_this_gpu(device, dtype, plan, spectra_dtype, ring_dtype)
+    return tuple(name for name in ON_GPUS if "+" in impl and name in impl.split("+"))
 
 
 def fastest_parts(plan: Plan, workload: Workload, info: DeviceInfo) -> Implementation:

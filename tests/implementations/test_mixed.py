@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 import futurefill_kernels as ff
-from futurefill_kernels.implementations import cuda, select, triton
-from futurefill_kernels.implementations.mixed import Mixed
+from futurefill_kernels.implementations import cuda, cuda_early, select, triton
+from futurefill_kernels.implementations.mixed import Mixed, exact_name
 from futurefill_kernels.planning.workload import Workload
 from futurefill_kernels.state.layout import Layout
 from futurefill_kernels.state.spectra import tiled_spectra
@@ -26,12 +26,30 @@ def test_each_levels_spectra_are_in_the_order_of_its_fills():
     assert not torch.equal(units, plain)
 
 
+def test_streams_whose_levels_are_arranged_alike_share_what_is_prepared():
+    one = Mixed(cuda, cuda, (triton, cuda)).make_spectra
+    assert one is Mixed(triton, cuda, (triton, cuda)).make_spectra
+    assert one is not Mixed(cuda, cuda, (cuda, triton)).make_spectra
+
+
+def test_it_has_the_names_of_its_parts_and_keeps_what_all_of_them_do():
+    mixed = Mixed(triton, cuda, (triton, cuda_early))
+    assert mixed.capabilities.name == "triton+cuda+cuda_early"
+    assert mixed.capabilities.kind == "cuda"
+    assert mixed.capabilities.capturable
+    assert mixed.capabilities.spectra_dtypes == mixed.capabilities.ring_dtypes == ()
+    assert Mixed(triton, triton, (triton,)).capabilities == triton.capabilities
+    assert exact_name(mixed) == "triton;cuda;triton,cuda_early"
+    assert exact_name(cuda) == "cuda"
+
+
 def test_reasons_name_their_part():
     reasons = Mixed(cuda, triton, (triton,)).cannot_run(
-        torch.device("cpu"), torch.float64, ff.Plan(64, (16,))
+        torch.device("cpu"), torch.float64, ff.Plan(64, (16, 32))
     )
     assert "cuda computes in float32, not in float64" in reasons
     assert "triton computes in float32, not in float64" in reasons
+    assert reasons[-1] == "fills 1 levels, the plan has 2"
 
 
 def test_auto_takes_for_each_part_what_was_fastest():
@@ -39,6 +57,6 @@ def test_auto_takes_for_each_part_what_was_fastest():
     plan, workload = ff.Plan(16384, (16, 256, 8192)), Workload(16384, 16384, 4, 1, 1, 4)
     mixed = select.fastest_parts(plan, workload, info)
     assert mixed == Mixed(cuda, cuda, (triton, triton, cuda))
-    assert mixed.capabilities is cuda.capabilities
+    assert mixed.capabilities.name == "cuda+triton"
     alone = Workload(64, 64, 4, 1, 1, 4, impls=("triton",))
     assert select.fastest_parts(ff.Plan(64, (16,)), alone, info) is triton

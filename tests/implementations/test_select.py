@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from futurefill_kernels import DeviceInfo
+from futurefill_kernels import DeviceInfo, Plan
 from futurefill_kernels.implementations import select
+from futurefill_kernels.implementations.mixed import Mixed
 from futurefill_kernels.planning.gpu_times import GpuTimes, KernelTimes, Time
 
 
@@ -33,6 +34,37 @@ def test_auto_follows_the_order(monkeypatch):
     assert select.resolve("cuda", device, torch.float32).capabilities.name == "cuda"
     assert select.on_this_gpu(device, torch.float32) == ("cuda", "triton")
     assert select.on_this_gpu(device, torch.float32, spectra_dtype=torch.bfloat16) == ("triton",)
+
+
+def test_names_of_several(monkeypatch):
+    """Joined ones choose among themselves, exact ones are what they say, and neither falls back."""
+    info = DeviceInfo.named("h200")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(select.DeviceInfo, "of", classmethod(lambda cls, device: info))
+    device, plan = torch.device("cuda", 0), Plan(64, (16, 32))
+    asked = (device, torch.float32, plan)
+    exact = "triton;cuda;triton,cuda_early"
+    mixed = Mixed(select.triton, select.cuda, (select.triton, select.cuda_early))
+    for module in (select.cuda, select.triton, select.cuda_early):
+        monkeypatch.setattr(module, "cannot_run", lambda device, dtype, plan: [])
+    assert select.resolve("triton+cuda", *asked) is select.cuda  # no slower, and the first
+    assert select.resolve("triton+cuda_early", *asked) is select.triton
+    assert select.resolve(exact, *asked) == mixed
+    assert select.candidates("triton+cuda", *asked) == ("cuda", "triton")
+    assert select.candidates("triton+cuda_early", *asked) == ("triton",)
+    assert select.candidates("auto", *asked) == ("cuda", "triton")
+    assert select.candidates("cuda", *asked) == select.candidates(exact, *asked) == ()
+    with pytest.raises(RuntimeError, match=r"'triton;cuda;triton' .*: fills 1 levels, the plan"):
+        select.resolve("triton;cuda;triton", *asked)
+    with pytest.raises(RuntimeError, match="keeps no state in float16"):
+        select.resolve(exact, *asked, ring_dtype=torch.float16)
+    monkeypatch.setattr(select.triton, "cannot_run", lambda device, dtype, plan: ["is asleep"])
+    for name in ("cuda+triton", exact):
+        with pytest.raises(RuntimeError, match="is asleep"):
+            select.resolve(name, *asked)
+    for name in ("cuda+fast", "cuda;triton", "cuda;triton;fast", "cuda_early", "cuda_early+"):
+        with pytest.raises(ValueError, match=r"unknown impl '.*'; expected one of 'auto', 'cpu'"):
+            select.resolve(name, *asked)
 
 
 def test_a_plan_that_the_chosen_one_cannot_run_is_refused(monkeypatch):

@@ -28,7 +28,7 @@ def fuse(
         return None, [
             f"the model is cut over {ranks.size} ranks, whose sums stand between its layers"
         ]
-    if caches[0].device.type == "cuda" or caches[0].impl in ("cuda", "triton"):
+    if caches[0].device.type == "cuda" or caches[0].capabilities.kind == "cuda":
         reasons = gpu.cannot_fuse(model, caches)
         if not reasons and isinstance(model, LanguageModel):
             return gpu.FusedToken(model, batch_size, place, short, caches), []

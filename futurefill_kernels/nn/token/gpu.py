@@ -43,7 +43,7 @@ def cannot_fuse(model: nn.Module, caches: list[FutureFillCache]) -> list[str]:
         reasons.append(f"parameters that are not on {device}")
     if not all(p.is_contiguous() for p in parameters):
         reasons.append("parameters that are not contiguous")
-    if any(cache.impl not in ("cuda", "triton") for cache in caches):
+    if any(cache.capabilities.kind != "cuda" for cache in caches):
         reasons.append(f"impl={caches[0].impl!r}")
     # the kernels are Triton's whatever the implementation of the streams
     return reasons + triton.cannot_run(device, torch.float32, None)
