@@ -7,6 +7,7 @@ its transforms.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -86,11 +87,11 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
     spectra = tiled_spectra(h, plan, layout, dtype)
     for level in plan.levels:
         if not level.made:
-            arrange_level(spectra, level)
+            arrange_level(spectra, level, h)
     return spectra
 
 
-def arrange_level(spectra: Tensor, level: Level) -> None:
+def arrange_level(spectra: Tensor, level: Level, h: Tensor) -> None:
     """Bring one level of ``tiled_spectra`` into the order that the kernels read."""
     if level.transform in INTERLEAVED:
         interleave(spectra, level, *INTERLEAVED[level.transform])
@@ -165,7 +166,12 @@ def make_run(state: StreamState) -> Run | None:
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     """One level's future fill of all layers and rows: one launch, three, or through torch.fft."""
-    _fill_channels(state, level, rows, 0, state.layout.lanes)
+    if not level.made:
+        _fill_channels(state, level, rows, 0, state.layout.lanes)
+    elif level.transform <= capabilities.largest_passes:
+        made_fill(state, level, rows, sys.modules[__name__])
+    else:
+        made_fill(state, level, rows, None)
 
 
 def fill_share(state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int) -> None:
@@ -179,9 +185,6 @@ def _fill_channels(
     state: StreamState, level: Level, rows: Tensor | None, first: int, last: int
 ) -> None:
     if first == last:
-        return
-    if level.made:
-        made_fill(state, level, rows, first, last)
         return
     if level.transform <= capabilities.largest_fused:
         ops.future_fill(state, level.index, rows, first, last)

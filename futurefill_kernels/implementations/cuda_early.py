@@ -32,12 +32,12 @@ def does(level: Level) -> bool:
     return level.block in TILES and not level.made
 
 
-def arrange_level(spectra: Tensor, level: Level) -> None:
+def arrange_level(spectra: Tensor, level: Level, h: Tensor) -> None:
     """Bring one level of ``tiled_spectra`` into the order that the kernels read."""
     if does(level):
         cuda.interleave(spectra, level, 1, TILES[level.block])
     else:
-        cuda.arrange_level(spectra, level)
+        cuda.arrange_level(spectra, level, h)
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..level import Level
+from .gpu_firing import Firing, inputs_at
 
 _WORKSPACE_BYTES = 256 << 20
 
@@ -51,46 +52,20 @@ def fill_by_fft(
     read on the device; those that are -1 or where the level does not fire stay as they are.
     Source: docs/algorithm.md, equation 3.
     """
-    batch, length, lanes = ring.shape[1], ring.shape[3], ring.shape[4]
-    if rows is None:
-        rows = torch.arange(batch, device=ring.device)
     block, n = level.block, level.transform
     cos, sin = twist(n, ring.device)
-    offset = torch.arange(block, device=ring.device)
-    row = rows.clamp(min=0)[:, None]
-    blocks = positions[row] // block
-    at = blocks * block
-    group = (blocks - level.extra).clamp(min=0) // level.radix * level.radix
-    fires = (rows[:, None] >= 0) & (blocks > group) & (at + level.late < length)
-    fires &= positions[row] - at < max(level.late, 1)
-    at = torch.where(fires, at, block)
-    firing = rows.where(fires[:, 0], -1)
-    source = (row * length + at - block + offset).flatten()
-    target = at + level.late + offset
-    inside = (fires & (target < length))[..., None]
-    target = row * length + target % length  # what is outside adds zero, to a slot of its own
-    opened = min(open_block.shape[3], block)
-    opened_at = row * opened + offset[:opened]
-    width = channels_at_once(n, len(rows))
+    firing = Firing.of(level, ring.shape[3], positions, rows)
+    source = firing.source()
+    firing_rows = firing.rows.where(firing.own > 0, -1)
+    width = channels_at_once(n, len(firing.rows))
     for layer in range(len(ring)):
-        values = ring[layer].view(batch * length, lanes)
-        opening = open_block[layer].view(-1, lanes)
+        values, opening = ring[layer : layer + 1], open_block[layer : layer + 1]
         for begin in range(first, last, width):
             here = slice(begin, min(begin + width, last))
-            mine = values[:, here]
-            u = mine[source].view(len(rows), block, -1).float()
+            u = inputs_at(source, values, here)[0]
             z = torch.complex(u * cos[:block], u * sin[:block])
             z = torch.fft.ifft(z, n, dim=1, norm="forward").contiguous()
-            products(torch.view_as_real(z), firing, layer, begin)
+            products(torch.view_as_real(z), firing_rows, layer, begin)
             z = torch.fft.fft(z, dim=1)[:, :block]
             filled = z.imag * cos[:block] - z.real * sin[:block]
-            filled = filled.where(inside, 0)
-            if opened:
-                added = filled[:, :opened].flatten(0, 1)
-                opening[:, here].index_add_(0, opened_at.flatten(), added)
-            if ring.dtype == filled.dtype:
-                mine.index_add_(0, target.flatten(), filled.flatten(0, 1))
-                continue
-            # sums are rounded once; row after row, since padding names one again
-            for slots, added in zip(target[:, opened:], filled[:, opened:], strict=True):
-                mine[slots] = (mine[slots].float() + added).to(ring.dtype)
+            firing.add(values, opening, here, filled[None])

@@ -1,66 +1,169 @@
-"""Future fill on a GPU of a level that makes filter spectra when it fires: all of it by torch.
+"""Future fill on a GPU of a level that makes filter spectra when it fires.
 
-It fires a few times in a whole generation, so nothing is gained by kernels of its own. Kept input
-spectra are in the order of the FFT.
+Some channels of a layer at a time: the spectra of a product are made in the order of a fill of the
+implementation's own, which then runs on copies of the rows' blocks, as a stream of one firing.
+Products of older blocks are fills of these blocks, so that no input spectra are kept. Above the
+longest such fills torch.fft does all of it.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..level import Level
-from ..state.tensors import StreamState
-from .gpu_fill_by_fft import fill_by_fft, twist
+from ..plan import Plan
+from ..state.layout import Layout
+from ..state.spectra import tree_order
+from ..state.tensors import StreamState, level_table
+from .fft_block import fill_by
+from .gpu_fill_by_fft import twist
+from .gpu_firing import Firing, inputs_at
+from .gpu_passes import at_once
+
+
+class Passes(Protocol):
+    """Fills of an implementation; methods as of `mixed.GpuFills`."""
+
+    def arrange_level(self, spectra: Tensor, level: Level, h: Tensor) -> None:
+        """Bring ``tiled_spectra`` into the order that the fills read."""
+        ...
+
+    def fill(self, state: StreamState, level: Level, rows: Tensor | None) -> None:
+        """One level's future fill of all layers."""
+        ...
+
+
+def window(taps: Tensor, level: Level, k: int) -> Tensor:
+    """(G, 2n) float32, the taps of ``H_k`` as ``state.spectra.packed_taps``. taps: (G, L)."""
+    block, n = level.block, level.transform
+    own = taps[:, (k - 1) * block : (k + 1) * block].float()
+    return torch.nn.functional.pad(own, (n - block, n + block - own.shape[1]))
 
 
 def made_spectra(taps: Tensor, level: Level, k: int) -> Tensor:
-    """``H_k`` (n, G) complex64 of a level over n, in the order of the FFT. taps: (G, L)."""
+    """``H_k`` (n, 2, G) float32 of a level, as ``filter_spectra``. taps: (G, L)."""
     block, n = level.block, level.transform
-    window = taps[:, (k - 1) * block : (k + 1) * block].float()
-    packed = torch.nn.functional.pad(window, (n - block, n + block - window.shape[1]))
-    cos, sin = twist(n, taps.device)
-    z = torch.complex(packed[:, :n].T, packed[:, n:].T) * torch.complex(cos, sin)
-    return torch.fft.ifft(z, dim=0)
+    own = taps[:, (k - 1) * block : (k + 1) * block]
+    z = torch.zeros(len(taps), n, dtype=torch.complex64, device=taps.device)
+    halves = torch.view_as_real(z)
+    first, second = own[:, :block], own[:, block:]
+    halves[:, n - block : n - block + first.shape[1], 0] = first
+    halves[:, : second.shape[1], 1] = second
+    spectra = torch.view_as_real(torch.fft.ifft(z.mul_(_twist(n, taps.device))))
+    return spectra.permute(1, 2, 0)[_tree_order(n, taps.device)]
 
 
-def made_fill(state: StreamState, level: Level, rows: Tensor | None, first: int, last: int) -> None:
-    """Add one level's fill of channels first .. last-1 to the slots; rows as of `Implementation`.
+@lru_cache(maxsize=32)
+def _tree_order(n: int, device: torch.device) -> Tensor:
+    return tree_order(n).to(device)
 
-    The spectra of a part of the channels are made, used for all rows and forgotten: their workspace
-    is that of the transforms of one row.
+
+@lru_cache(maxsize=32)
+def _twist(n: int, device: torch.device) -> Tensor:
+    return torch.complex(*(x[:, 0] for x in twist(n, device)))
+
+
+def made_fill(state: StreamState, level: Level, rows: Tensor | None, passes: Passes | None) -> None:
+    """Add one level's fill; rows as of `Implementation`. passes: what fills one block, None where
+    torch.fft does.
+
+    Besides the state it takes at most gpu_passes.WORKSPACE_BYTES, or what 32 channels need.
     """
-    batch = state.ring.shape[1]
-    index = torch.arange(batch, device=state.ring.device) if rows is None else rows
-    blocks = state.positions[index] // level.block
-    own = blocks - blocks // level.radix * level.radix
-    held = state.kept[:, :, 0, level.kept_offset :][:, :, : level.kept * level.transform]
-    kept = held.unflatten(2, (level.kept, level.transform)) if level.kept else None
-    per_filter = state.channels // state.filters.shape[1]
-    length = state.plan.filter_length
+    firing = Firing.of(level, state.length, state.positions, rows)
+    if passes is None:
+        _fill_by_fft(state, level, firing)
+        return
+    block, n, lanes = level.block, level.transform, state.layout.lanes
+    # of a row two blocks, what is copied there and what passes leave between them; of a filter its
+    # transform, with what that needs, and spectra before and in their order
+    nbytes = len(firing.rows) * (12 * block + 8 * n) + 32 * n
+    _, width = at_once(nbytes // 8, 1, 1, lanes)
+    index = torch.arange(len(firing.rows), device=state.ring.device)
+    products = [
+        (firing.source(k), index.where(firing.own >= k, -1)) for k in range(1, level.n_spectra + 1)
+    ]
+    for layer in range(len(state.ring)):
+        for channel in range(0, lanes, width):
+            here = slice(channel, channel + width)
+            _fill_by_passes(state, firing, products, layer, here, passes)
 
-    def products(values: Tensor, firing: Tensor, layer: int, first_channel: int) -> None:
-        here = slice(first_channel, first_channel + values.shape[2])
-        used = torch.arange(here.start, here.stop, device=index.device) // per_filter
-        # channels behind the last one repeat its filter
-        used = used.clamp(max=state.filters.shape[1] - 1) - here.start // per_filter
-        taps = state.filters[layer, here.start // per_filter :, :length]
-        taps = taps[: -(-values.shape[2] // per_filter) + 1]
-        x = torch.view_as_complex(values)  # (R, n, width)
-        total = x * made_spectra(taps, level, 1)[:, used]
-        if kept is not None:
-            for k in range(2, level.n_spectra + 1):
-                old = kept[layer, index, (blocks - k) % level.kept, :, :, here]  # (R, n, 2, width)
-                old = torch.complex(old[:, :, 0], old[:, :, 1])
-                old = old.where((own >= k)[:, None, None], 0)
-                total += old * made_spectra(taps, level, k)[:, used]
-            slot = (blocks - 1) % level.kept
-            before = kept[layer, index, slot, :, :, here]
-            newest = torch.stack([x.real, x.imag], dim=2)
-            fires = (firing >= 0)[:, None, None, None]
-            kept[layer, index, slot, :, :, here] = newest.where(fires, before)
-        x.copy_(total)
 
-    fill_by_fft(
-        state.ring, state.open_block, state.positions, rows, level, first, last, products
-    )  # fmt: skip
+def _fill_by_passes(
+    state: StreamState,
+    firing: Firing,
+    products: Sequence[tuple[Tensor, Tensor]],
+    layer: int,
+    channels: slice,
+    passes: Passes,
+) -> None:
+    """Of one layer and some channels. products: where the k-th newest blocks lie, and which rows
+    have one.
+    """
+    level = firing.level
+    block, n_rows, width = level.block, len(firing.rows), channels.stop - channels.start
+    layout = Layout.padded(width, width, 2 * block)
+    plan = Plan(2 * block, (block,))
+    (alone,) = plan.levels
+    ring, opened = state.ring[layer : layer + 1], state.open_block[layer : layer + 1]
+    blocks = torch.empty(1, n_rows, 1, 2 * block, width, dtype=torch.float32, device=ring.device)
+    blocks[:, :, :, block:] = 0
+    spectra = blocks.new_empty(1, 1, alone.transform, 2, width)
+    stream = dataclasses.replace(
+        state,
+        plan=plan,
+        layout=layout,
+        ring=blocks,
+        open_block=blocks[..., :0, :].contiguous(),
+        kept=blocks.new_empty(1, n_rows, 1, 0, 2, width),
+        positions=torch.full((n_rows,), block, dtype=torch.int64, device=ring.device),
+        prepared=dataclasses.replace(state.prepared, spectra=spectra),
+        levels=level_table(plan.levels, layout),
+    )
+    taps, used = _taps(state, layer, channels)
+    for k, (source, rows) in enumerate(products, start=1):
+        blocks[:, :, 0, :block] = inputs_at(source, ring, channels)
+        made = made_spectra(taps, level, k)
+        spectra[0, 0] = made if made.shape[2] == width else made[:, :, used]
+        passes.arrange_level(spectra[0], alone, taps)
+        passes.fill(stream, alone, rows)
+    firing.add(ring, opened, channels, blocks[:, :, 0, block:])
+
+
+def _taps(state: StreamState, layer: int, channels: slice) -> tuple[Tensor, Tensor]:
+    """Taps (G, L) of some channels, and the row of each channel; channels behind the last one
+    repeat its filter.
+    """
+    used = torch.arange(channels.start, channels.stop, device=state.ring.device)
+    used = (used // state.channels_per_filter).clamp(max=state.filters.shape[1] - 1)
+    first = min(channels.start // state.channels_per_filter, state.filters.shape[1] - 1)
+    last = (channels.stop - 1) // state.channels_per_filter
+    return state.filters[layer, first : last + 1, : state.plan.filter_length], used - first
+
+
+def _fill_by_fft(state: StreamState, level: Level, firing: Firing) -> None:
+    ring, n = state.ring, level.transform
+
+    def multiply(z: Tensor, here: slice, channels: slice) -> None:
+        newest, total = z, torch.zeros_like(z) if level.n_spectra > 1 else z
+        for k in range(1, level.n_spectra + 1):
+            if k > 1:
+                older = inputs_at(firing.source(k), ring[here], channels)
+                older = older.where((firing.own >= k)[:, None, None], 0)
+                newest = torch.fft.rfft(older.mT, 2 * n)
+            for i, layer in enumerate(range(*here.indices(len(ring)))):
+                taps, used = _taps(state, layer, channels)
+                h = torch.fft.rfft(window(taps, level, k), norm="forward")[used]
+                if total is z:
+                    z[i].mul_(h)
+                else:
+                    total[i].addcmul_(newest[i], h)
+        if total is not z:
+            z.copy_(total)
+
+    fill_by(state, level, firing, 0, state.layout.lanes, multiply)

@@ -13,10 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..planning.gpu_cost import WORKSPACE_BYTES
 from ..state.layout import CHANNEL_UNIT
 
-#: Of the workspace, unless one row and unit of channels takes more.
-WORKSPACE_BYTES = 256 << 20
 #: Most nodes that the first pass makes of a block, values of a thread.
 MOST_NODES = 64
 
@@ -34,8 +33,8 @@ class Part(NamedTuple):
 
 
 def at_once(transform: int, rows: int, layers: int, channels: int) -> tuple[int, int]:
-    """Layers and channels that share the workspace; the channels divide all, so that every part of
-    them is as wide.
+    """Layers and channels that share the workspace, or one layer and unit of channels that take
+    more; the channels divide all, so that every part of them is as wide.
     """
     units = max(WORKSPACE_BYTES // (8 * transform * rows * CHANNEL_UNIT), 1)
     width = -(-channels // CHANNEL_UNIT)

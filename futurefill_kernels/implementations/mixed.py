@@ -38,8 +38,10 @@ class GpuFills(Protocol):
         """Reasons."""
         ...
 
-    def arrange_level(self, spectra: Tensor, level: Level) -> None:
-        """Bring the spectra of one level into the order that its fills read."""
+    def arrange_level(self, spectra: Tensor, level: Level, h: Tensor) -> None:
+        """Bring the spectra of one level into the order that its fills read. h: (G, L) taps, as
+        far as the plan reads them.
+        """
         ...
 
     def fill(self, state: StreamState, level: Level, rows: Tensor | None) -> None:
@@ -156,12 +158,12 @@ class Mixed:
 
 
 @lru_cache(maxsize=64)
-def _arranged(arrangements: tuple[Callable[[Tensor, Level], None], ...]) -> MakeSpectra:
+def _arranged(arrangements: tuple[Callable[[Tensor, Level, Tensor], None], ...]) -> MakeSpectra:
     def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
         spectra = tiled_spectra(h, plan, layout, dtype)
         for level, arrange in zip(plan.levels, arrangements, strict=True):
             if not level.made:
-                arrange(spectra, level)
+                arrange(spectra, level, h[:, : plan.filter_length])
         return spectra
 
     return make_spectra

@@ -9,7 +9,7 @@ from ..plan import Plan
 from ..planning import gpu_choice
 from ..planning.device import DeviceInfo
 from ..planning.workload import Workload
-from . import cpu, cuda, cuda_early, reference, triton
+from . import cpu, cuda, cuda_early, fft_fill, reference, triton
 from .base import Implementation
 from .mixed import GpuFills, Mixed
 
@@ -23,7 +23,9 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 ON_GPUS: dict[str, Implementation] = {"cuda": cuda, "triton": triton}
 
 #: What fills a level, by the names of planning.gpu_choice.
-LEVEL_FILLS: dict[str, GpuFills] = {"cuda": cuda, "triton": triton, "cuda_early": cuda_early}
+LEVEL_FILLS: dict[str, GpuFills] = {
+    "cuda": cuda, "triton": triton, "cuda_early": cuda_early, "fft": fft_fill
+}  # fmt: skip
 
 #: Fills of no implementation of their own name.
 _FORMS = frozenset(LEVEL_FILLS) - frozenset(ON_GPUS)

@@ -84,7 +84,7 @@ def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> T
     return tiled_spectra(h, plan, layout, dtype)
 
 
-def arrange_level(spectra: Tensor, level: Level) -> None:
+def arrange_level(spectra: Tensor, level: Level, h: Tensor) -> None:
     """Nothing: the kernels read ``tiled_spectra``."""
 
 
@@ -161,7 +161,12 @@ def make_run(state: StreamState) -> Run | None:
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     """Future fill of one level for all layers (docs/algorithm.md, equation 3)."""
-    _fill_channels(state, level, rows, 0, state.layout.channels)
+    if not level.made:
+        _fill_channels(state, level, rows, 0, state.layout.channels)
+    elif level.transform <= capabilities.largest_passes:
+        made_fill(state, level, rows, sys.modules[__name__])
+    else:
+        made_fill(state, level, rows, None)
 
 
 def fill_share(state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int) -> None:
@@ -175,9 +180,7 @@ def _fill_channels(
     state: StreamState, level: Level, rows: Tensor | None, first: int, last: int
 ) -> None:
     last = min(last, state.channels)  # no programs for padding
-    if level.made:
-        made_fill(state, level, rows, first, last)
-    elif first < last:
+    if first < last:
         torch.ops.futurefill_kernels.triton_future_fill(
             state.ring, state.open_block, state.kept, state.spectra, state.positions, rows,
             state.levels, state.length, level.index, first, last, state.channels_per_filter,

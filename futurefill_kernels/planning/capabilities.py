@@ -64,14 +64,16 @@ CAPABILITIES = {
     )
 }
 
+#: Fills through torch.fft, which every level of a stream on a GPU can have.
+FFT = Capabilities("fft", "cuda", spectra_dtypes=(torch.bfloat16,), ring_dtypes=HALVES)
 
 #: Second forms of an implementation's fills, which take part where they were timed -> its name.
 VARIANTS = {"cuda_early": "cuda"}
 
 
 def of(name: str) -> Capabilities:
-    """The record of an implementation, or of the one that it is a form of."""
-    return CAPABILITIES[VARIANTS.get(name, name)]
+    """The record of an implementation, of the one that it is a form of, or of ``"fft"``."""
+    return FFT if name == FFT.name else CAPABILITIES[VARIANTS.get(name, name)]
 
 
 def on_gpus() -> tuple[str, ...]:

@@ -9,6 +9,7 @@ level is done by the implementation that is fastest at its block.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,8 +24,16 @@ from .workload import Workload, level_firings
 #: Launches of a longer fill for each layer: pad and twist, two cuFFT calls of two passes, product,
 #: addition.
 FFT_LAUNCHES = 7
-#: Passes over a complex (T,) workspace per channel of a fill, and of a spectrum that it makes.
-MADE_PASSES = 10
+#: Of a fill beside the state, at once.
+WORKSPACE_BYTES = 256 << 20
+#: What the host launches for a product whose spectrum is made, of one part of the channels, beside
+#: the fill of one block.
+MADE_LAUNCHES = 12
+#: Bytes per point that it moves beside that fill: of a filter, taps packed, twisted, transformed
+#: and put in order, twice where CUDA's is another; of a row's channel, a block, zeros and outputs.
+MADE_FILTER_BYTES, MADE_ROW_BYTES = 104, 32
+#: Bytes of a point of a part, of a filter and of a row's channel (gpu_made_spectra.py).
+_PART_BYTES = 32, 20
 #: Whose times devices without their own are scaled from.
 BASE = "h200"
 
@@ -126,23 +135,39 @@ def fill_lines(times: GpuTimes, name: str) -> dict[int, Line]:
     }
 
 
-def made_bytes(workload: Workload, block: int, firings: float, products: float) -> float:
-    """Bytes that torch's transforms move in firings that make the spectra of their products."""
-    each = MADE_PASSES * 8 * transform_length(block) * workload.layers
-    return float(each * (firings * workload.layer_channels + products * workload.groups))
+def made_bytes(workload: Workload, block: int, products: float, makings: float) -> float:
+    """Bytes that products of spectra that are made move, beside the fills of their blocks.
+
+    products: of all firings, each for all rows. makings: how many spectra were made for them.
+    """
+    w, points = workload, transform_length(block) * workload.layers
+    of_rows, of_filters = MADE_ROW_BYTES * w.layer_channels, MADE_FILTER_BYTES * w.groups
+    return float(points * (products * of_rows + makings * of_filters))
+
+
+def made_launches(workload: Workload, block: int, makings: float) -> float:
+    """What the host launches for them: a layer and as many channels as fit the workspace."""
+    w, (of_filter, of_row) = workload, _PART_BYTES
+    each = transform_length(block) * (of_filter + of_row * w.batch_size)
+    return MADE_LAUNCHES * w.layers * makings * math.ceil(each * w.channels / WORKSPACE_BYTES)
 
 
 @lru_cache(maxsize=32)
 def made_line(times: GpuTimes, name: str) -> Line:
-    """Of the launches of firings that make spectra over their bytes: where none was timed, the
-    host's launches of an implementation and the measured bandwidth.
+    """Of the launches of firings that make spectra over their bytes, beside their fills: where none
+    was timed, the host's launches of an implementation and the measured bandwidth.
     """
     if not times.made:
         return Line(_of(times, name).launch_seconds, 1 / times.read_bytes_per_second, 0.0)
     points = []
     for time in times.made:
-        moved = made_bytes(measured_workload(times, time), time.size, 1, 1)
-        points.append(Point(2 * FFT_LAUNCHES * time.layers, moved, 0.0, time.seconds))
+        workload = measured_workload(times, time)
+        launches, moved = (
+            made_launches(workload, time.size, 1),
+            made_bytes(workload, time.size, 1, 1),
+        )
+        filled = fill_seconds(times, workload, name, time.size, 1, False)
+        points.append(Point(launches, moved, filled, time.seconds))
     return fit(points, times.node_seconds).scaled(times.step_scale)
 
 
@@ -156,6 +181,21 @@ def _of(times: GpuTimes, name: str) -> KernelTimes:
             "futurefill_kernels tune --device cuda again"
         )
     return found
+
+
+def fill_seconds(
+    times: GpuTimes, workload: Workload, name: str, block: int, products: float, keeps: bool
+) -> float:
+    """Of one firing of an implementation, with the host's launches; arguments as of
+    ``fill_bytes``.
+    """
+    lines = fill_lines(times, name)
+    # beyond one launch the nearest block says nothing of how the others are done
+    same = {b: line for b, line in lines.items() if fused(name, b) == fused(name, block)}
+    line = between(same or lines, transform_length(block))
+    moved = fill_bytes(workload, block, products, keeps) / times.read_bytes_per_second
+    device = line.seconds(1, transform_length(block) * workload.all_channels, moved)
+    return device + fill_launches(workload, name, block) * _of(times, name).launch_seconds
 
 
 @dataclass(frozen=True)
@@ -198,21 +238,16 @@ class GpuCost(CostModel):
         return min(self.fill(name, block, radix / 2, True) for name in self.names)
 
     def making(self, block: int, radix: int) -> float:
-        """Transforms of torch for the fill, and for the spectrum of every product."""
+        """The spectra of all products, and a fill for every product, not every firing."""
         w, line = self.workload, made_line(times_of(self.info), self.names[0])
         firings = level_firings(w, block, radix)
-        count = sum(same.times for same in firings)
-        products = sum(same.times * same.products for same in firings) * w.makings
-        launches = FFT_LAUNCHES * w.layers * (count + products)
-        return line.seconds(launches, made_bytes(w, block, count, products), 0.0) / w.length
+        products = sum(same.times * same.products for same in firings)
+        moved = made_bytes(w, block, products, products * w.makings)
+        launches = made_launches(w, block, products * w.makings)
+        alone = min(self.fill(name, block, 1, False) for name in self.names)
+        fills = products * w.makings * alone / w.length
+        return line.seconds(launches, moved, 0.0) / w.length + fills - self.level(block, radix)
 
     def fill(self, name: str, block: int, products: float, keeps: bool) -> float:
         """Seconds of one firing of all layers and rows; arguments as of ``fill_bytes``."""
-        w, times = self.workload, times_of(self.info)
-        lines = fill_lines(times, name)
-        # beyond one launch the nearest block says nothing of how the others are done
-        same = {b: line for b, line in lines.items() if fused(name, b) == fused(name, block)}
-        line = between(same or lines, transform_length(block))
-        moved = fill_bytes(w, block, products, keeps) / times.read_bytes_per_second
-        device = line.seconds(1, transform_length(block) * w.all_channels, moved)
-        return device + fill_launches(w, name, block) * _of(times, name).launch_seconds
+        return fill_seconds(times_of(self.info), self.workload, name, block, products, keeps)

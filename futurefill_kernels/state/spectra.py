@@ -61,6 +61,12 @@ def block_spectra(h: Tensor, level: Level) -> Tensor:
     h: (G, L) real taps, tap 0 first, already cut to the plan's filter length.
     Returns (G, K, n) complex128.
     """
+    n, packed = level.transform, packed_taps(h, level)
+    return twisted_transform(torch.complex(packed[..., :n], packed[..., n:])) / n
+
+
+def packed_taps(h: Tensor, level: Level) -> Tensor:
+    """(G, K, 2n) float64, the taps of ``H_1 .. H_K`` so that a fill's outputs come from n on."""
     block, n = level.block, level.transform
     taps = h.new_zeros(h.shape[0], (level.n_spectra + 1) * block, dtype=torch.float64)
     h = h[:, level.late :]
@@ -68,7 +74,7 @@ def block_spectra(h: Tensor, level: Level) -> Tensor:
     taps[:, :used] = h[:, :used]
     packed = taps.new_zeros(h.shape[0], level.n_spectra, 2 * n)
     packed[..., n - block : n + block] = taps.unfold(1, 2 * block, block)
-    return twisted_transform(torch.complex(packed[..., :n], packed[..., n:])) / n
+    return packed
 
 
 def filter_spectra(h: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:

@@ -141,7 +141,7 @@ def _run_fill(
     state, level = make_state([h], plan, case.batch), plan.levels[0]
     early = isinstance(case, EarlyFillCase)
     if early:
-        cuda_early.arrange_level(state.spectra[0], level)
+        cuda_early.arrange_level(state.spectra[0], level, state.filters[0])
     state.ring[..., : case.channels].normal_(generator=generator)
     clean = state.ring.clone()
     options: dict[str, Any] = {"memory": memory, "arch": f"sm_{capability}", "checks": checks}

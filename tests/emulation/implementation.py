@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 from futurefill_kernels.implementations import cuda
 from futurefill_kernels.implementations.base import PromptKernels
+from futurefill_kernels.implementations.gpu_made_spectra import made_fill
 from tests.emulation import cuda_rig
 
 
@@ -31,7 +32,10 @@ def emulated_implementation() -> SimpleNamespace:
 
     def fill(state, level, rows):
         launches.append(f"fill {level.block}")
-        cuda_rig.run_level(state, level, rows, checks=False)
+        if level.made:
+            made_fill(state, level, rows, implementation)
+        else:
+            cuda_rig.run_level(state, level, rows, checks=False)
 
     def fill_share(state, level, rows, begin, end):
         first, last = state.layout.channels_of_share(level, begin, end)
@@ -44,7 +48,7 @@ def emulated_implementation() -> SimpleNamespace:
         kernels = cuda_rig.run_inputs, cuda_rig.run_outputs
         return PromptKernels(*(partial(kernel, checks=False) for kernel in kernels))
 
-    return SimpleNamespace(
+    implementation = SimpleNamespace(
         capabilities=dataclasses.replace(cuda.capabilities, name="emulated"),
         cannot_run=lambda device, dtype, plan: [],
         make_layout=cuda.make_layout,
@@ -62,3 +66,4 @@ def emulated_implementation() -> SimpleNamespace:
         prompt_kernels=prompt_kernels,
         launches=launches,
     )
+    return implementation

@@ -19,8 +19,8 @@ def arranged(plan: Plan, channels: int, **sizes):
     state, reference = cuda_pairs.make_pair(plan, channels, **sizes)
     for level in plan.levels:
         if level.block in cuda_early.TILES:
-            for spectra in state.spectra:
-                cuda_early.arrange_level(spectra, level)
+            for spectra, h in zip(state.spectra, state.filters, strict=True):
+                cuda_early.arrange_level(spectra, level, h)
     return state, reference
 
 

@@ -1,18 +1,40 @@
-"""Fills on a GPU of levels that make their filter spectra, which are plain torch, on any device."""
+"""Fills on a GPU of levels that make their filter spectra: plain torch around fills of one block,
+for which torch stands in, on any device.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from futurefill_kernels import Plan
-from futurefill_kernels.implementations import gpu_fill_by_fft, reference
+from futurefill_kernels.implementations import gpu_passes, reference
 from futurefill_kernels.implementations.gpu_made_spectra import made_fill, made_spectra
 from futurefill_kernels.state.layout import Layout
-from futurefill_kernels.state.spectra import block_spectra, tree_order
+from futurefill_kernels.state.spectra import (
+    block_spectra,
+    inverse_twisted_transform,
+    twisted_transform,
+)
 from futurefill_kernels.state.tensors import allocate
+
+
+def plain_fill(state, level, rows):
+    """Of one block, from spectra as they are made."""
+    n, block = level.transform, level.block
+    assert (level.n_spectra, state.length, state.channels_per_filter) == (1, 2 * block, 1)
+    for row in rows[rows >= 0].tolist():
+        here = state.ring[0, row, 0]
+        u = torch.nn.functional.pad(here[:block].double().T, (0, n - block))
+        h = torch.complex(state.spectra[0, 0, :, 0], state.spectra[0, 0, :, 1]).T * n
+        values = twisted_transform(u.to(torch.complex128)) * h
+        here[block:] += inverse_twisted_transform(values).imag[:, :block].T.float()
+
+
+PASSES = SimpleNamespace(arrange_level=lambda spectra, level, h: None, fill=plain_fill)
 
 
 @pytest.mark.parametrize("block", [1, 5, 8, 12])
@@ -21,9 +43,8 @@ def test_spectra_are_those_that_other_levels_hold(block):
     level = Plan(6 * block, (block,), made_from=block).levels[0]
     held = block_spectra(h, level)
     for k in range(1, level.n_spectra + 1):
-        made = made_spectra(h, level, k).mT
-        order = tree_order(level.transform)
-        torch.testing.assert_close(made[:, order], held[:, k - 1].to(made.dtype))
+        re, im = made_spectra(h, level, k).unbind(1)
+        torch.testing.assert_close(torch.complex(re, im).T, held[:, k - 1].to(torch.complex64))
 
 
 @pytest.mark.parametrize(
@@ -36,9 +57,12 @@ def test_spectra_are_those_that_other_levels_hold(block):
     ],
 )
 @pytest.mark.parametrize("filters_dtype", [torch.float32, torch.bfloat16])
-def test_every_firing_is_that_of_the_reference(monkeypatch, plan, channels, groups, filters_dtype):
-    """Rows at their own positions, some of the channels at a time; two filters in a workspace."""
-    monkeypatch.setattr(gpu_fill_by_fft, "_WORKSPACE_BYTES", 1)
+@pytest.mark.parametrize(("passes", "workspace"), [(PASSES, 1), (None, 1), (None, 1 << 20)])
+def test_every_firing_is_that_of_the_reference(
+    monkeypatch, plan, channels, groups, filters_dtype, passes, workspace
+):
+    """Rows at their own positions, some of them with padding; some of the channels at a time."""
+    monkeypatch.setattr(gpu_passes, "WORKSPACE_BYTES", workspace)
     filters = [torch.randn(groups, plan.filter_length) / 9 for _ in range(2)]
     states = [
         allocate(
@@ -49,6 +73,7 @@ def test_every_firing_is_that_of_the_reference(monkeypatch, plan, channels, grou
             reference.make_layout(channels, groups, torch.float32, plan),
         )
     ]
+    states[0].kept.fill_(float("nan"))  # nothing is kept
     u = torch.randn(2, 3, plan.length, channels)
     for state in states:
         state.ring[:, :, 0, : plan.length, :channels] = u
@@ -59,10 +84,9 @@ def test_every_firing_is_that_of_the_reference(monkeypatch, plan, channels, grou
             for state in states:
                 state.positions.fill_(n * level.block)
                 state.positions[1] = level.block
-            for rows in (None,) if n % 2 else (torch.tensor([2, 1]), torch.tensor([0])):
-                made_fill(states[0], level, rows, 0, 32)
-                made_fill(states[0], level, rows, 32, states[0].layout.lanes)
-                reference.fill(states[1], level, rows)
+            for rows in (None,) if n % 2 else (torch.tensor([2, -1, 1]), torch.tensor([0])):
+                made_fill(states[0], level, rows, passes)
+                reference.fill(states[1], level, rows if rows is None else rows[rows >= 0])
                 pending = states[0].ring[..., :channels]
                 expected = states[1].ring
                 assert (pending - expected).abs().max() < 3e-6 * expected.abs().max()
@@ -70,9 +94,10 @@ def test_every_firing_is_that_of_the_reference(monkeypatch, plan, channels, grou
 
 @pytest.mark.parametrize("ring_dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("plan", [Plan(60, (4, 8, 24)), Plan(23, (5, 10), 14)])
-def test_sums_of_a_state_of_16_bits_are_rounded_once(monkeypatch, plan, ring_dtype):
+@pytest.mark.parametrize("passes", [PASSES, None])
+def test_sums_of_a_state_of_16_bits_are_rounded_once(monkeypatch, plan, ring_dtype, passes):
     """Those of the open block not at all; with padding, and without an open block."""
-    monkeypatch.setattr(gpu_fill_by_fft, "_WORKSPACE_BYTES", 1)
+    monkeypatch.setattr(gpu_passes, "WORKSPACE_BYTES", 1)
     plan = dataclasses.replace(plan, made_from=plan.base)
     filters = [torch.randn(40, plan.filter_length) / 9] * 2
     layouts = (
@@ -96,8 +121,10 @@ def test_sums_of_a_state_of_16_bits_are_rounded_once(monkeypatch, plan, ring_dty
                 state.positions[2] = level.block
                 given = state if rows is None else state.without_open_block()
                 before = state.ring.clone()
-                run = made_fill if state is states[0] else reference.fill
-                run(given, level, rows, *((0, 40) if state is states[0] else ()))
+                if state is states[0]:
+                    made_fill(given, level, rows, passes)
+                else:
+                    reference.fill(given, level, rows)
                 assert rows is None or torch.equal(state.ring[:, 1], before[:, 1])
             got, expected = (state.ring[..., :40] for state in states)
             # a sum that is next to the middle of two numbers

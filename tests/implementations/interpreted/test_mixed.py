@@ -10,9 +10,17 @@ import pytest
 import torch
 
 import futurefill_kernels as ff
-from futurefill_kernels.implementations import select, triton
+from futurefill_kernels.implementations import (
+    fft_fill,
+    gpu_made_spectra,
+    gpu_passes,
+    select,
+    triton,
+)
 from futurefill_kernels.implementations.mixed import Mixed
+from futurefill_kernels.implementations.triton_kernels import config
 from tests.emulation import cuda_compile
+from tests.implementations.interpreted.states import make_state
 from tests.oracles import relative_error
 
 if "TRITON_INTERPRET" not in os.environ:
@@ -79,3 +87,47 @@ def test_it_is_copied_pickled_and_loaded_as_it_is(emulated, rollback):
         assert torch.equal(found, expected)
         assert emulated.launches == alone
         assert other.state.prepared is cache.state.prepared  # the same filters, arranged alike
+
+
+@pytest.mark.parametrize("impl", ["triton", "emulated", MIXED, "triton;triton;fft,triton,fft"])
+def test_levels_that_make_their_spectra_run_the_same_fills(emulated, monkeypatch, impl):
+    """Rows at their own positions, filters that channels share, a block that is no power of two;
+    torch.fft does no block that an implementation can.
+    """
+    if "fft" not in impl:
+        monkeypatch.delattr(fft_fill, "fill_by")
+        monkeypatch.delattr(gpu_made_spectra, "fill_by")
+    torch.manual_seed(3)
+    plan = ff.Plan(100, (3, 12, 48), made_from=12)
+    filters, u = torch.randn(3, 100) / 8, torch.randn(2, 6, 100)
+    expected = ff.reference.causal_conv(u.double(), filters.double())
+    cache = ff.FutureFillCache(filters, 2, 100, channels=6, plan=plan, impl=impl)
+    for t in range(4):
+        cache.step(u[:1, :, t], rows=[0])
+    for t in range(4, 100):
+        y = cache.step(torch.stack([u[0, :, t], u[1, :, t - 4]]))
+        assert relative_error(y[0], expected[0, :, t]) < 1e-5
+        assert relative_error(y[1], expected[1, :, t - 4]) < 1e-5
+
+
+@pytest.mark.parametrize("impl", ["triton", "emulated"])
+def test_a_long_block_makes_its_spectra_in_the_order_of_three_passes(emulated, monkeypatch, impl):
+    """The longest that fit a program of CUDA are stored unit by unit, too."""
+    if impl == "triton":
+        for name in ("_FILL", "_KEEPING_FILL"):
+            short = {n: found for n, found in getattr(config, name).items() if n <= 32}
+            monkeypatch.setattr(config, name, short)
+        monkeypatch.setattr(config, "NODE_POINTS", (32,))
+    monkeypatch.setattr(gpu_passes, "WORKSPACE_BYTES", 1)
+    block = 256 if impl == "triton" else 4096
+    plan = ff.Plan(2 * block, (block,), made_from=block)
+    state, filters = make_state(plan, 40, 2, 40, layers=2)
+    level, clean = plan.levels[0], state.ring.clone()
+    state.positions.copy_(torch.tensor([block, 0]))
+    select.IMPLEMENTATIONS[impl].fill(state, level, torch.tensor([-1, 0]))
+    for layer in range(2):
+        u = clean[layer, 0, 0, :block, :40].T
+        added = ff.reference.future_fill(u[None].double(), filters[layer].double(), block)[0].T
+        found = state.ring[layer, 0, 0, block:, :40] - clean[layer, 0, 0, block:, :40]
+        assert relative_error(found, added) < 1e-5
+    assert torch.equal(state.ring[:, 1], clean[:, 1])
