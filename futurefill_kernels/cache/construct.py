@@ -83,7 +83,7 @@ def choose(
             dtype=dtype,
             device=device,
             filter_length=sizes.taps,
-            impl="auto" if len(parts) > 1 else implementation.capabilities.name,
+            impl="+".join(parts) or implementation.capabilities.name,
             spectra_dtype=kept.spectra,
             state_dtype=kept.ring,
             filters_dtype=kept.filters,

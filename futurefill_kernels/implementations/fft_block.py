@@ -14,11 +14,6 @@ from ..state.tensors import StreamState
 from .gpu_firing import Firing, inputs_at
 from .gpu_passes import at_once
 
-#: Arrays of complex values per point that may live at once: padded inputs, their spectrum, what the
-#: inverse transform works on and gives, as much for the transforms' own scratch, and spectra of
-#: filters and older blocks.
-_ARRAYS = 8
-
 #: multiply(z, layers, channels): spectra z (layers, R, width, n + 1) of the newest blocks become
 #: those of a firing's outputs.
 Multiply = Callable[[Tensor, slice, slice], None]
@@ -27,10 +22,12 @@ Multiply = Callable[[Tensor, slice, slice], None]
 def fill_by(
     state: StreamState, level: Level, firing: Firing, first: int, last: int, multiply: Multiply
 ) -> None:
-    """Add a firing's outputs, of channels first .. last-1, whole units of 32."""
+    """Add a firing's outputs, of channels first .. last-1, whole units of 32; at most 256 MiB of
+    spectra at a time.
+    """
     n, block, source = level.transform, level.block, firing.source()
     layers, n_rows = len(state.ring), len(firing.rows)
-    most, width = at_once(_ARRAYS * n, n_rows, layers, last - first)
+    most, width = at_once(n, n_rows, layers, last - first)
     for layer in range(0, layers, most):
         here = slice(layer, min(layer + most, layers))
         ring, opened = state.ring[here], state.open_block[here]

@@ -73,17 +73,14 @@ def made_fill(state: StreamState, level: Level, rows: Tensor | None, passes: Pas
     """Add one level's fill; rows as of `Implementation`. passes: what fills one block, None where
     torch.fft does.
 
-    Besides the state it takes at most gpu_passes.WORKSPACE_BYTES, or what 32 channels need.
+    A layer and at most 256 MiB of spectra at a time, or those of 32 channels.
     """
     firing = Firing.of(level, state.length, state.positions, rows)
     if passes is None:
         _fill_by_fft(state, level, firing)
         return
-    block, n, lanes = level.block, level.transform, state.layout.lanes
-    # of a row two blocks, what is copied there and what passes leave between them; of a filter its
-    # transform, with what that needs, and spectra before and in their order
-    nbytes = len(firing.rows) * (12 * block + 8 * n) + 32 * n
-    _, width = at_once(nbytes // 8, 1, 1, lanes)
+    lanes = state.layout.lanes
+    _, width = at_once(level.transform, len(firing.rows), 1, lanes)
     index = torch.arange(len(firing.rows), device=state.ring.device)
     products = [
         (firing.source(k), index.where(firing.own >= k, -1)) for k in range(1, level.n_spectra + 1)

@@ -153,19 +153,21 @@ def candidates(
     spectra_dtype: torch.dtype | None = None,
     ring_dtype: torch.dtype | None = None,
 ) -> tuple[str, ...]:
-    """Of which implementations for GPUs each part of a stream is the fastest: for "auto" of all
-    that can run, of those that are joined by "+"; none for a single name. Arguments as of
+    """What the parts of a stream on a GPU are chosen from: for "auto" all implementations that can
+    run and torch.fft, else what is joined by "+"; none for a single name. Arguments as of
     `resolve`.
     """
     if impl == "auto":
-        return on_this_gpu(device, dtype, plan, spectra_dtype, ring_dtype)
-    return tuple(name for name in ON_GPUS if "+" in impl and name in impl.split("+"))
+        found = on_this_gpu(device, dtype, plan, spectra_dtype, ring_dtype)
+        return (*found, fft_fill.capabilities.name) if found else ()
+    names = [*ON_GPUS, fft_fill.capabilities.name]
+    return tuple(name for name in names if "+" in impl and name in impl.split("+"))
 
 
 def fastest_parts(plan: Plan, workload: Workload, info: DeviceInfo) -> Implementation:
     """For steps, prompts and each level of a plan the fastest of ``workload.impls``."""
-    steps = next(name for name in gpu_choice.order(info) if name in workload.impls)
-    prompts = gpu_choice.of_prompts(workload.impls, info)
+    names = [name for name in gpu_choice.order(info) if name in workload.impls]
+    steps, prompts = names[0], gpu_choice.of_prompts(names, info)
     fills = gpu_choice.of_levels(plan, workload, info)
     if {prompts, *fills} == {steps}:
         return ON_GPUS[steps]

@@ -16,8 +16,9 @@ class Capabilities:
     name: as in ``impl=``. kind: of the devices it is made for, ``"cpu"``, ``"cuda"`` or ``"any"``.
     largest_fused: largest block of a fill that is one launch and one pass over memory; 0 where
     fills are no launches. largest_passes: largest block in passes of its own, ``passes`` launches.
-    largest_direct: largest block of a fill that is a direct product with the
-    taps. spectra_dtypes: of filter spectra, ring_dtypes: of the ring, besides the state's.
+    index_limit: points of a transform times padded channels, from which it has neither.
+    largest_direct: largest block of a fill that is a direct product with the taps. spectra_dtypes:
+    of filter spectra, ring_dtypes: of the ring, besides the state's.
     capturable: whether a step reads and advances positions on the device, as a CUDA graph needs.
     fuses_fill: whether a step also does the fills that are due.
     """
@@ -27,6 +28,7 @@ class Capabilities:
     largest_fused: int = 0
     largest_passes: int = 0
     passes: int = 0
+    index_limit: int | None = None
     largest_direct: int = 0
     spectra_dtypes: tuple[torch.dtype, ...] = ()
     ring_dtypes: tuple[torch.dtype, ...] = ()
@@ -56,6 +58,7 @@ CAPABILITIES = {
             largest_fused=4096,
             largest_passes=1 << 18,
             passes=3,
+            index_limit=1 << 30,
             spectra_dtypes=(torch.bfloat16,),
             ring_dtypes=HALVES,
             capturable=True,
@@ -81,13 +84,21 @@ def on_gpus() -> tuple[str, ...]:
     return tuple(name for name, c in CAPABILITIES.items() if c.kind == "cuda")
 
 
+def fills_on_gpus() -> tuple[str, ...]:
+    """Names of what may fill a level there."""
+    return (*on_gpus(), FFT.name)
+
+
 def planned_for(impl: str, spectra_dtype: torch.dtype | None) -> tuple[str, ...]:
-    """Implementations for GPUs that a plan for ``impl`` is made for: all that keep such filter
-    spectra for any other name.
+    """What may fill a level of a plan for ``impl`` on a GPU: an implementation, those that are
+    joined by "+", or for any other name all that keep such filter spectra.
     """
     if impl in on_gpus():
         return (impl,)
     own = (None, torch.float32, torch.float64)
+    named = impl.split("+") if "+" in impl else fills_on_gpus()
     return tuple(
-        name for name in on_gpus() if spectra_dtype in (*own, *CAPABILITIES[name].spectra_dtypes)
+        name
+        for name in fills_on_gpus()
+        if name in named and spectra_dtype in (*own, *of(name).spectra_dtypes)
     )

@@ -30,8 +30,9 @@ def order(info: DeviceInfo) -> list[str]:
 
 
 def of_levels(plan: Plan, workload: Workload, info: DeviceInfo) -> tuple[str, ...]:
-    """Per level of a plan the one of ``workload.impls`` whose fills are fastest, or a second form
-    of its fills where that was timed at the level's block; these have no ring of 16 bits.
+    """Per level of a plan the one of ``workload.impls`` whose fills are fastest, torch.fft among
+    them, or a second form of its fills where that was timed at the level's block; these have no
+    ring of 16 bits.
     """
     cost, timed = GpuCost(workload, info), dict(times_of(info).kernels)
     forms = {
@@ -41,7 +42,7 @@ def of_levels(plan: Plan, workload: Workload, info: DeviceInfo) -> tuple[str, ..
     }
     return tuple(
         min(
-            [*cost.names, *(form for form, blocks in forms.items() if level.block in blocks)],
+            [*cost.fills, *(form for form, blocks in forms.items() if level.block in blocks)],
             key=lambda name: cost.level_of(name, level.block, level.radix),
         )
         for level in plan.levels

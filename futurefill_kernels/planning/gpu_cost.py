@@ -24,7 +24,11 @@ from .workload import Workload, level_firings
 #: Launches of a longer fill for each layer: pad and twist, two cuFFT calls of two passes, product,
 #: addition.
 FFT_LAUNCHES = 7
-#: Of a fill beside the state, at once.
+#: What the host launches for a fill of some channels through torch.fft with contiguous time, and
+#: bytes of a point that it moves beside the three calls: inputs gathered, turned into zeros, and
+#: outputs added (fft_block.py).
+FFT_FILL_LAUNCHES, FFT_FILL_BYTES = 12, 36
+#: Of spectra that one part of a fill may have beside the state.
 WORKSPACE_BYTES = 256 << 20
 #: What the host launches for a product whose spectrum is made, of one part of the channels, beside
 #: the fill of one block.
@@ -32,10 +36,10 @@ MADE_LAUNCHES = 12
 #: Bytes per point that it moves beside that fill: of a filter, taps packed, twisted, transformed
 #: and put in order, twice where CUDA's is another; of a row's channel, a block, zeros and outputs.
 MADE_FILTER_BYTES, MADE_ROW_BYTES = 104, 32
-#: Bytes of a point of a part, of a filter and of a row's channel (gpu_made_spectra.py).
-_PART_BYTES = 32, 20
 #: Whose times devices without their own are scaled from.
 BASE = "h200"
+#: Fills through torch.fft whose time is contiguous.
+FFT = capabilities.FFT.name
 
 
 def times_of(info: DeviceInfo) -> GpuTimes:
@@ -52,6 +56,13 @@ def fused(name: str, block: int) -> bool:
     """Whether an implementation's fill is one launch and one pass over memory."""
     # the largest is a power of two: blocks that are none are compared like their transforms
     return block <= capabilities.of(name).largest_fused
+
+
+def own_kernels(workload: Workload, name: str, block: int) -> bool:
+    """Whether an implementation has kernels for a fill, and so not torch.fft does it."""
+    own, n = capabilities.of(name), transform_length(block)
+    values = n * (-(-workload.channels // 32) * 32)
+    return n <= own.largest_passes and (own.index_limit is None or values < own.index_limit)
 
 
 def history_bytes(workload: Workload, block: int) -> float:
@@ -72,11 +83,12 @@ def apply_bytes(workload: Workload) -> float:
 
 
 def fill_launches(workload: Workload, name: str, block: int) -> int:
-    """Launches of one firing of all layers and rows."""
-    if fused(name, block):
-        return 1
-    own = capabilities.of(name)
-    return (own.passes if block <= own.largest_passes else FFT_LAUNCHES) * workload.layers
+    """Launches of one firing of all layers and rows, or calls of torch."""
+    if name == FFT:
+        return FFT_FILL_LAUNCHES * _parts(block, workload.all_channels)
+    if not own_kernels(workload, name, block):
+        return FFT_LAUNCHES * workload.layers
+    return 1 if fused(name, block) else capabilities.of(name).passes * workload.layers
 
 
 def fill_bytes(workload: Workload, block: int, products: float, keeps: bool) -> float:
@@ -119,12 +131,35 @@ def step_line(times: GpuTimes, name: str) -> Line:
     return fit(points, times.node_seconds).scaled(times.step_scale)
 
 
+def fft_fills(times: GpuTimes) -> tuple[Time, ...]:
+    """Of fills through torch.fft with contiguous time: as they were timed, else the three calls and
+    what the bytes take that are moved beside them; none where neither was timed.
+    """
+    if timed := times.of(FFT):
+        return timed.fills
+    bandwidth = _timed_bandwidth(times)
+    return tuple(
+        time._replace(
+            seconds=time.seconds
+            + FFT_FILL_BYTES
+            * transform_length(time.size)
+            * measured_workload(times, time).all_channels
+            / bandwidth
+        )
+        for time in times.fft_fills
+    )
+
+
+def _timed_bandwidth(times: GpuTimes) -> float:
+    return times.read_bytes_per_second * times.step_scale  # of the device that was timed
+
+
 @lru_cache(maxsize=32)
 def fill_lines(times: GpuTimes, name: str) -> dict[int, Line]:
     """By block: of a firing's launch over the points of its transforms."""
-    bandwidth = times.read_bytes_per_second * times.step_scale  # of the device that was timed
+    bandwidth = _timed_bandwidth(times)
     points: dict[int, list[Point]] = {}
-    for time in _of(times, name).fills:
+    for time in fft_fills(times) if name == FFT else _of(times, name).fills:
         workload = measured_workload(times, time)
         moved = fill_bytes(workload, time.size, 1, False) / bandwidth
         work = transform_length(time.size) * workload.all_channels
@@ -147,9 +182,12 @@ def made_bytes(workload: Workload, block: int, products: float, makings: float) 
 
 def made_launches(workload: Workload, block: int, makings: float) -> float:
     """What the host launches for them: a layer and as many channels as fit the workspace."""
-    w, (of_filter, of_row) = workload, _PART_BYTES
-    each = transform_length(block) * (of_filter + of_row * w.batch_size)
-    return MADE_LAUNCHES * w.layers * makings * math.ceil(each * w.channels / WORKSPACE_BYTES)
+    parts = _parts(block, workload.layer_channels)
+    return MADE_LAUNCHES * workload.layers * makings * parts
+
+
+def _parts(block: int, channels: int) -> int:
+    return math.ceil(8 * transform_length(block) * channels / WORKSPACE_BYTES)
 
 
 @lru_cache(maxsize=32)
@@ -183,19 +221,39 @@ def _of(times: GpuTimes, name: str) -> KernelTimes:
     return found
 
 
+def host_seconds(times: GpuTimes, name: str) -> float:
+    """What the host takes for a launch, or a call of torch."""
+    timed = times.of(name)
+    if name == FFT and timed is None:
+        return max(found.launch_seconds for _, found in times.kernels)
+    return _of(times, name).launch_seconds
+
+
+def strided_factor(times: GpuTimes) -> float:
+    """How much longer a fill through torch.fft takes whose channels are contiguous."""
+    measured = times if times.strided_fills and times.fft_fills else shipped()[BASE]
+    plain = {time[:3]: time.seconds for time in measured.fft_fills}
+    found = [time.seconds / plain[time[:3]] for time in measured.strided_fills if time[:3] in plain]
+    return sum(found) / len(found)
+
+
 def fill_seconds(
     times: GpuTimes, workload: Workload, name: str, block: int, products: float, keeps: bool
 ) -> float:
     """Of one firing of an implementation, with the host's launches; arguments as of
     ``fill_bytes``.
     """
+    host = fill_launches(workload, name, block) * host_seconds(times, name)
+    if name != FFT and not own_kernels(workload, name, block) and fft_fills(times):
+        plain = fill_seconds(times, workload, FFT, block, products, keeps)
+        plain -= fill_launches(workload, FFT, block) * host_seconds(times, FFT)
+        return strided_factor(times) * plain + host
     lines = fill_lines(times, name)
     # beyond one launch the nearest block says nothing of how the others are done
     same = {b: line for b, line in lines.items() if fused(name, b) == fused(name, block)}
     line = between(same or lines, transform_length(block))
     moved = fill_bytes(workload, block, products, keeps) / times.read_bytes_per_second
-    device = line.seconds(1, transform_length(block) * workload.all_channels, moved)
-    return device + fill_launches(workload, name, block) * _of(times, name).launch_seconds
+    return line.seconds(1, transform_length(block) * workload.all_channels, moved) + host
 
 
 @dataclass(frozen=True)
@@ -208,8 +266,14 @@ class GpuCost(CostModel):
     @property
     def names(self) -> list[str]:
         """The workload's implementations as far as they were timed; all where none was."""
-        timed = [name for name, _ in times_of(self.info).kernels]
-        return [name for name in self.workload.impls if name in timed] or [*self.workload.impls]
+        found = [name for name in self.workload.impls if name != FFT]
+        return [name for name in found if times_of(self.info).of(name)] or found
+
+    @property
+    def fills(self) -> list[str]:
+        """These, and fills through torch.fft as far as it was timed."""
+        plain = FFT in self.workload.impls and fft_fills(times_of(self.info))
+        return [*self.names, FFT] if plain else self.names
 
     def first(self, block: int) -> float:
         """The short-range convolutions of all layers, averaged over a block."""
@@ -217,7 +281,7 @@ class GpuCost(CostModel):
 
     def level(self, block: int, radix: int) -> float:
         """The fills of one level by what is fastest at it."""
-        return min(self.level_of(name, block, radix) for name in self.names)
+        return min(self.level_of(name, block, radix) for name in self.fills)
 
     def steps(self, name: str, block: int) -> float:
         """The short-range convolutions of an implementation."""
@@ -235,7 +299,7 @@ class GpuCost(CostModel):
 
     def firing(self, block: int, radix: int) -> float:
         """Seconds of a firing in the middle of a group, which keeps its newest input spectrum."""
-        return min(self.fill(name, block, radix / 2, True) for name in self.names)
+        return min(self.fill(name, block, radix / 2, True) for name in self.fills)
 
     def making(self, block: int, radix: int) -> float:
         """The spectra of all products, and a fill for every product, not every firing."""
@@ -244,7 +308,7 @@ class GpuCost(CostModel):
         products = sum(same.times * same.products for same in firings)
         moved = made_bytes(w, block, products, products * w.makings)
         launches = made_launches(w, block, products * w.makings)
-        alone = min(self.fill(name, block, 1, False) for name in self.names)
+        alone = min(self.fill(name, block, 1, False) for name in self.fills)
         fills = products * w.makings * alone / w.length
         return line.seconds(launches, moved, 0.0) / w.length + fills - self.level(block, radix)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..level import ramp_sum
-from .capabilities import CAPABILITIES, on_gpus
+from . import capabilities
 
 #: Rows of a batch that are taken to fire together where that matters.
 ROWS_TOGETHER = 8
@@ -18,8 +18,8 @@ class Workload:
     """``length`` tokens of ``batch_size`` rows of ``channels`` through ``groups`` filters a layer.
 
     itemsize: bytes of a value of arithmetic, 4 or 8; spectra_itemsize: of half a complex entry of a
-    filter spectrum; ring_itemsize: of a slot; filters_itemsize: of a tap. impls: on a GPU, the
-    implementations of which the fastest does each level.
+    filter spectrum; ring_itemsize: of a slot; filters_itemsize: of a tap. impls: on a GPU, what
+    may do steps and prompts, as far as these are implementations, and fills.
     """
 
     length: int
@@ -30,7 +30,7 @@ class Workload:
     groups: int
     itemsize: int = 4
     spectra_itemsize: int = 4
-    impls: tuple[str, ...] = on_gpus()
+    impls: tuple[str, ...] = capabilities.fills_on_gpus()
     ring_itemsize: int = 4
     filters_itemsize: int = 4
 
@@ -42,7 +42,7 @@ class Workload:
     @property
     def largest_fused(self) -> int:
         """Largest block of a fill that is one launch on a GPU."""
-        return max(CAPABILITIES[name].largest_fused for name in self.impls)
+        return max(capabilities.of(name).largest_fused for name in self.impls)
 
     @property
     def layer_channels(self) -> int:

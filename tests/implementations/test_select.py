@@ -52,7 +52,8 @@ def test_names_of_several(monkeypatch):
     assert select.resolve(exact, *asked) == mixed
     assert select.candidates("triton+cuda", *asked) == ("cuda", "triton")
     assert select.candidates("triton+cuda_early", *asked) == ("triton",)
-    assert select.candidates("auto", *asked) == ("cuda", "triton")
+    assert select.candidates("auto", *asked) == ("cuda", "triton", "fft")
+    assert select.candidates("triton+fft", *asked) == ("triton", "fft")
     assert select.candidates("cuda", *asked) == select.candidates(exact, *asked) == ()
     with pytest.raises(RuntimeError, match=r"'triton;cuda;triton' .*: fills 1 levels, the plan"):
         select.resolve("triton;cuda;triton", *asked)

@@ -23,9 +23,11 @@ def test_every_implementation_has_its_record():
     [
         ("cuda", None, ("cuda",)),
         ("triton", torch.bfloat16, ("triton",)),
-        ("auto", torch.float32, ("cuda", "triton")),
-        ("auto", torch.bfloat16, ("triton",)),
-        ("reference", torch.float64, ("cuda", "triton")),
+        ("auto", torch.float32, ("cuda", "triton", "fft")),
+        ("auto", torch.bfloat16, ("triton", "fft")),
+        ("triton+cuda", torch.float32, ("cuda", "triton")),
+        ("cuda+fft", torch.bfloat16, ("fft",)),
+        ("reference", torch.float64, ("cuda", "triton", "fft")),
     ],
 )
 def test_what_a_plan_is_made_for(impl, dtype, expected):
