@@ -11,18 +11,31 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from futurefill_kernels.planning.device import DeviceInfo
 from futurefill_kernels.planning.gpu_cost import (
+    FFT,
+    FFT_FILL_BYTES,
+    GpuCost,
     apply_bytes,
+    fft_fills,
     fill_bytes,
+    fill_launches,
     history_bytes,
+    host_seconds,
     measured_workload,
+    own_kernels,
+    strided_factor,
 )
 from futurefill_kernels.planning.gpu_times import SHIPPED, GpuTimes, Time
+from futurefill_kernels.planning.workload import Workload
 
 from ..harness.machine import ROOT
 
 PAGE = ROOT / "docs" / "kernels.md"
 BEGIN, END = "<!-- times: python -m bench.pages.kernels -->", "<!-- end of times -->"
+#: Blocks of the table of what is fastest, and the stream that they are of.
+_BLOCKS = tuple(1 << k for k in range(6, 21))
+_STREAM = Workload(1 << 21, 1 << 21, 1024, 1, 24, 1024)
 _KINDS = {
     "steps": "A token, by its first block",
     "fills": "The first firing of a group, by its block",
@@ -50,13 +63,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 def times_text() -> str:
     """Of every device that is shipped: its tables, and where each number comes from."""
     parts: list[str] = []
-    for record in json.loads(SHIPPED.read_text()).values():
+    for device, record in json.loads(SHIPPED.read_text()).items():
         times = GpuTimes.parse(record)
         parts += [record["about"], f"It reads {times.read_bytes_per_second / 1e12:.1f} TB/s."]
         for kind, title in _KINDS.items():
             parts += [f"**{title}**, us:", "\n".join(_table(times, kind))]
             parts.append("\n".join(_sources(record["implementations"], kind)))
+            if kind == "fills" and FFT not in record["implementations"]:
+                parts[-1] += (
+                    f"\n- {FFT}: derived: {record['fft_fills_source']}; and {FFT_FILL_BYTES} bytes "
+                    "per point for inputs gathered and outputs added."
+                )
+        parts += [_FASTEST, "\n".join(_fastest(DeviceInfo.named(device), times))]
+        factor, source = strided_factor(times), record["strided_fills_source"]
+        parts.append(f"In brackets: {factor:.2f} times `{FFT}`, {source}.")
     return "\n\n".join(parts)
+
+
+_FASTEST = f"""**What each takes by the lines through these times**, us of the first firing of a
+group, {_STREAM.layers} layers of {_STREAM.channels} channels, and with the host's launches, which
+are counted for what plans choose by. `{FFT}` is what `impl="auto"` may take beside implementations;
+in brackets, a block for which one has no kernels:"""
+
+
+def _fastest(info: DeviceInfo, times: GpuTimes) -> Iterator[str]:
+    """A row per block: what each takes, and which is taken."""
+    cost = GpuCost(_STREAM, info)
+    names = cost.fills
+    shown = (f"{name} | with launches" for name in names)
+    yield f"| block | {' | '.join(shown)} | taken |"
+    yield "|---" * (2 + 2 * len(names)) + "|"
+    for block in _BLOCKS:
+        cells, found = [], {}
+        for name in names:
+            found[name] = cost.fill(name, block, 1, False)
+            host = fill_launches(_STREAM, name, block) * host_seconds(times, name)
+            text = f"{_us(found[name] - host)} | {_us(found[name])}"
+            own = name == FFT or own_kernels(_STREAM, name, block)
+            cells.append(text if own else f"({text.replace(' | ', ') | (')})")
+        yield f"| {block} | {' | '.join(cells)} | {min(found, key=lambda name: found[name])} |"
 
 
 def _table(times: GpuTimes, kind: str) -> Iterator[str]:
@@ -65,6 +110,8 @@ def _table(times: GpuTimes, kind: str) -> Iterator[str]:
         name: {time[:3]: time.seconds for time in getattr(kernels, kind)}
         for name, kernels in times.kernels
     }
+    if kind == "fills" and FFT not in found:
+        found[FFT] = {time[:3]: time.seconds for time in fft_fills(times)}
     names = list(found)
     yield f"| size | layers | rows | floor | {' | '.join(names)} |"
     yield "|---" * (4 + len(names)) + "|"

@@ -191,12 +191,10 @@ def _parts(block: int, channels: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def made_line(times: GpuTimes, name: str) -> Line:
-    """Of the launches of firings that make spectra over their bytes, beside their fills: where none
-    was timed, the host's launches of an implementation and the measured bandwidth.
+def made_line(times: GpuTimes) -> Line:
+    """Of the launches of firings that make spectra, with their fills, over the bytes that they move
+    beside these. Some have to have been timed.
     """
-    if not times.made:
-        return Line(_of(times, name).launch_seconds, 1 / times.read_bytes_per_second, 0.0)
     points = []
     for time in times.made:
         workload = measured_workload(times, time)
@@ -204,8 +202,7 @@ def made_line(times: GpuTimes, name: str) -> Line:
             made_launches(workload, time.size, 1),
             made_bytes(workload, time.size, 1, 1),
         )
-        filled = fill_seconds(times, workload, name, time.size, 1, False)
-        points.append(Point(launches, moved, filled, time.seconds))
+        points.append(Point(launches, moved, 0.0, time.seconds))
     return fit(points, times.node_seconds).scaled(times.step_scale)
 
 
@@ -302,15 +299,20 @@ class GpuCost(CostModel):
         return min(self.fill(name, block, radix / 2, True) for name in self.fills)
 
     def making(self, block: int, radix: int) -> float:
-        """The spectra of all products, and a fill for every product, not every firing."""
-        w, line = self.workload, made_line(times_of(self.info), self.names[0])
-        firings = level_firings(w, block, radix)
-        products = sum(same.times * same.products for same in firings)
-        moved = made_bytes(w, block, products, products * w.makings)
-        launches = made_launches(w, block, products * w.makings)
-        alone = min(self.fill(name, block, 1, False) for name in self.fills)
-        fills = products * w.makings * alone / w.length
-        return line.seconds(launches, moved, 0.0) / w.length + fills - self.level(block, radix)
+        """The spectra of all products, and a fill for every product, not every firing: as timed,
+        else the host's launches, bytes at the measured bandwidth, and modelled fills.
+        """
+        w, times = self.workload, times_of(self.info)
+        products = sum(same.times * same.products for same in level_firings(w, block, radix))
+        makings = products * w.makings
+        moved, launches = made_bytes(w, block, products, makings), made_launches(w, block, makings)
+        if times.made:
+            seconds = made_line(times).seconds(launches, moved, 0.0)
+        else:
+            alone = min(self.fill(name, block, 1, False) for name in self.fills)
+            seconds = launches * host_seconds(times, FFT) + moved / times.read_bytes_per_second
+            seconds += makings * alone
+        return seconds / w.length - self.level(block, radix)
 
     def fill(self, name: str, block: int, products: float, keeps: bool) -> float:
         """Seconds of one firing of all layers and rows; arguments as of ``fill_bytes``."""

@@ -31,14 +31,16 @@ class Time(NamedTuple):
 class KernelTimes:
     """Of one implementation.
 
-    launch_seconds: what the host takes for one launch without a graph. steps: of a token by first
-    block. fills: of the first firing of a group by block. prompts: by positions.
+    launch_seconds: what the host takes for one launch of a fill without a graph,
+    step_launch_seconds: of a history or a step. steps: of a token by first block. fills: of the
+    first firing of a group by block. prompts: by positions.
     """
 
     launch_seconds: float
     steps: tuple[Time, ...]
     fills: tuple[Time, ...]
     prompts: tuple[Time, ...]
+    step_launch_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ class GpuTimes:
                 name,
                 KernelTimes(
                     1e-6 * found["launch_us"],
-                    *(times(found[kind]) for kind in ("steps", "fills", "prompts")),
+                    times(found["steps"]),
+                    times(found["fills"]),
+                    times(found["prompts"]),
+                    1e-6 * found["step_launch_us"],
                 ),
             )
             for name, found in record["implementations"].items()

@@ -14,6 +14,7 @@ from futurefill_kernels.planning.gpu_cost import (
     apply_bytes,
     fill_bytes,
     fill_launches,
+    host_seconds,
     made_bytes,
     made_launches,
     made_line,
@@ -120,19 +121,17 @@ def test_a_slower_device_takes_longer_by_its_rates():
 
 
 def test_making_spectra_costs_what_was_timed():
-    """Times on a line come back; without any, launches and bytes at the measured bandwidth. A
-    firing of many products takes a fill for each of them.
+    """Times on a line come back; without any, fills, launches, and bytes at the measured bandwidth.
+    A firing of many products takes as long as that many.
     """
     info = DeviceInfo.named("h200")
     times = times_of(info)
-    assert made_line(times, "cuda").slope == 1 / times.read_bytes_per_second
     made = []
     for block, layers, rows in ((4096, 1, 1), (16384, 24, 1), (8192, 2, 8)):
         channels = times.channels
         sizes = Workload(2 * block, 2 * block, channels, rows, layers, channels, impls=("cuda",))
         seconds = made_launches(sizes, block, 1) * 2e-5 + made_bytes(sizes, block, 1, 1) / 1e12
-        filled = GpuCost(sizes, info).fill("cuda", block, 1, False)
-        made.append(Time(block, layers, rows, seconds + filled))
+        made.append(Time(block, layers, rows, seconds))
     measured = replace(info, times=replace(times, made=tuple(made)))
     for block, layers, rows, seconds in made:
         workload = Workload(
@@ -141,12 +140,17 @@ def test_making_spectra_costs_what_was_timed():
         cost = GpuCost(workload, measured)
         found = cost.making(block, 2) + cost.level(block, 2)
         assert found * workload.length == pytest.approx(seconds, rel=1e-6)
-        assert GpuCost(workload, info).making(block, 2) < cost.making(block, 2)
+        untimed = GpuCost(workload, info)
+        seconds_of_fill = untimed.fill("cuda", block, 1, False)
+        expected = made_launches(workload, block, 1) * host_seconds(times, "cuda")
+        expected += made_bytes(workload, block, 1, 1) / times.read_bytes_per_second
+        found = (untimed.making(block, 2) + untimed.level(block, 2)) * workload.length
+        assert found == pytest.approx(expected + seconds_of_fill)
         wide = replace(workload, length=8 * block, filter_length=8 * block)
         several = GpuCost(wide, measured)
         total = (several.making(block, 8) + several.level(block, 8)) * wide.length
         assert total == pytest.approx(28 * seconds, rel=1e-6)
-    assert made_line(measured.times, "cuda").error < 1e-6
+    assert made_line(measured.times).error < 1e-6
 
 
 def test_a_plan_costs_its_first_block_and_its_levels():

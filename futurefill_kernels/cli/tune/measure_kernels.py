@@ -1,5 +1,5 @@
-"""Times of a GPU's kernels for `GpuTimes`: steps, fills and prompts of each implementation, and
-fills that make their filter spectra.
+"""Times of a GPU's kernels for `GpuTimes`: steps, fills and prompts of each implementation, fills
+through torch.fft, and fills that make their filter spectra.
 
 The kernels are replayed from CUDA graphs with cold caches, without the host; what the host takes
 for a launch is measured apart. On a CPU, in tests, plain calls stand in for the graphs.
@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,25 +24,25 @@ from ...implementations.mixed import Mixed
 from ...implementations.select import IMPLEMENTATIONS, LEVEL_FILLS, cannot_run
 from ...plan import Plan
 from ...planning.capabilities import VARIANTS
+from ...planning.gpu_cost import FFT, FFT_FILL_LAUNCHES
 from ...planning.prompt_length import ODD_FACTORS
-from ...state.layout import Layout
 from ...state.tensors import StreamState, allocate
 
 #: (first block, layers, rows), the most telling ones first.
 STEPS = ((64, 24, 1), (64, 1, 1), (64, 24, 8), (256, 24, 1), (16, 24, 1))
-#: (block, layers, rows), likewise: the blocks of one are measured one after the other.
+#: (block, layers, rows), likewise.
 FILLS = tuple(
     (block, layers, rows)
+    for layers, rows in ((24, 1), (8, 8), (1, 1))
     for block in (64, 256, 1024, 4096, 8192, 16384, 512, 2048, 16)
-    for layers, rows in ((24, 1), (1, 1), (8, 8))
 )
 #: (positions, layers, rows)
-PROMPTS = ((4096, 1, 1), (2048, 1, 16), (32768, 1, 1))
+PROMPTS = ((4096, 1, 1), (2048, 1, 16), (32768, 1, 1), (131072, 1, 1))
 #: (block, layers, rows) of a level that makes its spectra
 MADE = ((8192, 24, 1), (32768, 1, 1), (8192, 1, 8))
 _COLD_BYTES = 128 << 20
 _REPEATS = 7
-_LAUNCHES = 200
+_CALLS = 50
 
 
 @dataclass(frozen=True)
@@ -72,22 +72,21 @@ def measure_kernels(
     running = [name for name in names if not reasons[name]]
     clock = Clock(device)
     stop = time.perf_counter() + seconds
-    found: dict[str, dict[str, Any]] = {
-        name: {
-            "launch_us": 1e6 * _launch_seconds(IMPLEMENTATIONS[name], device, sizes.channels),
+    forms = [form for form, name in VARIANTS.items() if name in running]
+    forms += [FFT] if running else []
+    found: dict[str, dict[str, Any]] = {}
+    for name in (*running, *forms):
+        steps_of = name if name in running else VARIANTS.get(name, running[0])
+        found[name] = {
+            "launch_us": 1e6 * _fill_launch_seconds(name, device, sizes.channels),
+            "step_launch_us": 1e6 * _step_launch_seconds(steps_of, device, sizes.channels),
             "steps": [], "fills": [], "prompts": [],
-        }
-        for name in running
-    }  # fmt: skip
+        }  # fmt: skip
     made: list[list[float]] = []
     for size in sizes.made if running else ():
         if (not made or time.perf_counter() < stop) and _fits(device, sizes.channels, size):
             seconds = _made(clock, IMPLEMENTATIONS[running[0]], sizes.channels, *size)
             made.append([*size, 1e6 * seconds])
-    forms = [form for form, name in VARIANTS.items() if name in running]
-    for form in forms:
-        same = found[VARIANTS[form]]["launch_us"]
-        found[form] = {"launch_us": same, "steps": [], "fills": [], "prompts": []}
     for kind, name, size, call in _in_turns(running, forms, sizes):
         if found[name][kind] and time.perf_counter() > stop:
             continue
@@ -124,8 +123,8 @@ def _there_and_back(x: Tensor) -> Tensor:
 def _in_turns(
     names: Sequence[str], forms: Sequence[str], sizes: Sizes
 ) -> Iterator[tuple[str, str, tuple[int, int, int], Callable[[Clock], float]]]:
-    """All measurements, every size of every implementation before the next size; of forms of an
-    implementation only the fills that differ.
+    """All measurements, every size of every implementation before the next size; of forms of fills
+    nothing else, and only those that differ.
     """
 
     def measurement(
@@ -142,16 +141,16 @@ def _in_turns(
             for name in names:
                 yield kind, name, size, measurement(measure, name, size)
             for name in forms:
-                if kind == "fills" and size[0] in TILES:
+                if kind == "fills" and (name == FFT or size[0] in TILES):
                     yield kind, name, size, measurement(measure, name, size)
 
 
 def _implementation(name: str) -> Implementation:
-    """By the name of it, or of a form of its fills of a plan with one level."""
-    if name in VARIANTS:
-        whole = IMPLEMENTATIONS[VARIANTS[name]]
-        return Mixed(whole, whole, (LEVEL_FILLS[name],))
-    return IMPLEMENTATIONS[name]
+    """By the name of it, or of a form of fills, then for a plan with one level."""
+    if name in IMPLEMENTATIONS:
+        return IMPLEMENTATIONS[name]
+    whole = IMPLEMENTATIONS[VARIANTS.get(name, "cuda")]
+    return Mixed(whole, whole, (LEVEL_FILLS[name],))
 
 
 class Clock:
@@ -217,19 +216,12 @@ def _state(
     implementation: Implementation, device: torch.device, plan: Plan, channels: int, layers: int,
     rows: int,
 ) -> StreamState:  # fmt: skip
-    """A state at position 0, with the same filter in every layer."""
+    """A state at position 0, whose filter spectra are noise: times do not depend on them."""
     layout = implementation.make_layout(channels, channels, torch.float32, plan)
-    h, spectra = _filters(implementation.make_spectra, device, plan, layout)
+    h = torch.full((channels, plan.slots), 1 / plan.slots, dtype=torch.float32, device=device)
+    shape = (layout.filter_tiles, plan.spectra_rows, 2, layout.filter_lanes)
+    spectra = torch.rand(shape, dtype=torch.float32, device=device) / plan.slots
     return allocate(plan, layout, lambda *arguments: spectra, [h] * layers, rows, None)
-
-
-@lru_cache(maxsize=2)
-def _filters(
-    make_spectra: Callable[..., Tensor], device: torch.device, plan: Plan, layout: Layout
-) -> tuple[Tensor, Tensor]:
-    """Taps (channels, N), and what an implementation prepares of them."""
-    h = torch.full((layout.channels, plan.slots), 1 / plan.slots, dtype=torch.float32, device="cpu")
-    return h.to(device), make_spectra(h, plan, layout, h.dtype).to(device)
 
 
 def _steps(
@@ -290,25 +282,44 @@ def _prompt(
     return clock.eager_seconds(prompt)
 
 
-def _launch_seconds(implementation: Implementation, device: torch.device, channels: int) -> float:
-    """Of the host, for one launch of many without a graph."""
-    plan = Plan(32, (16,))
+def _fill_launch_seconds(name: str, device: torch.device, channels: int) -> float:
+    """Of the host, for a launch of a fill, or a call of torch in one."""
+    plan, implementation = Plan(32, (16,)), _implementation(name)
     state = _state(implementation, device, plan, channels, 1, 1)
     state.positions.fill_(16)
+    seconds = _host_seconds(device, lambda: implementation.fill(state, plan.levels[0], None))
+    return seconds / (FFT_FILL_LAUNCHES if name == FFT else 1)
 
-    def fill() -> None:
-        implementation.fill(state, plan.levels[0], None)
 
-    fill()
+def _step_launch_seconds(name: str, device: torch.device, channels: int) -> float:
+    """Of the host, for a history or a step."""
+    plan, implementation, layers = Plan(32, (16,)), _implementation(name), 8
+    state = _state(implementation, device, plan, channels, layers, 1)
+    history, step = implementation.make_history(state), implementation.make_step(state)
+    u = torch.ones(1, channels, dtype=torch.float32, device=device)
+    y = torch.empty_like(u)
+
+    def token() -> None:
+        if history is not None:
+            history(None)
+        for layer in range(layers):
+            step(u, None, None, y, None, layer, False)
+
+    return _host_seconds(device, token) / (layers + (history is not None))
+
+
+def _host_seconds(device: torch.device, call: Callable[[], object]) -> float:
+    """Of one of many calls, without waiting for the device."""
+    call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
-    for _ in range(_LAUNCHES):
-        fill()
+    for _ in range(_CALLS):
+        call()
     seconds = time.perf_counter() - start
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return seconds / _LAUNCHES
+    return seconds / _CALLS
 
 
 def _fits(device: torch.device, channels: int, size: tuple[int, int, int]) -> bool:

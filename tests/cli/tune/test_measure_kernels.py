@@ -9,7 +9,13 @@ import torch
 
 from futurefill_kernels import DeviceInfo
 from futurefill_kernels.cli.tune import measure_kernels
-from futurefill_kernels.planning.gpu_cost import fill_lines, made_line, step_line
+from futurefill_kernels.planning.gpu_cost import (
+    FFT_FILL_LAUNCHES,
+    fft_fills,
+    fill_lines,
+    made_line,
+    step_line,
+)
 from futurefill_kernels.planning.gpu_times import GpuTimes
 from futurefill_kernels.planning.prompt_length import ODD_FACTORS
 
@@ -28,13 +34,15 @@ def test_the_times_are_what_plans_read():
     """What cannot run is left out."""
     found = measure_kernels.measure_kernels(CPU, ["reference", "cuda"], 60, SIZES)
     times = GpuTimes.parse(json.loads(json.dumps(found)))
-    ((name, kernels),) = times.kernels
-    assert name == "reference"
+    (name, kernels), (fft, _) = times.kernels
+    assert (name, fft) == ("reference", "fft")
+    assert kernels.step_launch_seconds > 0
     for kind in ("steps", "fills", "prompts"):
         assert [time[:3] for time in getattr(kernels, kind)] == list(getattr(SIZES, kind))
     assert [time[:3] for time in times.made] == list(SIZES.made)
-    assert made_line(times, name).error < 1
-    assert set(fill_lines(times, name)) == {16, 32}
+    assert made_line(times).error < 1
+    assert set(fill_lines(times, name)) == set(fill_lines(times, fft)) == {16, 32}
+    assert fft_fills(times) == times.of(fft).fills
     assert step_line(times, name).latency > 0
     assert times.ffts[0] == (1, 1.0)
     assert {odd for odd, _ in times.ffts} == set(ODD_FACTORS)
@@ -76,4 +84,19 @@ def test_forms_of_fills_are_measured_beside_their_implementation(monkeypatch):
     found = measure_kernels.measure_kernels(CPU, ["reference"], 60, SIZES)["implementations"]
     assert [time[:3] for time in found["form"]["fills"]] == [[16, 2, 1], [16, 1, 1]]
     assert found["form"]["steps"] == found["form"]["prompts"] == []
-    assert found["form"]["launch_us"] == found["reference"]["launch_us"]
+    assert [time[:3] for time in found["fft"]["fills"]] == list(map(list, SIZES.fills))
+    assert found["fft"]["steps"] == found["fft"]["prompts"] == []
+
+
+def test_a_fill_and_a_step_have_their_own_time_of_the_host(monkeypatch):
+    """Of the first a call of torch is one of many, of the second a history is one more."""
+    calls = []
+    monkeypatch.setattr(
+        measure_kernels, "_host_seconds", lambda device, call: calls.append(call) or 9
+    )
+    sizes = dataclasses.replace(SIZES, steps=(), fills=(), prompts=(), made=())
+    found = measure_kernels.measure_kernels(CPU, ["reference"], 60, sizes)["implementations"]
+    assert len(calls) == 4
+    assert found["reference"]["launch_us"] == 9e6
+    assert found["reference"]["step_launch_us"] == 9e6 / 8
+    assert found["fft"]["launch_us"] == 9e6 / FFT_FILL_LAUNCHES
