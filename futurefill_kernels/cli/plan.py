@@ -13,6 +13,7 @@ from ..planning.device import DeviceInfo
 from ..planning.make_plan import OBJECTIVES, make_plan
 from ..planning.small import MEMORY
 from . import plan_ranks, plan_table
+from .line_errors import errors_text
 
 #: Options that not every form of the command reads, and what they are where they are not given.
 SOMETIMES = {
@@ -105,6 +106,8 @@ def run(args: argparse.Namespace) -> None:
         memory=args.memory,
     )
     print(plan.explain(state, filters))
+    if not args.device.startswith("cpu"):
+        print(errors_text((DeviceInfo.of if known else DeviceInfo.named)(args.device)))
 
 
 def _refuse_others(option: str, args: argparse.Namespace, *read: str) -> None:

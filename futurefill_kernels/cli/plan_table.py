@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from ..planning.device import DeviceInfo
 from ..planning.gpu_choice import of_levels
-from ..planning.gpu_cost import GpuCost, fill_launches, token_bytes
+from ..planning.gpu_cost import GpuCost, fill_launches, host_seconds, times_of, token_bytes
 from ..planning.gpu_plan import cheapest_plan, leanest_plan, proposals
 from ..planning.memory import needed_nbytes, usable_bytes
 from ..planning.workload import Workload
+from .line_errors import errors_text
 
 LENGTHS = (2048, 8192, 32768, 131072, 524288, 1048576)
 CHANNELS = (1024, 4096)
@@ -24,7 +25,7 @@ _HEADER = """\
 
 Written by `python -m futurefill_kernels plan --device all --table`. float32 state, batch 1, every
 channel with a filter of its own, filters as long as the stream, `impl="auto"`: each level by the
-implementation whose fills are fastest at it. The figures are the model's
+implementation whose fills are fastest at it, or by torch.fft. The figures are the model's
 ([gpu_cost.py](../futurefill_kernels/planning/gpu_cost.py)): lines through times of one H200
 ([gpu_rates.json](../futurefill_kernels/planning/gpu_rates.json), which says how each was come by),
 for the other devices as much slower or faster as their published rates are. `16 .. 2048` means
@@ -35,7 +36,7 @@ radix 2 between them.
   131: it reads every kept input spectrum and filter spectrum of its group.
 * **us**: modelled time of a token's convolutions: a history of all layers and a step per layer, as
   a graph replays them, and fills with the host's launch. The last column is what the host takes for
-  all of these launches without a graph.
+  all of these launches without a graph, of the same times.
 * **memory**: ring, kept input spectra, filter spectra and the filters.
 
 Why these: each level's time is a launch, its bytes at the bandwidth that reads reach, and what
@@ -47,7 +48,7 @@ every point of a transform takes, which grows with the block. So
 * a larger first block saves launches of fills and makes the history longer: with few layers or
   channels the first block grows; with more of them, or more rows, it shrinks;
 * a block above 8192 takes three launches per layer and passes over a workspace, above 262144
-  seven through cuFFT: only where products of a wider radix would cost more;
+  torch.fft: only where products of a wider radix would cost more;
 * where the fastest plan does not fit nine tenths of the memory, slower plans that take less are
   tried, and where none fits, `make_plan` refuses and names what does, with the bytes that it needs.
   Held spectra take `8 L` bytes per filter row; where they do not fit, the largest levels make
@@ -127,7 +128,8 @@ def _section(info: DeviceInfo, lengths: tuple[int, ...]) -> Iterator[str]:
     yield ""
     yield (
         f"{info.sm_count} SMs, {info.dram_bytes_per_second / 1e9:.0f} GB/s, "
-        f"{info.fp32_flops / 1e12:.1f} TFLOP/s float32, {info.memory_bytes / 1e9:.0f} GB."
+        f"{info.fp32_flops / 1e12:.1f} TFLOP/s float32, {info.memory_bytes / 1e9:.0f} GB; "
+        f"{errors_text(info)}."
     )
     yield ""
     yield "| layers | D | L | block sizes | bytes | memory (GB) | us | launches (us) |"
@@ -148,13 +150,15 @@ def _row(info: DeviceInfo, workload: Workload) -> str:
         needed = needed_nbytes(workload, leanest_plan(workload, info))
         return sizes + f"refused; fits: {fits} | | {needed / 1e9:.1f} | | |"
     fills = of_levels(plan, workload, info)
+    cost, times = GpuCost(workload, info), times_of(info)
+    step = min(found.step_launch_seconds for name, found in times.kernels if name in cost.names)
     fired = sum(
-        plan.firings(level) * fill_launches(workload, name, level.block)
+        plan.firings(level) * fill_launches(workload, name, level.block) * host_seconds(times, name)
         for level, name in zip(plan.levels, fills, strict=True)
     )
-    launches = (1 + workload.layers + fired / workload.length) * info.launch_seconds
+    launches = (1 + workload.layers) * step + fired / workload.length
     return sizes + (
         f"{blocks_text(plan.block_sizes)} | {token_bytes(workload, plan):.0f} | "
         f"{needed_nbytes(workload, plan) / 1e9:.2f} | "
-        f"{1e6 * GpuCost(workload, info).plan(plan):.1f} | {1e6 * launches:.1f} |"
+        f"{1e6 * cost.plan(plan):.1f} | {1e6 * launches:.1f} |"
     )

@@ -137,17 +137,12 @@ def fft_fills(times: GpuTimes) -> tuple[Time, ...]:
     """
     if timed := times.of(FFT):
         return timed.fills
-    bandwidth = _timed_bandwidth(times)
-    return tuple(
-        time._replace(
-            seconds=time.seconds
-            + FFT_FILL_BYTES
-            * transform_length(time.size)
-            * measured_workload(times, time).all_channels
-            / bandwidth
-        )
-        for time in times.fft_fills
-    )
+    found = []
+    for time in times.fft_fills:
+        points = transform_length(time.size) * measured_workload(times, time).all_channels
+        seconds = time.seconds + FFT_FILL_BYTES * points / _timed_bandwidth(times)
+        found.append(Time(*time[:3], seconds))
+    return tuple(found)
 
 
 def _timed_bandwidth(times: GpuTimes) -> float:

@@ -12,18 +12,21 @@ import torch
 from tqdm import tqdm
 
 from ... import native
+from ...implementations.select import on_this_gpu
 from ...planning.capabilities import on_gpus
 from ...planning.cpu_cost import TIERS, WORK
 from ...planning.device import DeviceInfo
-from ...planning.gpu_cost import fill_lines, step_line
+from ...planning.gpu_cost import fill_lines, made_line, step_line
 from ...planning.gpu_times import GpuTimes
 from ...planning.measure_cpu import measure_cpu, pieces
 from ...planning.processor import processor_name
 from ...planning.rates import store_rates, tuning_mode
 from ..device import add_device_argument, resolve_device
+from ..line_errors import largest_errors
 from . import compile_ahead
+from .compile_measured import compile_measured
 from .measure_gpu import measure_gpu
-from .measure_kernels import measure_kernels
+from .measure_kernels import Sizes, measure_kernels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +67,10 @@ def run(args: argparse.Namespace) -> None:
         rates = dict(measure_gpu(device))
         for key, value in rates.items():
             print(f"{key:<24} {value:.4g} (until now {getattr(info, key):.4g})")
-        rates["times"] = measure_kernels(device, on_gpus(), args.seconds)
+        sizes = Sizes()
+        if "triton" in on_this_gpu(device, torch.float32):
+            print(compile_measured(device, sizes))
+        rates["times"] = measure_kernels(device, on_gpus(), args.seconds, sizes)
         _print_gpu(GpuTimes.parse(rates["times"]))
     if not args.dry_run:
         print(f"stored in {store_rates(info.kind, name, size, rates, args.output)}")
@@ -94,7 +100,10 @@ def _print_gpu(times: GpuTimes) -> None:
     costs = ", ".join(f"{odd}: {cost:.2f}" for odd, cost in times.ffts)
     print(f"a point of torch.fft over one of a power of two, by odd factor of the length: {costs}")
     for name, found in times.kernels:
-        print(f"{name}: the host takes {1e6 * found.launch_seconds:.1f} us for a launch")
+        host = f"{1e6 * found.launch_seconds:.1f} us for a launch of a fill"
+        if found.steps:
+            host += f", {1e6 * found.step_launch_seconds:.1f} us for a history or a step"
+        print(f"{name}: the host takes {host}")
         if found.steps:
             line = step_line(times, name)
             print(
@@ -108,3 +117,11 @@ def _print_gpu(times: GpuTimes) -> None:
             )
         for time in found.prompts:
             print(f"  prompt of {time.size} x {time.rows}: {1e6 * time.seconds:.0f} us")
+    if times.made:
+        line = made_line(times)
+        print(
+            f"spectra made: {1e6 * line.latency:.2f} us for a launch, and bytes at "
+            f"{1 / max(line.slope, 1e-30):.3g}/s; off by up to {100 * line.error:.0f}%"
+        )
+    errors = ", ".join(f"{kind} {100 * x:.0f}%" for kind, x in largest_errors(times).items())
+    print(f"the lines are off by up to: {errors}")
