@@ -11,7 +11,7 @@ import torch
 from .. import native
 from .._version import __version__
 from ..implementations import triton
-from ..implementations.select import cannot_run
+from ..implementations.select import ON_GPUS, cannot_run
 from ..planning.this_cpu import find_rates
 
 
@@ -47,7 +47,13 @@ def report() -> str:
         lines.append(f"CUDA kernels: {native.cuda_architectures()}")
     lines.append(_triton())
     for device in devices:
-        lines.append(f"implementations on {device}, the first that is available is 'auto':")
+        how = "the first that is available is 'auto'"
+        if device.type == "cuda":
+            how = (
+                "'auto' takes for steps, prompts and each level's fills whichever was fastest of "
+                f"{' and '.join(ON_GPUS)}, then the first"
+            )
+        lines.append(f"implementations on {device}, {how}:")
         for name, reasons in cannot_run(device, torch.float32).items():
             lines.append(f"  {name:<10} {'; '.join(reasons) if reasons else 'available'}")
     return "\n".join(lines)

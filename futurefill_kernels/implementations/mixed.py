@@ -60,11 +60,13 @@ class Mixed:
     """An `Implementation` for streams of one plan.
 
     steps, prompts: what does histories and steps, and prompts. fills: per level of the plan.
+    longer: what does prompts, of a call, from so many positions on, ascending.
     """
 
     steps: Implementation
     prompts: Implementation
     fills: tuple[GpuFills, ...]
+    longer: tuple[tuple[int, Implementation], ...] = ()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -84,7 +86,7 @@ class Mixed:
 
     @property
     def _parts(self) -> tuple[GpuFills | Implementation, ...]:
-        return self.steps, self.prompts, *self.fills
+        return self.steps, self.prompts, *(part for _, part in self.longer), *self.fills
 
     def cannot_run(self, device: torch.device, dtype: torch.dtype, plan: Plan | None) -> list[str]:
         """The reasons of all."""
@@ -153,8 +155,23 @@ class Mixed:
         self.fills[level.index].fill_share(state, level, rows, begin, end)
 
     def prompt_kernels(self) -> PromptKernels | None:
-        """Of what does the prompts."""
-        return self.prompts.prompt_kernels()
+        """Of what does the prompts, of each call by its length. None where it has none."""
+        shortest = self.prompts.prompt_kernels()
+        longer = [(n, part.prompt_kernels()) for n, part in self.longer]
+        if shortest is None or not longer:
+            return shortest
+
+        def of(u: Tensor) -> PromptKernels:
+            found = shortest
+            for positions, kernels in longer:
+                if kernels is not None and u.shape[2] >= positions:
+                    found = kernels
+            return found
+
+        return PromptKernels(
+            lambda u, *rest: of(u).inputs(u, *rest),
+            lambda z, u, *rest: of(u).outputs(z, u, *rest),
+        )
 
 
 @lru_cache(maxsize=64)
@@ -171,10 +188,12 @@ def _arranged(arrangements: tuple[Callable[[Tensor, Level, Tensor], None], ...])
 
 def exact_name(implementation: Implementation) -> str:
     """What ``impl=`` takes for the same again, whatever the rates of the device: a name, or of
-    several steps, prompts and the fills of each level, ``"cuda;cuda;triton,triton,cuda"``.
+    several steps, prompts, with those from some positions on, and the fills of each level:
+    ``"cuda;cuda,65536:triton;triton,triton,cuda"``.
     """
     if not isinstance(implementation, Mixed):
         return implementation.capabilities.name
-    parts = (implementation.steps, implementation.prompts)
+    prompts = [implementation.prompts.capabilities.name]
+    prompts += [f"{n}:{part.capabilities.name}" for n, part in implementation.longer]
     fills = ",".join(part.capabilities.name for part in implementation.fills)
-    return ";".join((*(part.capabilities.name for part in parts), fills))
+    return ";".join((implementation.steps.capabilities.name, ",".join(prompts), fills))

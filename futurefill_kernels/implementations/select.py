@@ -125,9 +125,14 @@ def _mixed(impl: str) -> Mixed | None:
     """Of an exact name, None for any other."""
     try:
         steps, prompts, fills = impl.split(";")
+        shortest, *longer = prompts.split(",")
         return Mixed(
-            IMPLEMENTATIONS[steps], IMPLEMENTATIONS[prompts],
+            IMPLEMENTATIONS[steps], IMPLEMENTATIONS[shortest],
             tuple(LEVEL_FILLS[name] for name in fills.split(",")),
+            tuple(
+                (int(positions), IMPLEMENTATIONS[name])
+                for positions, name in (one.split(":") for one in longer)
+            ),
         )  # fmt: skip
     except (ValueError, KeyError):
         return None
@@ -166,9 +171,13 @@ def candidates(
 
 def fastest_parts(plan: Plan, workload: Workload, info: DeviceInfo) -> Implementation:
     """For steps, prompts and each level of a plan the fastest of ``workload.impls``."""
-    names = [name for name in gpu_choice.order(info) if name in workload.impls]
-    steps, prompts = names[0], gpu_choice.of_prompts(names, info)
+    steps = gpu_choice.of_steps(plan, workload, info)
+    names = [name for name in ON_GPUS if name in workload.impls]
+    (_, prompts), *longer = gpu_choice.of_prompts(names, info)
     fills = gpu_choice.of_levels(plan, workload, info)
-    if {prompts, *fills} == {steps}:
+    if {prompts, *fills} == {steps} and not longer:
         return ON_GPUS[steps]
-    return Mixed(ON_GPUS[steps], ON_GPUS[prompts], tuple(LEVEL_FILLS[name] for name in fills))
+    return Mixed(
+        ON_GPUS[steps], ON_GPUS[prompts], tuple(LEVEL_FILLS[name] for name in fills),
+        tuple((positions, ON_GPUS[name]) for positions, name in longer),
+    )  # fmt: skip

@@ -5,6 +5,8 @@ Nothing here touches a device.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 from ..plan import Plan
@@ -13,7 +15,7 @@ from .device import DeviceInfo
 from .gpu_cost import GpuCost, times_of
 from .workload import Workload
 
-#: What steps are compared on: a model of Hyena's shape.
+#: What steps are compared on where no stream is given: a model of Hyena's shape.
 _WORKLOAD = Workload(65536, 65536, 1024, 1, 24, 1024)
 _FIRST_BLOCK = 32
 
@@ -49,8 +51,16 @@ def of_levels(plan: Plan, workload: Workload, info: DeviceInfo) -> tuple[str, ..
     )
 
 
-def of_prompts(names: Sequence[str], info: DeviceInfo) -> str:
-    """The one whose prompts took the least of the time of all, on average."""
+def of_steps(plan: Plan, workload: Workload, info: DeviceInfo) -> str:
+    """The one of ``workload.impls`` with the fastest steps of a stream."""
+    cost = GpuCost(workload, info)
+    return min(cost.names, key=lambda name: cost.steps(name, plan.base))
+
+
+def of_prompts(names: Sequence[str], info: DeviceInfo) -> tuple[tuple[int, str], ...]:
+    """From how many positions on which one's prompts took the least time: from 0 on the first, and
+    half-way, by ratio, between two lengths whose fastest ones differ.
+    """
     taken = {
         name: {time[:3]: time.seconds for time in found.prompts}
         for name, found in times_of(info).kernels
@@ -58,6 +68,15 @@ def of_prompts(names: Sequence[str], info: DeviceInfo) -> str:
     }
     shapes = set.intersection(*(set(times) for times in taken.values())) if taken else set()
     if not shapes:
-        return names[0]
+        return ((0, names[0]),)
     total = {shape: sum(times[shape] for times in taken.values()) for shape in shapes}
-    return min(taken, key=lambda name: sum(taken[name][s] / total[s] for s in shapes))
+    fastest = {
+        size: min(taken, key=lambda name: sum(taken[name][s] / total[s] for s in same))
+        for size in sorted({size for size, *_ in shapes})
+        for same in [[s for s in shapes if s[0] == size]]
+    }
+    found = [(0, next(iter(fastest.values())))]
+    for (short, one), (long, other) in itertools.pairwise(fastest.items()):
+        if one != other:
+            found.append((round(math.sqrt(short * long)), other))
+    return tuple(found)

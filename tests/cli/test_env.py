@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from futurefill_kernels import native
 from futurefill_kernels.__main__ import main
+from futurefill_kernels.cli import env
 from futurefill_kernels.cli.env import report
 from futurefill_kernels.implementations.select import IMPLEMENTATIONS
 
@@ -15,6 +17,24 @@ def test_env_names_every_implementation(capsys):
     report = capsys.readouterr().out
     assert all(name in report for name in IMPLEMENTATIONS)
     assert "rates of the CPU: shipped with the package" in report
+
+
+def test_env_says_what_auto_takes(monkeypatch):
+    cpu = "implementations on cpu, the first that is available is 'auto':"
+    assert cpu in report().splitlines()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(env, "cannot_run", lambda device, dtype: {"cuda": [], "cpu": ["is none"]})
+    lines = report().splitlines()
+    at = lines.index(
+        "implementations on cuda:0, 'auto' takes for steps, prompts and each level's fills "
+        "whichever was fastest of cuda and triton, then the first:"
+    )
+    assert [line.split() for line in lines[at + 1 :]] == [
+        ["cuda", "available"],
+        ["cpu", "is", "none"],
+    ]
+    assert cpu in lines
 
 
 def test_env_says_why_a_step_goes_through_python(monkeypatch):

@@ -50,6 +50,8 @@ def test_names_of_several(monkeypatch):
     assert select.resolve("triton+cuda", *asked) is select.cuda  # no slower, and the first
     assert select.resolve("triton+cuda_early", *asked) is select.triton
     assert select.resolve(exact, *asked) == mixed
+    long = dataclasses.replace(mixed, longer=((512, select.triton),))
+    assert select.resolve("triton;cuda,512:triton;triton,cuda_early", *asked) == long
     assert select.candidates("triton+cuda", *asked) == ("cuda", "triton")
     assert select.candidates("triton+cuda_early", *asked) == ("triton",)
     assert select.candidates("auto", *asked) == ("cuda", "triton", "fft")
@@ -63,7 +65,13 @@ def test_names_of_several(monkeypatch):
     for name in ("cuda+triton", exact):
         with pytest.raises(RuntimeError, match="is asleep"):
             select.resolve(name, *asked)
-    for name in ("cuda+fast", "cuda;triton", "cuda;triton;fast", "cuda_early", "cuda_early+"):
+    for name in (
+        "cuda+fast",
+        "cuda;triton",
+        "cuda;triton;fast",
+        "cuda;cuda,x:cuda;cuda",
+        "cuda_early",
+    ):
         with pytest.raises(ValueError, match=r"unknown impl '.*'; expected one of 'auto', 'cpu'"):
             select.resolve(name, *asked)
 

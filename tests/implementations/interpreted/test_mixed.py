@@ -56,7 +56,7 @@ def test_a_stream_of_two_implementations(monkeypatch, emulated, sizes, slack_fro
     assert fills == {str(sizes[1])}
 
 
-MIXED = "emulated;triton;triton,emulated,triton"
+MIXED = "emulated;triton,5:emulated;triton,emulated,triton"
 
 
 @pytest.mark.parametrize("rollback", [0, None])
@@ -70,7 +70,8 @@ def test_it_is_copied_pickled_and_loaded_as_it_is(emulated, rollback):
 
     cache = made()
     assert cache.impl == cache.capabilities.name == "emulated+triton"
-    cache.prefill(u[..., :9])
+    cache.prefill(u[..., :4])
+    cache.prefill(u[..., 4:9])
     for t in range(9, 43):
         cache.step(u[..., t])
     loaded = made()
