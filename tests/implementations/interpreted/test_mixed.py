@@ -111,24 +111,34 @@ def test_levels_that_make_their_spectra_run_the_same_fills(emulated, monkeypatch
         assert relative_error(y[1], expected[1, :, t - 4]) < 1e-5
 
 
-@pytest.mark.parametrize("impl", ["triton", "emulated"])
-def test_a_long_block_makes_its_spectra_in_the_order_of_three_passes(emulated, monkeypatch, impl):
-    """The longest that fit a program of CUDA are stored unit by unit, too."""
+@pytest.mark.parametrize(
+    ("impl", "block", "channels"),
+    [
+        ("triton", 256, 40),
+        ("emulated", 4096, 40),
+        pytest.param("emulated", 16384, 32, marks=pytest.mark.slow),
+    ],
+)
+def test_a_long_block_makes_its_spectra_in_the_order_of_its_fills(
+    emulated, monkeypatch, impl, block, channels
+):
+    """Three passes, of Triton as if a program held 32 points; and unit by unit, as CUDA stores the
+    spectra of the longest that fit a program.
+    """
     if impl == "triton":
         for name in ("_FILL", "_KEEPING_FILL"):
             short = {n: found for n, found in getattr(config, name).items() if n <= 32}
             monkeypatch.setattr(config, name, short)
         monkeypatch.setattr(config, "NODE_POINTS", (32,))
     monkeypatch.setattr(gpu_passes, "WORKSPACE_BYTES", 1)
-    block = 256 if impl == "triton" else 4096
     plan = ff.Plan(2 * block, (block,), made_from=block)
-    state, filters = make_state(plan, 40, 2, 40, layers=2)
+    state, filters = make_state(plan, channels, 2, channels, layers=2)
     level, clean = plan.levels[0], state.ring.clone()
     state.positions.copy_(torch.tensor([block, 0]))
     select.IMPLEMENTATIONS[impl].fill(state, level, torch.tensor([-1, 0]))
     for layer in range(2):
-        u = clean[layer, 0, 0, :block, :40].T
+        u = clean[layer, 0, 0, :block, :channels].T
         added = ff.reference.future_fill(u[None].double(), filters[layer].double(), block)[0].T
-        found = state.ring[layer, 0, 0, block:, :40] - clean[layer, 0, 0, block:, :40]
-        assert relative_error(found, added) < 1e-5
+        filled = state.ring[layer, 0, 0, block:] - clean[layer, 0, 0, block:]
+        assert relative_error(filled[:, :channels], added) < 1e-5
     assert torch.equal(state.ring[:, 1], clean[:, 1])
