@@ -114,15 +114,19 @@ def _older_products(
     (layers, B, slots, width, n, 2), of these layers and channels.
     """
     slots = kept.shape[2]
-    total = torch.zeros((), device=kept.device)
-    for k in range(2, slots + 2):
+
+    def product(k: int) -> Tensor:
         old = kept[:, firing.rows, (firing.blocks - k) % slots]
         # what no firing of the group has left may be anything
         old = old.where((firing.own >= k)[:, None, None, None], 0)
         x, h = torch.view_as_complex(old), _filters(held, k, here, channels, channels_per_filter)
-        product = x * h
-        torch.view_as_real(product)[..., 0, :] = _edges(x, h)
-        total = product if k == 2 else total.add_(product)
+        found = x * h
+        torch.view_as_real(found)[..., 0, :] = _edges(x, h)
+        return found
+
+    total = product(2)
+    for k in range(3, slots + 2):
+        total.add_(product(k))
     return total
 
 

@@ -96,9 +96,6 @@ def planned_for(impl: str, spectra_dtype: torch.dtype | None) -> tuple[str, ...]
     if impl in on_gpus():
         return (impl,)
     own = (None, torch.float32, torch.float64)
-    named = impl.split("+") if "+" in impl else fills_on_gpus()
-    return tuple(
-        name
-        for name in fills_on_gpus()
-        if name in named and spectra_dtype in (*own, *of(name).spectra_dtypes)
-    )
+    able = [name for name in fills_on_gpus() if spectra_dtype in (*own, *of(name).spectra_dtypes)]
+    named = tuple(name for name in able if "+" in impl and name in impl.split("+"))
+    return named if set(named) & set(on_gpus()) else tuple(able)
