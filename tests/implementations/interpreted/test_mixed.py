@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import futurefill_kernels as ff
+from futurefill_kernels import window
 from futurefill_kernels.implementations import (
     fft_fill,
     gpu_made_spectra,
@@ -142,3 +143,18 @@ def test_a_long_block_makes_its_spectra_in_the_order_of_its_fills(
         filled = state.ring[layer, 0, 0, block:] - clean[layer, 0, 0, block:]
         assert relative_error(filled[:, :channels], added) < 1e-5
     assert torch.equal(state.ring[:, 1], clean[:, 1])
+
+
+@pytest.mark.parametrize("impl", ["triton", "triton;triton;triton,fft"])
+def test_an_endless_stream_makes_spectra_of_blocks_from_before_its_leaps(monkeypatch, impl):
+    """Filters reach over several blocks, also where the slots are used again."""
+    monkeypatch.setattr(window, "SHORTEST_PERIOD", 8)
+    torch.manual_seed(4)
+    plan = ff.Plan(None, (2, 4), filter_length=14, made_from=4)
+    filters, u = torch.randn(4, 14) / 8, torch.randn(1, 4, 90)
+    expected = ff.reference.causal_conv(u.double(), filters.double())
+    cache = ff.FutureFillCache(filters, 1, None, plan=plan, impl=impl)
+    assert cache.plan.levels[-1].n_spectra > 2
+    assert cache.plan.window.end + 2 * cache.plan.window.period < 90
+    for t in range(90):
+        assert relative_error(cache.step(u[..., t]), expected[..., t]) < 1e-5
