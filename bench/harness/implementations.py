@@ -18,8 +18,7 @@ from futurefill_kernels.implementations.select import (
 )
 from futurefill_kernels.plan import Plan
 from futurefill_kernels.planning.capabilities import VARIANTS
-from futurefill_kernels.state.layout import Layout, tile_filters
-from futurefill_kernels.state.spectra import block_spectra
+from futurefill_kernels.state.spectra import tiled_spectra
 from futurefill_kernels.state.tensors import StreamState, allocate
 
 #: ``--impl``: all that run on the device, one after the other.
@@ -67,38 +66,22 @@ def make_state(
     """A state at position 0 whose layers all have filters h (D, L) float32, each its own copy.
 
     fills: for each level the name of what fills it, which reads spectra in an order of its own.
-    Those of GPUs are made on the device, once for all layers.
+    Those of GPUs are made once for all layers.
     """
     layout = implementation.make_layout(h.shape[0], h.shape[0], h.dtype, plan)
     parts = [LEVEL_FILLS.get(name) for name in fills]
     if None in parts:
         spectra = implementation.make_spectra(h, plan, layout, h.dtype).to(h.device)
     else:
-        spectra = _spectra(h, plan, layout)
-        _arrange(spectra, plan, parts)
+        spectra = tiled_spectra(h, plan, layout, h.dtype)
+        _arrange(spectra, plan, parts, h)
     return allocate(plan, layout, lambda *_: spectra, [h] * layers, rows, None)
 
 
-def _arrange(spectra: Tensor, plan: Plan, parts: Sequence[GpuFills | None]) -> None:
+def _arrange(spectra: Tensor, plan: Plan, parts: Sequence[GpuFills | None], h: Tensor) -> None:
     for level, part in zip(plan.levels, parts, strict=True):
         if part is not None and not level.made:
-            part.arrange_level(spectra, level)
-
-
-def _spectra(h: Tensor, plan: Plan, layout: Layout) -> Tensor:
-    """``tiled_spectra`` where h is."""
-    out = torch.empty(plan.spectra_rows, 2, h.shape[0], dtype=h.dtype, device=h.device)
-    for level in plan.levels:
-        if level.made:
-            continue
-        rows = level.n_spectra * level.transform
-        here = out[level.spectra_offset : level.spectra_offset + rows]
-        group = max(1, (1 << 25) // rows)  # 512 MiB of complex128 at a time
-        for g in range(0, h.shape[0], group):
-            found = block_spectra(h[g : g + group, : plan.filter_length], level).flatten(1)
-            here[:, 0, g : g + group] = found.real.T
-            here[:, 1, g : g + group] = found.imag.T
-    return tile_filters(out, layout)
+            part.arrange_level(spectra, level, h[:, : plan.filter_length])
 
 
 def fill_call(implementation: Implementation, state: StreamState) -> Callable[[], None]:

@@ -128,6 +128,9 @@ def prepare(
             h = taps if expand == 1 else taps.repeat_interleave(expand, dim=0)
             short.append(tile_filters(short_range_taps(h, plan, bank.dtype), layout))
             own = make_spectra(h, plan, layout, spectra_dtype)
+            if len(bank) == 1 and own.device.type != "cpu":  # not twice in a GPU's memory
+                spectra = own[None]
+                break
             if spectra is None:
                 spectra = empty(len(bank), *own.shape, dtype=own.dtype, device=taps.device)
             spectra[index] = own

@@ -78,11 +78,13 @@ def packed_taps(h: Tensor, level: Level) -> Tensor:
 
 
 def filter_spectra(h: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
-    """Filter spectra of the levels that hold them, in time-major rows.
+    """Filter spectra of the levels that hold them, in time-major rows, made in float64 on a GPU
+    where h is there, else on the CPU.
 
     h: (G, L) taps. Returns (sum K_l n_l, 2, G) of ``dtype``; index 0 of the 2 is the real part.
     """
-    h = h.detach().to(device="cpu", dtype=torch.float64)[:, : plan.filter_length]
+    device = h.device if h.device.type == "cuda" else torch.device("cpu")
+    h = h.detach()[:, : plan.filter_length].to(device=device, dtype=torch.float64)
     out = torch.empty(plan.spectra_rows, 2, h.shape[0], dtype=dtype, device=h.device)
     for level in plan.levels:
         if level.made:
