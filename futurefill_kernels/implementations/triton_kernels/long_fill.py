@@ -15,31 +15,59 @@ import triton
 import triton.language as tl
 
 from .future_fill import add_to_slots, firing, multiply_spectra, newest_end
-from .tree import merge_first, merge_tree, split_first, split_tree
+from .tree import halves, merge_first, merge_tree, split_first, split_tree
 
 
 @triton.jit
-def load_twist(table, at):
-    """Cosine and sine, of a `gpu_passes.twist_table` as int64."""
-    pair = tl.load(table + at)
+def load_twist(table, first, V: tl.constexpr, M: tl.constexpr, K: tl.constexpr, C: tl.constexpr):
+    """Cosine and sine [V, K C] of coefficients ``first`` to ``first + K - 1`` of V nodes, of a
+    `gpu_passes.twist_table` as int64.
+    """
+    # [V K C]: neighbouring channels read one word, of which a version of Triton makes what it
+    # likes where there are two dimensions
+    index = tl.arange(0, V * K * C)
+    at = table + first + index % (K * C) // C
+    pair = tl.load(at + index // (K * C) * M)
+    pair = tl.reshape(pair, (V, K * C))
     cos = pair.to(tl.int32).to(tl.float32, bitcast=True)
     return cos, (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["batch", "length", "first_unit", "first_layer", "programs"])
+@triton.jit
+def store_twisted(
+    to, re, im, twist, first, V: tl.constexpr, M: tl.constexpr, K: tl.constexpr, C: tl.constexpr
+):
+    """A part of a block's nodes; all twists at once would take more registers than there are."""
+    re = tl.reshape(re, (V, K * C))
+    im = tl.reshape(im, (V, K * C))
+    cos, sin = load_twist(twist, first, V, M, K, C)
+    to += tl.arange(0, V)[:, None] * (M * 2 * C)
+    tl.store(to, re * cos - im * sin)
+    tl.store(to + C, re * sin + im * cos)
+
+
+@triton.jit
+def own_part(units, K: tl.constexpr, C: tl.constexpr):
+    """Of a program of the outer passes: unit of channels, channels inside it, first coefficient."""
+    # one value per access, so that a thread has all values of its coefficient
+    channel = tl.multiple_of(tl.arange(0, K * C) % C, 1)
+    return tl.program_id(0) % units, channel, tl.program_id(0) // units * K
+
+
+@triton.jit(do_not_specialize=["batch", "length", "first_unit", "first_layer", "units"])
 def split_block_kernel(
     scratch, ring, positions, rows, twist,
-    batch, length, first_unit, first_layer, programs,
+    batch, length, first_unit, first_layer, units,
     ALL_ROWS: tl.constexpr, T: tl.constexpr, V: tl.constexpr, M: tl.constexpr, K: tl.constexpr,
-    C: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr,
+    C: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (programs M / K, rows, layers); program x does channels ``x % programs`` C and on from
-    ``32 first_unit``, and coefficients ``x // programs`` K and on of every node.
+    """Grid: (units M / K, rows, layers); program x does the C channels of unit ``x % units``,
+    counted from ``first_unit``, and K coefficients of every node from ``x // units`` K on.
 
-    scratch: (layers, rows, V M, 2, WIDTH). ring: (layers, B, N, LANES). T: block.
+    scratch: (layers, rows, units, V M, 2, C). ring: (layers, B, N, LANES). T: block.
     """
-    local = tl.program_id(0) % programs * C + tl.arange(0, K * C) % C
-    k = tl.program_id(0) // programs * K + tl.arange(0, K * C) // C
+    unit, channel, first = own_part(units, K, C)
+    k = first + tl.arange(0, K * C) // C
     s = tl.arange(0, V)[:, None]
     row = tl.program_id(1)
     row = row.to(tl.int64) if ALL_ROWS else tl.load(rows + row)
@@ -49,18 +77,16 @@ def split_block_kernel(
     position = newest_end(positions, row, T)
     layer = (first_layer + tl.program_id(2)).to(tl.int64)
     newest = ring + ((layer * batch + row) * length + position - T) * LANES
-    at = newest + (k * LANES + first_unit * 32 + local)[None, :] + s * (M * LANES)
-    u = tl.load(at) if T == V * M else tl.load(at, mask=s * M + k[None, :] < T, other=0.0)
+    at = newest + (k * LANES + (first_unit + unit) * C + channel)[None, :] + s * (M * LANES)
+    u = tl.load(at) if T == V * M else tl.load(at, mask=s * M < (T - k)[None, :], other=0.0)
     u = u.to(tl.float32)
     re, im = split_first(tl.reshape(u, (V, K, C)), None, V, K, C)
-    re = tl.reshape(re, (V, K * C))
-    im = tl.reshape(im, (V, K * C))
-    cos, sin = load_twist(twist, s * M + k[None, :])
     block = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    to = scratch + block * (V * M * 2 * WIDTH) + (k * (2 * WIDTH) + local)[None, :]
-    to += s * (M * 2 * WIDTH)
-    tl.store(to, re * cos - im * sin)
-    tl.store(to + WIDTH, re * sin + im * cos)
+    to = scratch + (block * units + unit) * (V * M * 2 * C) + (k * (2 * C) + channel)[None, :]
+    re_0, re_1 = halves(re, 1, V, K, C)
+    im_0, im_1 = halves(im, 1, V, K, C)
+    store_twisted(to, re_0, im_0, twist, first, V // 2, M, K, C)
+    store_twisted(to + V * M * C, re_1, im_1, twist + V * M // 2, first, V // 2, M, K, C)
 
 
 @triton.jit(
@@ -74,17 +100,18 @@ def transform_nodes_kernel(
     batch, radix, n_spectra, slots, channels_per_filter, extra, first_unit, first_layer,
     kept_rows, kept_offset, spectra_rows, spectra_offset,
     ALL_ROWS: tl.constexpr, GROUPED: tl.constexpr, KEEPS: tl.constexpr, T: tl.constexpr,
-    NODES: tl.constexpr, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr, WIDTH: tl.constexpr,
+    NODES: tl.constexpr, V: tl.constexpr, S: tl.constexpr, C: tl.constexpr, UNIT: tl.constexpr,
     LANES: tl.constexpr, FILTER_LANES: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (WIDTH / C, rows, layers NODES); scratch as in split_block, in place. kept and spectra
-    as in future_fill; V S: coefficients of a node.
+    """Grid: (units UNIT / C, rows, layers NODES); scratch as in split_block, whose C is UNIT, in
+    place. kept and spectra as in future_fill; V S: coefficients of a node.
     """
     M: tl.constexpr = V * S
     N: tl.constexpr = NODES * M
     thread = tl.arange(0, S * C)
-    local = tl.multiple_of(tl.program_id(0) * C + thread % C, 1)[None, :]
-    channel = first_unit * 32 + local
+    unit = tl.program_id(0) // (UNIT // C)
+    local = tl.multiple_of(tl.program_id(0) % (UNIT // C) * C + thread % C, 1)[None, :]
+    channel = (first_unit + unit) * UNIT + local
     filter_row = channel // channels_per_filter if GROUPED else channel
     s = (thread // C)[None, :]
     v = tl.arange(0, V)[:, None]
@@ -99,10 +126,11 @@ def transform_nodes_kernel(
     _, n, start, blocks = firing(positions, row, radix, n_spectra, extra, T)
 
     block = here.to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    at = scratch + (block * N + node * M) * (2 * WIDTH) + (s * (2 * WIDTH) + local)
-    step = v * (S * 2 * WIDTH)
+    block = block * (tl.num_programs(0) // (UNIT // C)) + unit
+    at = scratch + (block * N + node * M) * (2 * UNIT) + (s * (2 * UNIT) + local)
+    step = v * (S * 2 * UNIT)
     re = tl.reshape(tl.load(at + step), (V, S, C))
-    im = tl.reshape(tl.load((at + WIDTH) + step), (V, S, C))
+    im = tl.reshape(tl.load((at + UNIT) + step), (V, S, C))
     re, im = split_tree(re, im, table, V, S, C)
     re = tl.reshape(re, (V, S * C))
     im = tl.reshape(im, (V, S * C))
@@ -118,25 +146,25 @@ def transform_nodes_kernel(
 
     re, im = merge_tree(tl.reshape(re, (V, S, C)), tl.reshape(im, (V, S, C)), table, V, S, C)
     tl.store(at + step, tl.reshape(re, (V, S * C)))
-    tl.store((at + WIDTH) + step, tl.reshape(im, (V, S * C)))
+    tl.store((at + UNIT) + step, tl.reshape(im, (V, S * C)))
 
 
 @triton.jit(
     do_not_specialize=[
-        "batch", "length", "open_slots", "late", "first_unit", "first_layer", "programs",
+        "batch", "length", "open_slots", "late", "first_unit", "first_layer", "units",
     ]
 )  # fmt: skip
 def merge_block_kernel(
     scratch, ring, open_block, positions, rows, twist,
-    batch, length, open_slots, late, first_unit, first_layer, programs,
+    batch, length, open_slots, late, first_unit, first_layer, units,
     ALL_ROWS: tl.constexpr, T: tl.constexpr, V: tl.constexpr, M: tl.constexpr, K: tl.constexpr,
-    C: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr,
+    C: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Grid and tensors of split_block. Adds to the ring, inside the block and the stream, and as
     future_fill to the open block.
     """
-    local = tl.program_id(0) % programs * C + tl.arange(0, K * C) % C
-    k = tl.program_id(0) // programs * K + tl.arange(0, K * C) // C
+    unit, channel, begin = own_part(units, K, C)
+    k = begin + tl.arange(0, K * C) // C
     s = tl.arange(0, V)[:, None]
     row = tl.program_id(1)
     row = row.to(tl.int64) if ALL_ROWS else tl.load(rows + row)
@@ -148,17 +176,17 @@ def merge_block_kernel(
     first = position + late
     state = layer * batch + row
     to = ring + (state * length + first) * LANES
-    to = to + (k * LANES + first_unit * 32 + local)[None, :] + s * (M * LANES)
-    index = s * M + k[None, :]
-    inside = index < tl.minimum(length - first, T)
+    channel_at = (first_unit + unit) * C + channel
+    to = to + (k * LANES + channel_at)[None, :] + s * (M * LANES)
+    inside = s * M < (tl.minimum(length - first, T) - k)[None, :]
     if open_block is None:  # asked for before the nodes are awaited
         pending = tl.load(to, mask=inside, other=0.0).to(tl.float32)
     block = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    at = scratch + block * (V * M * 2 * WIDTH) + (k * (2 * WIDTH) + local)[None, :]
-    at += s * (M * 2 * WIDTH)
+    at = scratch + (block * units + unit) * (V * M * 2 * C) + (k * (2 * C) + channel)[None, :]
+    at += s * (M * 2 * C)
     re = tl.load(at)
-    im = tl.load(at + WIDTH)
-    cos, sin = load_twist(twist, s * M + k[None, :])
+    im = tl.load(at + C)
+    cos, sin = load_twist(twist, begin, V, M, K, C)
     untwisted = re * cos + im * sin
     im = im * cos - re * sin
     re, im = merge_first(tl.reshape(untwisted, (V, K, C)), tl.reshape(im, (V, K, C)), V, K, C)
@@ -167,5 +195,6 @@ def merge_block_kernel(
         tl.store(to, pending + filled, mask=inside)
     else:
         opening = open_block + state * open_slots * LANES
-        opening += index * LANES + (first_unit * 32 + local)[None, :]
+        index = s * M + k[None, :]
+        opening += index * LANES + channel_at[None, :]
         add_to_slots(to, opening, index, inside, open_slots, filled)

@@ -24,6 +24,9 @@ from triton.runtime.jit import JITFunction
 from futurefill_kernels.implementations import triton as implementation
 from futurefill_kernels.implementations.triton_kernels import ops
 from futurefill_kernels.implementations.triton_kernels.ahead import stream_launches
+from futurefill_kernels.implementations.triton_kernels.config import long_config
+from futurefill_kernels.implementations.triton_kernels.launch import Fill
+from futurefill_kernels.implementations.triton_kernels.long_launch import long_launches
 from futurefill_kernels.implementations.triton_kernels.sizes import StreamSizes
 from futurefill_kernels.state.tensors import allocate
 
@@ -79,3 +82,33 @@ def test_they_are_the_streams(monkeypatch, compiled, channels, groups, layers):
         state.positions.fill_(level.block)
         implementation.fill(state, level, None)
     assert set(compiled) == expected
+
+
+@pytest.mark.parametrize("block", [8192, 12000, 16384, 65536])
+def test_a_long_fill_is_compiled_for_all_rows_and_for_listed_ones(compiled, block):
+    """Whatever their number, layers and channels in a share: that of the workspace."""
+    plan, layers, lanes = Plan(2 * block, (block,)), 8, 1024
+    level = plan.levels[0]
+    config = long_config(level.transform, DeviceInfo.named("h100"), level.kept > 0)
+    named = [(batch, None) for batch in (1, 2, 64)] + [(64, n) for n in (1, 2, 3, 5, 8, 32)]
+    kernels = {True: set(), False: set()}
+    widths = set()
+    for (batch, listed), share in itertools.product(named, [(0, lanes), (32, 96)]):
+        front = (layers, batch, 1)
+        fill = Fill(
+            torch.empty(*front, plan.slots, lanes, device="meta"),
+            torch.empty(*front, 0, lanes, device="meta"),
+            torch.empty(*front, 0, 2, lanes, device="meta"),
+            torch.empty(layers, 1, plan.spectra_rows, 2, lanes, device="meta"),
+            torch.empty(batch, dtype=torch.int64, device="meta"),
+            None if listed is None else torch.empty(listed, dtype=torch.int64, device="meta"),
+            level,
+            1,
+        )
+        compiled.clear()
+        for launch in long_launches(fill, config, *share):
+            widths.add(launch.arguments[0].shape[:3])
+            launch.compile()
+        kernels[listed is None].update(compiled)
+    assert len(widths) > 6  # layers, rows and units of channels that are done at once
+    assert [len(found) for found in kernels.values()] == [3, 3]
