@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -56,9 +56,33 @@ def ptx(launch: Launch, capability: int) -> str:
     return str(_compiled(launch, capability).asm["ptx"])
 
 
-def gpu_ir(launch: Launch, capability: int) -> str:
-    """The launch in Triton's language of layouts for ``sm_<capability>``."""
-    return str(_compiled(launch, capability).asm["ttgir"])
+class Access(NamedTuple):
+    """A load or store of a tensor: its shape, and of every dimension how many values are of a
+    thread, threads of a warp and warps of a program, side by side. order: the fastest dimension
+    first.
+    """
+
+    shape: tuple[int, ...]
+    thread: tuple[int, ...]
+    warp: tuple[int, ...]
+    program: tuple[int, ...]
+    order: tuple[int, ...]
+
+
+def accesses(launch: Launch, capability: int) -> list[Access]:
+    """Those of tensors to global memory, as this Triton lays them out for ``sm_<capability>``;
+    without vectors that are laid out as a dimension of a larger tensor.
+    """
+    text = str(_compiled(launch, capability).asm["ttgir"])
+    layouts = dict(re.findall(r"(#\w+) = #ttg.blocked<\{(.*)\}>", text))
+    found = []
+    for line in text.splitlines():
+        if re.search(r"\btt\.(load|store|atomic_rmw) .*tensor<", line) and "#ttg.slice" not in line:
+            shape, name = re.findall(r"tensor<((?:\d+x)+)!tt.ptr<\w+>, (#\w+)>", line)[-1]
+            lists = re.findall(r"= \[(.*?)\]", layouts[name])
+            numbers = [tuple(int(n) for n in values.split(",")) for values in lists]
+            found.append(Access(tuple(int(n) for n in shape.split("x")[:-1]), *numbers))
+    return found
 
 
 def machine_code(launch: Launch, capability: int) -> str:

@@ -26,8 +26,11 @@ def history_kernel(
     lanes), slot p % undo_slots. history: (layers, B, lanes).
     PLACES taps are side by side in a warp, STEPS of them in flight.
     """
-    # Tiles are [ROWS, PLACES, CHANNELS], of one warp: no sum crosses warps.
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[None, None, :]
+    # Tiles are [ROWS, PLACES CHANNELS], of one warp: no sum crosses warps. A third dimension would
+    # leave to Triton's version which of the others a warp is spread over.
+    TILE: tl.constexpr = PLACES * CHANNELS
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, TILE)[None, :] % CHANNELS
+    place = tl.arange(0, TILE)[None, :] // CHANNELS
     filter_row = channel // channels_per_filter if GROUPED else channel
     layer = tl.program_id(2).to(tl.int64)
     # also of ints, as torch.compile gives them
@@ -45,8 +48,7 @@ def history_kernel(
     taken = tl.where(position < 0, -1, position.to(tl.int32) % block)
     most = tl.max(taken, axis=0)
 
-    row, position, taken = row[:, None, None], position[:, None, None], taken[:, None, None]
-    place = tl.arange(0, PLACES)[None, :, None]
+    row, position, taken = row[:, None], position[:, None], taken[:, None]
     state = layer * batch + row
     if open_block is None:
         slot = ring + (state * length + position) * lanes + channel
@@ -55,8 +57,6 @@ def history_kernel(
     own = state * lanes + channel
     # the pending outputs are in the first of the PLACES: read and written once
     first = (place == 0) & (taken >= 0)
-    slot = slot.broadcast_to(ROWS, PLACES, CHANNELS)
-    own = own.broadcast_to(ROWS, PLACES, CHANNELS)
     pending = tl.load(slot, mask=first, other=0.0)
     total = pending
     past = slot - (1 + place) * lanes
@@ -66,8 +66,8 @@ def history_kernel(
             s = start + step * PLACES
             h = tl.load(tap + s * filter_lanes, mask=place < most - s, other=0.0)
             total += tl.load(past - s * lanes, mask=place < taken - s, other=0.0) * h
-    result = tl.sum(total, axis=1)[:, None, :].broadcast_to(ROWS, PLACES, CHANNELS)
+    result = tl.sum(tl.reshape(total, (ROWS, PLACES, CHANNELS)), axis=1)[:, None, :]
+    result = tl.reshape(result.broadcast_to(ROWS, PLACES, CHANNELS), (ROWS, TILE))
     kept = undo + (state * undo_slots + position % undo_slots) * lanes + channel
-    kept = kept.broadcast_to(ROWS, PLACES, CHANNELS)
     tl.store(kept, pending, mask=first)  # here: it must not hold up the loads of the loop
     tl.store(history + own, result, mask=first)

@@ -44,11 +44,12 @@ def multiply_accumulate_kernel(
     # of padded spectra whole sectors: bounds inside a vector would split accesses
     inside = (leaf < transform)[:, None] & (local // 8 < (width + 7) // 8)[None, :]
     natural = tl.load(order + leaf, mask=leaf < transform, other=0)
-    # [LEAVES, C, 2]
-    value = (tl.program_id(1).to(tl.int64) * transform + natural[:, None]) * width + local[None, :]
-    value = values + 2 * value[:, :, None] + tl.arange(0, 2)[None, None, :]
-    held = ((leaf < transform)[:, None] & (local < width)[None, :])[:, :, None]
-    x_re, x_im = tl.split(tl.load(value, mask=held, other=0.0))
+    # [LEAVES, 2 C]: a third dimension would leave to Triton's version what a warp is spread over
+    part = 2 * C * tl.program_id(0) + tl.arange(0, 2 * C)
+    at = (tl.program_id(1).to(tl.int64) * transform + natural[:, None]) * (2 * width)
+    value = (values + part)[None, :] + at
+    held = (leaf < transform)[:, None] & (part < 2 * width)[None, :]
+    x_re, x_im = tl.split(tl.reshape(tl.load(value, mask=held, other=0.0), (LEAVES, C, 2)))
 
     layer = layer.to(tl.int64)
     leaf = leaf.to(tl.int64)[:, None]
@@ -74,4 +75,4 @@ def multiply_accumulate_kernel(
         new_at = kept_at + ((n - 1) % slots).to(tl.int64) * 2 * transform * lanes
         tl.store(new_at, x_re, mask=inside)
         tl.store(new_at + lanes, x_im, mask=inside)
-    tl.store(value, tl.join(sum_re, sum_im), mask=held)
+    tl.store(value, tl.reshape(tl.join(sum_re, sum_im), (LEAVES, 2 * C)), mask=held)

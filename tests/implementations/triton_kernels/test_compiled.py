@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 
 import pytest
 import torch
@@ -66,26 +65,6 @@ def test_fill_with_kept_spectra_spills_from_2048_on(block, capability):
     _, _, launch = triton_counters.fill_of(FillCase(block, 32, 1, 2, 4))
     registers = 128 if block <= 256 else 255
     check_resources(launch(), capability, registers, 700 if block > 1024 else 0)
-
-
-@pytest.mark.parametrize("block", combinations([16, 64, 256, 512, 4096], fast={64}))
-def test_lanes_of_a_load_are_channels(block):
-    """Whatever this Triton makes of hints: in every access to the ring and the spectra one value
-    per thread, the threads of a warp side by side in the last dimension.
-    """
-    _, _, launch = triton_counters.fill_of(FillCase(block, 32, 1, 1, 2))
-    found = launch()
-    text = triton_compile.gpu_ir(found, 90)
-    layouts = dict(re.findall(r"(#\w+) = #ttg.blocked<(\{.*\})>", text))
-    channels = found.constants["C"]
-    accesses = re.findall(r"tt\.(?:load|store) .*tensor<\d+x\d+x!tt.ptr<f32>, (#\w+)>", text)
-    assert len(accesses) == 5  # inputs, two of spectra, pending outputs and back
-    for name in accesses:
-        layout = layouts[name]
-        assert "sizePerThread = [1, 1]" in layout
-        assert "threadsPerWarp = [1, 32]" in layout
-        assert "order = [1, 0]" in layout
-    assert channels >= 4
 
 
 @pytest.mark.parametrize("capability", combinations(triton_compile.CAPABILITIES, fast={90}))
