@@ -65,6 +65,14 @@ def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> l
     return reasons
 
 
+def cannot_compile() -> list[str]:
+    """Why kernels cannot be compiled for a GPU that is not here."""
+    missing = _missing()
+    if missing:
+        return [missing]
+    return ["TRITON_INTERPRET is set"] if ops.interpreted() else []
+
+
 def version_note(version: str) -> str | None:
     """What is to be said of a version of Triton: None inside the tested range."""
     found = tuple(int(digits) for digits in re.findall(r"\d+", version)[:2])

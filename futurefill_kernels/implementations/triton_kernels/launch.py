@@ -51,12 +51,14 @@ class Launch:
             with torch.cuda.device(there):
                 self.run()
 
-    def compile(self) -> None:
+    def compile(self) -> Any:
         """Compile for the current device, or find it in Triton's disk cache; nothing is launched.
+        Returns what Triton made of it.
 
         The arguments may be on ``meta``.
         """
-        self.kernel.warmup(*self.arguments, grid=self.grid, **self.constants, **self.options)
+        warmup = self.kernel.warmup
+        return warmup(*self.arguments, grid=self.grid, **self.constants, **self.options)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +13,10 @@ from ...plan import Plan
 
 @dataclass(frozen=True)
 class StreamSizes:
-    """A stream: plan, ``D``, ``G``, layers, rows, dtypes of inputs and filter spectra."""
+    """A stream: plan, ``D``, ``G``, layers, rows, dtypes of inputs, filter spectra and slots.
+
+    prompt: positions of a prompt, 0 for none.
+    """
 
     plan: Plan
     channels: int
@@ -23,8 +25,11 @@ class StreamSizes:
     batch_size: int
     dtype: torch.dtype = torch.float32
     spectra_dtype: torch.dtype = torch.float32
+    state_dtype: torch.dtype = torch.float32
+    prompt: int = 0
 
     HISTORY: ClassVar[str] = "history"
+    PROMPT: ClassVar[str] = "prompt"
 
     @staticmethod
     def step_name(gated: bool, last: bool) -> str:
@@ -43,6 +48,12 @@ class StreamSizes:
 
     @property
     def step_names(self) -> list[str]:
-        """Of everything but fills."""
-        steps = itertools.product((False, True), repeat=2)
-        return [self.HISTORY, *(self.step_name(gated, last) for gated, last in steps)]
+        """Of everything but fills and the prompt."""
+        lasts = (False, True) if self.layers > 1 else (True,)
+        steps = [self.step_name(gated, last) for gated in (False, True) for last in lasts]
+        return [self.HISTORY, *steps]
+
+    @property
+    def narrow(self) -> bool:
+        """Whether slots are of 16 bits, and a row has an open block."""
+        return self.state_dtype != torch.float32

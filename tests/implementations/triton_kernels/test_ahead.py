@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import futurefill_kernels as ff
 from futurefill_kernels import DeviceInfo, Plan
 
 if importlib.util.find_spec("triton") is None:
@@ -25,10 +26,9 @@ from futurefill_kernels.implementations import triton as implementation
 from futurefill_kernels.implementations.triton_kernels import ops
 from futurefill_kernels.implementations.triton_kernels.ahead import stream_launches
 from futurefill_kernels.implementations.triton_kernels.config import long_config
-from futurefill_kernels.implementations.triton_kernels.launch import Fill
+from futurefill_kernels.implementations.triton_kernels.launch import Fill, Launch
 from futurefill_kernels.implementations.triton_kernels.long_launch import long_launches
 from futurefill_kernels.implementations.triton_kernels.sizes import StreamSizes
-from futurefill_kernels.state.tensors import allocate
 
 
 @pytest.fixture
@@ -49,39 +49,70 @@ def compiled(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize(("channels", "groups", "layers"), [(40, 40, 2), (64, 8, 1)])
-def test_they_are_the_streams(monkeypatch, compiled, channels, groups, layers):
-    """Steps, fills of one launch with and without kept spectra, and of three."""
+@pytest.fixture
+def launched(monkeypatch, compiled):
+    """Streams of impl="triton" on the CPU, of which every launch is compiled and none runs."""
     monkeypatch.setattr(ops, "interpreted", lambda: True)  # accepts tensors on the CPU
     monkeypatch.setattr(implementation, "_missing", lambda: None)
-    plan = Plan(3 * 8192, (16, 32, 1024, 8192))
-    sizes = StreamSizes(plan, channels, groups, layers, 2)
-    info = DeviceInfo.named("a100")
-    ahead = stream_launches(sizes, info)
-    assert list(ahead) == sizes.step_names + [sizes.fill_name(level) for level in plan.levels]
-    for launch in itertools.chain(*ahead.values()):
-        launch.compile()
-    expected = set(compiled)
-    assert len(expected) == len(ahead) + 2 == 11
-    compiled.clear()
+    monkeypatch.setattr(Launch, "run", Launch.compile)
+    return compiled
 
-    layout = implementation.make_layout(channels, groups, torch.float32, plan)
-    h = torch.ones(groups, 64)
-    state = allocate(
-        plan, layout,
-        lambda *arguments: torch.zeros(1, plan.spectra_rows, 2, layout.filter_lanes),
-        [h] * layers, 2, None,
+
+def kernels_ahead(compiled, sizes) -> dict[str, set[str]]:
+    """By name. The CPU's stand-in is an A100."""
+    found = {}
+    for name, launches in stream_launches(sizes, DeviceInfo.named("a100")).items():
+        compiled.clear()
+        for launch in launches:
+            launch.compile()
+        found[name] = set(compiled)
+    compiled.clear()
+    return found
+
+
+@pytest.mark.parametrize(("channels", "groups", "layers"), [(40, 40, 2), (64, 8, 1)])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("state_dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_they_are_what_a_stream_launches(launched, channels, groups, layers, batch, state_dtype):
+    """Prompts of one length and of several, with and without gates and skip; steps of all rows and
+    of listed ones; fills of one launch, with and without kept spectra, of three, and between
+    transforms of torch. Nothing else is launched, and all of it is by a stream of several rows.
+    """
+    spectra_dtype = torch.bfloat16 if layers == 1 else None
+    plan = Plan(3 * 8192, (16, 32, 1024, 8192))
+    sizes = StreamSizes(
+        plan, channels, groups, layers, batch, spectra_dtype=spectra_dtype or torch.float32,
+        state_dtype=state_dtype, prompt=20,
     )  # fmt: skip
-    u = torch.zeros(2, channels)
-    history, step = implementation.make_history(state), implementation.make_step(state)
-    history(None)
-    for gate in (None, u):
-        step(u, gate, gate, torch.empty_like(u), None, 0, False)
-        step(u, gate, gate, torch.empty_like(u), None, layers - 1, True)
-    for level in plan.levels:
-        state.positions.fill_(level.block)
-        implementation.fill(state, level, None)
-    assert set(compiled) == expected
+    ahead = kernels_ahead(launched, sizes)
+    fills = [sizes.fill_name(level) for level in plan.levels]
+    assert list(ahead) == [*sizes.step_names, *fills, sizes.PROMPT]
+    h = torch.ones(groups, plan.length)
+    cases = itertools.product((None, torch.ones(channels)), (False, True), range(min(batch, 2)))
+    for skip, gated, shorter in cases:
+        cache = ff.FutureFillCache(
+            [h] * layers, batch, plan.length, channels=channels, plan=plan, impl="triton",
+            skip=skip, spectra_dtype=spectra_dtype, state_dtype=state_dtype,
+        )  # fmt: skip
+        prompt, u = torch.zeros(batch, channels, sizes.prompt), torch.zeros(batch, channels)
+        gates = {"pre": prompt, "post": prompt} if gated else {}
+        lengths = [sizes.prompt] * (batch - 1) + [sizes.prompt - shorter]
+        for layer in range(layers):
+            cache.prefill(prompt, layer, lengths=lengths, **gates)
+        gates = {"pre": u, "post": u} if gated else {}
+        for t, layer in itertools.product(range(20), range(layers)):
+            rows = [0, -1][: batch - 1] if batch > 1 and t % 3 == 2 else None
+            some = slice(len(rows) if rows else batch)
+            own = {name: gate[some] for name, gate in gates.items()}
+            cache.step(u[some], layer, rows=rows, **own)
+        for level, listed in itertools.product(plan.levels, (None, torch.arange(batch))):
+            if listed is None or batch > 1:
+                cache.state.positions.fill_(level.block)
+                implementation.fill(cache.state, level, listed)
+    expected = set().union(*ahead.values())
+    assert set(launched) - expected == set()
+    if batch > 1:
+        assert {name for name, kernels in ahead.items() if kernels - set(launched)} == set()
 
 
 @pytest.mark.parametrize("block", [8192, 12000, 16384, 65536])
