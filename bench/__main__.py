@@ -52,6 +52,7 @@ BENCHES = {
     "volterra": ("volterra", "equations with memory against packages and direct sums"),
     "reported": ("reported", "situations that people report as slow, beside the plain way"),
     "fuzz": ("fuzz", "random programs over the whole surface against direct sums"),
+    "compile": ("compile", "the Triton kernels of a stream, compiled with an empty cache"),
     "gpu-counters": ("gpu_counters", "counts of the GPU kernels in a PTX emulator"),
 }
 
@@ -67,6 +68,7 @@ CPU_ONLY = {
     "volterra": "measures float64, which is the CPU's: leave out --device",
     "reported": "times calls from Python on the CPU: leave out --device",
     "fuzz": "compares with sums on the CPU: leave out --device",
+    "compile": "compiles for a GPU that need not be here: leave out --device",
     "gpu-counters": "counts in an emulator: leave out --device",
 }
 

@@ -1,6 +1,8 @@
-"""``python -m bench.pages.kernels``: the times in docs/kernels.md, from those that plans go by.
+"""``python -m bench.pages.kernels``: the times in docs/kernels.md, from those that plans go by and
+from rows of `bench compile`.
 
-Reads ``futurefill_kernels/planning/gpu_rates.json``; no number is typed by hand.
+Reads ``futurefill_kernels/planning/gpu_rates.json`` and ``bench/results/compile.csv``; no number is
+typed by hand.
 """
 
 from __future__ import annotations
@@ -30,12 +32,16 @@ from futurefill_kernels.planning.gpu_times import SHIPPED, GpuTimes, Time
 from futurefill_kernels.planning.workload import Workload
 
 from ..harness.machine import ROOT
+from ..harness.rows import read, seconds_text
+from .docs import RESULTS
 
 PAGE = ROOT / "docs" / "kernels.md"
 BEGIN, END = "<!-- times: python -m bench.pages.kernels -->", "<!-- end of times -->"
 #: Blocks of the table of what is fastest, and the stream that they are of.
 _BLOCKS = tuple(1 << k for k in range(6, 21))
 _STREAM = Workload(1 << 21, 1 << 21, 1024, 1, 24, 1024)
+COMPILED = "<!-- compiling: python -m bench.pages.kernels -->"
+END_COMPILED = "<!-- end of compiling -->"
 _KINDS = {
     "steps": "A token, by its first block",
     "fills": "The first firing of a group, by its block",
@@ -50,8 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 on a change")
     args = parser.parse_args(argv)
     old = args.page.read_text()
-    before, rest = old.split(BEGIN)
-    new = f"{before}{BEGIN}\n\n{times_text()}\n\n{END}{rest.split(END)[1]}"
+    new = old
+    for begin, end, text in ((BEGIN, END, times_text()), (COMPILED, END_COMPILED, compile_text())):
+        before, rest = new.split(begin)
+        new = f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}"
     if args.check:
         if old != new:
             print(f"{args.page} is not what python -m bench.pages.kernels writes")
@@ -102,6 +110,30 @@ def _fastest(info: DeviceInfo, times: GpuTimes) -> Iterator[str]:
             own = name == FFT or own_kernels(_STREAM, name, block)
             cells.append(text if own else f"({text.replace(' | ', ') | (')})")
         yield f"| {block} | {' | '.join(cells)} | {min(found, key=lambda name: found[name])} |"
+
+
+def compile_text() -> str:
+    """A line for each stream: how many kernels it compiles, and how long that takes where."""
+    streams: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in read([RESULTS / "compile.csv"]):
+        named = ("L", "layers", "D", "B", "P", "value", "note", "device")
+        streams.setdefault(tuple(row[name] for name in named), []).append(row)
+    return "\n".join(
+        f"- {int(length):,} tokens of {layers} layers of {channels} channels, rows: {batch}, prompt: "
+        f"{prompt}: {kernels} kernels {note}, "
+        + ", ".join(f"{seconds_text(float(row['p50']))} {row['variant']}" for row in rows)
+        + f" ({device})."
+        for (
+            length,
+            layers,
+            channels,
+            batch,
+            prompt,
+            kernels,
+            note,
+            device,
+        ), rows in streams.items()
+    )
 
 
 def _table(times: GpuTimes, kind: str) -> Iterator[str]:

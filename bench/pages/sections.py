@@ -101,6 +101,10 @@ SECTIONS: list[tuple[str, str, str, list[Callable[[Rows], str]]]] = [
      "with stops and refused calls, in random order on random sizes, plans, dtypes, states of 16 "
      "bits and implementations. A case is one compared operation; its error is over the bound in "
      "`bench/campaign/direct.py`, and above 1 it is a failure.", [general]),
+    ("Kernels compiled ahead", "compile",
+     "Every Triton kernel of a stream that a first `decode` of a Hyena model compiles, with an "
+     "empty disk cache; in several processes their start is in the time, as with `tune "
+     "--compile`.", [general]),
     ("GPU kernels, counted", "gpu-counters", "Counters of the compiled kernels.", [general]),
     ("Against an offline FFT convolution", "cpu-vs-torch",
      "The whole online generation beside one offline convolution of all inputs.", [general]),

@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="of inputs")
     group.add_argument("--spectra-dtype", choices=DTYPES[:2], help="of filter spectra")
     group.add_argument("--state-dtype", choices=DTYPES, help="of inputs and pending outputs")
+    for name in ("gates", "skip"):
+        group.add_argument(
+            f"--{name}", action=argparse.BooleanOptionalAction,
+            help="of its steps and prompt; with and without if unset",
+        )  # fmt: skip
     group.add_argument("--workers", type=int, help="processes; one per processor if unset")
 
 
@@ -123,6 +128,7 @@ def jobs_of(args: argparse.Namespace, device: torch.device) -> list[Job]:
     sizes = StreamSizes(
         plan, args.channels, groups, args.layers, args.batch_size, getattr(torch, args.dtype),
         spectra or full, state or full, args.prompt,
+        *((False, True) if given is None else (given,) for given in (args.gates, args.skip)),
     )  # fmt: skip
     workload = Workload(
         args.length, args.length, args.channels, args.batch_size, args.layers, groups, impls=impls,

@@ -90,8 +90,10 @@ def _step_launches(sizes: StreamSizes, info: DeviceInfo) -> dict[str, list[Launc
         history_launch(ring, opened, taps, positions, rows, token_at, undo, history, shared, info)
         for rows in some
     ]
-    options = itertools.product((False, True), (True, False)[: w.layers], (None, weights), some[:2])
-    for gated, last, skip, rows in options:
+    for gated, last, skips, rows in itertools.product(
+        w.gates, (True, False)[: w.layers], w.skips, some[:2]
+    ):
+        skip = weights if skips else None
         u = _empty(w.batch_size if rows is None else len(rows), w.channels, dtype=w.dtype)
         gate = u if gated else None
         launch = apply_launch(
@@ -137,8 +139,9 @@ def _prompt_launches(sizes: StreamSizes) -> Iterator[Launch]:
     held = _empty(w.batch_size, w.channels, w.prompt)
     found: list[Launch] = []
     shortest = {w.prompt, max(w.prompt - 1, 1)} if w.batch_size > 1 else {w.prompt}
-    skips = (None, _empty(w.layers, layout.lanes))
-    for gated, valid, skip in itertools.product((False, True), shortest, skips):
+    weights = _empty(w.layers, layout.lanes)
+    for gated, valid, skips in itertools.product(w.gates, shortest, w.skips):
+        skip = weights if skips else None
         # an open block is torch's to make
         state = SimpleNamespace(plan=w.plan, ring=ring, prompt_fill=None, skip=skip, narrow=False)
         prompt_by_fft(

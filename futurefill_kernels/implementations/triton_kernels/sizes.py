@@ -15,7 +15,8 @@ from ...plan import Plan
 class StreamSizes:
     """A stream: plan, ``D``, ``G``, layers, rows, dtypes of inputs, filter spectra and slots.
 
-    prompt: positions of a prompt, 0 for none.
+    prompt: positions of a prompt, 0 for none. gates, skips: of its steps and prompt, whether there
+    are any, or both.
     """
 
     plan: Plan
@@ -27,6 +28,8 @@ class StreamSizes:
     spectra_dtype: torch.dtype = torch.float32
     state_dtype: torch.dtype = torch.float32
     prompt: int = 0
+    gates: tuple[bool, ...] = (False, True)
+    skips: tuple[bool, ...] = (False, True)
 
     HISTORY: ClassVar[str] = "history"
     PROMPT: ClassVar[str] = "prompt"
@@ -50,7 +53,7 @@ class StreamSizes:
     def step_names(self) -> list[str]:
         """Of everything but fills and the prompt."""
         lasts = (False, True) if self.layers > 1 else (True,)
-        steps = [self.step_name(gated, last) for gated in (False, True) for last in lasts]
+        steps = [self.step_name(gated, last) for gated in self.gates for last in lasts]
         return [self.HISTORY, *steps]
 
     @property
