@@ -119,8 +119,8 @@ def compile_text() -> str:
         named = ("L", "layers", "D", "B", "P", "value", "note", "device")
         streams.setdefault(tuple(row[name] for name in named), []).append(row)
     return "\n".join(
-        f"- {int(length):,} tokens of {layers} layers of {channels} channels, rows: {batch}, prompt: "
-        f"{prompt}: {kernels} kernels {note}, "
+        f"- {int(length):,} tokens of {layers} layers of {channels} channels, rows: {batch}, "
+        f"prompt: {prompt}: {kernels} kernels {note}, "
         + ", ".join(f"{seconds_text(float(row['p50']))} {row['variant']}" for row in rows)
         + f" ({device})."
         for (
