@@ -63,9 +63,9 @@ def run(args: argparse.Namespace) -> None:
                 made.setdefault(variant, []).append(kernels)
                 times.setdefault(variant, []).append(seconds)
         expected, *others = [kernels for found in made.values() for kernels in found]
-        for variant, seconds in times.items():
+        for variant, taken in times.items():
             args.report.add(
-                variant, times=Times(tuple(seconds)), quantity="kernels", value=len(expected),
+                variant, times=Times(tuple(taken)), quantity="kernels", value=len(expected),
                 error=sum(len(expected ^ kernels) for kernels in others), tolerance=0,
                 note=f"for {args.kind}, {_version()}", **common,
             )  # fmt: skip
