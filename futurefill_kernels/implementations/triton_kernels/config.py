@@ -67,7 +67,7 @@ class LongConfig:
 
 #: From this many values per thread on, and where input spectra are kept, registers do not hold the
 #: addresses of rows whose width is not known when the kernel is compiled: 128 bytes of spills at
-#: 512, and 1500 with kept spectra. Such kernels are compiled for each padded width, the others
+#: 512, and 700 with kept spectra (docs/kernels.md). Such kernels are compiled for each padded width, the others
 #: serve all.
 KNOWN_LANES = 32
 

@@ -143,3 +143,13 @@ def test_a_long_fill_is_compiled_for_all_rows_and_for_listed_ones(compiled, bloc
         kernels[listed is None].update(compiled)
     assert len(widths) > 6  # layers, rows and units of channels that are done at once
     assert [len(found) for found in kernels.values()] == [3, 3]
+
+
+@pytest.mark.parametrize("block", [16, 64, 256])
+def test_a_first_product_up_to_256_serves_every_padded_width(compiled, block):
+    plan = Plan(2 * block, (block,))
+    for channels, groups in ((32, 32), (1024, 1024), (1000, 1000)):
+        sizes = StreamSizes(plan, channels, groups, 2, 1)
+        (launch,) = stream_launches(sizes, DeviceInfo.named("h100"))[f"fill of {block}"]
+        launch.compile()
+    assert len(set(compiled)) == 1
