@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 
 from ...implementations import triton
-from ...implementations.select import on_this_gpu
+from ...implementations.select import candidates
 from ...implementations.triton_kernels.sizes import StreamSizes
 from ...planning import gpu_choice
-from ...planning.capabilities import planned_for
+from ...planning.capabilities import on_gpus, planned_for
 from ...planning.device import DeviceInfo
 from ...planning.make_plan import make_plan
 from ...planning.workload import Workload
@@ -125,10 +125,12 @@ def jobs_of(args: argparse.Namespace, device: torch.device) -> list[Job]:
         state_dtype=state,
     )  # fmt: skip
     full = torch.float32
+    gates, skips = (
+        (False, True) if given is None else (given,) for given in (args.gates, args.skip)
+    )
     sizes = StreamSizes(
         plan, args.channels, groups, args.layers, args.batch_size, getattr(torch, args.dtype),
-        spectra or full, state or full, args.prompt,
-        *((False, True) if given is None else (given,) for given in (args.gates, args.skip)),
+        spectra or full, state or full, args.prompt, gates, skips,
     )  # fmt: skip
     workload = Workload(
         args.length, args.length, args.channels, args.batch_size, args.layers, groups, impls=impls,
@@ -138,9 +140,11 @@ def jobs_of(args: argparse.Namespace, device: torch.device) -> list[Job]:
     names = [
         sizes.fill_name(level) for level, impl in fills if impl == "triton" and not level.made
     ][::-1]
-    if next(name for name in gpu_choice.order(info) if name in impls) == "triton":
+    if gpu_choice.of_steps(plan, workload, info) == "triton":
         names += sizes.step_names
-    if args.prompt and gpu_choice.of_prompts(impls, info) == "triton":
+    own = [name for name in impls if name in on_gpus()]
+    fits = [name for least, name in gpu_choice.of_prompts(own, info) if least <= args.prompt]
+    if args.prompt and fits[-1] == "triton":
         names.append(sizes.PROMPT)
     return [Job(where, sizes, name) for name in names]
 
@@ -156,7 +160,7 @@ def _implementations(
         found, reasons = planned_for("auto", spectra), triton.cannot_compile()
     else:
         here = where.type == "cuda"
-        found = on_this_gpu(where, torch.float32, None, spectra, state) if here else ()
+        found = candidates("auto", where, torch.float32, None, spectra, state) if here else ()
         reasons = triton.cannot_run(where, torch.float32, None)
     if reasons or "triton" not in found:
         named = where.name if isinstance(where, DeviceInfo) else where

@@ -55,7 +55,10 @@ def jobs(device: torch.device, info: DeviceInfo, sizes: Sizes) -> list[Job]:
 
 
 def _stream(channels: int, block: int, layers: int, rows: int) -> StreamSizes:
-    return StreamSizes(Plan(2 * block, (block,)), channels, channels, layers, rows)
+    plan = Plan(2 * block, (block,))
+    return StreamSizes(
+        plan, channels, channels, layers, rows, gates=(False,), skips=(False,), listed=False
+    )
 
 
 def compile_measured(device: torch.device, sizes: Sizes) -> str:

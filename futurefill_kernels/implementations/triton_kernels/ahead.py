@@ -56,8 +56,8 @@ def stream_launches(sizes: StreamSizes, info: DeviceInfo) -> dict[str, list[Laun
 
 
 def _listed(sizes: StreamSizes, info: DeviceInfo) -> list[Tensor | None]:
-    """None, and if there are several rows, as many listed ones as each history kernel takes."""
-    if sizes.batch_size == 1:
+    """None, and where some of several rows may be listed, as many as each history kernel takes."""
+    if sizes.batch_size == 1 or not sizes.listed:
         return [None]
     lanes = Layout.padded(sizes.channels, sizes.groups, sizes.plan.slots).lanes
     numbers = {

@@ -16,7 +16,7 @@ class StreamSizes:
     """A stream: plan, ``D``, ``G``, layers, rows, dtypes of inputs, filter spectra and slots.
 
     prompt: positions of a prompt, 0 for none. gates, skips: of its steps and prompt, whether there
-    are any, or both.
+    are any, or both. listed: whether calls may list some of the rows.
     """
 
     plan: Plan
@@ -30,6 +30,7 @@ class StreamSizes:
     prompt: int = 0
     gates: tuple[bool, ...] = (False, True)
     skips: tuple[bool, ...] = (False, True)
+    listed: bool = True
 
     HISTORY: ClassVar[str] = "history"
     PROMPT: ClassVar[str] = "prompt"
