@@ -60,8 +60,7 @@ DEFINES += ["-DFUTUREFILL_X86"] if X86 else []
 
 CUDA_OPS = ["csrc/bindings/cuda_ops.cpp", "csrc/bindings/cuda_prompt.cpp"]
 CUDA_KERNELS = ["csrc/cuda/history.cu", "csrc/cuda/apply_step.cu", "csrc/cuda/future_fill.cu"]
-CUDA_KERNELS += ["csrc/cuda/long_fill.cu", "csrc/cuda/spectrum_products.cu"]
-CUDA_KERNELS += ["csrc/cuda/early_fill.cu", "csrc/cuda/prefill.cu"]
+CUDA_KERNELS += ["csrc/cuda/long_fill.cu", "csrc/cuda/early_fill.cu", "csrc/cuda/prefill.cu"]
 CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr"]
 NVCC_FLAGS += ["--objdir-as-tempdir"]  # names in the code follow the folder, not the process

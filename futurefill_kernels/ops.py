@@ -24,7 +24,6 @@ IN_PLACE = (
     "due_fills",
     "early_fill",
     "long_fill",
-    "spectrum_products",
     "prefill_inputs",
     "prefill_outputs",
     "step",
@@ -246,20 +245,6 @@ def reserve_scratch(
 ) -> None:
     """Allocate that; see scratch_nbytes."""
     torch.ops.futurefill_kernels.reserve_scratch(levels, batch_size, jobs, lanes, float64, narrow)
-
-
-def spectrum_products(
-    state: State, index: int, values: Tensor, rows: Tensor, layer: int, first_channel: int
-) -> None:
-    """Spectra of the newest blocks become the sums of products of level ``index``, on a GPU.
-
-    values: (R, n, width, 2) float32, of channels ``first_channel`` on of one layer, in the order of
-    an FFT. rows: (R,) int64; those of -1 keep nothing and their values mean nothing.
-    """
-    torch.ops.futurefill_kernels.spectrum_products(
-        values, state.kept, state.spectra, state.positions, rows, state.levels, state.length, index,
-        layer, first_channel, state.channels_per_filter,
-    )  # fmt: skip
 
 
 def history(state: State, rows: Tensor | None = None) -> None:

@@ -21,8 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 OPS = torch.ops.futurefill_kernels
 GPU_ONLY = (
-    *("history", "apply_step", "early_fill", "long_fill", "spectrum_products", "prefill_inputs"),
-    "prefill_outputs",
+    *("history", "apply_step", "early_fill", "long_fill", "prefill_inputs", "prefill_outputs"),
 )
 
 
@@ -120,9 +119,6 @@ def test_ops_without_a_cpu_kernel_trace(name):
         "long_fill": (
             *(torch.zeros(1, 2, 8, 32, 2), *slots, *spectra, rows, torch.zeros(8, 2)),
             *(state.levels, 40, 1, 0, 0, 1),
-        ),
-        "spectrum_products": (
-            *(torch.zeros(2, 8, 6, 2), *spectra, rows, state.levels, 40, 1, 0, 0, 1),
         ),
         "prefill_inputs": (u, None, rows, x, None),
         "prefill_outputs": (

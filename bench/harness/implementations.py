@@ -9,7 +9,7 @@ from torch import Tensor
 
 from futurefill_kernels.implementations.base import Implementation
 from futurefill_kernels.implementations.cuda_early import TILES
-from futurefill_kernels.implementations.mixed import GpuFills, Mixed
+from futurefill_kernels.implementations.mixed import Mixed
 from futurefill_kernels.implementations.select import (
     IMPLEMENTATIONS,
     LEVEL_FILLS,
@@ -18,7 +18,7 @@ from futurefill_kernels.implementations.select import (
 )
 from futurefill_kernels.plan import Plan
 from futurefill_kernels.planning.capabilities import VARIANTS
-from futurefill_kernels.state.spectra import tiled_spectra
+from futurefill_kernels.state.spectra import arranged_spectra
 from futurefill_kernels.state.tensors import StreamState, allocate
 
 #: ``--impl``: all that run on the device, one after the other.
@@ -69,19 +69,12 @@ def make_state(
     Those of GPUs are made once for all layers.
     """
     layout = implementation.make_layout(h.shape[0], h.shape[0], h.dtype, plan)
-    parts = [LEVEL_FILLS.get(name) for name in fills]
-    if None in parts:
+    arrangements = [LEVEL_FILLS[name].arrange_level for name in fills if name in LEVEL_FILLS]
+    if len(arrangements) < len(fills):
         spectra = implementation.make_spectra(h, plan, layout, h.dtype).to(h.device)
     else:
-        spectra = tiled_spectra(h, plan, layout, h.dtype)
-        _arrange(spectra, plan, parts, h)
+        spectra = arranged_spectra(h, plan, layout, h.dtype, arrangements)
     return allocate(plan, layout, lambda *_: spectra, [h] * layers, rows, None)
-
-
-def _arrange(spectra: Tensor, plan: Plan, parts: Sequence[GpuFills | None], h: Tensor) -> None:
-    for level, part in zip(plan.levels, parts, strict=True):
-        if part is not None and not level.made:
-            part.arrange_level(spectra, level, h[:, : plan.filter_length])
 
 
 def fill_call(implementation: Implementation, state: StreamState) -> Callable[[], None]:

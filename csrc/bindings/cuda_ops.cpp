@@ -334,51 +334,6 @@ void long_fill(Tensor scratch_, Tensor ring, Tensor open_block, Tensor kept, Ten
              device);
 }
 
-void spectrum_products(Tensor values_, Tensor kept_, Tensor spectra_, Tensor positions_,
-                       Tensor rows_, Tensor levels, int64_t length, int64_t index, int64_t layer,
-                       int64_t first_channel, int64_t channels_per_filter) {
-  const int32_t device = device_of(kept_);
-  const View kept = on_device("kept", kept_, device), values = on_device("values", values_, device);
-  const View spectra = on_device("spectra", spectra_, device);
-  const View positions = on_device("positions", positions_, device);
-  const View rows = on_device("rows", rows_, device);
-  check_dim(values, 4), check_dim(kept, 6), check_dim(spectra, 5);
-  for (const View* v : {&values, &kept, &spectra}) {
-    check_contiguous(*v);
-    check_float32(*v);
-  }
-  for (const View* v : {&positions, &rows}) {
-    check_dim(*v, 1), check_contiguous(*v), check_int64(*v);
-  }
-  const int64_t lanes = kept.sizes[5], n = values.sizes[1], width = values.sizes[2];
-  check_size(kept, 2, 1), check_size(kept, 4, 2);
-  check_size(spectra, 0, kept.sizes[0]), check_size(spectra, 1, 1), check_size(spectra, 3, 2);
-  check_size(positions, 0, kept.sizes[1]);
-  check_size(values, 0, rows.sizes[0]), check_size(values, 3, 2);
-  STD_TORCH_CHECK(layer >= 0 && layer < kept.sizes[0], "expected layer in 0 .. ", kept.sizes[0] - 1,
-                  ", got ", layer);
-  STD_TORCH_CHECK(first_channel >= 0 && first_channel + width <= lanes,
-                  "expected channels of kept ", shape_text(kept), ", got ", first_channel, " .. ",
-                  first_channel + width - 1);
-  const LevelRow& level = gpu_level(levels, index, length, kept, spectra);
-  STD_TORCH_CHECK(n == level.transform && n >= 2 && n <= int64_t{1} << 31,
-                  "expected values (R, n, width, 2) with n = ", level.transform, " from 2 on, got ",
-                  shape_text(values));
-  cuda::State state{};
-  state.layers = kept.sizes[0], state.batch = kept.sizes[1], state.lanes = lanes;
-  set_spectra(state, kept, spectra, check_sharing(spectra, channels_per_filter, lanes));
-  state.positions = static_cast<int64_t*>(positions.data);
-  state.length = length;
-  const cuda::Rows some{static_cast<const int64_t*>(rows.data), rows.sizes[0]};
-  if (some.n == 0 || width == 0) return;
-  STD_TORCH_CHECK(some.n < 65536, "expected fewer than 65536 rows, got ", some.n);
-  const cuda::ProductParams p =
-      cuda::product_params(state, to_level(level), values.data, width, some, layer, first_channel);
-  const DeviceGuard guard(device, "spectrum_products", values);
-  check_cuda(cuda::launch_spectrum_products(p, current_stream(device)), "spectrum_products", values,
-             device);
-}
-
 std::string cuda_architectures() { return kArchitectures; }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CUDA, m) {
@@ -387,7 +342,6 @@ STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CUDA, m) {
   m.impl("future_fill", TORCH_BOX(&future_fill));
   m.impl("early_fill", TORCH_BOX(&early_fill));
   m.impl("long_fill", TORCH_BOX(&long_fill));
-  m.impl("spectrum_products", TORCH_BOX(&spectrum_products));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(futurefill_kernels, CompositeExplicitAutograd, m) {

@@ -68,12 +68,6 @@ STABLE_TORCH_LIBRARY(futurefill_kernels, m) {
       "Tensor(o!) open_block, Tensor(b!) kept, Tensor(c!) work, Tensor spectra, "
       "Tensor positions, Tensor? rows, Tensor levels, int length, int index, int begin, int end) "
       "-> ()");
-  // values (R, n, width, 2), the newest spectra of channels first_channel.. of a layer in the order
-  // of an FFT, become the sums of products of a level; kept where a later firing needs them
-  m.def(
-      "spectrum_products(Tensor(a!) values, Tensor(b!) kept, Tensor spectra, Tensor positions, "
-      "Tensor rows, Tensor levels, int length, int index, int layer, int first_channel, "
-      "int channels_per_filter) -> ()");
   // around a prompt's transforms, on a GPU. u, pre, post, y (R, C, P); x (R, C, n >= P) and held
   // (R, C, P) float32 become u pre, zero from each row's length on
   m.def(

@@ -13,7 +13,6 @@ cudaError_t launch_future_fill(const FillParams& params, cudaStream_t stream);
 cudaError_t launch_early_fill(const FillParams& params, cudaStream_t stream);
 // Three kernels.
 cudaError_t launch_long_fill(const LongFillParams& params, cudaStream_t stream);
-cudaError_t launch_spectrum_products(const ProductParams& params, cudaStream_t stream);
 cudaError_t launch_history(const HistoryParams& params, cudaStream_t stream);
 cudaError_t launch_apply_step(const ApplyParams& params, cudaStream_t stream);
 cudaError_t launch_prefill_inputs(const InputsParams& params, cudaStream_t stream);

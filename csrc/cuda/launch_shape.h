@@ -168,21 +168,6 @@ inline auto nodes_arguments(const LongFillParams& p) {
                     p.fill.shape);
 }
 
-// spectrum_products
-
-constexpr int kProductChannels = 32, kProductEntries = 8;  // per thread block
-
-constexpr LaunchShape products_launch(const ProductParams& p) {
-  const ProductShape& a = p.shape;
-  return {{tiles(a.transform, kProductEntries), tiles(a.width, kProductChannels), p.n_rows},
-          kProductChannels * kProductEntries,
-          0};
-}
-
-inline auto products_arguments(const ProductParams& p) {
-  return std::tuple(p.values, p.kept, p.spectra, p.positions, p.rows, p.shape);
-}
-
 // history<rows of a warp, lanes with channels, taps at a time, whether filters serve several
 // channels>
 

@@ -85,27 +85,6 @@ struct ApplyParams {
   ApplyShape shape;
 };
 
-// Sizes and strides, in values, of one layer's spectrum products.
-struct ProductShape {
-  int64_t kept_row;
-  int64_t lanes, filter_lanes;
-  int64_t length, block, transform, width;  // width: channels of values
-  int32_t first_channel, channels, channels_per_filter;
-  int32_t batch, radix, n_spectra, log_transform;
-  int32_t late, extra;  // of a level with slack, else 0
-  int32_t unused;
-};
-
-struct ProductParams {
-  void* values;          // (n_rows, transform, width) complex
-  float* kept;           // of the layer, from the level's first row on
-  const float* spectra;  // likewise
-  const int64_t* positions;
-  const int64_t* rows;  // (n_rows,)
-  int64_t n_rows;
-  ProductShape shape;
-};
-
 // Of a prompt's tensor (rows, channels, time), in values; that of time is 1.
 struct Strides {
   int64_t row, channel;

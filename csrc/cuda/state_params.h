@@ -112,37 +112,6 @@ inline LongFillParams long_fill_params(const State& s, const Level& level, Rows 
   return p;
 }
 
-// Products of one layer's `width` channels from `first` on.
-// values: (rows, transform, width) complex.
-inline ProductParams product_params(const State& s, const Level& level, void* values, int64_t width,
-                                    Rows rows, int64_t layer, int64_t first) {
-  ProductParams p{};
-  ProductShape& a = p.shape;
-  a.kept_row = s.kept_rows * 2 * s.lanes;
-  a.lanes = s.lanes;
-  a.filter_lanes = s.filter_lanes;
-  a.length = s.length;
-  a.block = level.block;
-  a.transform = level.transform;
-  a.width = width;
-  a.first_channel = int32_t(first);
-  a.channels = int32_t(s.lanes);
-  a.channels_per_filter = int32_t(s.channels_per_filter);
-  a.batch = int32_t(s.batch);
-  a.radix = int32_t(level.radix);
-  a.n_spectra = int32_t(level.n_spectra);
-  while (int64_t{1} << a.log_transform < level.transform) ++a.log_transform;
-  a.late = int32_t(level.late);
-  a.extra = int32_t(level.extra);
-  p.values = values;
-  p.kept = s.kept + layer * s.batch * a.kept_row + level.kept_offset * 2 * s.lanes;
-  p.spectra = s.spectra + (layer * s.spectra_rows + level.spectra_offset) * 2 * s.filter_lanes;
-  p.positions = s.positions;
-  p.rows = rows.at;
-  p.n_rows = rows.n;
-  return p;
-}
-
 // Of all layers.
 inline HistoryParams history_params(const State& s, Rows rows) {
   HistoryParams p{};

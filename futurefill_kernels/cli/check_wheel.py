@@ -25,7 +25,7 @@ REGISTERED = {
         *("offline_conv", "token"),
     ),
     "CUDA": (
-        *("history", "apply_step", "future_fill", "early_fill", "long_fill", "spectrum_products"),
+        *("history", "apply_step", "future_fill", "early_fill", "long_fill"),
         *("prefill_inputs", "prefill_outputs"),
     ),
 }

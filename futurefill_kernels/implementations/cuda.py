@@ -2,7 +2,7 @@
 future fill.
 
 Above 8192 points a fill is three launches (csrc/cuda/long_fill.cuh), above 262144 torch.fft does
-its transforms.
+it (fft_fill.py).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ..level import Level
 from ..plan import Plan
 from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout
-from ..state.spectra import tiled_spectra
+from ..state.spectra import arranged_spectra
 from ..state.tensors import StreamState
+from . import fft_fill
 from .base import Books, History, PlainSteps, PromptKernels, Run, Step
-from .gpu_fill_by_fft import fill_by_fft
 from .gpu_made_spectra import made_fill
 from .gpu_passes import MOST_NODES, parts, twist_table
 
@@ -84,16 +84,14 @@ def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> L
 
 def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
     """Filter spectra (1, rows, 2, filter_lanes), those of large blocks unit by unit."""
-    spectra = tiled_spectra(h, plan, layout, dtype)
-    for level in plan.levels:
-        if not level.made:
-            arrange_level(spectra, level, h)
-    return spectra
+    return arranged_spectra(h, plan, layout, dtype, (arrange_level,) * len(plan.levels))
 
 
-def arrange_level(spectra: Tensor, level: Level, h: Tensor) -> None:
-    """Bring one level of ``tiled_spectra`` into the order that the kernels read."""
-    if level.transform in INTERLEAVED:
+def arrange_level(spectra: Tensor, level: Level, h: Tensor, layout: Layout) -> None:
+    """Bring one level of ``tiled_spectra`` into the order that its fills read."""
+    if not capabilities.has_kernels(level.transform, layout.lanes):
+        fft_fill.arrange_level(spectra, level, h, layout)
+    elif level.transform in INTERLEAVED:
         interleave(spectra, level, *INTERLEAVED[level.transform])
 
 
@@ -166,19 +164,22 @@ def make_run(state: StreamState) -> Run | None:
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     """One level's future fill of all layers and rows: one launch, three, or through torch.fft."""
-    if not level.made:
-        _fill_channels(state, level, rows, 0, state.layout.lanes)
-    elif level.transform <= capabilities.largest_passes:
+    if not capabilities.has_kernels(level.transform, state.layout.lanes):
+        fft_fill.fill(state, level, rows)
+    elif level.made:
         made_fill(state, level, rows, sys.modules[__name__])
     else:
-        made_fill(state, level, rows, None)
+        _fill_channels(state, level, rows, 0, state.layout.lanes)
 
 
 def fill_share(state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int) -> None:
     """Of one firing of a level with slack, the shares of steps ``begin .. end-1``: the same launch
     for a part of the channels.
     """
-    _fill_channels(state, level, rows, *state.layout.channels_of_share(level, begin, end))
+    if capabilities.has_kernels(level.transform, state.layout.lanes):
+        _fill_channels(state, level, rows, *state.layout.channels_of_share(level, begin, end))
+    else:
+        fft_fill.fill_share(state, level, rows, begin, end)
 
 
 def _fill_channels(
@@ -188,14 +189,8 @@ def _fill_channels(
         return
     if level.transform <= capabilities.largest_fused:
         ops.future_fill(state, level.index, rows, first, last)
-        return
-    if level.transform <= capabilities.largest_passes:
+    else:
         long_fill(state, level, rows, first, last, ops.long_fill)
-        return
-    products = partial(ops.spectrum_products, state, level.index)
-    fill_by_fft(
-        state.ring, state.open_block, state.positions, rows, level, first, last, products
-    )  # fmt: skip
 
 
 def nodes_of(transform: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import ops
 from ..level import Level
+from ..state.layout import Layout
 from ..state.tensors import StreamState
 from . import cuda
 from .cuda import cannot_run
@@ -32,12 +33,12 @@ def does(level: Level) -> bool:
     return level.block in TILES and not level.made
 
 
-def arrange_level(spectra: Tensor, level: Level, h: Tensor) -> None:
-    """Bring one level of ``tiled_spectra`` into the order that the kernels read."""
+def arrange_level(spectra: Tensor, level: Level, h: Tensor, layout: Layout) -> None:
+    """Bring one level of ``tiled_spectra`` into the order that its fills read."""
     if does(level):
         cuda.interleave(spectra, level, 1, TILES[level.block])
     else:
-        cuda.arrange_level(spectra, level, h)
+        cuda.arrange_level(spectra, level, h, layout)
 
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:

@@ -1,5 +1,5 @@
 """Fills through three calls of torch.fft on data whose time is contiguous: a form of fills that
-every level can have, for where nothing is faster.
+every level can have, for where nothing is faster, or nothing else can.
 
 Spectra are those of real transforms of 2n points, n of them, the last one's real part, the value at
 half the sampling rate, in place of the first one's imaginary part, which is zero. A channel's lie
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..level import Level
 from ..plan import Plan
 from ..planning.capabilities import FFT
+from ..state.layout import Layout
 from ..state.spectra import packed_taps
 from ..state.tensors import StreamState
 from .fft_block import fill_by
@@ -31,7 +32,7 @@ def cannot_run(device: torch.device, dtype: torch.dtype, plan: Plan | None) -> l
     return ["computes in float32, not in float64"] if dtype == torch.float64 else []
 
 
-def arrange_level(spectra: Tensor, level: Level, h: Tensor) -> None:
+def arrange_level(spectra: Tensor, level: Level, h: Tensor, layout: Layout) -> None:
     """Write the spectra of one level. h: (F or fewer, L) taps that the plan reads."""
     filters = spectra.shape[3]
     own = spectra[0, level.spectra_offset :][: level.n_spectra * level.transform]

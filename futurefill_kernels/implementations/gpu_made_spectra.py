@@ -22,7 +22,6 @@ from ..state.layout import Layout
 from ..state.spectra import tree_order
 from ..state.tensors import StreamState, level_table
 from .fft_block import fill_by
-from .gpu_fill_by_fft import twist
 from .gpu_firing import Firing, inputs_at
 from .gpu_passes import at_once
 
@@ -30,7 +29,7 @@ from .gpu_passes import at_once
 class Passes(Protocol):
     """Fills of an implementation; methods as of `mixed.GpuFills`."""
 
-    def arrange_level(self, spectra: Tensor, level: Level, h: Tensor) -> None:
+    def arrange_level(self, spectra: Tensor, level: Level, h: Tensor, layout: Layout) -> None:
         """Bring ``tiled_spectra`` into the order that the fills read."""
         ...
 
@@ -66,7 +65,9 @@ def _tree_order(n: int, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _twist(n: int, device: torch.device) -> Tensor:
-    return torch.complex(*(x[:, 0] for x in twist(n, device)))
+    """Of the angles ``pi k / 2n``."""
+    angles = torch.arange(n, dtype=torch.float64, device="cpu") * (torch.pi / 2 / n)
+    return torch.complex(torch.cos(angles).float(), torch.sin(angles).float()).to(device)
 
 
 def made_fill(state: StreamState, level: Level, rows: Tensor | None, passes: Passes | None) -> None:
@@ -127,7 +128,7 @@ def _fill_by_passes(
         blocks[:, :, 0, :block] = inputs_at(source, ring, channels)
         made = made_spectra(taps, level, k)
         spectra[0, 0] = made if made.shape[2] == width else made[:, :, used]
-        passes.arrange_level(spectra[0], alone, taps)
+        passes.arrange_level(spectra[0], alone, taps, layout)
         passes.fill(stream, alone, rows)
     firing.add(ring, opened, channels, blocks[:, :, 0, block:])
 

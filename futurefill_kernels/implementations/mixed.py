@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 import torch
@@ -19,7 +19,7 @@ from ..plan import Plan
 from ..planning.capabilities import Capabilities
 from ..state.filters import MakeSpectra
 from ..state.layout import Layout
-from ..state.spectra import tiled_spectra
+from ..state.spectra import Arrange, arranged_spectra
 from ..state.tensors import StreamState
 from .base import Books, History, Implementation, PlainSteps, PromptKernels, Run, Step
 
@@ -38,9 +38,9 @@ class GpuFills(Protocol):
         """Reasons."""
         ...
 
-    def arrange_level(self, spectra: Tensor, level: Level, h: Tensor) -> None:
-        """Bring the spectra of one level into the order that its fills read. h: (G, L) taps, as
-        far as the plan reads them.
+    def arrange_level(self, spectra: Tensor, level: Level, h: Tensor, layout: Layout) -> None:
+        """Bring the spectra of one level into the order that its fills read: a
+        ``state.spectra.Arrange``.
         """
         ...
 
@@ -175,15 +175,8 @@ class Mixed:
 
 
 @lru_cache(maxsize=64)
-def _arranged(arrangements: tuple[Callable[[Tensor, Level, Tensor], None], ...]) -> MakeSpectra:
-    def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
-        spectra = tiled_spectra(h, plan, layout, dtype)
-        for level, arrange in zip(plan.levels, arrangements, strict=True):
-            if not level.made:
-                arrange(spectra, level, h[:, : plan.filter_length])
-        return spectra
-
-    return make_spectra
+def _arranged(arrangements: tuple[Arrange, ...]) -> MakeSpectra:
+    return partial(arranged_spectra, arrangements=arrangements)
 
 
 def exact_name(implementation: Implementation) -> str:

@@ -18,8 +18,9 @@ from ..level import Level
 from ..plan import Plan
 from ..planning.capabilities import CAPABILITIES
 from ..state.layout import Layout
-from ..state.spectra import tiled_spectra
+from ..state.spectra import arranged_spectra
 from ..state.tensors import StreamState
+from . import fft_fill
 from .base import Books, History, PlainSteps, PromptKernels, Run, Step
 from .gpu_made_spectra import made_fill
 from .triton_kernels import ops
@@ -89,11 +90,13 @@ def make_layout(channels: int, groups: int, dtype: torch.dtype, plan: Plan) -> L
 
 def make_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> Tensor:
     """Filter spectra (1, rows, 2, filter_lanes)."""
-    return tiled_spectra(h, plan, layout, dtype)
+    return arranged_spectra(h, plan, layout, dtype, (arrange_level,) * len(plan.levels))
 
 
-def arrange_level(spectra: Tensor, level: Level, h: Tensor) -> None:
-    """Nothing: the kernels read ``tiled_spectra``."""
+def arrange_level(spectra: Tensor, level: Level, h: Tensor, layout: Layout) -> None:
+    """Nothing where the kernels fill a level: they read ``tiled_spectra``."""
+    if not capabilities.has_kernels(level.transform, layout.lanes):
+        fft_fill.arrange_level(spectra, level, h, layout)
 
 
 def make_history(state: StreamState) -> History:
@@ -169,19 +172,22 @@ def make_run(state: StreamState) -> Run | None:
 
 def fill(state: StreamState, level: Level, rows: Tensor | None) -> None:
     """Future fill of one level for all layers (docs/algorithm.md, equation 3)."""
-    if not level.made:
-        _fill_channels(state, level, rows, 0, state.layout.channels)
-    elif level.transform <= capabilities.largest_passes:
+    if level.made and level.transform <= capabilities.largest_passes:  # some channels at a time
         made_fill(state, level, rows, sys.modules[__name__])
+    elif capabilities.has_kernels(level.transform, state.layout.lanes):
+        _fill_channels(state, level, rows, 0, state.layout.channels)
     else:
-        made_fill(state, level, rows, None)
+        fft_fill.fill(state, level, rows)
 
 
 def fill_share(state: StreamState, level: Level, rows: Tensor | None, begin: int, end: int) -> None:
     """Of one firing of a level with slack, the shares of steps ``begin .. end-1``: the same launch
     for a part of the channels.
     """
-    _fill_channels(state, level, rows, *state.layout.channels_of_share(level, begin, end))
+    if capabilities.has_kernels(level.transform, state.layout.lanes):
+        _fill_channels(state, level, rows, *state.layout.channels_of_share(level, begin, end))
+    else:
+        fft_fill.fill_share(state, level, rows, begin, end)
 
 
 def _fill_channels(

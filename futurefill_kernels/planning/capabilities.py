@@ -16,7 +16,8 @@ class Capabilities:
     name: as in ``impl=``. kind: of the devices it is made for, ``"cpu"``, ``"cuda"`` or ``"any"``.
     largest_fused: largest block of a fill that is one launch and one pass over memory; 0 where
     fills are no launches. largest_passes: largest block in passes of its own, ``passes`` launches.
-    index_limit: points of a transform times padded channels, from which it has neither.
+    index_limit: points of a transform times padded channels, from which it has neither, and
+    torch.fft does the fill.
     largest_direct: largest block of a fill that is a direct product with the taps. spectra_dtypes:
     of filter spectra, ring_dtypes: of the ring, besides the state's.
     capturable: whether a step reads and advances positions on the device, as a CUDA graph needs.
@@ -34,6 +35,11 @@ class Capabilities:
     ring_dtypes: tuple[torch.dtype, ...] = ()
     capturable: bool = False
     fuses_fill: bool = False
+
+    def has_kernels(self, transform: int, lanes: int) -> bool:
+        """Whether it fills blocks of so many points and padded channels by kernels of its own."""
+        fits = self.index_limit is None or transform * lanes < self.index_limit
+        return transform <= self.largest_passes and fits
 
 
 #: In the order that "auto" tries them; on a GPU planning.gpu_choice has its own.

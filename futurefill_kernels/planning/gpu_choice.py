@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from ..plan import Plan
-from .capabilities import VARIANTS, on_gpus
+from .capabilities import FFT, VARIANTS, on_gpus
 from .device import DeviceInfo
 from .gpu_cost import GpuCost, times_of
 from .workload import Workload
@@ -45,7 +45,8 @@ def of_levels(plan: Plan, workload: Workload, info: DeviceInfo) -> tuple[str, ..
     return tuple(
         min(
             [*cost.fills, *(form for form, blocks in forms.items() if level.block in blocks)],
-            key=lambda name: cost.level_of(name, level.block, level.radix),
+            # torch.fft itself where the others would have it do the level
+            key=lambda name: (cost.level_of(name, level.block, level.radix), name != FFT.name),
         )
         for level in plan.levels
     )

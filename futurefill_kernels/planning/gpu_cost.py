@@ -21,9 +21,6 @@ from .device import DeviceInfo
 from .gpu_times import GpuTimes, KernelTimes, Line, Point, Time, between, fit, shipped
 from .workload import Workload, level_firings
 
-#: Launches of a longer fill for each layer: pad and twist, two cuFFT calls of two passes, product,
-#: addition.
-FFT_LAUNCHES = 7
 #: What the host launches for a fill of some channels through torch.fft with contiguous time, and
 #: bytes of a point that it moves beside the three calls: inputs gathered, turned into zeros, and
 #: outputs added (fft_block.py).
@@ -59,10 +56,9 @@ def fused(name: str, block: int) -> bool:
 
 
 def own_kernels(workload: Workload, name: str, block: int) -> bool:
-    """Whether an implementation has kernels for a fill, and so not torch.fft does it."""
-    own, n = capabilities.of(name), transform_length(block)
-    values = n * (-(-workload.channels // 32) * 32)
-    return n <= own.largest_passes and (own.index_limit is None or values < own.index_limit)
+    """Whether an implementation has kernels for a fill; torch.fft does it where not."""
+    lanes = -(-workload.channels // 32) * 32
+    return capabilities.of(name).has_kernels(transform_length(block), lanes)
 
 
 def history_bytes(workload: Workload, block: int) -> float:
@@ -84,10 +80,8 @@ def apply_bytes(workload: Workload) -> float:
 
 def fill_launches(workload: Workload, name: str, block: int) -> int:
     """Launches of one firing of all layers and rows, or calls of torch."""
-    if name == FFT:
-        return FFT_FILL_LAUNCHES * _parts(block, workload.all_channels)
     if not own_kernels(workload, name, block):
-        return FFT_LAUNCHES * workload.layers
+        return FFT_FILL_LAUNCHES * _parts(block, workload.all_channels)
     return 1 if fused(name, block) else capabilities.of(name).passes * workload.layers
 
 
@@ -221,25 +215,15 @@ def host_seconds(times: GpuTimes, name: str) -> float:
     return _of(times, name).launch_seconds
 
 
-def strided_factor(times: GpuTimes) -> float:
-    """How much longer a fill through torch.fft takes whose channels are contiguous."""
-    measured = times if times.strided_fills and times.fft_fills else shipped()[BASE]
-    plain = {time[:3]: time.seconds for time in measured.fft_fills}
-    found = [time.seconds / plain[time[:3]] for time in measured.strided_fills if time[:3] in plain]
-    return sum(found) / len(found)
-
-
 def fill_seconds(
     times: GpuTimes, workload: Workload, name: str, block: int, products: float, keeps: bool
 ) -> float:
     """Of one firing of an implementation, with the host's launches; arguments as of
     ``fill_bytes``.
     """
+    if not own_kernels(workload, name, block) and fft_fills(times):
+        name = FFT
     host = fill_launches(workload, name, block) * host_seconds(times, name)
-    if name != FFT and not own_kernels(workload, name, block) and fft_fills(times):
-        plain = fill_seconds(times, workload, FFT, block, products, keeps)
-        plain -= fill_launches(workload, FFT, block) * host_seconds(times, FFT)
-        return strided_factor(times) * plain + host
     lines = fill_lines(times, name)
     # beyond one launch the nearest block says nothing of how the others are done
     same = {b: line for b, line in lines.items() if fused(name, b) == fused(name, block)}

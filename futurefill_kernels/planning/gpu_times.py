@@ -51,8 +51,7 @@ class GpuTimes:
     times) of each implementation. ffts: (odd factor, cost of a point of such a length of torch.fft
     over one of a power of two). made: of the first firing of a group whose level makes its spectra,
     by block, with the host's launches; the same of all implementations. fft_fills: of three calls
-    of torch.fft that do what a fill does, by block. strided_fills: of fills through torch.fft that
-    blocks without passes of an implementation take. work_scale, step_scale: how much longer than
+    of torch.fft that do what a fill does, by block. work_scale, step_scale: how much longer than
     these the arithmetic of fills and the bytes of steps take, for a device without times of its
     own.
     """
@@ -64,7 +63,6 @@ class GpuTimes:
     ffts: tuple[tuple[int, float], ...] = ((1, 1.0),)
     made: tuple[Time, ...] = ()
     fft_fills: tuple[Time, ...] = ()
-    strided_fills: tuple[Time, ...] = ()
     work_scale: float = 1.0
     step_scale: float = 1.0
 
@@ -99,7 +97,6 @@ class GpuTimes:
             tuple((int(odd), float(cost)) for odd, cost in record.get("ffts", [[1, 1.0]])),
             times(record.get("made", ())),
             times(record.get("fft_fills", ())),
-            times(record.get("strided_fills", ())),
         )
 
     def of(self, name: str) -> KernelTimes | None:

@@ -8,6 +8,7 @@ polynomials modulo ``x^n - i`` (docs/algorithm.md).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -16,6 +17,10 @@ from torch import Tensor
 from ..level import Level
 from ..plan import Plan
 from .layout import Layout, tile_filters
+
+#: arrange(spectra, level, h, layout): bring one level of ``tiled_spectra`` into another order. h:
+#: (G, L) taps, as far as the plan reads them.
+Arrange = Callable[[Tensor, Level, Tensor, Layout], None]
 
 
 @lru_cache(maxsize=64)
@@ -106,3 +111,14 @@ def tiled_spectra(h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype) -> 
     Returns (filter tiles, rows, 2, filter_lanes).
     """
     return tile_filters(filter_spectra(h, plan, dtype), layout)
+
+
+def arranged_spectra(
+    h: Tensor, plan: Plan, layout: Layout, dtype: torch.dtype, arrangements: Sequence[Arrange]
+) -> Tensor:
+    """``tiled_spectra``, each level in the order of its own arrangement."""
+    spectra = tiled_spectra(h, plan, layout, dtype)
+    for level, arrange in zip(plan.levels, arrangements, strict=True):
+        if not level.made:
+            arrange(spectra, level, h[:, : plan.filter_length], layout)
+    return spectra

@@ -48,35 +48,6 @@ class LongFillCase(FillCase):
 
 
 @dataclass(frozen=True)
-class ProductCase:
-    """Spectrum products of firing ``index`` of a group of ``radix`` blocks, one layer."""
-
-    block: int
-    channels: int
-    batch: int
-    index: int
-    radix: int
-
-    @property
-    def transform(self) -> int:
-        """Complex values of a block's spectrum."""
-        return 1 << (self.block - 1).bit_length()
-
-    @property
-    def compulsory(self) -> int:
-        """Bytes any implementation moves: the newest spectrum twice, filters', kept spectra."""
-        rows = self.batch * self.channels * self.transform
-        kept = self.index - 1 + (self.radix > self.index + 1)
-        return rows * (16 + 8 * kept) + 8 * self.transform * self.channels * self.index
-
-    @property
-    def nominal_flops(self) -> float:
-        """The products and the additions."""
-        entries = self.batch * self.channels * self.transform
-        return (6 * self.index + 2 * (self.index - 1)) * entries
-
-
-@dataclass(frozen=True)
 class HistoryCase:
     """What a token's layers share, at ``position`` in every row."""
 
@@ -168,12 +139,6 @@ FILL_CASES = (
     *(FillCase(block, 1024 if block <= 256 else 128, 1, 1, 2) for block in BLOCKS),
     *(FillCase(block, 256, 1, 16, 17) for block in (16, 64, 256)),
     *(FillCase(block, 64 if block <= 256 else 32, 8, 1, 2) for block in BLOCKS if block <= 1024),
-)
-PRODUCT_CASES = (
-    ProductCase(16384, 256, 1, 1, 2),
-    ProductCase(16384, 64, 1, 6, 8),
-    ProductCase(16384, 32, 8, 1, 2),
-    ProductCase(3000, 100, 3, 2, 4),
 )
 PREFILL_CASES = (
     *(PrefillCase(part, 512, 128, 1024, 1) for part in ("inputs", "outputs")),

@@ -26,7 +26,6 @@ from tests.emulation.cases import (
     HistoryCase,
     LongFillCase,
     PrefillCase,
-    ProductCase,
 )
 from tests.emulation.counters import Counters, Resources, counters
 from tests.emulation.cuda_compile import CAPABILITIES, Row, resources
@@ -38,7 +37,6 @@ from tests.emulation.cuda_rig import (
     run_inputs,
     run_long_fill,
     run_outputs,
-    run_products,
 )
 from tests.emulation.launch_shapes import (
     MEMORIES,
@@ -48,7 +46,6 @@ from tests.emulation.launch_shapes import (
     memories,
     node_config,
 )
-from tests.emulation.product_counters import count_products, plan_of
 from tests.oracles import fill
 
 FILL_BLOCKS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -62,8 +59,6 @@ MORE_FILL_CASES = (
 )
 #: architecture -> shared memory of an SM, an index into MEMORIES
 MEMORY = dict(zip(CAPABILITIES, (1, 0, 0, 2, 2, 0), strict=True))
-#: name of the kernel between the transforms of torch.fft
-PRODUCTS = "spectrum_products"
 
 
 def count_fill(
@@ -96,21 +91,6 @@ def count_apply(
     return token_counters.count_apply(case, state, h, run, _warps, lambda _: registers)
 
 
-def count_product(
-    case: ProductCase, capability: int = 80, checks: bool = False, compiled: bool = True
-) -> Counters:
-    """Counters of the products of firing ``case.index`` after the ones before it."""
-    plan = plan_of(case)
-    generator = torch.Generator().manual_seed(0)
-    h = torch.randn(case.channels, plan.length, generator=generator)
-
-    def run(*arguments: Any) -> Any:
-        return run_products(*arguments, 0, 0, arch=f"sm_{capability}", checks=checks)
-
-    registers = _most("spectrum_products.cu", PRODUCTS)["registers"] if compiled else None
-    return count_products(case, make_state([h], plan, case.batch), run, lambda _: registers)
-
-
 def count_prefill(
     case: PrefillCase, capability: int = 80, checks: bool = False, compiled: bool = True
 ) -> Counters:
@@ -127,7 +107,7 @@ def count_prefill(
 #: type of a case -> what counts one
 COUNT = {
     FillCase: count_fill, EarlyFillCase: count_fill, LongFillCase: count_fill,
-    PrefillCase: count_prefill, ProductCase: count_product,
+    PrefillCase: count_prefill,
     HistoryCase: count_history, ApplyCase: count_apply,
 }  # fmt: skip
 
@@ -141,7 +121,7 @@ def _run_fill(
     state, level = make_state([h], plan, case.batch), plan.levels[0]
     early = isinstance(case, EarlyFillCase)
     if early:
-        cuda_early.arrange_level(state.spectra[0], level, state.filters[0])
+        cuda_early.arrange_level(state.spectra[0], level, state.filters[0], state.layout)
     state.ring[..., : case.channels].normal_(generator=generator)
     clean = state.ring.clone()
     options: dict[str, Any] = {"memory": memory, "arch": f"sm_{capability}", "checks": checks}
@@ -322,10 +302,6 @@ def resource_rows() -> Iterator[tuple[str, int, Resources]]:
         yield f"history, rows of a warp: {rows}", 80, used
     most = _most("apply_step.cu", "apply_step")
     yield "apply_step", 80, Resources(most["registers"], most["shared"], most["spilled"], 4)
-    for name, file in (
-        ("spectrum_products", "spectrum_products.cu"),
-        ("prefill_inputs", "prefill.cu"),
-        ("prefill_outputs", "prefill.cu"),
-    ):
-        most = _most(file, name)
+    for name in ("prefill_inputs", "prefill_outputs"):
+        most = _most("prefill.cu", name)
         yield name, 80, Resources(most["registers"], most["shared"], most["spilled"], 8)

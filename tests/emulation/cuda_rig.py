@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from futurefill_kernels.implementations import cuda
-from futurefill_kernels.implementations.gpu_fill_by_fft import fill_by_fft
 from futurefill_kernels.level import Level
 from futurefill_kernels.plan import Plan
 from futurefill_kernels.state.tensors import StreamState, allocate
@@ -87,53 +86,17 @@ def run_long_fill(
     return found
 
 
-def run_products(
-    state: StreamState,
-    level: Level,
-    values: Tensor,
-    rows: Tensor,
-    layer: int,
-    first_channel: int,
-    **options: Any,
-) -> Any:
-    """Spectrum products of one layer. values: (R, transform, width, 2)."""
-    launch = launch_shapes.spectrum_products(state, level, values, rows, layer, first_channel)
-    tensors = (values, state.kept[layer], state.spectra[layer], state.positions, rows)
-    return _run(launch, tensors, **options)
-
-
-def run_fill_by_fft(
-    state: StreamState,
-    level: Level,
-    rows: Tensor | None = None,
-    *,
-    channels: tuple[int, int] | None = None,
-    **options: Any,
-) -> None:
-    """One level's future fill of all layers, through torch.fft."""
-
-    def products(values: Tensor, rows: Tensor, layer: int, first_channel: int) -> None:
-        run_products(state, level, values, rows, layer, first_channel, **options)
-
-    first, last = channels or (0, state.layout.lanes)
-    fill_by_fft(
-        state.ring, state.open_block, state.positions, rows, level, first, last, products
-    )  # fmt: skip
-
-
 def step_slots(state: StreamState) -> Tensor:
     """What a step reads and writes: of a ring in 16 bits the open block."""
     return state.open_block if state.narrow else state.ring
 
 
 def run_level(state: StreamState, level: Level, rows: Tensor | None = None, **options: Any) -> None:
-    """One level's future fill as impl="cuda" chooses."""
+    """One level's future fill as impl="cuda" chooses of its kernels."""
     if level.transform <= cuda.capabilities.largest_fused:
         run_fill(state, level, rows, **options)
-    elif level.transform <= cuda.capabilities.largest_passes:
-        run_long_fill(state, level, rows, **options)
     else:
-        run_fill_by_fft(state, level, rows, **options)
+        run_long_fill(state, level, rows, **options)
 
 
 def run_history(state: StreamState, rows: Tensor | None = None, **options: Any) -> Any:

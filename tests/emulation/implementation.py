@@ -30,16 +30,23 @@ def emulated_implementation() -> SimpleNamespace:
 
         return step
 
+    def has_kernels(state, level):
+        return cuda.capabilities.has_kernels(level.transform, state.layout.lanes)
+
     def fill(state, level, rows):
         launches.append(f"fill {level.block}")
         if level.made:
             made_fill(state, level, rows, implementation)
-        else:
+        elif has_kernels(state, level):
             cuda_rig.run_level(state, level, rows, checks=False)
+        else:
+            cuda.fill(state, level, rows)
 
     def fill_share(state, level, rows, begin, end):
         first, last = state.layout.channels_of_share(level, begin, end)
-        if first < last:
+        if not has_kernels(state, level):
+            cuda.fill_share(state, level, rows, begin, end)
+        elif first < last:
             launches.append(f"share {level.block}")
             cuda_rig.run_level(state, level, rows, checks=False, channels=(first, last))
 

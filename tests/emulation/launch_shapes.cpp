@@ -161,18 +161,6 @@ const char* long_fill(const StateRow* state, const TensorRow* tensors, const int
   return result;
 }
 
-// tensors: values (rows, transform, width, 2), rows.
-const char* spectrum_products(const StateRow* state, const TensorRow* tensors, const int64_t* level,
-                              int64_t channels_per_filter, int64_t length, int64_t layer,
-                              int64_t first) {
-  const State s = state->state(channels_per_filter, length);
-  const ProductParams p =
-      product_params(s, level_of(level), tensors[0].at<void>(), tensors[0].sizes[2],
-                     rows_of(tensors[1], s.batch), layer, first);
-  return write("spectrum_products.cuh", "spectrum_products", products_launch(p),
-               products_arguments(p));
-}
-
 const char* history(const StateRow* state, const TensorRow* rows, int64_t channels_per_filter,
                     int64_t length) {
   const State s = state->state(channels_per_filter, length);

@@ -139,15 +139,6 @@ def long_fill(
     return [_launch("long_fill", *given, first_layer, first_channel, memory, i) for i in range(3)]
 
 
-def spectrum_products(
-    state: StreamState, level: Level, values: Tensor, rows: Tensor, layer: int, first_channel: int
-) -> CudaLaunch:
-    """Of one layer. values: (R, transform, width, 2)."""
-    tensors, *sizes = _state(state)
-    arguments = (tensors, _rows(values, rows), _level(level), *sizes, layer, first_channel)
-    return _launch("spectrum_products", *arguments)
-
-
 def history(state: StreamState, rows: Tensor | None) -> CudaLaunch:
     """Of all layers."""
     tensors, *sizes = _state(state)

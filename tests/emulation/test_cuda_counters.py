@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.emulation import cuda_counters
-from tests.emulation.cases import ApplyCase, EarlyFillCase, LongFillCase, ProductCase
+from tests.emulation.cases import ApplyCase, EarlyFillCase, LongFillCase
 from tests.emulation.cuda_compile import resources, unavailable
 from tests.emulation.launch_shapes import fill_config, memories
 from tests.fast import combinations
@@ -113,28 +113,6 @@ def test_apply_step(case, traffic, capability):
     assert found.instructions <= 120
 
 
-@pytest.mark.parametrize("capability", combinations([80, 90], fast=[80]))
-@pytest.mark.parametrize(
-    ("case", "traffic", "instructions"),
-    [
-        (ProductCase(512, 256, 1, 1, 2), 1.09, 121),
-        (ProductCase(512, 64, 1, 6, 8), 1.02, 299),
-        # three rows read one row's filters
-        (ProductCase(300, 100, 3, 2, 4), 1.39, 198),
-    ],
-    ids=str,
-)
-def test_products(case, traffic, instructions, capability):
-    found = cuda_counters.count_product(case, capability, checks=True, compiled=False)
-    print(found)
-    assert found.error <= 1e-7
-    assert found.coalescing == 1
-    assert found.distinct <= 1.0002
-    assert found.operations == 1
-    assert found.traffic <= traffic
-    assert found.instructions <= instructions
-
-
 @pytest.mark.slow
 def test_registers_and_spills():
     """On six architectures; a minute and a half of ptxas."""
@@ -148,9 +126,6 @@ def test_registers_and_spills():
         assert row["spilled"] <= 48
     for row in resources("long_fill.cu"):
         assert row["spilled"] <= (48 if "transform_nodes" in row["kernel"] else 0)
-    for row in resources("spectrum_products.cu"):
-        assert row["spilled"] == 0
-        assert row["registers"] <= 80
     for row in resources("prefill.cu"):
         assert row["registers"] <= 64
     for row in resources("history.cu"):

@@ -142,16 +142,6 @@ def test_apply_step_of_rows_that_start_anywhere():
         assert launch.kernel.endswith(", 1>")
 
 
-def test_products_of_a_layer():
-    plan = Plan(3 * 24, (24,))
-    state = state_of(plan, 40, batch=2, layers=2)
-    values, rows = torch.zeros(1, 32, 33, 2), torch.tensor([1])
-    launch = launch_shapes.spectrum_products(state, plan.levels[0], values, rows, 1, 7)
-    assert launch.kernel == "spectrum_products"
-    assert launch.grid == (4, 2, 1)
-    assert launch.arguments[1:3] == (state.kept[1].data_ptr(), state.spectra[1].data_ptr())
-
-
 @pytest.mark.parametrize(("starts", "times"), [(None, 2), (torch.zeros(3, dtype=torch.int64), 3)])
 def test_prompts(starts, times):
     u, z = torch.zeros(3, 40, 64), torch.zeros(3, 40, 200)

@@ -17,21 +17,16 @@ from futurefill_kernels.implementations.triton_kernels.launch import (
     apply_launch,
     fill_launch,
     history_launch,
-    multiply_launch,
     prefill_inputs_launch,
     prefill_outputs_launch,
 )
-from futurefill_kernels.level import Level
 from futurefill_kernels.state.tensors import StreamState, allocate
 from tests.emulation import emulator, prompt_counters, token_counters
-from tests.emulation.cases import ApplyCase, FillCase, HistoryCase, PrefillCase, ProductCase
+from tests.emulation.cases import ApplyCase, FillCase, HistoryCase, PrefillCase
 from tests.emulation.counters import Counters, Resources, counters
-from tests.emulation.product_counters import count_products, plan_of
 from tests.emulation.triton_compile import CAPABILITIES, resources
 from tests.oracles import fill
 
-#: name of the kernel between the transforms of torch.fft
-PRODUCTS = "multiply_accumulate"
 #: blocks that only this implementation fuses
 MORE_FILL_CASES: tuple[FillCase, ...] = ()
 
@@ -105,21 +100,6 @@ def count_fill(case: FillCase, capability: int = 80, checks: bool = False) -> Co
     )  # fmt: skip
 
 
-def products_of(state: StreamState, values: torch.Tensor, rows: torch.Tensor) -> Launch:
-    """Products of the first layer's spectra values (R, n, D, 2)."""
-    return multiply_launch(_fill(state), values, rows, 0, 0)
-
-
-def count_product(case: ProductCase, capability: int = 80, checks: bool = False) -> Counters:
-    """Counters of the products of firing ``case.index`` after the ones before it."""
-    state, _ = state_of(plan_of(case), case.channels, case.batch, 1)
-
-    def run(state: StreamState, level: Level, values: torch.Tensor, rows: torch.Tensor) -> Any:
-        return emulate(products_of(state, values, rows), capability, checks)
-
-    return count_products(case, state, run, lambda stats: stats.registers)
-
-
 def history_of(case: HistoryCase) -> tuple[StreamState, torch.Tensor, Launch]:
     """State, filters (D, L) of all layers, and the launch at the state's positions."""
     state, h = state_of(token_counters.plan_of(case), case.channels, case.batch, case.layers)
@@ -185,7 +165,7 @@ def count_prefill(case: PrefillCase, capability: int = 80, checks: bool = False)
 
 #: type of a case -> what counts one
 COUNT = {
-    FillCase: count_fill, PrefillCase: count_prefill, ProductCase: count_product,
+    FillCase: count_fill, PrefillCase: count_prefill,
     HistoryCase: count_history, ApplyCase: count_apply,
 }  # fmt: skip
 
@@ -195,9 +175,6 @@ def shipped_launches() -> Iterator[tuple[str, Launch]]:
     for block in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048):
         _, _, launch = fill_of(FillCase(block, 32, 1, 1, 2))
         yield f"future_fill, block {block}", launch()
-    state, _ = state_of(Plan(2 * 4096, (4096,)), 32, 1, 1)
-    values = torch.zeros(1, 4096, 32, 2)
-    yield "multiply_accumulate", products_of(state, values, torch.arange(1))
     for part in ("inputs", "outputs"):
         case = PrefillCase(part, 512, 128, 64, 1)
         yield f"prefill_{part}", prefill_of(case, *prompt_counters.arguments_of(case)[0])

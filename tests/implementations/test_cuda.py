@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import futurefill_kernels as ff
 from futurefill_kernels import native
-from futurefill_kernels.implementations import cuda, select
+from futurefill_kernels.implementations import cuda, fft_block, fft_fill, select
 from tests.emulation import cuda_compile, launch_shapes
 from tests.emulation.implementation import emulated_implementation
 from tests.fast import combinations
@@ -114,6 +115,28 @@ def test_streams_of_prompts_chunks_and_steps(emulated, groups, taps, blocks, sla
     for layer in range(2):
         x = ff.reference.causal_conv(x, filters[layer].double())
         assert relative_error(torch.cat(outputs[layer], -1), x) < 1e-6
+
+
+@pytest.mark.parametrize("slack_from", combinations([None, 8], fast=[8]))
+def test_a_stream_whose_large_levels_have_no_kernels(emulated, monkeypatch, slack_from):
+    """As if the passes ended at 8 points: torch.fft does blocks of 32."""
+    filled = []
+
+    def fill_by(state, level, *rest):
+        filled.append(level.block)
+        fft_block.fill_by(state, level, *rest)
+
+    monkeypatch.setattr(fft_fill, "fill_by", fill_by)
+    short = dataclasses.replace(cuda.capabilities, largest_passes=8)
+    monkeypatch.setattr(cuda, "capabilities", short)
+    torch.manual_seed(0)
+    plan = ff.Plan(70, (2, 8, 32), slack_from=slack_from)
+    h, u = torch.randn(2, 90) / 8, torch.randn(2, 6, 70)
+    cache = ff.FutureFillCache(h, 2, 70, channels=6, plan=plan, impl="emulated")
+    y = torch.stack([cache.step(u[..., t]) for t in range(70)], -1)
+    expected = ff.reference.causal_conv(u.double(), h.double())
+    assert relative_error(y, expected) < 1e-6
+    assert set(filled) == {32}
 
 
 @pytest.mark.parametrize(

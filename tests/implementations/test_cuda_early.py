@@ -20,7 +20,7 @@ def arranged(plan: Plan, channels: int, **sizes):
     for level in plan.levels:
         if level.block in cuda_early.TILES:
             for spectra, h in zip(state.spectra, state.filters, strict=True):
-                cuda_early.arrange_level(spectra, level, h)
+                cuda_early.arrange_level(spectra, level, h, state.layout)
     return state, reference
 
 

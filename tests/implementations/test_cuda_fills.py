@@ -1,5 +1,5 @@
-"""CUDA fills in one kernel and through torch.fft, compiled to PTX and run in an emulator with
-race, initialisation and bounds checks, against the float64 reference, and planted faults."""
+"""CUDA fills in one kernel, compiled to PTX and run in an emulator with race, initialisation and
+bounds checks, against the float64 reference, and planted faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from futurefill_kernels.implementations import reference as plain
 from futurefill_kernels.plan import Plan
 from tests.emulation import emulator
-from tests.emulation.cuda_rig import run_fill, run_fill_by_fft
+from tests.emulation.cuda_rig import run_fill
 from tests.fast import combinations
 from tests.implementations.cuda_pairs import (
     ARCHS,
@@ -66,24 +66,24 @@ def test_fill_of_many_channels(channels, block):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "arch", "run"),
+    ("sizes", "arch"),
     combinations(
         [
             *((3, 7, 7, None), (24, 33, 11, None), (63, 40, 1, 130), (100, 5, 5, 20)),
             *((300, 5, 5, None), (1000, 3, 3, None)),
         ],
-        ARCHS, [run_fill, run_fill_by_fft],
-        fast=[((24, 33, 11, None), "sm_80", run) for run in (run_fill, run_fill_by_fft)],
+        ARCHS,
+        fast=[((24, 33, 11, None), "sm_80")],
     ),
     ids=str,
 )  # fmt: skip
-def test_fill_of_no_power_of_two(sizes, arch, run):
-    """In one kernel, and by the transforms of torch.fft; shared and short filters."""
+def test_fill_of_no_power_of_two(sizes, arch):
+    """Shared and short filters."""
     block, channels, groups, taps = sizes
     plan = Plan(block * 7 - 2, (block, 4 * block), taps)
     state, reference = make_pair(plan, channels, groups=groups, batch=2, layers=2, taps=taps)
     positions = [i * block for i in range(1, 7) if i != 4]
-    errors = fill_errors(state, reference, plan.levels[0], positions, run=run, arch=arch)
+    errors = fill_errors(state, reference, plan.levels[0], positions, arch=arch)
     assert max(errors) < FILL_ERROR
 
 
@@ -114,17 +114,8 @@ def test_fill_with_short_filters(taps):
     assert max(fill_errors(state, reference, plan.levels[0], positions)) < FILL_ERROR
 
 
-@pytest.mark.parametrize(
-    ("block", "run"),
-    combinations(
-        [
-            *((block, run_fill) for block in (8, 24, 32, 64, 512)),
-            (24, run_fill_by_fft),
-        ],
-        fast=[(64, run_fill), (24, run_fill), (24, run_fill_by_fft)],
-    ),
-)
-def test_shares_of_late_fills(block, run):
+@pytest.mark.parametrize("block", combinations([8, 24, 32, 64, 512], fast=[64, 24]))
+def test_shares_of_late_fills(block):
     """Firings of a level with slack, 32 channels at a time in the steps that follow a boundary."""
     plan = Plan(7 * block - 3, (block // 4, block), slack_from=block)
     state, reference = make_pair(plan, 70, batch=2)
@@ -135,7 +126,7 @@ def test_shares_of_late_fills(block, run):
         for first, last in ((0, 32), (32, state.layout.lanes)):
             # the second share comes in the last step that may do one
             state.positions[:] = p + (late.steps - 1 if first else 0)
-            run(state, late, channels=(first, last))
+            run_fill(state, late, channels=(first, last))
         reference.positions[:] = p
         plain.fill(reference, late, None)
         outputs = slice(p + late.late, p + late.late + block)
@@ -145,16 +136,15 @@ def test_shares_of_late_fills(block, run):
         assert torch.equal(state.ring, before)
         reference.ring.copy_(before[..., :70])
     state.positions[:] = block + late.steps
-    run(state, late)
+    run_fill(state, late)
     assert torch.equal(state.ring, before), "a fill after its steps"
     # below a late level, groups begin a block later
     positions = [n * block // 4 for n in range(1, 10)]
-    errors = fill_errors(state, reference, plan.levels[0], positions, run=run)
+    errors = fill_errors(state, reference, plan.levels[0], positions)
     assert max(errors) < FILL_ERROR
 
 
-@pytest.mark.parametrize("run", [run_fill, run_fill_by_fft])
-def test_fill_of_chosen_rows(run):
+def test_fill_of_chosen_rows():
     """Rows at positions of their own; the others, and padding rows, stay as they are."""
     plan = Plan(160, (16, 64))
     state, reference = make_pair(plan, 20, batch=4)
@@ -162,20 +152,19 @@ def test_fill_of_chosen_rows(run):
     state.positions.copy_(torch.tensor([16, 80, 144, 16]))
     reference.positions.copy_(state.positions)
     before = state.ring.clone()
-    run(state, level, torch.tensor([2, 0, -1, 1]))
+    run_fill(state, level, torch.tensor([2, 0, -1, 1]))
     plain.fill(reference, level, torch.tensor([2, 0, 1]))
     assert torch.equal(state.ring[:, 3], before[:, 3])
     assert relative_error(state.ring[..., :20], reference.ring) < FILL_ERROR
 
 
-@pytest.mark.parametrize("run", [run_fill, run_fill_by_fft])
 @pytest.mark.parametrize("position", [0, 15, 64, 160, 176, -16])
-def test_fill_at_other_positions_changes_nothing(position, run):
+def test_fill_at_other_positions_changes_nothing(position):
     plan = Plan(160, (16, 64))
     state, _ = make_pair(plan, 4)
     before = state.ring.clone()
     state.positions[:] = position
-    run(state, plan.levels[0])
+    run_fill(state, plan.levels[0])
     assert torch.equal(state.ring, before)
     assert not state.kept.any()
 
@@ -204,19 +193,3 @@ def test_planted_fault_in_the_fill(fault):
     state.positions[:] = block
     with pytest.raises(emulator.load().EmuError, match=expected):
         run_fill(state, plan.levels[0], edits=(edit,))
-
-
-@pytest.mark.parametrize(
-    ("text", "replacement"),
-    [
-        ("entry * 2 * a.lanes + channel", "entry * 2 * a.lanes + channel + a.kept_row"),
-        ("natural) * a.width", "natural + a.width) * a.width"),
-    ],
-)
-def test_planted_fault_in_the_products(text, replacement):
-    plan = Plan(72, (24,))
-    state, _ = make_pair(plan, 16)
-    state.positions[:] = 24
-    edit = ("spectrum_products.cuh", text, replacement)
-    with pytest.raises(emulator.load().EmuError, match="out-of-bounds"):
-        run_fill_by_fft(state, plan.levels[0], edits=(edit,))

@@ -1,21 +1,33 @@
-"""Fills through torch.fft with contiguous time, which are plain torch, on any device."""
+"""Fills through torch.fft with contiguous time, which are plain torch, on any device: as a form of
+their own, and of levels for which an implementation has no kernels.
+"""
 
 from __future__ import annotations
+
+import dataclasses
 
 import pytest
 import torch
 
 from futurefill_kernels import Plan
-from futurefill_kernels.implementations import cuda, fft_fill, gpu_passes, reference, triton
+from futurefill_kernels.implementations import (
+    cuda,
+    cuda_early,
+    fft_fill,
+    gpu_passes,
+    reference,
+    triton,
+)
 from futurefill_kernels.implementations.mixed import Mixed
 from futurefill_kernels.state.layout import Layout
+from futurefill_kernels.state.spectra import tiled_spectra
 from futurefill_kernels.state.tensors import allocate
 
 
-def pair(plan, channels, groups, batch=3, layers=2, **dtypes):
-    """A stream with these fills only, kept spectra full of NaN, and one of the reference."""
+def pair(plan, channels, groups, batch=3, layers=2, part=fft_fill, **dtypes):
+    """A stream with the fills of one part, kept spectra full of NaN, and one of the reference."""
     filters = [torch.randn(groups, plan.filter_length) / 9 for _ in range(layers)]
-    fills = Mixed(cuda, cuda, (fft_fill,) * len(plan.levels))
+    fills = Mixed(cuda, cuda, (part,) * len(plan.levels))
     layout = Layout.padded(channels, groups, plan.slots)
     state = allocate(plan, layout, fills.make_spectra, filters, batch, None, **dtypes)
     dtypes.pop("spectra_dtype", None)
@@ -134,3 +146,80 @@ def test_other_levels_of_a_stream_keep_their_order():
     last = plan.levels[-1].spectra_offset
     assert torch.equal(found[:, :last], plain[:, :last])
     assert not torch.equal(found[:, last:], plain[:, last:])
+
+
+#: part -> whose limit it has
+PARTS = {"cuda": cuda, "cuda_early": cuda, "triton": triton}
+
+
+@pytest.fixture(params=[*PARTS, "index"])
+def part(request, monkeypatch):
+    """What has no kernels for 16 points and more of 40 channels, padded to 64."""
+    limits = {"index_limit": 16 * 64} if request.param == "index" else {"largest_passes": 8}
+    limited = PARTS.get(request.param, triton)
+    record = dataclasses.replace(limited.capabilities, **limits)
+    monkeypatch.setattr(limited, "capabilities", record)
+    return cuda_early if request.param == "cuda_early" else limited
+
+
+def test_a_level_without_kernels_is_that_of_the_reference(part):
+    """Rows listed in any order, padding, and rows whose block is not finished yet."""
+    plan = Plan(24 * 4, (6, 24), 80)
+    states = pair(plan, 40, 8, batch=4, part=part)
+    state, level = states[0], plan.levels[1]
+    firings = (
+        ([24, 24, 24, 24], [3, -1, 0, 1, 2]),
+        ([48, 25, 48, 72], [2, 0, -1]),
+        ([60, 48, 50, 48], [3, 1, 0, 2, -1]),
+        ([72, 72, 72, 72], None),
+    )
+    for positions, rows in firings:
+        due = [b for b in rows or range(4) if b >= 0 and positions[b] % 24 == 0]
+        kept, ring = state.kept.clone(), state.ring.clone()
+        for each in states:
+            each.positions.copy_(torch.tensor(positions))
+        part.fill(state, level, None if rows is None else torch.tensor(rows))
+        reference.fill(states[1], level, torch.tensor(due))
+        others = [b for b in range(4) if b not in due]
+        assert torch.equal(state.kept[:, others].nan_to_num(), kept[:, others].nan_to_num())
+        assert torch.equal(state.ring[:, others], ring[:, others])
+        got, expected = state.ring[..., :40], states[1].ring
+        assert (got - expected).abs().max() < 3e-6 * expected.abs().max()
+
+
+def test_shares_of_a_level_without_kernels(part):
+    plan = Plan(200, (4, 16, 48), slack_from=16)
+    states = pair(plan, 40, 40, part=part)
+    for level in plan.levels[1:]:
+        for n in (1, 2):
+            for state in states:
+                state.positions.fill_(n * level.block)
+            for share in range(level.steps):
+                part.fill_share(states[0], level, None, share, share + 1)
+            reference.fill_share(states[1], level, None, 0, level.steps)
+            got, expected = states[0].ring[..., :40], states[1].ring
+            assert (got - expected).abs().max() < 3e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("part", ["cuda", "cuda_early", "triton"], indirect=True)
+def test_a_level_without_kernels_makes_its_spectra(part):
+    states = pair(Plan(100, (3, 12), 70, made_from=12), 40, 8, part=part)
+    level = states[0].plan.levels[1]
+    for n in range(1, 8):
+        for state in states:
+            state.positions.fill_(n * level.block)
+        part.fill(states[0], level, None)
+        reference.fill(states[1], level, None)
+        got, expected = states[0].ring[..., :40], states[1].ring
+        assert (got - expected).abs().max() < 3e-6 * expected.abs().max()
+
+
+def test_spectra_of_levels_with_kernels_keep_their_order(part):
+    plan, h = Plan(200, (8, 32), 150), torch.randn(40, 200)
+    layout = Layout.padded(40, 40, plan.length)
+    found = Mixed(cuda, cuda, (part, part)).make_spectra(h, plan, layout, torch.float32)
+    expected = tiled_spectra(h, plan, layout, torch.float32)
+    fft_fill.arrange_level(expected, plan.levels[1], h[:, :150], layout)
+    assert torch.equal(found, expected)
+    if part is not cuda_early:
+        assert torch.equal(part.make_spectra(h, plan, layout, torch.float32), expected)

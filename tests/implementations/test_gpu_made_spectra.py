@@ -34,7 +34,7 @@ def plain_fill(state, level, rows):
         here[block:] += inverse_twisted_transform(values).imag[:, :block].T.float()
 
 
-PASSES = SimpleNamespace(arrange_level=lambda spectra, level, h: None, fill=plain_fill)
+PASSES = SimpleNamespace(arrange_level=lambda *_: None, fill=plain_fill)
 
 
 @pytest.mark.parametrize("block", [1, 5, 8, 12])

@@ -9,7 +9,8 @@ import pytest
 from futurefill_kernels import DeviceInfo, Plan
 from futurefill_kernels.planning.capabilities import CAPABILITIES, on_gpus
 from futurefill_kernels.planning.gpu_cost import (
-    FFT_LAUNCHES,
+    FFT,
+    FFT_FILL_LAUNCHES,
     GpuCost,
     apply_bytes,
     fill_bytes,
@@ -69,12 +70,21 @@ def test_a_block_of_several_launches_costs_them(impl):
     )
     launch = times_of(info).of(impl).launch_seconds
     moved = fill_bytes(workload, 2 * largest, 1, False)
-    launches = 24 * (CAPABILITIES[impl].passes or FFT_LAUNCHES)
+    launches = 24 * CAPABILITIES[impl].passes
     assert above - below > (launches - 1) * launch
     assert above > moved / info.dram_bytes_per_second
     assert fill_launches(workload, impl, largest) == 1
     assert fill_launches(workload, impl, 2 * largest) == launches
-    assert fill_launches(workload, impl, 1 << 20) == 24 * FFT_LAUNCHES
+
+
+@pytest.mark.parametrize("impl", on_gpus())
+def test_a_block_without_kernels_costs_what_torch_takes(impl):
+    """Parts of 256 MiB of spectra, each with its launches."""
+    workload = Workload(1 << 21, 1 << 21, 1024, 1, 24, 1024, impls=(impl,))
+    cost, block = GpuCost(workload, DeviceInfo.named("h200")), 1 << 20
+    assert cost.fill(impl, block, 1, False) == cost.fill(FFT, block, 1, False)
+    assert cost.fill(impl, block // 4, 1, False) < cost.fill(FFT, block // 4, 1, False)
+    assert fill_launches(workload, impl, block) == FFT_FILL_LAUNCHES * 24 * 1024 * 8 * block >> 28
 
 
 @pytest.mark.parametrize("impl", on_gpus())

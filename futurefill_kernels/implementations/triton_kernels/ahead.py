@@ -16,7 +16,6 @@ from torch import Tensor
 from ...level import Level
 from ...planning.device import DeviceInfo
 from ...state.layout import Layout
-from ..gpu_fill_by_fft import channels_at_once
 from ..gpu_prompt_by_fft import prompt_by_fft
 from .config import fill_config, history_config, long_config
 from .launch import (
@@ -25,7 +24,6 @@ from .launch import (
     apply_launch,
     fill_launch,
     history_launch,
-    multiply_launch,
     prefill_inputs_launch,
     prefill_outputs_launch,
 )
@@ -107,7 +105,7 @@ def _step_launches(sizes: StreamSizes, info: DeviceInfo) -> dict[str, list[Launc
 def _level_launches(
     sizes: StreamSizes, level: Level, info: DeviceInfo, rows: Tensor | None
 ) -> Iterator[Launch]:
-    """One, of a long block three, of a longer one the kernel between torch.fft's transforms."""
+    """One, of a long block three, of a longer one none: torch.fft does it."""
     w, layout = sizes, Layout.padded(sizes.channels, sizes.groups, sizes.plan.slots)
     fill = Fill(
         *_slots(w, layout.lanes),
@@ -119,15 +117,8 @@ def _level_launches(
     long = long_config(level.transform, info, level.kept > 0)
     if config is not None:
         yield fill_launch(fill, config, 0, w.channels)
-        return
-    if long is not None:
+    elif long is not None:
         yield from itertools.islice(long_launches(fill, long, 0, w.channels), 3)
-        return
-    named = _empty(w.batch_size, dtype=torch.int64) if rows is None else rows
-    most = channels_at_once(level.transform, len(named))
-    for first in range(0, w.channels, most):
-        values = _empty(len(named), level.transform, min(most, w.channels - first), 2)
-        yield multiply_launch(fill, values, named, 0, first)
 
 
 def _prompt_launches(sizes: StreamSizes) -> Iterator[Launch]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,18 +15,14 @@ from torch import Tensor
 from ...level import Level
 from ...planning.device import DeviceInfo
 from ...state.layout import CHANNEL_UNIT
-from ...state.spectra import tree_order
-from .. import gpu_fill_by_fft
 from .apply_step import apply_step_kernel
 from .config import KNOWN_LANES, FillConfig, history_config
 from .future_fill import future_fill_kernel
 from .history import history_kernel
-from .multiply_accumulate import multiply_accumulate_kernel
 from .prefill import prefill_inputs_kernel, prefill_outputs_kernel
 from .tree import twiddle_table
 
 _APPLY_CHANNELS = 128
-_LEAVES, _MULTIPLY_CHANNELS = 32, 32
 _PREFILL_TILE = 1024
 _PREFILL_POSITIONS, _PREFILL_CHANNELS = 64, 32
 
@@ -202,28 +197,6 @@ def fill_launch(fill: Fill, config: FillConfig, first: int, last: int) -> Launch
     return Launch(future_fill_kernel, grid, arguments, constants, options)
 
 
-def multiply_launch(
-    fill: Fill, values: Tensor, rows: Tensor, layer: int, first_channel: int
-) -> Launch:
-    """Products of one layer's newest spectra values (R, n, width, 2), replaced by their sums."""
-    kept, spectra, level = fill.kept, fill.spectra, fill.level
-    n_rows, n, width, _ = values.shape
-    grid = (-(-width // _MULTIPLY_CHANNELS), n_rows, -(-n // _LEAVES))
-    arguments = (
-        values, kept, spectra, fill.positions, rows, _natural_order(n, values.device),
-        kept.shape[1], layer, level.radix, level.n_spectra, level.kept, fill.channels_per_filter,
-        level.extra, first_channel, width, n, level.block, kept.shape[5], spectra.shape[4],
-        kept.shape[3], level.kept_offset, spectra.shape[2], level.spectra_offset,
-    )  # fmt: skip
-    constants = {
-        "GROUPED": fill.channels_per_filter > 1,
-        "LEAVES": _LEAVES,
-        "C": _MULTIPLY_CHANNELS,
-    }
-    options = {"num_warps": 8, "enable_fp_fusion": True}
-    return Launch(multiply_accumulate_kernel, grid, arguments, constants, options)
-
-
 def prefill_inputs_launch(
     u: Tensor, pre: Tensor | None, lengths: Tensor | None, x: Tensor, held: Tensor | None
 ) -> Launch:
@@ -284,19 +257,3 @@ def _wide(*sizes: int) -> int:
 def _strides(*tensors: Tensor | None) -> tuple[int, ...]:
     """Of rows and channels."""
     return tuple(s for x in tensors for s in ((0, 0) if x is None else x.stride()[:2]))
-
-
-@lru_cache(maxsize=32)
-def _natural_order(n: int, device: torch.device) -> Tensor:
-    return tree_order(n).to(device)
-
-
-def fill_by_fft(fill: Fill, first: int, last: int) -> None:
-    """Future fill of a level too long for one program, through torch.fft."""
-
-    def products(values: Tensor, rows: Tensor, layer: int, first_channel: int) -> None:
-        multiply_launch(fill, values, rows, layer, first_channel).run()
-
-    gpu_fill_by_fft.fill_by_fft(
-        fill.ring, fill.open_block, fill.positions, fill.rows, fill.level, first, last, products
-    )

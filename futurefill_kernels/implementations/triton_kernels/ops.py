@@ -254,14 +254,15 @@ def _future_fill(
     info, keeps = device_info(ring.device), level.kept > 0
     config = fill_config(level.transform, info, keeps)
     long = long_config(level.transform, info, keeps)
+    own = CAPABILITIES["triton"]
     # the kernels' offsets inside a block have 32 bits
-    short = 2 * level.transform * max(lanes, spectra.shape[4]) < 1 << 31
-    if config is not None and short:
+    short = own.has_kernels(level.transform, max(lanes, spectra.shape[4]))
+    sizes = f"of at most {own.largest_passes} points, with the channels less than {own.index_limit}"
+    expect(short and (config is not None or long is not None), "level", sizes, level)
+    if config is not None:
         launch.fill_launch(fill, config, first_channel, last_channel).run()
-    elif long is not None and short:
+    elif long is not None:
         long_fill(fill, long, first_channel, last_channel)
-    else:
-        launch.fill_by_fft(fill, first_channel, last_channel)
 
 
 def _check_tokens(u: Tensor, **others: Tensor | None) -> None:

@@ -34,7 +34,7 @@ def test_spectra_are_those_that_the_implementation_prepares(sizes):
         whole = implementations.combined(name, [name] * len(plan.levels))
         own = expected.clone()
         for level in plan.levels:
-            form.arrange_level(own, level, h)
+            form.arrange_level(own, level, h, layout)
         names = [name] * len(plan.levels)
         state = implementations.make_state(whole, names, plan, h, 2, 1)
         assert state.spectra.shape == (2, *own.shape)

@@ -58,7 +58,7 @@ FILLS = [
 
 
 #: Rows at different blocks, groups in two layers, filters of one block, blocks with and without
-#: ragged ends of one and of several warps, and products between transforms of torch.fft.
+#: ragged ends of one and of several warps.
 FAST_FILLS = (
     Fill(2, 2, 7, 3),
     Fill(16, 4, 7, 3),
@@ -99,7 +99,6 @@ def test_fill_in_three_passes(case, workspace, monkeypatch):
         monkeypatch.setattr(config, name, short)
     monkeypatch.setattr(config, "NODE_POINTS", (32,))
     monkeypatch.setattr(gpu_passes, "WORKSPACE_BYTES", workspace)
-    monkeypatch.delattr("futurefill_kernels.implementations.gpu_fill_by_fft.fill_by_fft")
     check_fill(case)
 
 

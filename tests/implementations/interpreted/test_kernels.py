@@ -6,14 +6,17 @@ their own, which tests/implementations/test_triton.py starts.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import random
+from functools import partial
 
 import pytest
 import torch
 
 from futurefill_kernels import Plan
+from futurefill_kernels.planning.capabilities import CAPABILITIES
 from futurefill_kernels.state.tensors import LEVEL_COLUMNS, StreamState
 from tests.implementations.interpreted.states import make_state
 from tests.oracles import TOLERANCE, history, poison_history, relative_error, short_range
@@ -316,4 +319,22 @@ def test_wrong_arguments_change_nothing():
     ]:
         with pytest.raises(ValueError, match=message):
             OPS.triton_future_fill(*stream, state.levels, *numbers)
+    assert torch.equal(state.ring, before)
+
+
+@pytest.mark.parametrize("limit", [{"largest_passes": 2}, {"index_limit": 4 * 32}])
+def test_a_block_that_its_kernels_do_not_hold_is_refused(monkeypatch, limit):
+    own = dataclasses.replace(CAPABILITIES["triton"], **limit)
+    monkeypatch.setitem(CAPABILITIES, "triton", own)
+    state, _ = make_state(Plan(8, (2, 4)), 6, 2, 6)
+    state.positions.fill_(4)
+    fill = partial(
+        OPS.triton_future_fill, state.ring, state.open_block, state.kept, state.spectra,
+        state.positions, None, state.levels, 8,
+    )  # fmt: skip
+    fill(0, 0, 6, 1)
+    before = state.ring.clone()
+    sizes = f"of at most {own.largest_passes} points, with the channels less than {own.index_limit}"
+    with pytest.raises(ValueError, match=f"expected level {sizes}, got Level"):
+        fill(1, 0, 6, 1)
     assert torch.equal(state.ring, before)

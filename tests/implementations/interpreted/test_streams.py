@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 
@@ -10,6 +11,7 @@ import torch
 
 import futurefill_kernels as ff
 from futurefill_kernels import Plan
+from futurefill_kernels.implementations import fft_block, fft_fill, triton
 from tests.fast import combinations
 from tests.oracles import TOLERANCE, relative_error
 
@@ -58,6 +60,37 @@ def test_a_way_back_in_a_group_whose_kept_spectra_do_not_divide_it():
     y = torch.stack([cache.step(u[..., t]) for t in range(25, 30)], -1)
     expected = ff.causal_conv(u.double(), h.double())[..., 25:30]
     assert relative_error(y, expected) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize(
+    ("limit", "slack_from"), [({"largest_passes": 4}, None), ({"index_limit": 8 * 32}, 4)], ids=str
+)
+def test_a_stream_whose_large_levels_have_no_kernels(monkeypatch, limit, slack_from):
+    """Prompt, steps and a way back, bit for bit: torch.fft does blocks of 8."""
+    filled = []
+
+    def fill_by(state, level, *rest):
+        filled.append(level.transform)
+        fft_block.fill_by(state, level, *rest)
+
+    monkeypatch.setattr(fft_fill, "fill_by", fill_by)
+    monkeypatch.setattr(triton, "capabilities", dataclasses.replace(triton.capabilities, **limit))
+    torch.manual_seed(0)
+    plan = Plan(40, (2, 4, 8), 30, slack_from=slack_from)
+    h, u = torch.randn(2, 30), torch.randn(2, 4, 45)
+    expected = ff.causal_conv(u.double(), h.double())
+    rollback = 0 if slack_from else 4
+    cache = ff.FutureFillCache(h, 2, 40, channels=4, plan=plan, impl="triton", rollback=rollback)
+    assert relative_error(cache.prefill(u[..., :5]), expected[..., :5]) < 1e-6
+    outputs = []
+    for t in (*range(5, 31), *(range(27, 31) if rollback else ()), *range(31, 45)):
+        if len(outputs) == 26 and rollback:
+            cache.crop(22)
+        outputs.append(cache.step(u[..., t]))
+        assert relative_error(outputs[-1], expected[..., t]) < 1e-5
+    if rollback:
+        assert torch.equal(torch.stack(outputs[22:26]), torch.stack(outputs[26:30]))
+    assert set(filled) == {8}
 
 
 @pytest.mark.parametrize(

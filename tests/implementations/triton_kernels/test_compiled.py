@@ -17,7 +17,7 @@ from futurefill_kernels import DeviceInfo, Plan
 from futurefill_kernels.implementations import triton as triton_impl
 from futurefill_kernels.state.tensors import allocate
 from tests.emulation import emulator
-from tests.emulation.cases import BLOCKS, ApplyCase, FillCase, HistoryCase, ProductCase
+from tests.emulation.cases import BLOCKS, ApplyCase, FillCase, HistoryCase
 from tests.fast import combinations
 from tests.oracles import fill as future_fill
 from tests.oracles import relative_error
@@ -130,7 +130,7 @@ def test_a_token_compiles_without_spills(layers, capability):
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", triton_compile.CAPABILITIES)
 def test_every_configuration_compiles_without_spills(capability):
-    """Also with groups, listed rows, ragged blocks, gates, other dtypes; spectrum products."""
+    """Also with groups, listed rows, ragged blocks, gates, other dtypes."""
     limits = {f"future_fill, block {block}": limit for block, limit in REGISTERS.items()}
     for name, launch in triton_counters.shipped_launches():
         check_resources(launch, capability, limits.get(name, 128))
@@ -154,9 +154,6 @@ def test_every_configuration_compiles_without_spills(capability):
             )
             launch = launches.fill_launch(level_fill, sizes, 0, 32)
             check_resources(launch, capability, 255 if level.transform > 256 else 128)
-        values = torch.zeros(4, level.transform, 32, 2)
-        launch = launches.multiply_launch(level_fill, values, rows, 0, 0)
-        check_resources(launch, capability, 128)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for batch, channels, groups, layers in (
             (1, 7, 7, 1), (2, 1000, 500, 40), (4, 4096, 4096, 12), (8, 66, 33, 1)
@@ -328,27 +325,3 @@ def test_apply_step_counters(case, traffic, capability):
     assert found.traffic <= traffic
     assert found.wavefronts == 0
     assert found.instructions <= 115
-
-
-@needs_emulator
-@both_targets
-@pytest.mark.parametrize(
-    ("case", "distinct", "traffic", "instructions"),
-    [
-        pytest.param(ProductCase(512, 256, 1, 1, 2), 1.002, 1.07, 64, marks=pytest.mark.slow),
-        pytest.param(ProductCase(512, 64, 1, 6, 8), 1.002, 1.02, 149, marks=pytest.mark.slow),
-        # at the end of the width whole sectors are read; three rows read one row's filters
-        (ProductCase(300, 100, 3, 2, 4), 1.025, 1.38, 110),
-    ],
-    ids=str,
-)
-def test_product_counters(case, distinct, traffic, instructions, capability):
-    found = triton_counters.count_product(case, capability, checks=True)
-    print(found)
-    assert found.error <= 1e-7
-    assert found.coalescing == 1
-    assert found.conflicts == 1
-    assert found.distinct <= distinct
-    assert found.traffic <= traffic
-    assert found.instructions <= instructions
-    assert found.registers <= 64

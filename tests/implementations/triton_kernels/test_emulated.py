@@ -170,43 +170,6 @@ def test_fill_of_listed_rows_in_the_emulator(block, emulated):
 
 
 @needs_emulator
-@pytest.mark.parametrize("groups", combinations([33, 11], fast={11}))
-def test_a_level_through_fft_leaves_other_rows_alone(groups, emulated, monkeypatch):
-    """Rows listed in any order, padding, and rows whose block is not finished yet."""
-    monkeypatch.setattr(
-        "futurefill_kernels.implementations.triton_kernels.config.fill_config", lambda *_: None
-    )
-    plan = Plan(24 * 4, (24,))
-    torch.manual_seed(0)
-    h = torch.randn(groups, plan.filter_length)
-    caches = [
-        ff.FutureFillCache(h, 4, plan.length, channels=33, plan=plan, impl=impl)
-        for impl in ("triton", "reference")
-    ]
-    values = torch.randn(1, 4, 1, plan.length, 33)
-    for cache in caches:
-        cache.state.ring[..., :33] = values
-    state, level = caches[0].state, plan.levels[0]
-    firings = (
-        ([24, 24, 24, 24], [3, -1, 0, 1, 2]),
-        ([48, 25, 48, 72], [2, 0, -1]),
-        ([60, 48, 50, 48], [3, 1, 0, 2, -1]),
-        ([72, 72, 72, 72], None),
-    )
-    for positions, rows in firings:
-        due = [b for b in rows or range(4) if b >= 0 and positions[b] % 24 == 0]
-        kept = state.kept.clone()
-        for cache, some in zip(caches, (rows, due), strict=True):
-            cache.state.positions.copy_(torch.tensor(positions))
-            listed = None if some is None else torch.tensor(some)
-            cache.implementation.fill(cache.state, level, listed)
-        others = [b for b in range(4) if b not in due]
-        assert torch.equal(state.kept[:, others], kept[:, others])
-        assert relative_error(state.ring[..., :33], caches[1].state.ring) < 4e-7
-    assert set(emulated) == {"multiply_accumulate_kernel"}
-
-
-@needs_emulator
 @pytest.mark.slow
 def test_decode_in_the_emulator(emulated):
     model = ff.nn.load_model()
