@@ -138,7 +138,9 @@ def jobs_of(args: argparse.Namespace, device: torch.device) -> list[Job]:
     )  # fmt: skip
     fills = zip(plan.levels, gpu_choice.of_levels(plan, workload, info), strict=True)
     names = [
-        sizes.fill_name(level) for level, impl in fills if impl == "triton" and not level.made
+        sizes.fill_name(level)
+        for level, impl in fills
+        if impl == "triton" and level in sizes.stored_levels
     ][::-1]
     if gpu_choice.of_steps(plan, workload, info) == "triton":
         names += sizes.step_names

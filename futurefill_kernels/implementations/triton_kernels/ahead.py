@@ -105,7 +105,7 @@ def _step_launches(sizes: StreamSizes, info: DeviceInfo) -> dict[str, list[Launc
 def _level_launches(
     sizes: StreamSizes, level: Level, info: DeviceInfo, rows: Tensor | None
 ) -> Iterator[Launch]:
-    """One, of a long block three, of a longer one none: torch.fft does it."""
+    """One, of a long block three."""
     w, layout = sizes, Layout.padded(sizes.channels, sizes.groups, sizes.plan.slots)
     fill = Fill(
         *_slots(w, layout.lanes),
@@ -114,11 +114,12 @@ def _level_launches(
         _empty(w.batch_size, dtype=torch.int64), rows, level, layout.channels_per_filter,
     )  # fmt: skip
     config = fill_config(level.transform, info, level.kept > 0)
-    long = long_config(level.transform, info, level.kept > 0)
     if config is not None:
         yield fill_launch(fill, config, 0, w.channels)
-    elif long is not None:
-        yield from itertools.islice(long_launches(fill, long, 0, w.channels), 3)
+        return
+    long = long_config(level.transform, info, level.kept > 0)
+    assert long is not None
+    yield from itertools.islice(long_launches(fill, long, 0, w.channels), 3)
 
 
 def _prompt_launches(sizes: StreamSizes) -> Iterator[Launch]:

@@ -9,6 +9,8 @@ import torch
 
 from ...level import Level
 from ...plan import Plan
+from ...planning.capabilities import CAPABILITIES
+from ...state.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,13 @@ class StreamSizes:
 
     @property
     def stored_levels(self) -> list[Level]:
-        """Levels whose filter spectra are stored; others are torch's."""
-        return [level for level in self.plan.levels if not level.made]
+        """Levels that kernels fill with stored spectra; others are torch's."""
+        own = CAPABILITIES["triton"]
+        lanes = Layout.padded(self.channels, self.groups, self.plan.slots).lanes
+        return [
+            level for level in self.plan.levels
+            if not level.made and own.has_kernels(level.transform, lanes)
+        ]  # fmt: skip
 
     @property
     def step_names(self) -> list[str]:

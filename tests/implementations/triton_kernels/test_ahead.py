@@ -153,3 +153,11 @@ def test_a_first_product_up_to_256_serves_every_padded_width(compiled, block):
         (launch,) = stream_launches(sizes, DeviceInfo.named("h100"))[f"fill of {block}"]
         launch.compile()
     assert len(set(compiled)) == 1
+
+
+@pytest.mark.parametrize(("channels", "fills"), [(40, (16, 1 << 18)), (8192, (16,))])
+def test_blocks_that_torch_fills_have_none(channels, fills):
+    """Longer ones than Triton's, or with more channels than its indices reach."""
+    sizes = StreamSizes(Plan(1 << 20, (16, 1 << 18, 1 << 19)), channels, channels, 1, 1)
+    ahead = stream_launches(sizes, DeviceInfo.named("a100"))
+    assert {name for name in ahead if name.startswith("fill")} == {f"fill of {n}" for n in fills}
