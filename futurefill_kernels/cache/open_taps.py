@@ -8,10 +8,10 @@ from torch import Tensor
 from ..planning.memory import check_room_for
 from ..state.prompt_blocks import new_spectra, write_spectrum
 
-#: Spectra of longer blocks than this are kept only from their second use on: most prompts need that
-#: of their longest block once, and it takes as much memory as their inputs and outputs. On a CPU
-#: shorter ones cost more to make again than to keep; a GPU's memory is dearer.
-_KEPT_AT_ONCE = 1 << 14
+#: Spectra of a block that take more bytes than this are kept only from their second use on: most
+#: prompts need that of their longest block once, and it takes as much memory as their inputs and
+#: outputs. On a CPU less costs more to make again than to keep; a GPU's memory is dearer.
+_KEPT_AT_ONCE = 32 << 20
 
 
 class Taps:
@@ -47,11 +47,11 @@ class Taps:
         return made
 
     def pair(self, channels: int, block: int) -> Tensor | None:
-        """Of a block that of k = 1; None where it is needed for the first time and long, or on a
+        """Of a block that of k = 1; None where it is needed for the first time and large, or on a
         GPU.
         """
-        long = self.taps.device.type != "cpu" or block > _KEPT_AT_ONCE
-        if long and block not in self._needed:
+        large = self.taps.device.type != "cpu" or 8 * block * channels > _KEPT_AT_ONCE
+        if large and block not in self._needed:
             self._needed.add(block)
             return None
         return self.spectra(channels, block, 1, 1)

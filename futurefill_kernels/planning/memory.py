@@ -18,6 +18,8 @@ from .workload import Workload
 
 #: Share of a GPU's memory that a state may take; the rest is the model's and the driver's.
 MEMORY_SHARE = 0.9
+#: Bytes of a CPU for which the system is asked what is free: that takes 30 us.
+ASKED_FROM = 16 << 20
 
 
 def usable_bytes(info: DeviceInfo) -> int:
@@ -85,8 +87,10 @@ def check_memory(
 
 
 def check_room_for(what: str, nbytes: int, device: torch.device) -> None:
-    """MemoryError before something is allocated that the device has no room for now."""
-    if device.type not in ("cpu", "cuda"):
+    """MemoryError before something is allocated that the device has no room for now; on a CPU less
+    than ``ASKED_FROM`` bytes always have.
+    """
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and nbytes < ASKED_FROM):
         return
     there = free_bytes() if device.type == "cpu" else available_nbytes(device)
     if nbytes > there:

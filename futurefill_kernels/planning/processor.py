@@ -45,15 +45,15 @@ def memory_bytes() -> int:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not a POSIX system
         whole = 16 << 30
-    return min([whole, *(limit for limit, _ in group_limits(_GROUPS, _OWN_GROUP))])
+    return min([whole, *limited_groups(_GROUPS, _OWN_GROUP).values()])
 
 
 def free_bytes() -> int:
     """Bytes of memory that the process can still take, as far as the system says."""
-    left = [limit - used for limit, used in group_limits(_GROUPS, _OWN_GROUP)]
+    left = [limit - used_in(group) for group, limit in limited_groups(_GROUPS, _OWN_GROUP).items()]
     with contextlib.suppress(OSError):  # not Linux
         left.append(available_in(_MEMORY.read_text()))
-    return max(min([memory_bytes(), *left]), 0)
+    return max(min(left), 0) if left else memory_bytes()
 
 
 def available_in(meminfo: str) -> int:
@@ -67,26 +67,30 @@ def available_in(meminfo: str) -> int:
     return memory_bytes()
 
 
-def group_limits(root: Path, own: Path) -> list[tuple[int, int]]:
-    """Of the control groups (version 2) that the process is in and that have one, the limit of
-    memory and how much is used, file pages that are given up for more left out.
+@lru_cache(maxsize=8)
+def limited_groups(root: Path, own: Path) -> dict[Path, int]:
+    """The control groups (version 2) that the process is in and that limit its memory, with the
+    bytes; found once.
     """
     try:
         path = own.read_text().partition("0::/")[2].partition("\n")[0]
     except OSError:  # not Linux
-        return []
-    found, group = [], root / path
+        return {}
+    found, group = {}, root / path
     while group.is_relative_to(root):
-        try:
-            limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
-            pages = (group / "memory.stat").read_text().split()
-        except OSError:  # the root has none
-            limit = "max"
-        if limit.strip().isdigit():
-            idle = int(pages[pages.index("inactive_file") + 1]) if "inactive_file" in pages else 0
-            found.append((int(limit), int(used) - idle))
+        with contextlib.suppress(OSError):  # the root has none
+            limit = (group / "memory.max").read_text().strip()
+            if limit.isdigit():
+                found[group] = int(limit)
         group = group.parent
     return found
+
+
+def used_in(group: Path) -> int:
+    """Bytes that a control group uses, without file pages that are given up for more."""
+    used = int((group / "memory.current").read_text())
+    pages = (group / "memory.stat").read_text().split()
+    return used - int(pages[pages.index("inactive_file") + 1])
 
 
 def second_level_bytes() -> int:
