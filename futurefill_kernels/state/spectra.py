@@ -89,7 +89,7 @@ def filter_spectra(h: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
     h: (G, L) taps. Returns (sum K_l n_l, 2, G) of ``dtype``; index 0 of the 2 is the real part.
     """
     device = h.device if h.device.type == "cuda" else torch.device("cpu")
-    h = h.detach()[:, : plan.filter_length].to(device=device, dtype=torch.float64)
+    h = h.detach()[:, : plan.filter_length].to(device)
     out = torch.empty(plan.spectra_rows, 2, h.shape[0], dtype=dtype, device=h.device)
     for level in plan.levels:
         if level.made:
