@@ -79,17 +79,6 @@ def test_three_passes(block, radix, ragged):
     check_one_value_side_by_side(merge, 4)
 
 
-def test_products_between_transforms_of_torch():
-    """16 bytes of a thread, neighbours in memory."""
-    launch, *_ = fills(1 << 19, 3)
-    found = accesses(launch)
-    assert len(found) == 10
-    for access in found:
-        assert access.thread == (1, 4)
-        assert access.warp[1] * 4 == min(128, access.shape[1])
-        assert access.order == (1, 0)
-
-
 @pytest.mark.parametrize("layers", [1, 12])
 def test_history(layers):
     """16 bytes of a thread, those of a warp for each row of the tile: taps and inputs are in the
