@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import torch
 
@@ -40,8 +41,12 @@ def test_the_times_are_what_plans_read():
     for kind in ("steps", "fills", "prompts"):
         assert [time[:3] for time in getattr(kernels, kind)] == list(getattr(SIZES, kind))
     assert [time[:3] for time in times.made] == list(SIZES.made)
-    # the least latency is that of an empty call, which a busy machine may say anything of
-    assert made_line(dataclasses.replace(times, node_seconds=0.0)).error < 1
+    # a busy machine's clock may say anything, but a line goes through it
+    line = made_line(times)
+    assert min(time.seconds for time in times.made) > 0
+    assert min(line[:2]) >= 0
+    assert line.latency + line.slope > 0
+    assert math.isfinite(line.error)
     assert set(fill_lines(times, name)) == set(fill_lines(times, fft)) == {16, 32}
     assert fft_fills(times) == times.of(fft).fills
     assert step_line(times, name).latency > 0
