@@ -40,9 +40,7 @@ def arrange_level(spectra: Tensor, level: Level, h: Tensor, layout: Layout) -> N
     step = max(_TAPS // (2 * level.n_spectra * level.transform), 1)
     own[:, len(h) :] = 0
     for g in range(0, len(h), step):
-        taps = packed_taps(
-            h[g : g + step].detach().to(spectra.device).double(), level
-        )  # (G, K, 2n)
+        taps = packed_taps(h[g : g + step].detach().to(spectra.device), level)  # (G, K, 2n)
         z = torch.view_as_real(torch.fft.rfft(taps, norm="forward"))
         z[..., 0, 1] = z[..., -1, 0]
         own[:, g : g + len(z)] = z[..., :-1, :].transpose(0, 1)

@@ -84,6 +84,17 @@ def test_a_row_that_does_not_fire_stays():
     assert not torch.equal(states[0].ring[:, 0], before[:, 0])
 
 
+def check_shares(part, states, level, blocks, channels):
+    """All shares of a part's firing after so many blocks are the reference's firing."""
+    for state in states:
+        state.positions.fill_(blocks * level.block)
+    for share in range(level.steps):
+        part.fill_share(states[0], level, None, share, share + 1)
+    reference.fill_share(states[1], level, None, 0, level.steps)
+    got, expected = states[0].ring[..., :channels], states[1].ring
+    assert (got - expected).abs().max() < 3e-6 * expected.abs().max()
+
+
 def test_shares_of_a_level_with_slack_are_its_firing():
     """Channels by channels; the first outputs are late by as much as the plan says."""
     plan = Plan(100, (4, 8, 32), slack_from=8)
@@ -92,13 +103,7 @@ def test_shares_of_a_level_with_slack_are_its_firing():
         for n in range(1, (plan.length - 1 - level.late) // level.block + 1):
             if not level.products(n):
                 continue
-            for state in states:
-                state.positions.fill_(n * level.block)
-            for share in range(level.steps):
-                fft_fill.fill_share(states[0], level, None, share, share + 1)
-            reference.fill_share(states[1], level, None, 0, level.steps)
-            got, expected = states[0].ring[..., :70], states[1].ring
-            assert (got - expected).abs().max() < 3e-6 * expected.abs().max()
+            check_shares(fft_fill, states, level, n, 70)
 
 
 @pytest.mark.parametrize("ring_dtype", [torch.bfloat16, torch.float16])
@@ -192,13 +197,7 @@ def test_shares_of_a_level_without_kernels(part):
     states = pair(plan, 40, 40, part=part)
     for level in plan.levels[1:]:
         for n in (1, 2):
-            for state in states:
-                state.positions.fill_(n * level.block)
-            for share in range(level.steps):
-                part.fill_share(states[0], level, None, share, share + 1)
-            reference.fill_share(states[1], level, None, 0, level.steps)
-            got, expected = states[0].ring[..., :40], states[1].ring
-            assert (got - expected).abs().max() < 3e-6 * expected.abs().max()
+            check_shares(part, states, level, n, 40)
 
 
 @pytest.mark.parametrize("part", ["cuda", "cuda_early", "triton"], indirect=True)

@@ -66,9 +66,8 @@ class LongConfig:
 
 
 #: From this many values per thread on, and where input spectra are kept, registers do not hold the
-#: addresses of rows whose width is not known when the kernel is compiled: 128 bytes of spills at
-#: 512, and 700 with kept spectra (docs/kernels.md). Such kernels are compiled for each padded
-#: width, the others serve all.
+#: addresses of rows whose width is not known when the kernel is compiled. Such kernels are compiled
+#: for each padded width, the others serve all.
 KNOWN_LANES = 32
 
 # transform -> configuration. Times of an H200 are those of the study that docs/kernels.md cites,
